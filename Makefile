@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine with git and Python 3.10 to 3.12:
+#   make reproduce   the main job, from the embedded photographs, on a CPU
+#   make test        everything that proves that it works
+VENV ?= .venv
+OUT ?= figures/quick
+BIN := $(VENV)/bin
+STUDIES := toys table1 table2 table3 figure3
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
+
+.PHONY: reproduce test lint types layers unit install lock clean
+
+reproduce: install
+	$(BIN)/gradlab run $(STUDIES) --profile quick --out $(OUT) --resume
+	$(BIN)/gradlab report $(OUT)
+
+test: lint types layers unit
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports
+
+unit: install
+	$(BIN)/pytest
+
+install: $(VENV)/installed
+
+# The environment of the lock file, with hashes. uv installs it in a fraction of pip's time; pip installs uv.
+$(VENV)/installed: requirements.lock requirements-uv.lock pyproject.toml
+	@python=; for p in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
+	  if command -v $$p >/dev/null 2>&1 && $$p -c '$(SUPPORTED)' 2>/dev/null; then python=$$p; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: gradlab needs Python 3.10, 3.11 or 3.12 (CompressAI has no wheels beyond), but found $$(python3 --version 2>&1): install one, or name it with make PYTHON=/path/to/python3.12" >&2; exit 2; fi; \
+	echo "creating $(VENV) with $$($$python --version)"; $$python -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Renew both lock files from pyproject.toml (one lock for Python 3.10 to 3.12).
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.10 --generate-hashes \
+	  --custom-compile-command "make lock" --quiet -o requirements.lock
+	echo uv | $(BIN)/uv pip compile - --universal --python-version 3.10 --generate-hashes \
+	  --custom-compile-command "make lock" --quiet -o requirements-uv.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

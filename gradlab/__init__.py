@@ -1,0 +1,67 @@
+"""gradlab: is this gradient estimator right, how noisy is it, and in which module of my model?
+
+The names below load on first use (PEP 562), so that ``import gradlab`` costs next to nothing and loads neither torch,
+pandas, compressai nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradlab import codecs, data, evaluation, latents, paper, problems, training
+    from gradlab.comparison import compare
+    from gradlab.errors import GradlabError
+    from gradlab.estimators import ESTIMATORS
+    from gradlab.objectives import OBJECTIVES
+    from gradlab.recorder import GradientRecorder
+    from gradlab.terms import LogTerms
+
+    __version__: str
+
+__all__ = [
+    "ESTIMATORS",
+    "OBJECTIVES",
+    "GradientRecorder",
+    "GradlabError",
+    "LogTerms",
+    "__version__",
+    "codecs",
+    "compare",
+    "data",
+    "evaluation",
+    "latents",
+    "paper",
+    "problems",
+    "training",
+]
+
+_MODULES = ("codecs", "data", "evaluation", "latents", "paper", "problems", "training")
+_OBJECTS = {
+    "ESTIMATORS": "gradlab.estimators",
+    "OBJECTIVES": "gradlab.objectives",
+    "GradientRecorder": "gradlab.recorder",
+    "GradlabError": "gradlab.errors",
+    "LogTerms": "gradlab.terms",
+    "compare": "gradlab.comparison",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value: Any = importlib.import_module(f"gradlab.{name}")
+    elif name in _OBJECTS:
+        value = getattr(importlib.import_module(_OBJECTS[name]), name)
+    elif name == "__version__":
+        from gradlab.results import version
+
+        value = version("gradlab")
+    else:
+        raise AttributeError(f"module 'gradlab' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

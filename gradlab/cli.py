@@ -1,0 +1,143 @@
+"""The command line: ``gradlab list | run | report``. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from gradlab.errors import GradlabError
+
+EXAMPLES = """\b
+Examples:
+  gradlab list                                what there is to run
+  gradlab run toys table1 --profile quick     a few minutes on a CPU
+  gradlab report figures/quick                one HTML page with everything
+"""
+
+app = typer.Typer(
+    name="gradlab",
+    help="Is this gradient estimator right, how noisy is it, and in which module of the model? "
+    "Runs studies that answer with tables (CSV) and figures, beside the numbers of the paper.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code. Bad input is one sentence on standard error and exit code 2."""
+    # What other packages say about their own imports is nothing that a user can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.|compressai\.|timm\.")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.|compressai\.|timm\.")
+    try:
+        app(None if arguments is None else list(arguments), prog_name="gradlab")
+    except GradlabError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from gradlab.results import version
+
+        typer.echo(f"gradlab {version('gradlab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command("list")
+def list_() -> None:
+    """Show the studies, estimators and objectives."""
+    from gradlab import catalog
+
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
+    sections = {"studies": catalog.studies(), "estimators": catalog.estimators(), "objectives": catalog.objectives()}
+    column = max((len(name) for entries in sections.values() for name in entries), default=0) + 4
+    for section, entries in sections.items():
+        typer.echo(f"{section}:")
+        for name, line in entries.items():
+            wrapped = textwrap.wrap(line, width - column) or [""]
+            typer.echo(f"  {name:<{column - 2}}{wrapped[0]}".rstrip())
+            for rest in wrapped[1:]:
+                typer.echo(" " * column + rest)
+    typer.echo("\nrun some of the studies with: gradlab run STUDY... [--profile quick|gpu|paper]")
+
+
+@app.command()
+def run(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows.")],
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="quick|gpu|paper",
+            help="quick: minutes on a CPU; gpu: about an hour on one accelerator; paper: its own settings.",
+        ),
+    ] = "quick",
+    out: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Where results go.", show_default="figures/<profile>")  # noqa: UP045
+    ] = None,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip studies that are done; go on with training from its checkpoint.")
+    ] = False,
+    train_images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
+    ] = None,
+    test_images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
+    ] = None,
+    time_limit: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="MINUTES", help="Stop training in time, with a checkpoint.", show_default="none"),
+    ] = None,
+) -> None:
+    """Run studies and write their tables and figures."""
+    from rich.console import Console
+
+    from gradlab import study
+
+    # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    code = study.run(
+        studies, profile, out, device, seed, resume, train_images, test_images, time_limit, console=console
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' wrote.")],
+) -> None:
+    """Make one HTML page of all that a run wrote."""
+    from gradlab.report import build
+
+    typer.echo(f"wrote {build(folder)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""CompressAI's entropy models, asked for the likelihood of samples that are already noisy.
+
+Their ``forward`` draws its own noise from the global generator; here noise is an argument, so a sample is drawn once and
+every term scores that very sample. State-dict keys, ``compress`` and ``decompress`` are CompressAI's own.
+"""
+
+from __future__ import annotations
+
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from torch import Tensor
+
+
+class Bottleneck(EntropyBottleneck):
+    """The factorised prior p(z) of Balle et al. 2018."""
+
+    def likelihood(self, samples: Tensor) -> Tensor:
+        """``[N, C, h, w]`` probability mass of the unit box around each sample.
+
+        CompressAI's lower bound of 1e-9 and its asymmetric gradient are kept (see ``LowerBound`` there): below the bound
+        the gradient is not the derivative of the value.
+        """
+        n, c = samples.shape[:2]
+        # A static permute: CompressAI's own is built from tensors, which costs a host synchronisation on a GPU.
+        values = samples.transpose(0, 1).reshape(c, 1, -1)
+        mass = self._likelihood(values)
+        mass = mass[0] if isinstance(mass, tuple) else mass  # 1.2.4 returned a tensor
+        if self.use_likelihood_bound:
+            mass = self.likelihood_lower_bound(mass)
+        return mass.reshape(c, n, *samples.shape[2:]).transpose(0, 1)
+
+    def rounded(self, z: Tensor) -> Tensor:
+        """``[N, C, h, w]`` rounded about the medians, as ``compress`` does."""
+        return self.quantize(z, "dequantize", self._get_medians().detach()[:, 0, 0, None, None])
+
+
+class Conditional(GaussianConditional):
+    """p(y | z): a zero-mean Normal of the predicted scale, integrated over the unit box."""
+
+    def likelihood(self, samples: Tensor, scales: Tensor) -> Tensor:
+        """Probability mass of the unit box around each sample; shapes broadcast. CompressAI's bounds are kept."""
+        mass = self._likelihood(samples, scales)
+        return self.likelihood_lower_bound(mass) if self.use_likelihood_bound else mass

@@ -1,0 +1,26 @@
+"""Pathwise (reparameterisation) gradient: differentiate through the samples.
+
+Equation (paper eqs. 2 and 5; Kingma & Welling 2013, Burda et al. 2016)::
+
+    grad L = E_eps[ sum_i w~_i grad log w(y(eps_i; phi); phi) ]
+
+Approximates: the gradient of the objective.
+With: the total derivative of every log-weight, the weights w~ detached.
+Requires: nothing of the posterior but a differentiable transform of its base noise; log w differentiable.
+Biased when: never (on the box the score term is zero, so that it equals STL: paper section 2.1).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gradlab.estimators._base import Estimator
+from gradlab.objectives import Objective
+from gradlab.terms import LogTerms
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    return objective(terms, weighting, scale)
+
+
+PATHWISE = Estimator("pathwise", _surrogate)

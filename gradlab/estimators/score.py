@@ -1,0 +1,40 @@
+"""Score-function gradient (REINFORCE, likelihood ratio).
+
+Equation (Williams 1992; paper eq. 8; for the multi-sample bound Mnih & Rezende 2016)::
+
+    E_q[ L^ sum_i grad log q(y_i; phi)  -  sum_i w~_i grad log q(y_i; phi) ],   L^ = log (1/k) sum_i w_i
+
+Approximates: the gradient of the objective, without a derivative of log w in the samples.
+With: the samples held fixed; the second sum is the explicit dependence of the weights on phi.
+Requires: a support that does not move with the parameters (absolute continuity: Mohamed et al. 2020).
+Biased when: the support moves. On the unit box the score is zero, so that the estimate is exactly 0 for phi (eq. 8).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.estimators._base import FIXED_SUPPORT, Estimator, rescale_paths
+from gradlab.objectives import Objective, unit
+from gradlab.terms import LogTerms
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    if weighting == "per-term":
+        raise GradlabError("score needs the value of a bound, which weighting 'per-term' is not: use weighting='joint'")
+    rescale_paths(terms, 0.0, "score")
+    value = objective(terms, weighting, scale)
+    scores = terms.score_terms()
+    if not isinstance(scores, Tensor):
+        return value
+    if objective.single:
+        # Each log-weight is a bound of its own: weighting it by the scores of its own samples alone is unbiased too.
+        log_w = terms.log_w().detach()
+        return value + unit(terms, scale) * (log_w * scores).mean(dim=(1, 2))
+    total = torch.stack([(s - s.detach()).sum(dim=(1, 2)) for s in terms.scores]).sum(dim=0)
+    return value + value.detach() * total
+
+
+SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,))

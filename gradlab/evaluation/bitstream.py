@@ -1,0 +1,83 @@
+"""Write a bitstream, decode it, and make sure that both ends agree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gradlab.codecs import Hyperprior
+from gradlab.errors import GradlabError
+
+# Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
+TOLERANCE = 0.5 / 255
+
+
+class Coded(NamedTuple):
+    """One image after coding.
+
+    Attributes:
+        x_hat: ``[1, 3, H, W]`` decoded, in [0, 1].
+        bpp_y, bpp_z: bits of each string over unpadded pixels.
+        bpp_estimate: -log2 of the likelihoods, y and z, over unpadded pixels.
+    """
+
+    x_hat: Tensor
+    bpp_y: float
+    bpp_z: float
+    bpp_estimate: float
+
+
+@torch.no_grad()
+def bitstream(codec: Hyperprior, x: Tensor) -> Coded:
+    """Encode and decode one image.
+
+    Args:
+        codec: a codec whose tables are built.
+        x: ``[1, 3, H, W]`` in [0, 1], any size; padded centrally with zeros as CompressAI does.
+
+    Raises:
+        GradlabError: tables not built, or a decoded image that is not the encoder's own reconstruction.
+    """
+    if codec.gaussian_conditional.quantized_cdf.numel() == 0:
+        raise GradlabError("the codec's coding tables are not built: call codec.finish() first")
+    was_training = codec.training
+    codec.eval()
+    try:
+        padded, margins = pad(x, codec.downsampling_factor)
+        stream = codec.compress(padded)
+        decoded = codec.decompress(**stream)["x_hat"]
+        latents = codec.latents(padded)
+        own = codec.g_s(latents.y_hat).clamp(0, 1)
+    finally:
+        codec.train(was_training)
+    gap = float((own - decoded).abs().max())
+    if not gap <= TOLERANCE:
+        raise GradlabError(
+            f"the bitstream decodes to another image than was encoded (largest difference {gap:.3g}): "
+            "encoder and decoder must run on the same kind of device"
+        )
+    pixels = x.shape[2] * x.shape[3]
+    y_bits, z_bits = (8.0 * len(strings[0]) for strings in stream["strings"])
+    return Coded(
+        x_hat=crop(decoded, margins),
+        bpp_y=y_bits / pixels,
+        bpp_z=z_bits / pixels,
+        bpp_estimate=float(latents.y_bits + latents.z_bits) / pixels,
+    )
+
+
+def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Zero-pad ``[..., H, W]`` centrally to multiples; also the margins (left, right, top, bottom)."""
+    height, width = x.shape[-2:]
+    extra_w, extra_h = -width % multiple, -height % multiple
+    margins = (extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2)
+    return F.pad(x, margins), margins
+
+
+def crop(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
+    """Take the margins off again."""
+    left, right, top, bottom = margins
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]

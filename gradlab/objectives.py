@@ -1,0 +1,179 @@
+"""Objectives: reduce the log-weights of ``LogTerms`` to one number per image.
+
+How its gradient is taken is not decided here (see ``gradlab.estimators``); plain autograd through these values is the
+pathwise gradient. All are maximised.
+
+=============  =========================================================  ==========================================
+name           value, in nats                                             source
+=============  =========================================================  ==========================================
+elbo           mean over (k, l) of log w                                  paper eqs. 1, 3
+iwae           log mean exp over k                                        Burda et al. 2016; paper eq. 4
+iwae-2level    the same over k pairs (y_i, z_i), z_i drawn from y_i       paper section 3, eq. 16
+ms-nic-mix     log mean exp over k of log p(x|y_i) p(y_i|z), + log p(z)   paper eq. 12
+ms-nic-dms     log mean exp over all k x l combinations                   paper eq. 15
+=============  =========================================================  ==========================================
+
+**Scale.** ``"nats"`` is the bound of the equations. ``"bpp"`` divides every log-weight by ln 2 x pixels before the
+softmax, as the paper's listing (Appendix A.5) does: a tempered objective, whose weights are almost flat.
+
+**Weighting.** ``"joint"`` gives all factors of a sample one weight (eqs. 12-17). ``"per-term"`` is the listing: the
+distortion, the y-rate and the z-rate are each weighted by a softmax of their own. That is no bound but a surrogate loss,
+and the value says so in its type: it is a ``SurrogateLoss``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError, unknown
+from gradlab.terms import Latent, LogTerms, Term
+
+Weighting = Literal["joint", "per-term"]
+Scale = Literal["nats", "bpp"]
+WEIGHTINGS = ("joint", "per-term")
+SCALES = ("nats", "bpp")
+
+Factors = dict[tuple[Latent, Term], Tensor]
+
+
+class SurrogateLoss(Tensor):
+    """A value to differentiate, not a bound on anything: sums weighted by detached softmax weights, term by term."""
+
+
+def softmax(log_w: Tensor) -> Tensor:
+    """Normalised weights over the last two axes ``[B, K, L]``, detached: no gradient reaches a weight."""
+    return torch.softmax(log_w.detach().flatten(1), dim=1).view_as(log_w)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One objective, a function of the terms.
+
+    Attributes:
+        name: its key in ``OBJECTIVES``.
+        single: whether it averages single-sample bounds (``elbo``) rather than taking the log of a mean of weights.
+        check: raises GradlabError for terms that this objective is not defined for.
+    """
+
+    name: str
+    single: bool
+    check: Callable[[LogTerms], None]
+
+    def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
+        """The objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
+
+        Args:
+            terms: log-weights, factor by factor.
+            weighting: ``"joint"`` or ``"per-term"``.
+            scale: ``"nats"`` or ``"bpp"``.
+
+        Raises:
+            GradlabError: unknown weighting or scale, or terms that the objective is not defined for.
+        """
+        self._validate(terms, weighting, scale)
+        to_unit = unit(terms, scale)
+        if self.single:
+            return to_unit * terms.log_w().mean(dim=(1, 2))
+        if weighting == "joint":
+            log_w = to_unit * terms.log_w()
+            return torch.logsumexp(log_w, dim=(1, 2)) - math.log(log_w[0].numel())
+        value = sum((softmax(to_unit * t) * to_unit * t).sum(dim=(1, 2)) for t in _factors_of(terms).values())
+        return torch.as_tensor(value).as_subclass(SurrogateLoss)
+
+    def path_factors(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Factors:
+        """For each tap, the total normalised weight ``[B, K]`` or ``[B, L]`` of the terms that the sample enters there.
+
+        DReG multiplies the gradient that reaches a sample by it: y_i by sum_j w~_ij and z_j by sum_i w~_ij; a z_i that
+        was drawn from y_i by w~_i. All detached.
+        """
+        self._validate(terms, weighting, scale)
+        names: tuple[Term, ...] = ("lik", "py", "pz", "q")
+        if self.single:  # every log-weight is a bound of its own, with weight 1
+            ones = torch.ones(terms.shape, dtype=terms.log_lik.dtype, device=terms.log_lik.device)
+            z = ones[:, :, 0] if terms.paired else ones[:, 0, :]
+            return {("y", name): ones[:, :, 0] for name in names} | {("z", name): z for name in names}
+        to_unit = unit(terms, scale)
+        if weighting == "joint":
+            weights = dict.fromkeys(names, softmax(to_unit * terms.log_w()))
+        else:
+            weights = {name: softmax(to_unit * value) for name, value in _factors_of(terms).items()}
+        factors: Factors = {}
+        for name, w in weights.items():
+            factors["y", name] = w.sum(dim=2)
+            factors["z", name] = w.sum(dim=2 if terms.paired else 1)
+        return factors
+
+    def _validate(self, terms: LogTerms, weighting: str, scale: str) -> None:
+        if weighting not in WEIGHTINGS:
+            raise unknown("weighting", weighting, WEIGHTINGS)
+        if scale not in SCALES:
+            raise unknown("scale", scale, SCALES)
+        if weighting == "per-term" and (terms.scores or (isinstance(terms.log_q, Tensor) and bool(terms.log_q.any()))):
+            raise GradlabError(
+                "weighting 'per-term' is defined for posteriors with log q = 0 (the unit box): use weighting='joint'"
+            )
+        self.check(terms)
+
+
+def unit(terms: LogTerms, scale: str) -> float:
+    """What a log-weight in nats is multiplied by to be in the unit of ``scale``."""
+    return 1.0 if scale == "nats" else 1.0 / (math.log(2) * terms.pixels)
+
+
+def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:
+    """The distortion, the y-rate and the z-rate, each in its own shape (so that each softmax runs over its own samples)."""
+    values: dict[Term, Tensor | float] = {"lik": terms.log_lik, "py": terms.log_py, "pz": terms.log_pz}
+    return {term: value for term, value in values.items() if isinstance(value, Tensor) and value.ndim == 3}
+
+
+def _any(terms: LogTerms) -> None:
+    """Defined for every shape."""
+
+
+def _independent(terms: LogTerms) -> None:
+    _, k, l = terms.shape
+    if k > 1 and l > 1:
+        raise GradlabError(
+            f"iwae takes independent samples, but k = {k} and l = {l} are combined: use ms-nic-dms, or l = 1"
+        )
+
+
+def _mix(terms: LogTerms) -> None:
+    _, _, l = terms.shape
+    if l != 1:
+        raise GradlabError(f"ms-nic-mix takes one sample of z, but l = {l}: use l = 1, or ms-nic-dms")
+    if terms.paired:
+        raise GradlabError("ms-nic-mix shares one z between the k samples of y, but here each y has its own: use iwae-2level")
+
+
+def _outer(terms: LogTerms) -> None:
+    if terms.paired:
+        raise GradlabError("ms-nic-dms combines every y with every z, but here z was drawn from y: use iwae-2level")
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "elbo": Objective("elbo", True, _any),
+    "iwae": Objective("iwae", False, _independent),
+    "iwae-2level": Objective("iwae-2level", False, _independent),
+    "ms-nic-mix": Objective("ms-nic-mix", False, _mix),
+    "ms-nic-dms": Objective("ms-nic-dms", False, _outer),
+}
+
+
+def objective(name: str | Objective) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        GradlabError: unknown name (with the nearest one).
+    """
+    if isinstance(name, Objective):
+        return name
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    return OBJECTIVES[name]

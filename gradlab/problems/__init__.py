@@ -1,0 +1,8 @@
+"""Toy problems whose bound, gradients and estimator moments are known exactly, at any number of samples."""
+
+from gradlab.problems.base import Problem
+from gradlab.problems.box import BoxGaussian, BoxProblem
+from gradlab.problems.expectation import BoxExpectation
+from gradlab.problems.normal import NormalGaussian
+
+__all__ = ["BoxExpectation", "BoxGaussian", "BoxProblem", "NormalGaussian", "Problem"]

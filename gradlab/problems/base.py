@@ -1,0 +1,176 @@
+"""What every toy problem offers: samples and log-weights like any model, and the exact answers to compare with."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from gradlab import noise
+from gradlab.errors import GradlabError, NotExact, unknown
+from gradlab.posteriors import Box, Normal
+from gradlab.terms import LogTerms
+
+Moments = Callable[[int], tuple[float, float]]
+NO_OVERRIDES: Mapping[str, Tensor] = {}
+
+
+class Problem(ABC):
+    """A latent-variable model with one latent coordinate whose bound and gradients are known exactly at any k.
+
+    Final classes give ``posterior``, ``parameters``, ``log_terms`` and the exact answers. ``wrt`` is always one of
+    ``parameters``; ``"phi"`` is the inference parameter that the paper differentiates by.
+    """
+
+    @property
+    @abstractmethod
+    def posterior(self) -> Box | Normal:
+        """The posterior at the problem's own parameters, which says what estimators need to know of it."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, float]:
+        """Name -> value of everything that a gradient may be taken by."""
+
+    @abstractmethod
+    def log_terms(
+        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+    ) -> LogTerms:
+        """Log-weights of ``B`` draws of K samples.
+
+        Args:
+            noise: ``[B, K]`` base noise, from ``draw_noise``.
+            overrides: parameter name -> ``[B]`` its value in each draw, so that one backward gives a gradient per draw.
+            walls: also evaluate the log-weight at the walls of the support.
+
+        Returns:
+            Terms ``[B, K, 1]``, nats, with one tap per term that a sample enters.
+
+        Raises:
+            GradlabError: noise is not ``[B, K]``, an override is unknown or not ``[B]``, or walls are asked of a
+                posterior that has none.
+        """
+
+    @abstractmethod
+    def exact_bound(self, k: int) -> float:
+        """``E log (1/k sum_i w_i)``, nats.
+
+        Raises:
+            GradlabError: k is not an integer of at least 1.
+        """
+
+    @abstractmethod
+    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+        """The derivative of ``exact_bound(k)`` by a parameter.
+
+        Raises:
+            GradlabError: k is not an integer of at least 1, or ``wrt`` is not one of ``parameters``.
+        """
+
+    @abstractmethod
+    def exact_limit(self) -> float:
+        """What ``exact_bound(k)`` tends to as k grows, nats."""
+
+    @abstractmethod
+    def _moments(self, wrt: str) -> dict[str, Moments]:
+        """Estimator name -> exact (mean, variance) at k, for a valid ``wrt``."""
+
+    def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
+        """Exact mean and variance of one draw (k samples) of an estimator of the gradient by ``wrt``.
+
+        Raises:
+            NotExact: no exact moments are known for this estimator.
+            GradlabError: k is not an integer of at least 1, or ``wrt``
+                is not one of ``parameters``.
+        """
+        known = self._moments(self.check_wrt(wrt))
+        if estimator not in known:
+            raise NotExact(f"no exact moments on {type(self).__name__}: {unknown('estimator', estimator, known)}")
+        return known[estimator](check_k(k))
+
+    def draw_noise(
+        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
+        """Base noise ``[draws, k]``, of the kind that the posterior takes.
+
+        Raises:
+            GradlabError: ``draws`` or ``k`` is below 1.
+        """
+        return noise.draw(self.posterior.base, (draws, k), generator, dtype)
+
+    def check_wrt(self, wrt: str) -> str:
+        """``wrt`` itself.
+
+        Raises:
+            GradlabError: it is not one of ``parameters``.
+        """
+        if wrt not in self.parameters:
+            raise unknown(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
+        return wrt
+
+    def _values(self, base: Tensor, overrides: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
+        """Parameters with overrides put in as ``[B, 1]``, so that they broadcast with noise ``base [B, K]``."""
+        if base.ndim != 2:
+            raise GradlabError(f"noise has shape {tuple(base.shape)}: give [draws, k], as draw_noise does")
+        values: dict[str, Tensor | float] = dict(self.parameters)
+        for name, value in overrides.items():
+            if value.shape != base.shape[:1]:
+                raise GradlabError(
+                    f"override {name!r} has shape {tuple(value.shape)}: give one value per draw, [{base.shape[0]}]"
+                )
+            values[self.check_wrt(name)] = value[:, None]
+        return values
+
+
+def check_k(k: int) -> int:
+    """``k`` as an int.
+
+    Raises:
+        GradlabError: it is not an integer of at least 1.
+    """
+    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
+        raise GradlabError(f"k is {k!r}: give a whole number of samples, at least 1")
+    return int(k)
+
+
+def check_dim(dim: int) -> int:
+    """``dim`` as an int.
+
+    Raises:
+        GradlabError: it is not 1.
+    """
+    if isinstance(dim, bool) or not hasattr(dim, "__index__") or dim < 1:
+        raise GradlabError(f"dim is {dim!r}: give a whole number of coordinates, at least 1")
+    if dim > 1:
+        raise GradlabError(f"dim is {dim}: exact answers are known for one coordinate only, give dim=1")
+    return int(dim)
+
+
+def check_real(name: str, value: float) -> float:
+    """``value`` as a float.
+
+    Raises:
+        GradlabError: it is not a finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise GradlabError(f"{name} is {value!r}: give a number") from None
+    if not math.isfinite(number):
+        raise GradlabError(f"{name} is {number}: give a finite number")
+    return number
+
+
+def check_std(name: str, value: float) -> float:
+    """``value`` as a float.
+
+    Raises:
+        GradlabError: it is not a finite number above 0.
+    """
+    number = check_real(name, value)
+    if number <= 0:
+        raise GradlabError(f"{name} is {number}: a standard deviation must be above 0")
+    return number

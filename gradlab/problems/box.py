@@ -1,0 +1,207 @@
+"""Problems whose posterior is the unit box, ``y ~ U(phi - 1/2, phi + 1/2)``: additive uniform noise.
+
+    noise ~ U(-1/2, 1/2) --(+ phi)--> y --> log w(y) = log p(x, y),   log q = 0
+
+The score of this posterior is 0 and its support moves with phi, hence ``dL_k/dphi`` is a difference at the walls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.posteriors import Box
+from gradlab.problems import oracle
+from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real
+from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
+from gradlab.problems.quadrature import Array, Nodes, adaptive
+from gradlab.terms import LogTerms, Tap, Walls
+
+SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
+
+
+class BoxOracle(Problem):
+    """The exact answers that need nothing but log w and its derivative on the box."""
+
+    phi: float
+    _nodes: Nodes
+    _ends: tuple[float, float]
+
+    def _prepare(self) -> None:
+        low, high = self.phi - 0.5, self.phi + 0.5
+        self._nodes = adaptive(self._evaluate, low, high, np.ones_like, panels=7)
+        ends = self._evaluate(np.array([low, high]))[0]
+        self._ends = float(ends[0]), float(ends[1])
+
+    def _evaluate(self, y: Array) -> tuple[Array, Array]:
+        """``log w`` and ``d log w/dy`` at points of any shape, nats."""
+        raise NotImplementedError
+
+    @property
+    def posterior(self) -> Box:
+        """U(phi - 1/2, phi + 1/2)."""
+        return Box(torch.tensor(self.phi, dtype=torch.float64))
+
+    def exact_bound(self, k: int) -> float:
+        """``E log (1/k sum_i w_i)``, nats."""
+        return oracle.bound(self._nodes, check_k(k))
+
+    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+        """``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
+        if self.check_wrt(wrt) == "phi":
+            return oracle.boundary_gradient(self._nodes, *self._ends, check_k(k))
+        return self.exact_moments("pathwise", k, wrt)[0]
+
+    def exact_limit(self) -> float:
+        """The log evidence *inside the box*, nats: the box does not cover the true posterior."""
+        return self._nodes.log_mean_weight()
+
+    def boundary_term(self, k: int) -> float:
+        """``E[pathwise] - E[DReG]``: the boundary term that the derivation of DReG drops.
+
+        It is ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
+        """
+        return oracle.boundary_term(self._nodes, *self._ends, check_k(k))
+
+    def _moments(self, wrt: str) -> dict[str, Moments]:
+        nodes = self._nodes
+        _, g = self._evaluate(nodes.y)
+        return {
+            "pathwise": lambda k: oracle.linear(nodes, g, k),
+            "stl": lambda k: oracle.linear(nodes, g, k),  # the score is 0, so that dropping it changes nothing
+            "dreg": lambda k: oracle.squared(nodes, g, k),
+            "score": lambda k: (0.0, 0.0),
+        }
+
+    def _sample(self, base: Tensor, phi: Tensor | float) -> tuple[Tensor, Tensor]:
+        """``y [B, K]`` and the two walls ``[B or 1, 1, 2]``."""
+        center = torch.as_tensor(phi, dtype=base.dtype, device=base.device)
+        offsets = torch.tensor([0.5, -0.5], dtype=base.dtype, device=base.device)
+        return Box(center).sample(base), center.reshape(-1, 1, 1) + offsets
+
+    def _walls(self, log_w: Tensor, base: Tensor) -> Walls:
+        draws, k = base.shape
+        return Walls(log_w.expand(draws, k, 2), torch.tensor(SCALE, dtype=base.dtype, device=base.device))
+
+
+class BoxProblem(BoxOracle):
+    """Any differentiable log-weight under the unit box.
+
+    Args:
+        log_w: elementwise torch function, ``y`` (any shape, float64 where exact answers are computed) -> nats.
+        phi: centre of the box.
+
+    Raises:
+        GradlabError: phi is not finite, or log w is not bounded on the box or does not keep the shape of y.
+    """
+
+    def __init__(self, log_w: Callable[[Tensor], Tensor], phi: float) -> None:
+        """Evaluates log w on the box, once."""
+        self.log_w = log_w
+        self.phi = check_real("phi", phi)
+        self._prepare()
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """``phi``."""
+        return {"phi": self.phi}
+
+    def _evaluate(self, y: Array) -> tuple[Array, Array]:
+        point = torch.tensor(y, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            log_w = self._elementwise(point)
+        if not log_w.requires_grad:  # constant in y
+            return log_w.numpy().copy(), np.zeros_like(y)
+        (slope,) = torch.autograd.grad(log_w.sum(), point, allow_unused=True)
+        return log_w.detach().numpy(), np.zeros_like(y) if slope is None else slope.numpy()
+
+    def _elementwise(self, y: Tensor) -> Tensor:
+        log_w = self.log_w(y)
+        if not isinstance(log_w, Tensor) or log_w.shape != y.shape or log_w.dtype != y.dtype:
+            raise GradlabError(
+                f"log_w must return a {y.dtype} tensor of the shape of y, {tuple(y.shape)}: make it elementwise"
+            )
+        return log_w
+
+    def log_terms(
+        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+    ) -> LogTerms:
+        """Log-weights ``[B, K, 1]``, all in ``log_lik``; see :meth:`Problem.log_terms`."""
+        y, ends = self._sample(noise, self._values(noise, overrides)["phi"])
+        lik = y.view_as(y)
+        return LogTerms(
+            log_lik=self._elementwise(lik)[..., None],
+            samples=(y, None),
+            taps=(Tap(lik, "y", "lik"),),
+            walls=self._walls(self._elementwise(ends), noise) if walls else None,
+        )
+
+
+class BoxGaussian(BoxOracle):
+    """``log w(y) = log N(x; slope y + offset, likelihood_std^2) + log N(y; 0, prior_std^2)`` under the unit box.
+
+    Args:
+        phi: centre of the box.
+        x: observation.
+        slope: of the decoder.
+        offset: of the decoder.
+        likelihood_std: standard deviation of x given y.
+        prior_std: standard deviation of the prior.
+        dim: coordinates; only 1 is exact.
+
+    Raises:
+        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is not 1, or the likelihood is
+            too narrow to be resolved.
+    """
+
+    def __init__(
+        self,
+        phi: float,
+        x: float,
+        slope: float = 1.0,
+        offset: float = 0.0,
+        likelihood_std: float = 1.0,
+        prior_std: float = 1.0,
+        dim: int = 1,
+    ) -> None:
+        """Lays out the quadrature, once."""
+        self.phi = check_real("phi", phi)
+        self.dim = check_dim(dim)
+        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self._prepare()
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """``phi`` and the generative parameters."""
+        return {"phi": self.phi, **self.model.parameters}
+
+    def _evaluate(self, y: Array) -> tuple[Array, Array]:
+        return self.model.log_joint(y), self.model.path(y)
+
+    def _moments(self, wrt: str) -> dict[str, Moments]:
+        if wrt not in GENERATIVE:
+            return super()._moments(wrt)
+        return generative_moments(self._nodes, self._nodes.y, self.model, wrt)
+
+    def log_terms(
+        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+    ) -> LogTerms:
+        """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`."""
+        values = self._values(noise, overrides)
+        y, ends = self._sample(noise, values["phi"])
+        lik, py = y.view_as(y), y.view_as(y)
+        at_walls = None
+        if walls:
+            wide = {n: v[..., None] if isinstance(v, Tensor) else v for n, v in values.items()}
+            at_walls = self._walls(self.model.log_lik(ends, wide) + self.model.log_prior(ends, wide), noise)
+        return LogTerms(
+            log_lik=self.model.log_lik(lik, values)[..., None],
+            log_py=self.model.log_prior(py, values)[..., None],
+            samples=(y, None),
+            taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
+            walls=at_walls,
+        )

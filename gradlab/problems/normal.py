@@ -1,0 +1,128 @@
+"""The control: the same linear-Gaussian model under a Normal posterior, whose support is fixed.
+
+noise ~ N(0, 1) --(mean + std noise)--> y --> log w(y) = log p(x, y) - log q(y; mean, std)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.posteriors import Normal
+from gradlab.problems import oracle
+from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real, check_std
+from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
+from gradlab.problems.quadrature import Array, adaptive
+from gradlab.terms import LogTerms, Tap
+
+RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
+
+
+class NormalGaussian(Problem):
+    """``y ~ N(mean, std^2)`` and the model of :class:`BoxGaussian`.
+
+    Args:
+        mean: of the posterior; ``wrt="phi"`` is another name for it.
+        std: of the posterior.
+        x: observation.
+        slope: of the decoder.
+        offset: of the decoder.
+        likelihood_std: standard deviation of x given y.
+        prior_std: standard deviation of the prior.
+        dim: coordinates; only 1 is exact.
+
+    Raises:
+        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is not 1, or the likelihood is
+            too narrow to be resolved.
+    """
+
+    def __init__(
+        self,
+        mean: float,
+        std: float,
+        x: float,
+        slope: float = 1.0,
+        offset: float = 0.0,
+        likelihood_std: float = 1.0,
+        prior_std: float = 1.0,
+        dim: int = 1,
+    ) -> None:
+        """Lays out the quadrature, once."""
+        self.mean = check_real("mean", mean)
+        self.std = check_std("std", std)
+        self.dim = check_dim(dim)
+        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self._nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
+
+    @property
+    def posterior(self) -> Normal:
+        """N(mean, std^2)."""
+        return Normal(torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64))
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """``phi`` and ``mean`` (the same), ``std``, and the generative parameters."""
+        return {"phi": self.mean, "mean": self.mean, "std": self.std, **self.model.parameters}
+
+    def _evaluate(self, noise: Array) -> tuple[Array, Array]:
+        """``log w`` and its derivative by the noise, at base noise of any shape."""
+        y = self.mean + self.std * noise
+        log_q = -0.5 * noise**2 - np.log(self.std) - 0.5 * np.log(2 * np.pi)
+        return self.model.log_joint(y) - log_q, self.std * self.model.path(y) + noise
+
+    def exact_bound(self, k: int) -> float:
+        """``E log (1/k sum_i w_i)``, nats."""
+        return oracle.bound(self._nodes, check_k(k))
+
+    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+        """``dL_k/d wrt``: the mean of the pathwise estimator, which is unbiased on a fixed support."""
+        return self.exact_moments("pathwise", k, wrt)[0]
+
+    def exact_limit(self) -> float:
+        """``log p(x)``, nats."""
+        return self.model.evidence()
+
+    def _moments(self, wrt: str) -> dict[str, Moments]:
+        nodes, noise = self._nodes, self._nodes.y
+        y = self.mean + self.std * noise
+        if wrt in GENERATIVE:
+            return generative_moments(nodes, y, self.model, wrt)
+        # y = mean + std noise: dy/dmean = 1, dy/dstd = noise. Through the sample alone log q has slope -noise/std; at
+        # noise held fixed log q = -log std + const, and d log q/dparam at y held fixed is the score.
+        by_std = wrt == "std"
+        jacobian = noise if by_std else np.ones_like(noise)
+        path = (self.model.path(y) + noise / self.std) * jacobian
+        total = self.model.path(y) * jacobian + (1 / self.std if by_std else 0.0)
+        score = (noise**2 - 1 if by_std else noise) / self.std
+        return {
+            "pathwise": lambda k: oracle.linear(nodes, total, k),
+            "stl": lambda k: oracle.linear(nodes, path, k),
+            "dreg": lambda k: oracle.squared(nodes, path, k),
+            "score": lambda k: oracle.score(nodes, score, total, k),
+        }
+
+    def log_terms(
+        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+    ) -> LogTerms:
+        """Log-weights ``[B, K, 1]``, with the score of q apart from its path; see :meth:`Problem.log_terms`."""
+        if walls:
+            raise GradlabError("a Normal posterior has no walls: leave walls=False, or use a box problem")
+        if "phi" in overrides and "mean" in overrides:
+            raise GradlabError("overrides hold both 'phi' and 'mean', which are the same parameter: give one of them")
+        values = self._values(noise, overrides)
+        mean = values["phi"] if "phi" in overrides else values["mean"]
+        q = Normal(*(torch.as_tensor(v, dtype=noise.dtype, device=noise.device) for v in (mean, values["std"])))
+        y = q.sample(noise)
+        lik, py, own = y.view_as(y), y.view_as(y), y.view_as(y)
+        return LogTerms(
+            log_lik=self.model.log_lik(lik, values)[..., None],
+            log_py=self.model.log_prior(py, values)[..., None],
+            log_q=q.detached().log_prob(own)[..., None],
+            samples=(y, None),
+            scores=(q.log_prob(y.detach())[..., None],),
+            taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py"), Tap(own, "y", "q")),
+        )

@@ -1,0 +1,126 @@
+"""Integrals over t that turn expectations over k samples into expectations over one.
+
+With ``S = w_1 + ... + w_k`` and ``M(t) = E[exp(-t w)]``,
+
+    log S = int_0^inf (exp(-t) - exp(-t S)) / t dt,      S^-n = int_0^inf t^(n-1) exp(-t S) / (n-1)! dt,
+
+so that every expectation over k independent samples factorises under the integral into expectations over one sample.
+Everything is written in ``u = log t`` and ``h = exp(u + log w)``: w alone underflows where the likelihood is narrow.
+The trapezoid rule in u converges like ``exp(-pi^2/step)``, since the integrands are analytic for ``|Im u| < pi/2``.
+
+The nodes come from :mod:`gradlab.problems.quadrature`, the integrands from :mod:`gradlab.problems.oracle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from gradlab.problems.quadrature import Array, Nodes
+
+STEP = 0.1
+CHUNK = 64  # points of u at a time: memory is CHUNK x (nodes in the band)
+LOW = 40.0  # exp(-LOW) / k is dropped beside 1
+HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
+NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
+
+
+class Slice:
+    """All samples at ``CHUNK`` values of u: expectations over one sample under ``exp(-t w)``.
+
+    Only nodes with ``-LOW - log k < u + log w < HIGH`` are evaluated (the band); below it exp(-h) is 1, above it 0.
+    """
+
+    def __init__(self, nodes: Nodes, below: Array, above: Array, u: Array, k: int) -> None:
+        """Evaluates the band of ``nodes`` at ``u [U]``; ``below``, ``above [N + 1]`` are cumulated probabilities."""
+        first = int(np.searchsorted(nodes.log_w, -LOW - np.log(k) - u[-1]))
+        last = int(np.searchsorted(nodes.log_w, HIGH - u[0]))
+        self.u, self._nodes, self._last, self._band = u, nodes, last, slice(first, last)
+        self._p, self._above = nodes.p[self._band], above[last]
+        # One exp per node and one per u instead of one per pair; inside the band neither over- nor underflows.
+        self._h = np.exp(u - u[0])[:, None] * np.exp(nodes.log_w[self._band] + u[0])
+        self._decay = np.exp(-self._h)
+        self._kernels = {1: self._h * self._decay}
+        self._risen: Array | None = None
+        self.log_m = self._log_m(below[first] + self._decay @ self._p)
+
+    def _log_m(self, m: Array) -> Array:
+        with np.errstate(divide="ignore"):
+            if m[0] < 0.5:
+                return np.asarray(np.log(m))
+            gap = self._rise() @ self._p + self._above
+            return np.asarray(np.where(gap < 0.5, np.log1p(-np.minimum(gap, 0.5)), np.log(m)))
+
+    def _rise(self) -> Array:
+        if self._risen is None:
+            self._risen = -np.expm1(-self._h)
+        return np.asarray(self._risen)
+
+    def t(self) -> Array:
+        """t itself, for weights near 1; capped far beyond the range that matters, where it would overflow."""
+        return np.asarray(np.exp(np.minimum(self.u, 600.0)))
+
+    def m(self, n: int) -> Array:
+        """``M(t)^n``, for n >= 0."""
+        return np.asarray(np.exp(n * self.log_m)) if n > 0 else np.ones_like(self.u)
+
+    def gap(self, values: Array) -> Array:
+        """``E[values (1 - exp(-h))]`` without cancellation at small t; ``values [N]``."""
+        above = self._nodes.p[self._last :] @ values[self._last :]
+        return np.asarray(self._rise() @ (self._p * values[self._band]) + above)
+
+    def mean(self, order: int, *values: Array) -> list[Array]:
+        """``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
+        kernel = self._kernel(order)
+        columns = np.stack([self._p * v[self._band] for v in values], axis=1)
+        return [np.asarray(column) for column in (kernel @ columns).T]
+
+    def _kernel(self, order: int) -> Array:
+        if order not in self._kernels:
+            self._kernels[order] = self._kernel(order - 1) * self._h
+        return np.asarray(self._kernels[order])
+
+    def wall(self, log_w: float) -> Array:
+        """h at a point whose log-weight is ``log_w``, not above ``exp(HIGH + CHUNK * STEP)``."""
+        return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + CHUNK * STEP)))
+
+
+def slices(nodes: Nodes, k: int, floor: float | None = None) -> Iterator[Slice]:
+    """The slices that matter for k >= 2 samples, from small t to large.
+
+    Args:
+        nodes: the posterior.
+        k: samples.
+        floor: the least log-weight that occurs, where it is not at a node (a wall), nats.
+    """
+    low = float(nodes.log_w[0]) if floor is None else min(floor, float(nodes.log_w[0]))
+    below = np.append(0.0, np.cumsum(nodes.p))
+    above = np.append(np.cumsum(nodes.p[::-1])[::-1], 0.0)  # not 1 - below: small sums keep their digits
+    start = -LOW - np.log(k) - float(nodes.log_w[-1])
+    count = int(np.ceil((HIGH - low - start) / (STEP * CHUNK)))
+    for i in range(count):
+        part = Slice(nodes, below, above, start + STEP * (i * CHUNK + np.arange(CHUNK)), k)
+        yield part
+        if k > 2 and (k - 2) * part.log_m[-1] < NEGLIGIBLE:
+            return
+
+
+def integrate(
+    nodes: Nodes, k: int, integrand: Callable[[Slice], tuple[Array, ...]], floor: float | None = None
+) -> Array:
+    """Trapezoid sums over u of the integrands ``[m]``."""
+    return np.asarray(STEP * sum(np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k, floor)))
+
+
+def centred(nodes: Nodes) -> tuple[Nodes, float]:
+    """The same nodes with ``E[w] = 1``, and the ``log E[w]`` taken out, nats."""
+    shift = nodes.log_mean_weight()
+    return nodes._replace(log_w=nodes.log_w - shift), shift
+
+
+def beside(log_factor: Array, factor: Array, kt: Array) -> Array:
+    """``factor - exp(-kt)`` without cancellation where both are near 1; ``log_factor`` is only read there."""
+    near = np.minimum(kt, 1.0)
+    close = np.exp(-near) * np.expm1(np.where(kt < 1, log_factor + near, 0.0))
+    return np.asarray(np.where(kt < 1, close, factor - np.exp(-kt)))

@@ -1,0 +1,184 @@
+"""Who is recorded: groups of parameters, resolved to the distinct tensors behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from gradlab.errors import GradlabError
+
+OWN = "(own)"
+"""The group of a model's parameters that belong to none of its children."""
+
+Group = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+
+
+class Member(NamedTuple):
+    """One parameter seen from one group.
+
+    Attributes:
+        group: name of the group.
+        name: dotted name inside the group.
+        index: which of the distinct tensors it is; two groups may share one.
+    """
+
+    group: str
+    name: str
+    index: int
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that holds the parameter, inside the group; empty for the group's own."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The distinct trainable parameters and the groups that they belong to.
+
+    Attributes:
+        parameters: the distinct tensors.
+        masks: for each, the same-shaped mask of a masked convolution, or None.
+        members: each parameter in each group.
+        excluded: trainable parameters that were left out, whose gradients are thrown away.
+    """
+
+    parameters: tuple[Tensor, ...]
+    masks: tuple[Tensor | None, ...]
+    members: tuple[Member, ...]
+    excluded: tuple[Tensor, ...]
+
+    @property
+    def signature(self) -> list[str]:
+        """What must be equal for two recordings to be of the same parameters."""
+        return [f"{m.group}/{m.name}/{m.index}/{tuple(self.parameters[m.index].shape)}" for m in self.members]
+
+    def label(self, index: int) -> str:
+        """The name of a distinct parameter, for errors."""
+        first = next(m for m in self.members if m.index == index)
+        return f"{first.name!r} of group {first.group!r}"
+
+    def entities(self) -> list[tuple[tuple[str, ...], list[int]]]:
+        """Everything that gets a row: ``(names, indices)`` of groups, then modules, then parameters."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for names in (lambda m: (m.group,), lambda m: (m.group, m.module), lambda m: (m.group, m.module, m.name)):
+            for member in self.members:
+                found.setdefault(names(member), []).append(member.index)
+        return list(found.items())
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped; the parameters are the same tensors, their names without the wrapper's."""
+    inner = getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def children(model: nn.Module) -> dict[str, Group]:
+    """A model's children that have trainable parameters, and its own parameters as ``(own)``."""
+    model = unwrap(model)
+    groups: dict[str, Group] = {
+        name: child for name, child in model.named_children() if any(p.requires_grad for p in child.parameters())
+    }
+    own = {name: p for name, p in model.named_parameters(recurse=False) if p.requires_grad}
+    if own:
+        groups[OWN] = own
+    if not groups:
+        raise GradlabError(f"the model {type(model).__name__} has no trainable parameter: unfreeze what you want recorded")
+    return groups
+
+
+def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
+    """``(name, parameter)`` of a group, frozen ones included."""
+    if isinstance(group, nn.Module):
+        return list(unwrap(group).named_parameters())
+    if isinstance(group, Tensor):
+        return [("0", group)]
+    pairs: list[tuple[str, Tensor]] = []
+    if isinstance(group, Mapping):
+        pairs = list(group.items())
+    elif isinstance(group, Iterable) and not isinstance(group, (str, bytes)):
+        for i, item in enumerate(group):
+            pairs.append(item if isinstance(item, tuple) and len(item) == 2 else (str(i), item))
+    else:
+        raise GradlabError(
+            f"group {label!r} is a {type(group).__name__}: give a module, a list of parameters or a dict of them"
+        )
+    for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise GradlabError(
+                f"group {label!r} holds a {type(value).__name__} where a parameter is expected: "
+                "give a module, a list of parameters or a dict name -> parameter"
+            )
+    return pairs
+
+
+def _masks(groups: Mapping[str, Group]) -> dict[int, Tensor]:
+    """By id of a weight, the mask of a convolution that zeroes its weight through ``.data``.
+
+    Autograd knows nothing of that: its gradient is not zero at taps that are never used. Any module with a ``weight``
+    and a buffer ``mask`` of its shape is taken as one (CompressAI's and most PixelCNNs').
+    """
+    found: dict[int, Tensor] = {}
+    for group in groups.values():
+        for module in group.modules() if isinstance(group, nn.Module) else ():
+            weight = module._parameters.get("weight")
+            mask = module._buffers.get("mask")
+            if weight is not None and mask is not None and weight.shape == mask.shape:
+                found[id(weight)] = mask
+    return found
+
+
+def resolve(groups: nn.Module | Mapping[str, Group], exclude: tuple[str, ...]) -> Members:
+    """Resolve what the user handed over.
+
+    Raises:
+        GradlabError: no groups, a group without trainable parameters or of an unknown kind, a tensor that is no leaf.
+    """
+    if isinstance(groups, nn.Module):
+        groups = children(groups)
+    if not isinstance(groups, Mapping):
+        raise GradlabError(
+            f"the recorder got a {type(groups).__name__}: give a model, or a dict name -> module or parameters"
+        )
+    if not groups:
+        raise GradlabError("there are no groups to record: give a model, or a dict name -> module or parameters")
+    masks = _masks(groups)
+    position: dict[int, int] = {}
+    parameters: list[Tensor] = []
+    members: list[Member] = []
+    excluded: dict[int, Tensor] = {}
+    for label, group in groups.items():
+        if not isinstance(label, str):
+            raise GradlabError(f"the group name {label!r} is a {type(label).__name__}: name groups by strings")
+        before = len(members)
+        seen: set[int] = set()
+        for name, parameter in _named(label, group):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if not parameter.is_leaf:
+                raise GradlabError(
+                    f"{name!r} of group {label!r} is not a leaf tensor: give the parameter that it is computed from"
+                )
+            if parameter.is_complex() or parameter.numel() == 0:
+                raise GradlabError(f"{name!r} of group {label!r} is complex or empty: leave it out by exclude=({name!r},)")
+            if name.rpartition(".")[2] in exclude:
+                excluded[id(parameter)] = parameter
+                continue
+            if id(parameter) not in position:
+                position[id(parameter)] = len(parameters)
+                parameters.append(parameter)
+            members.append(Member(label, name, position[id(parameter)]))
+        if len(members) == before:
+            raise GradlabError(
+                f"group {label!r} has no trainable parameter: leave the group out, or unfreeze its parameters"
+            )
+    return Members(
+        tuple(parameters),
+        tuple(masks.get(id(p)) for p in parameters),
+        tuple(members),
+        tuple(p for key, p in excluded.items() if key not in position),
+    )

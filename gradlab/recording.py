@@ -1,0 +1,101 @@
+"""Gradient SNR of a codec, group by group: the recorder at work on real images (Tables 2, 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gradlab.codecs import Hyperprior
+from gradlab.errors import GradlabError
+from gradlab.estimators import estimator as estimator_of
+from gradlab.noise import stream
+from gradlab.recorder import GradientRecorder
+
+
+def record(
+    codec: Hyperprior,
+    batches: Tensor | Callable[[int], Tensor],
+    lam: float,
+    draws: int,
+    *,
+    objective: str = "elbo",
+    estimator: str = "pathwise",
+    weighting: str = "joint",
+    scale: str = "bpp",
+    k: int = 1,
+    l: int = 1,
+    seed: int = 0,
+    advance: Callable[..., Any] = lambda n=1, note="": None,
+) -> GradientRecorder:
+    """Record ``draws`` gradients of the codec with its weights frozen.
+
+    Draw t takes its noise from ``(seed, "recording", t)``, so two models (or one model with and without direct-y) can be
+    recorded on the same noise and on the same images.
+
+    Args:
+        codec: the codec; its weights are left as they are.
+        batches: one minibatch ``[B, 3, H, W]`` for all draws (noise alone), or ``draw -> minibatch`` (noise and minibatch).
+        lam: lambda of the R-D cost.
+        draws: how many gradients, at least 2.
+        objective, estimator, weighting, scale, k, l: as in training.
+        seed: of the noise.
+        advance: called after each draw.
+
+    Returns:
+        The recorder, over the codec's groups (Table 3: y infer, y gen, z infer, z gen, z prior).
+
+    Raises:
+        GradlabError: fewer than 2 draws, or a gradient that is not finite.
+    """
+    if draws < 2:
+        raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
+    device = next(codec.parameters()).device
+    method = estimator_of(estimator)
+    recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
+    with recorder:
+        for t in range(draws):
+            x = batches(t) if callable(batches) else batches
+            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device))
+            value = method(terms, objective, weighting, scale).as_subclass(torch.Tensor)
+            # The unit of the loss cancels in an SNR but not in a variance: always bits per pixel, averaged over images.
+            unit = 1.0 if scale == "bpp" else terms.pixels * math.log(2)
+            (-(value / unit).mean()).backward()
+            recorder.step()
+            advance()
+    return recorder
+
+
+Setting = Literal["direct-y", "2-level"]
+
+
+def at_same_weights(
+    codec: Hyperprior,
+    batches: Tensor | Callable[[int], Tensor],
+    lam: float,
+    draws: int,
+    settings: Sequence[Setting] = ("direct-y", "2-level"),
+    **options: Any,
+) -> dict[str, GradientRecorder]:
+    """The same weights, noise and images with the direct-y switch on and off: what the switch itself does.
+
+    Each model at its own weights confounds the switch with where training took it. Here nothing differs but what h_a reads.
+    The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
+
+    Args:
+        codec: the codec; its switch is put back.
+        batches, lam, draws, options: as for ``record``.
+        settings: which positions of the switch.
+    """
+    before = codec.direct_y
+    try:
+        found = {}
+        for setting in settings:
+            codec.direct_y = setting == "direct-y"
+            found[setting] = record(codec, batches, lam, draws, **options)
+        return found
+    finally:
+        codec.direct_y = before

@@ -1,0 +1,63 @@
+"""Tables and verdicts in a terminal; the page of ``report`` shows the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.sheets import columns
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+ROWS = 40
+HOLDS = {True: "holds", False: "fails", None: "undecided"}
+
+
+def show_table(console: Console, frame: DataFrame, path: Path) -> None:
+    """Prints the first rows, the paper's numbers beside the measured; turned on its side or cut where too wide."""
+    from rich.table import Table
+
+    heads, cells, right = [], [], []
+    for column in columns(frame.head(ROWS)):
+        heads.append(column.name)
+        cells.append(column.cells)
+        right.append(column.numeric)
+        if column.paper:
+            heads.append("paper")
+            cells.append(column.paper)
+            right.append(True)
+    widths = [max(map(len, [head, *cell])) + 2 for head, cell in zip(heads, cells, strict=True)]
+    if sum(widths) > console.width and len(frame) <= 6:
+        # Few rows of many columns: one line for each column.
+        heads, cells = ["", *cells[0]], [heads[1:], *map(list, zip(*cells[1:], strict=True))]
+        right = [False, *[True] * len(frame)]
+        widths = [max(map(len, [head, *cell])) + 2 for head, cell in zip(heads, cells, strict=True)]
+    kept = len(heads)
+    while kept > 2 and sum(widths[:kept]) > console.width:
+        kept -= 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head, numeric in zip(heads[:kept], right, strict=False):
+        table.add_column(_plain(head), justify="right" if numeric else "left")
+    for row in zip(*cells[:kept], strict=True):
+        table.add_row(*map(_plain, row))
+    console.print(table)
+    more = [f"{len(frame) - ROWS} more rows"] if len(frame) > ROWS else []
+    more += [f"{len(heads) - kept} more columns"] if kept < len(heads) else []
+    if more:
+        console.print(f"{' and '.join(more)} in {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_verdicts(console: Console, verdicts: Iterable[tuple[str, str, bool | None, str]]) -> None:
+    """Prints one line for each claim: ``holds``, ``fails`` or ``undecided``, and why."""
+    for claim, source, holds, evidence in verdicts:
+        word = HOLDS[None if holds is None else bool(holds)]
+        console.print(f"{word:>9}  {claim} ({source}): {evidence}", markup=False, highlight=False)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)  # names such as "[Balle et al., 2018]" are not markup

@@ -1,0 +1,294 @@
+"""Finds studies and runs them: settings -> rows (CSV) -> verdicts -> figures, with provenance beside.
+
+A study is a module of the folder ``studies`` (installed as ``gradlab_studies``) with these names::
+
+    \"\"\"One line that ``gradlab list`` shows.
+
+    What it measures.
+    \"\"\"
+    @dataclass(frozen=True)
+    class Settings: ...; seed: int = 0
+    PROFILES: dict[str, Settings]                    # some of quick, gpu, paper
+    ASSUMED: dict[str, str]                          # optional: what was chosen where the paper is silent
+    def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of what it reads, for --resume
+    def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first
+    def verdicts(tables) -> list[Verdict]            # optional: claims of the paper, and whether they hold here
+    def draw(folder: Path) -> None                   # figures, from the CSVs alone
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gradlab import catalog, results
+from gradlab.catalog import studies as discover
+from gradlab.errors import GradlabError, Stopped, unknown
+from gradlab.progress import Progress, duration
+from gradlab.show import show_table, show_verdicts
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pandas import DataFrame
+    from rich.console import Console
+
+__all__ = ["PROFILES", "Context", "Verdict", "discover", "run", "script"]
+
+PROFILES = ("quick", "gpu", "paper")
+
+
+class Verdict(NamedTuple):
+    """A claim of the paper, and whether it holds here.
+
+    Attributes:
+        claim: what the paper says.
+        source: where it says so, e.g. ``"Table 3"``.
+        holds: True, False, or None where this budget cannot decide.
+        evidence: one sentence with numbers.
+    """
+
+    claim: str
+    source: str
+    holds: bool | None
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a study needs to know besides its settings.
+
+    Attributes:
+        out: the output folder.
+        folder: this study's own in it.
+        runs: in it too, the training runs that studies share.
+        profile: ``"quick"``, ``"gpu"`` or ``"paper"``.
+        device: a torch device that is there.
+        seed: the user's seed, also in the settings.
+        resume: whether to go on from checkpoints.
+        time_limit: the deadline on ``time.monotonic()``, or None.
+        train_images: folder of images, or None for the embedded photographs; ``test_images`` likewise.
+        progress: shows how far a task has come.
+        inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
+    """
+
+    out: Path
+    folder: Path
+    runs: Path
+    profile: str
+    device: str
+    seed: int
+    resume: bool
+    time_limit: float | None
+    train_images: Path | None
+    test_images: Path | None
+    progress: Progress
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+def run(
+    names: Sequence[str],
+    profile: str = "quick",
+    out: str | Path | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    train_images: str | Path | None = None,
+    test_images: str | Path | None = None,
+    time_limit: float | None = None,
+    console: Console | None = None,
+) -> int:
+    """Runs studies one after the other; all that is asked for is checked before the first begins.
+
+    Args:
+        names: the studies, as ``discover`` names them.
+        profile: how large: ``"quick"``, ``"gpu"`` or ``"paper"``.
+        out: where results go; ``figures/<profile>`` by default.
+        device: a torch device; by default the CPU for ``quick`` and CUDA otherwise.
+        seed: 0 or more.
+        resume: leave out studies that are done with these settings, seed and inputs; go on from checkpoints.
+        train_images: a folder of images; the embedded photographs by default. ``test_images`` likewise.
+        time_limit: minutes after which training stops with a checkpoint.
+        console: where to print.
+
+    Returns:
+        The exit code: 0 (also when stopped at the time limit) or 130 (interrupted).
+
+    Raises:
+        GradlabError: something asked for is not there, or a study failed; what earlier ones wrote stays.
+    """
+    from rich.console import Console
+
+    begin = time.monotonic()
+    console = console or Console()
+    out = Path(out) if out is not None else Path("figures") / profile
+    options = {"--profile": profile, "--out": out, "--device": device, "--seed": seed, "--time-limit": time_limit}
+    options |= {"--train-images": train_images, "--test-images": test_images}
+    given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
+    again = shlex.join(["gradlab", "run", *names, *given, "--resume"])
+    try:
+        modules = _check(names, profile, seed, time_limit)
+        folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
+        device = _device(device, profile)
+        results.ensure_folder(out)
+        _use_all_cores()
+        deadline = None if time_limit is None else begin + 60 * time_limit
+        for position, (name, module) in enumerate(modules.items(), 1):
+            console.rule(f"{name} ({position} of {len(modules)})", align="left", style="none", characters="-")
+            context = Context(
+                out=out,
+                folder=out / name,
+                runs=out / "runs",
+                profile=profile,
+                device=device,
+                seed=seed,
+                resume=resume,
+                time_limit=deadline,
+                train_images=Path(train_images) if train_images else None,
+                test_images=Path(test_images) if test_images else None,
+                progress=Progress(console),
+            )
+            if deadline is not None and time.monotonic() > deadline:
+                raise Stopped
+            try:
+                _run_one(name, module, context, folders, console)
+            except GradlabError as error:
+                raise GradlabError(f"{name}: {error}") from error
+    except Stopped:
+        _say(console, f"stopped at the time limit; resume with: {again}")
+        return 0
+    except KeyboardInterrupt:
+        _say(console, f"interrupted; what was finished stays, resume with: {again}")
+        return 130
+    took = duration(time.monotonic() - begin)
+    _say(console, f"\nresults are in {out} ({took}); one page with all of them: gradlab report {shlex.quote(str(out))}")
+    return 0
+
+
+def script(file: str) -> None:
+    """Makes a study file a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``."""
+    # By name: the command line lies above this module, which must not import it.
+    cli = importlib.import_module("gradlab.cli")
+    sys.exit(cli.main(["run", Path(file).stem.replace("_", "-"), *sys.argv[1:]]))
+
+
+def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str, str], console: Console) -> None:
+    settings = replace(module.PROFILES[context.profile], seed=context.seed)
+    if hasattr(module, "inputs"):
+        context.inputs.update(module.inputs(settings, context))
+    record = results.provenance(settings, context.seed, context.device, {}, 0.0, getattr(module, "ASSUMED", {}))
+    record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
+    record |= {"folders": folders}
+    path = context.folder / "provenance.json"
+    if context.resume and _done(path, record, context.inputs):
+        _say(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
+        return
+    results.ensure_folder(context.folder)
+    begin = time.monotonic()
+    tables: dict[str, DataFrame] = module.measure(settings, context)
+    if name not in tables:
+        raise GradlabError(f"measure() returned no table {name!r}: name its main table after the study")
+    # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
+    path.unlink(missing_ok=True)
+    for table, rows in tables.items():
+        results.write_csv(context.folder / f"{table}.csv", rows)
+    verdicts = _judge(module, tables, context.folder)
+    if hasattr(module, "draw"):
+        module.draw(context.folder)
+    wall_s = round(time.monotonic() - begin, 3)
+    record |= {"inputs": dict(context.inputs), "wall_s": wall_s, "tables": list(tables)}
+    results.write_json(path, record)
+    show_table(console, tables[name], context.folder / f"{name}.csv")
+    show_verdicts(console, verdicts)
+
+
+def _judge(module: ModuleType, tables: dict[str, DataFrame], folder: Path) -> list[Verdict]:
+    if not hasattr(module, "verdicts"):
+        return []
+    import pandas
+
+    verdicts: list[Verdict] = module.verdicts(tables)
+    said = {True: "yes", False: "no", None: "undecided"}
+    rows = [(v.claim, v.source, said[None if v.holds is None else bool(v.holds)], v.evidence) for v in verdicts]
+    results.write_csv(folder / "verdicts.csv", pandas.DataFrame(rows, columns=list(Verdict._fields)))
+    return verdicts
+
+
+def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether ``path`` is the provenance of a finished study with these settings, seed, version and inputs."""
+    try:
+        before = results.read_json(path)
+        same = all(before.get(key) == record[key] for key in ("settings_hash", "seed", "gradlab", "folders"))
+        read = before.get("inputs", {})
+        whole = all((path.parent / f"{table}.csv").is_file() for table in before.get("tables", ["?"]))
+        return same and whole and all(read.get(key) == value for key, value in inputs.items())
+    except (GradlabError, AttributeError, TypeError):
+        return False  # absent or damaged: the study is measured again
+
+
+def _check(names: Sequence[str], profile: str, seed: int, time_limit: float | None) -> dict[str, ModuleType]:
+    """The modules of the studies asked for, each once, in that order."""
+    known = discover()
+    wanted = list(dict.fromkeys(name.replace("_", "-") for name in names))
+    if not wanted:
+        raise GradlabError(f"no study named: name some of {', '.join(known)}")
+    for name in wanted:
+        if name not in known:
+            raise unknown("study", name, known)
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    if not 0 <= seed < 2**63:
+        raise GradlabError(f"the seed is {seed}: give a whole number from 0 to 2^63 - 1")
+    if time_limit is not None and not time_limit > 0:
+        raise GradlabError(f"the time limit is {time_limit:g} minutes: give more than 0")
+    modules = {name: importlib.import_module(f"{catalog.PACKAGE}.{name.replace('-', '_')}") for name in wanted}
+    for name, module in modules.items():
+        for part in ("PROFILES", "measure"):
+            if not hasattr(module, part):
+                raise GradlabError(f"study {name} has no {part}: add it to {module.__file__}")
+        if profile not in module.PROFILES:
+            raise GradlabError(f"study {name} has no profile {profile!r}: it has {', '.join(module.PROFILES)}")
+    return modules
+
+
+def _images(purpose: str, folder: str | Path | None) -> str:
+    if folder is None:
+        return "embedded"
+    if not Path(folder).is_dir():
+        raise GradlabError(f"--{purpose}-images {folder}: no such folder; give a folder of images, or leave it out")
+    return results.fingerprint(folder)
+
+
+def _device(device: str | None, profile: str) -> str:
+    """A device that is there."""
+    import torch
+
+    if device is None:
+        device = "cpu" if profile == "quick" else "cuda"
+    try:
+        torch.zeros(1, device=device).item()  # the only test that covers index, driver and backend alike
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            there.append("mps")
+        raise GradlabError(f"no device {device!r} here: give --device {' or '.join(there)}") from error
+    return device
+
+
+def _use_all_cores() -> None:
+    """As many threads as cores that this process may use, unless OMP_NUM_THREADS says otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(results.cores())
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

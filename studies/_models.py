@@ -1,0 +1,95 @@
+"""The models that several studies share, so that each is trained once: methods by the paper's names, by profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradlab import data, training
+from gradlab.data import Picture
+from gradlab.training import Run, TrainSettings
+
+if TYPE_CHECKING:
+    from gradlab.study import Context
+
+# Names of the methods as the tables print them.
+BASELINE, TWO_LEVEL = "Baseline", "2-level VAE"
+MIX, MIX_DREG = "MS-NIC-MIX (pathwise gradient)", "MS-NIC-MIX (DReG gradient)"
+
+QUICK = TrainSettings(
+    codec="small-hyperprior",
+    channels=(32, 48),
+    crop=64,
+    steps=4000,
+    snapshots=(1000, 2000),
+    learning_rate=1e-3,
+    scale_learning_rate=False,
+)
+GPU = TrainSettings(steps=50_000, cosine_steps=5_000)
+# 8000 images in batches of 8: 1000 iterations an epoch; 2000 epochs, of which 200 on the cosine (Appendix A.5).
+PAPER = TrainSettings(steps=2_000_000, snapshots=(50_000, 500_000, 1_000_000), cosine_steps=200_000)
+
+# The smallest that still does everything: what the tests run.
+SMALLEST = replace(QUICK, channels=(6, 8), batch=2, steps=6, snapshots=(2, 4))
+
+ASSUMED = {
+    "batch size": "8, as Balle et al. 2018; the paper names none",
+    "learning rate after the cosine": "stays at a tenth; the paper is silent about what follows the first 200 epochs",
+    "sample size that scales the learning rate": "k, also for DMS k, l (not k times l)",
+    "gradient clipping": "norm 1 in bits per pixel, as CompressAI's recipe; the paper names none",
+    "quantiles": "solved by bisection after training, not trained by an auxiliary loss",
+    "quick profile": "a three-stage model on 64-pixel crops at a constant learning rate of 1e-3, the same for every k",
+}
+
+
+def method(base: TrainSettings, name: str, k: int = 5, weighting: str = "per-term", scale: str = "bpp") -> TrainSettings:
+    """The settings of a method: ``base`` with the objective and the estimator that the name stands for."""
+    if name == BASELINE:
+        return base
+    if name == TWO_LEVEL:
+        return replace(base, direct_y=False)
+    multi = replace(base, objective="ms-nic-mix", k=k, weighting=weighting, scale=scale)
+    return replace(multi, estimator="dreg", allow_biased=True) if name == MIX_DREG else multi
+
+
+def shortened(settings: TrainSettings, steps: int) -> TrainSettings:
+    """The same run, ended earlier (snapshots beyond are dropped)."""
+    return replace(settings, steps=steps, snapshots=tuple(s for s in settings.snapshots if s < steps))
+
+
+def train_pictures(context: Context, settings: TrainSettings) -> list[Picture]:
+    """Training images; their fingerprint goes to the provenance."""
+    pictures = data.load(context.train_images, "train", settings.crop)
+    context.inputs["training images"] = data.fingerprint(pictures)
+    return pictures
+
+
+def test_pictures(context: Context) -> list[Picture]:
+    """Test images; their fingerprint goes to the provenance."""
+    pictures = data.load(context.test_images, "test", 1)
+    context.inputs["test images"] = data.fingerprint(pictures)
+    return pictures
+
+
+def train_all(context: Context, wanted: Iterable[tuple[str, TrainSettings]]) -> list[Run]:
+    """Train every model that is not there yet, one after the other, with an ETA for each."""
+    wanted = list(wanted)
+    pictures = train_pictures(context, wanted[0][1])
+    fingerprint = data.fingerprint(pictures)
+    runs = []
+    for name, settings in wanted:
+        settings = replace(settings, seed=context.seed, data=fingerprint)
+        with context.progress.track(f"training {name}", settings.steps) as advance:
+            runs.append(
+                training.train(
+                    settings,
+                    pictures,
+                    context.runs,
+                    device=context.device,
+                    resume=context.resume,
+                    deadline=context.time_limit,
+                    advance=advance,
+                )
+            )
+    return runs

@@ -1,0 +1,106 @@
+"""Table 2: rate and distortion with direct-y and without it (the 2-level VAE)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab import evaluation, paper, results, study
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+
+from gradlab_studies import _models as models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSUMED = models.ASSUMED | {
+    "z of the 2-level VAE at test time": "h_a(|round(y)|), as the decoder could compute it; h_a(|y|) beside it",
+}
+PAPER_COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
+PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
+DECIDABLE = 0.01
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The direct-y model and, but for the switch, its twin."""
+
+    base: TrainSettings = models.QUICK
+    seed: int = 0
+
+
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(base=models.GPU),
+    "paper": Settings(base=models.PAPER),
+}
+SMALLEST = Settings(base=models.SMALLEST)
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Both models at every point of training that is kept, with real bitstreams."""
+    import pandas as pd
+
+    names = (models.TWO_LEVEL, models.BASELINE)
+    runs = models.train_all(context, [(name, models.method(settings.base, name)) for name in names])
+    pictures = models.test_pictures(context)
+    points = (*settings.base.snapshots, settings.base.steps)
+    rows = []
+    with context.progress.track("evaluating", 3 * len(points) * len(pictures)) as advance:
+        for iteration in points:
+            for name, run in zip(names, runs, strict=True):
+                codec = run.codec(iteration, context.device)
+                for hyper_input in ("rounded", "mean") if name == models.TWO_LEVEL else ("-",):
+                    codec.hyper_input = hyper_input
+                    found = evaluation.rate_distortion(codec, pictures, settings.base.lam, advance)
+                    means = evaluation.summary(found)
+                    row = {"method": name, "h_a reads": {"-": "y", "mean": "y", "rounded": "round(y)"}[hyper_input]}
+                    for column, source in PAPER_COLUMNS.items():
+                        last = iteration == points[-1] and hyper_input != "mean"
+                        row[column] = means[source]
+                        row[f"{column}_paper"] = paper.value(2, column, method=PAPER_METHODS[name]) if last else None
+                    row |= {"bpp_y": means["bpp_y"], "bpp_z": means["bpp_z"], "bpp_estimate": means["bpp_estimate"],
+                            "seed": context.seed, "iterations": iteration, "images": len(pictures)}  # fmt: skip
+                    rows.append(row)
+    table = pd.DataFrame(rows)
+    for column in PAPER_COLUMNS:
+        table[f"{column}_paper"] = table[f"{column}_paper"].astype("float64")
+    return {"table2": table}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """Without direct-y the R-D cost is higher, and it is the rate that pays."""
+    table = tables["table2"]
+    last = table[(table["iterations"] == table["iterations"].max()) & (table["h_a reads"] != "y")]
+    two = last[last["method"] == models.TWO_LEVEL].iloc[0]
+    one = table[(table["iterations"] == two["iterations"]) & (table["method"] == models.BASELINE)].iloc[0]
+    found = []
+    for column, claim in (
+        ("R-D cost", "without direct-y the R-D cost is higher"),
+        ("bpp", "without direct-y the rate is higher"),
+    ):
+        change = two[column] / one[column] - 1
+        theirs = two[f"{column}_paper"] / one[f"{column}_paper"] - 1
+        holds = None if abs(change) < DECIDABLE else bool(change > 0)
+        evidence = f"{100 * change:+.1f} % (paper {100 * theirs:+.1f} %) after {two['iterations']} iterations, one seed"
+        found.append(Verdict(claim, "Table 2", holds, evidence))
+    return found
+
+
+def draw(folder: Path) -> None:
+    """R-D cost over training, with and without direct-y."""
+    from gradlab import plots
+
+    table = results.read_csv(folder / "table2.csv")
+    table["label"] = table["method"] + ", h_a reads " + table["h_a reads"]
+    figure, ax = plots.figure()
+    plots.curves(ax, table, "iterations", "R-D cost", None, "label", xlabel="iterations",
+                 ylabel="R-D cost (bits per pixel)")  # fmt: skip
+    ax.set_title(f"n = {table['images'].iloc[0]} images")
+    plots.save(figure, folder / "table2")
+
+
+if __name__ == "__main__":
+    study.script(__file__)

@@ -1,0 +1,175 @@
+"""Bias, variance and SNR of every estimator on the unit box and on a Normal, measured beside exact values.
+
+Sections 2.1 and 2.2 of the paper: on the unit box pathwise = STL is unbiased, score-function estimates are exactly zero and
+DReG is biased by the boundary that its derivation drops. The Normal posterior of the same variance is the control.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+import gradlab as gl
+from gradlab import results, study
+from gradlab.noise import stream, uniform
+from gradlab.problems.base import Problem
+from gradlab.study import Context, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of the study; the target is log N(x; y, likelihood_std^2) + log N(y; 0, 1)."""
+
+    k: tuple[int, ...] = (1, 2, 5, 8, 16, 64, 256, 1024)
+    draws: int = 20_000
+    phi: float = 0.3
+    x: float = 1.0
+    likelihood_std: float = 0.5
+    seed: int = 0
+
+
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(draws=1_000_000),
+    "paper": Settings(draws=1_000_000),
+}
+SMALLEST = Settings(k=(1, 4), draws=200)
+
+
+def problems(settings: Settings) -> dict[str, Problem]:
+    """The box of the paper, and a Normal of the same mean and variance (1/12)."""
+    rest = {"x": settings.x, "likelihood_std": settings.likelihood_std}
+    return {
+        "box": gl.problems.BoxGaussian(phi=settings.phi, **rest),
+        "normal": gl.problems.NormalGaussian(mean=settings.phi, std=1 / math.sqrt(12), **rest),
+    }
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Every estimator x posterior x k; a pair that is not unbiased says why in ``reason``."""
+    import pandas as pd
+
+    rows = []
+    targets = problems(settings)
+    with context.progress.track("toy problems", len(targets) * sum(settings.k)) as advance:
+        for posterior, problem in targets.items():
+            for k in settings.k:
+                table = gl.compare(
+                    problem, tuple(gl.ESTIMATORS), k, settings.draws, settings.seed, allow_biased=True
+                )
+                table.insert(0, "posterior", posterior)
+                unmet = [gl.ESTIMATORS[name].unmet(problem.posterior, k) for name in table["estimator"]]
+                table["reason"] = [f"needs {' and '.join(needs)}" if needs else "" for needs in unmet]
+                rows.append(table)
+                advance(k, f"{posterior}, k = {k}")
+    return {"toys": pd.concat(rows, ignore_index=True), "toys_expectation": expectation(settings)}
+
+
+def expectation(settings: Settings) -> pd.DataFrame:
+    """Paper eqs. 7-8: d/dtheta E[f(x)], x ~ U(theta - 1/2, theta + 1/2), by the pathwise and by the score estimator."""
+    import pandas as pd
+
+    rows = []
+    functions = {"x^2": torch.square, "exp(x)": torch.exp, "sin(3x)": lambda v: torch.sin(3 * v)}
+    for name, f in functions.items():
+        problem = gl.problems.BoxExpectation(f, theta=settings.phi)
+        noise = uniform((settings.draws,), stream(settings.seed, "toys/expectation"), torch.float64)
+        estimates = problem.pathwise(noise)
+        rows.append(
+            {
+                "f": name,
+                "exact": problem.exact_gradient(),
+                "pathwise": float(estimates.mean()),
+                "pathwise_se": float(estimates.std() / math.sqrt(settings.draws)),
+                "score": float(problem.score(noise).mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """The claims of sections 2.1 and 2.2."""
+    toys = tables["toys"]
+    many = int(toys["k"].max())
+
+    def row(posterior: str, estimator: str) -> pd.Series:
+        return toys[(toys["posterior"] == posterior) & (toys["estimator"] == estimator) & (toys["k"] == many)].iloc[0]
+
+    path, stl, dreg, score = (row("box", e) for e in ("pathwise", "stl", "dreg", "score"))
+    box = toys[toys["posterior"] == "box"].set_index(["estimator", "k"])
+    same = (box.loc["pathwise", "mean"] == box.loc["stl", "mean"]).all()
+    worst = toys[["z", "z_variance"]].abs().max().max()
+    normal = row("normal", "dreg")
+    return [
+        Verdict(
+            "the pathwise gradient of the IWAE bound is an unbiased STL estimator on the box",
+            "section 2.1",
+            bool(same and abs(path["exact_mean"] - path["exact"]) < 1e-6 * math.sqrt(path["exact_variance"])),
+            f"STL equals pathwise draw by draw at every k; exact bias at k = {many}: {path['exact_mean'] - path['exact']:.1e}",
+        ),
+        Verdict(
+            "score-function gradients are wrong on the box",
+            "section 2.2, eq. 8",
+            bool(score["mean"] == 0 and score["exact"] != 0),
+            f"at k = {many} the score estimate is {score['mean']:g} where the gradient is {score['exact']:.4f}",
+        ),
+        Verdict(
+            "IWAE-DReG has extra bias on the box",
+            "section 2.2",
+            bool(abs(dreg["exact_mean"] - dreg["exact"]) > 4.5 * dreg["bias_se"]),
+            f"at k = {many} it converges to {dreg['exact_mean']:.4g} where the gradient is {dreg['exact']:.4f}",
+        ),
+        Verdict(
+            "on a Normal posterior DReG is unbiased (the control)",
+            "Tucker et al. 2018",
+            bool(abs(normal["z"]) < 4.5 and abs(normal["exact_mean"] - normal["exact"]) < 1e-6),
+            f"exact bias at k = {many}: {normal['exact_mean'] - normal['exact']:.1e}, measured z = {normal['z']:.1f}",
+        ),
+        Verdict(
+            "every measured mean and variance agrees with the exact one",
+            "this project's oracle",
+            bool(worst < 4.5),
+            f"largest |z| over {2 * len(toys)} means and variances: {worst:.2f}",
+        ),
+    ]
+
+
+def draw(folder: Path) -> None:
+    """Exact curves with Monte-Carlo points: |bias|, variance and SNR over k, on the box and on the Normal."""
+    from gradlab import plots
+
+    toys = results.read_csv(folder / "toys.csv")
+    toys["abs_bias"] = toys["bias"].abs()
+    toys["exact_abs_bias"] = (toys["exact_mean"] - toys["exact"]).abs()
+    # Below its own standard error a measured bias is noise: the point would only repeat the number of draws.
+    toys.loc[toys["abs_bias"] < 2 * toys["bias_se"], "abs_bias"] = math.nan
+    toys.loc[toys["exact_abs_bias"] < 1e-9, "exact_abs_bias"] = math.nan
+    panels = [
+        ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats)"),
+        ("exact_variance", "variance", "variance_se", "variance (nats$^2$)"),
+        ("exact_snr", "snr", "snr_se", "SNR"),
+    ]
+    figure, axes = plots.figure(2, 3, width="page")
+    for line, posterior in enumerate(("box", "normal")):
+        rows = toys[toys["posterior"] == posterior]
+        for column, (exact, measured, se, label) in enumerate(panels):
+            ax = axes[line][column]
+            shown = rows[rows[exact] > 0]
+            order = list(dict.fromkeys(toys["estimator"]))
+            plots.curves(ax, shown, "k", exact, None, "estimator", order=order, xlabel="samples k",
+                         ylabel=label, xscale="log", yscale="log")  # fmt: skip
+            plots.curves(ax, shown, "k", measured, se, "estimator", order=order, xlabel="samples k",
+                         ylabel=label, xscale="log", yscale="log", points=True)  # fmt: skip
+            ax.set_title(f"{posterior} posterior")
+    plots.save(figure, folder / "toys")
+
+
+if __name__ == "__main__":
+    study.script(__file__)

@@ -1,0 +1,265 @@
+"""The toy problems as models: samples, terms, taps, walls, bad input; and the paper's expectation under the box."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gradlab import problems
+from gradlab.errors import GradlabError, NotExact
+from gradlab.noise import stream
+from gradlab.problems import BoxExpectation, BoxGaussian, BoxProblem, NormalGaussian
+from tests.problems import brute
+
+SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
+PROBLEMS = {
+    "BoxProblem": BoxProblem(lambda y: -2 * y**2 + y.sin(), 0.3),
+    "BoxGaussian": BoxGaussian(0.3, **SETTINGS),
+    "NormalGaussian": NormalGaussian(0.4, 0.7, **SETTINGS),
+}
+
+
+def tight(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def draws_of(problem, draws=5, k=4):
+    return problem.draw_noise(draws, k, stream(0, "test"))
+
+
+def reference(name, noise, changed=()):
+    """(y, log w) in plain numpy, at changed parameters."""
+    v = dict(changed)
+    if name == "BoxProblem":
+        y = v.get("phi", 0.3) + noise
+        return y, -2 * y**2 + np.sin(y)
+    model = brute.Model(**{key: v.get(key, value) for key, value in SETTINGS.items()})
+    if name == "BoxGaussian":
+        y = v.get("phi", 0.3) + noise
+        return y, model.log_joint(y)
+    mean, std = v.get("phi", v.get("mean", 0.4)), v.get("std", 0.7)
+    y = mean + std * noise
+    return y, model.log_joint(y) - brute.log_normal(y, mean, std)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_log_weight_is_the_formula(name):
+    problem = PROBLEMS[name]
+    noise = draws_of(problem)
+    terms = problem.log_terms(noise)
+    y, log_w = reference(name, noise.numpy())
+    assert terms.shape == (5, 4, 1)
+    tight(terms.log_w().squeeze(-1), log_w)
+    tight(terms.samples[0], y)
+    if name != "BoxProblem":
+        tight(terms.log_lik.squeeze(-1), brute.log_normal(0.8, 1.3 * y - 0.2, 0.6))
+        tight(terms.log_py.squeeze(-1), brute.log_normal(y, 0.0, 1.4))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_gradient_of_each_draw_is_the_weighted_sum(name):
+    """The gradient of logmeanexp(log w) by an override is sum_i w~_i d log w_i/d wrt, one value per draw."""
+    problem = PROBLEMS[name]
+    noise = draws_of(problem)
+    base = noise.numpy()
+    for wrt, value in problem.parameters.items():
+        override = torch.full((5,), value, dtype=torch.float64, requires_grad=True)
+        log_w = problem.log_terms(noise, {wrt: override}).log_w().squeeze(-1)
+        (found,) = torch.autograd.grad(torch.logsumexp(log_w, 1).sum(), override)
+        _, plain = reference(name, base)
+        share, _ = brute.weights(plain)
+        _, moved = reference(name, base, {wrt: value + 1e-30j})
+        tight(found, (share * np.imag(moved) / 1e-30).sum(1))
+
+
+def test_overrides_hold_one_value_per_draw():
+    problem, values = PROBLEMS["NormalGaussian"], torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5], dtype=torch.float64)
+    noise = draws_of(problem)
+    for wrt in problem.parameters:
+        together = problem.log_terms(noise, {wrt: values}).log_w()
+        for i, value in enumerate(values):
+            _, alone = reference("NormalGaussian", noise[i : i + 1].numpy(), {wrt: float(value)})
+            tight(together[i].T, alone)
+    tight(problem.log_terms(noise, {"phi": values}).log_w(), problem.log_terms(noise, {"mean": values}).log_w())
+
+
+@pytest.mark.parametrize("name, terms_of_y", [
+    ("BoxProblem", {"lik"}), ("BoxGaussian", {"lik", "py"}), ("NormalGaussian", {"lik", "py", "q"})
+])  # fmt: skip
+def test_taps_carry_the_whole_path(name, terms_of_y):
+    problem = PROBLEMS[name]
+    noise = draws_of(problem)
+    phi = torch.full((5,), 0.3, dtype=torch.float64, requires_grad=True)
+
+    def path(doubled):
+        terms = problem.log_terms(noise, {"phi": phi}).without_scores()
+        for tap in terms.taps:
+            if tap.term in doubled:
+                tap.value.register_hook(lambda grad: 2 * grad)
+        return torch.autograd.grad(terms.log_w().sum(), phi)[0]
+
+    terms = problem.log_terms(noise, {"phi": phi})
+    assert {(tap.latent, tap.term) for tap in terms.taps} == {("y", term) for term in terms_of_y}
+    assert len({id(tap.value) for tap in terms.taps} | {id(terms.samples[0])}) == len(terms.taps) + 1
+    # Each tap carries a part, and together they carry everything: nothing of a sample enters a term past its tap.
+    tight(path(terms_of_y), 2 * path(set()))
+    for term in terms_of_y:
+        assert (path({term}) - path(set())).abs().min() > 1e-6
+
+
+def test_score_of_the_normal_is_apart_from_its_path():
+    problem = PROBLEMS["NormalGaussian"]
+    noise = draws_of(problem)
+    values = {n: torch.full((5,), v, dtype=torch.float64, requires_grad=True) for n, v in (("mean", 0.4), ("std", 0.7))}
+    terms = problem.log_terms(noise, values)
+    (score,) = terms.scores
+    by_mean, by_std = torch.autograd.grad(score.sum(), list(values.values()))
+    tight(by_mean, noise.sum(1) / 0.7)
+    tight(by_std, (noise**2 - 1).sum(1) / 0.7)
+    tight(score, terms.log_q.detach())
+    terms = problem.log_terms(noise, values)
+    by_mean, by_std = torch.autograd.grad(terms.log_q.sum(), list(values.values()))
+    tight(by_mean, -noise.sum(1) / 0.7)
+    tight(by_std, -(noise**2).sum(1) / 0.7)
+    assert PROBLEMS["BoxGaussian"].log_terms(noise).scores == ()
+
+
+@pytest.mark.parametrize("name", ["BoxProblem", "BoxGaussian"])
+def test_walls_are_the_log_weight_at_the_ends(name):
+    problem = PROBLEMS[name]
+    noise = draws_of(problem)
+    assert problem.log_terms(noise).walls is None
+    phi = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5], dtype=torch.float64)
+    walls = problem.log_terms(noise, {"phi": phi}, walls=True).walls
+    assert walls.scale.tolist() == [1.0, -1.0] and walls.log_w.shape == (5, 4, 2)
+    for m, sign in enumerate((0.5, -0.5)):
+        _, expected = reference(name, np.full((5, 4), sign), {"phi": phi.numpy()[:, None]})
+        tight(walls.log_w[..., m], expected)
+    own = problem.log_terms(noise, walls=True).walls.log_w
+    tight(own[0, 0], [reference(name, np.array(s))[1] for s in (0.5, -0.5)])
+    if name == "BoxGaussian":
+        slope = torch.tensor([1.0, 1.1, 1.2, 1.3, 1.4], dtype=torch.float64)
+        walls = problem.log_terms(noise, {"slope": slope}, walls=True).walls
+        _, expected = reference(name, np.full((5, 4), 0.5), {"slope": slope.numpy()[:, None]})
+        tight(walls.log_w[..., 0], expected)
+
+
+def test_noise_and_posterior():
+    box, normal = PROBLEMS["BoxGaussian"], PROBLEMS["NormalGaussian"]
+    noise = box.draw_noise(1000, 3, stream(1, "test"), torch.float32)
+    assert noise.shape == (1000, 3) and noise.dtype == torch.float32 and noise.abs().max() <= 0.5
+    assert torch.equal(noise, box.draw_noise(1000, 3, stream(1, "test"), torch.float32))
+    assert normal.draw_noise(1000, 3, stream(1, "test")).abs().max() > 2
+    assert box.posterior.support_moves and not normal.posterior.support_moves
+    assert float(box.posterior.center) == 0.3 and float(normal.posterior.std) == 0.7
+    assert box.log_terms(noise).log_lik.dtype == torch.float32
+    assert set(box.parameters) == {"phi", "prior_std", "slope", "offset", "likelihood_std"}
+    assert set(normal.parameters) == {"phi", "mean", "std", "prior_std", "slope", "offset", "likelihood_std"}
+    assert set(problems.__all__) >= {"BoxProblem", "BoxGaussian", "NormalGaussian", "BoxExpectation"}
+
+
+def test_box_problem_is_box_gaussian():
+    normal = torch.distributions.Normal
+    same = BoxProblem(
+        lambda y: normal(1.3 * y - 0.2, 0.6).log_prob(torch.tensor(0.8).double()) + normal(0.0, 1.4).log_prob(y), 0.3
+    )
+    for k in (1, 2, 50):
+        assert same.exact_bound(k) == pytest.approx(PROBLEMS["BoxGaussian"].exact_bound(k), abs=1e-9)
+        for estimator in ("pathwise", "dreg", "stl", "score"):
+            expected = PROBLEMS["BoxGaussian"].exact_moments(estimator, k)
+            assert same.exact_moments(estimator, k) == pytest.approx(expected, rel=1e-6)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: BoxGaussian(NAN, 0.5), "phi is nan: give a finite number"),
+    (lambda: BoxGaussian(0.3, math.inf), "x is inf: give a finite number"),
+    (lambda: BoxGaussian(0.3, "high"), "x is 'high': give a number"),
+    (lambda: BoxGaussian(0.3, 0.5, slope=NAN), "slope is nan"),
+    (lambda: BoxGaussian(0.3, 0.5, likelihood_std=0.0), "likelihood_std is 0.0: a standard deviation must be above 0"),
+    (lambda: BoxGaussian(0.3, 0.5, prior_std=-1), "prior_std is -1.0: a standard deviation"),
+    (lambda: BoxGaussian(0.3, 0.5, dim=0), "dim is 0: give a whole number of coordinates"),
+    (lambda: BoxGaussian(0.3, 0.5, dim=1.5), "dim is 1.5: give a whole number"),
+    (lambda: NormalGaussian(0.3, 1.0, 0.5, dim=2), "dim is 2: exact answers are known for one coordinate only"),
+    (lambda: NormalGaussian(0.3, 0.0, 0.5), "std is 0.0: a standard deviation must be above 0"),
+    (lambda: NormalGaussian(NAN, 1.0, 0.5), "mean is nan"),
+    (lambda: BoxGaussian(0.3, 0.5, likelihood_std=1e-4), "log w varies too much .* widen the likelihood"),
+    (lambda: BoxProblem(lambda y: y, NAN), "phi is nan"),
+    (lambda: BoxProblem(lambda y: y.sqrt(), 0.3), "log w or its derivative is not finite at y = -0.2"),
+    (lambda: BoxProblem(lambda y: -y.abs().log(), 0.3), "log w jumps or is unbounded near y = .*: give a log w"),
+    (lambda: BoxProblem(lambda y: 1 / y, 0.3), "log w jumps or is unbounded"),
+    (lambda: BoxProblem(lambda y: 9.0 * (y > 0.3), 0.3), "log_w must return a torch.float64 tensor|jumps"),
+    (lambda: BoxProblem(lambda y: torch.where(y > 0.3, y + 9, y), 0.3), "log w jumps or is unbounded near y = 0.3"),
+    (lambda: BoxProblem(lambda y: y.sum(), 0.3), "log_w must return .* make it elementwise"),
+    (lambda: BoxProblem(lambda y: 0.0, 0.3), "log_w must return"),
+    (lambda: BoxExpectation(lambda x: x, NAN), "theta is nan"),
+    (lambda: BoxExpectation(lambda x: x.log(), 0.3), "f is not finite on the box around theta = 0.3"),
+    (lambda: BoxExpectation(lambda x: x.sum(), 0.3), "f must return .* make it elementwise"),
+])  # fmt: skip
+def test_bad_settings(make, message):
+    with pytest.raises(GradlabError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "2", None])
+@pytest.mark.parametrize("ask", ["exact_bound", "exact_gradient", "boundary_term"])
+def test_bad_sample_size(k, ask):
+    with pytest.raises(GradlabError, match=r"k is .*: give a whole number of samples, at least 1"):
+        getattr(PROBLEMS["BoxGaussian"], ask)(k)
+    with pytest.raises(GradlabError, match=r"k is .*: give a whole number"):
+        PROBLEMS["NormalGaussian"].exact_moments("pathwise", k)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_unknown_names(problem):
+    with pytest.raises(GradlabError, match=r"unknown parameter .* 'fi': did you mean 'phi'\?"):
+        problem.exact_gradient(2, wrt="fi")
+    with pytest.raises(GradlabError, match=r"'fi': did you mean 'phi'\?"):
+        problem.exact_moments("pathwise", 2, wrt="fi")
+    with pytest.raises(NotExact, match=r"no exact moments on .* 'pathwize': did you mean 'pathwise'\?"):
+        problem.exact_moments("pathwize", 2)
+    noise = draws_of(problem)
+    with pytest.raises(GradlabError, match="'fi': did you mean 'phi'"):
+        problem.log_terms(noise, {"fi": noise[:, 0]})
+    with pytest.raises(GradlabError, match=r"override 'phi' has shape \(2,\): give one value per draw, \[5\]"):
+        problem.log_terms(noise, {"phi": torch.zeros(2)})
+    with pytest.raises(GradlabError, match=r"noise has shape \(5,\): give \[draws, k\]"):
+        problem.log_terms(noise[:, 0])
+    with pytest.raises(GradlabError, match="empty: every size must be at least 1"):
+        problem.draw_noise(3, 0)
+
+
+def test_a_normal_has_no_walls_and_one_mean():
+    problem = PROBLEMS["NormalGaussian"]
+    noise = draws_of(problem)
+    with pytest.raises(GradlabError, match="a Normal posterior has no walls"):
+        problem.log_terms(noise, walls=True)
+    with pytest.raises(GradlabError, match="both 'phi' and 'mean'"):
+        problem.log_terms(noise, {"phi": noise[:, 0], "mean": noise[:, 0]})
+
+
+def test_expectation_under_the_box():
+    """Eqs. 7 and 8: the pathwise gradient is right, the score function's is 0."""
+    theta = 0.2
+    problem = BoxExpectation(lambda x: x**3 + x.cos(), theta)
+
+    def integral(x):
+        return x**4 / 4 + math.sin(x)
+
+    assert problem.exact_value() == pytest.approx(integral(0.7) - integral(-0.3), rel=1e-13)
+    expected = (0.7**3 + math.cos(0.7)) - ((-0.3) ** 3 + math.cos(0.3))
+    assert problem.exact_gradient() == pytest.approx(expected, rel=1e-14)
+    noise = torch.rand(200_000, generator=stream(0, "test"), dtype=torch.float64) - 0.5
+    pathwise = problem.pathwise(noise)
+    tight(pathwise, 3 * (theta + noise) ** 2 - (theta + noise).sin())
+    assert abs(pathwise.mean() - expected) < 4.5 * pathwise.std() / len(noise) ** 0.5
+    score = problem.score(noise)
+    assert score.shape == noise.shape and not score.any() and abs(expected) > 0.1
+    constant = BoxExpectation(lambda x: torch.full_like(x, 2.0), theta)
+    assert not constant.pathwise(noise).any() and constant.exact_gradient() == 0.0
+    assert BoxExpectation(lambda x: (x - 0.3).abs(), theta).exact_value() == pytest.approx(0.26, rel=1e-9)

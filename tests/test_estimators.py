@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import gradlab as gl
+from gradlab.errors import GradlabError
+from gradlab.estimators import ESTIMATORS, estimator
+from gradlab.posteriors import Box, Normal
+from gradlab.terms import LogTerms
+from tests.two_latents import A, S_Z, log_joint, model
+
+HIERARCHICAL = [("ms-nic-mix", 4, 1, False), ("ms-nic-dms", 3, 4, False), ("iwae-2level", 4, 4, True)]
+
+
+def gradients(name, objective, k, l, paired, draws, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    eps_y = torch.randn(draws, k, generator=g, dtype=torch.float64)
+    eps_z = torch.randn(draws, l, generator=g, dtype=torch.float64)
+    terms, leaves = model(eps_y, eps_z, paired)
+    value = ESTIMATORS[name](terms, objective)
+    grads = torch.autograd.grad(value.sum(), list(leaves.values()))
+    return dict(zip(leaves, grads, strict=True)), (eps_y, eps_z)
+
+
+def z_of(difference):
+    return float(difference.mean() / (difference.std() / math.sqrt(len(difference))))
+
+
+@pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
+@pytest.mark.parametrize("name", ["dreg", "score"])
+def test_unbiased_estimators_agree_with_pathwise_on_a_normal_hierarchy(name, objective, k, l, paired):
+    draws = 200_000
+    ours, _ = gradients(name, objective, k, l, paired, draws)
+    pathwise, _ = gradients("pathwise", objective, k, l, paired, draws)
+    for parameter in ("phi_y", "phi_z"):
+        assert abs(z_of(ours[parameter] - pathwise[parameter])) < 4.5, parameter
+    assert torch.allclose(ours["c"], pathwise["c"], rtol=0, atol=1e-10)  # the generative model keeps the weights
+
+
+@pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
+def test_stl_is_biased_on_a_normal_hierarchy(objective, k, l, paired):
+    stl, _ = gradients("stl", objective, k, l, paired, 200_000)
+    pathwise, _ = gradients("pathwise", objective, k, l, paired, 200_000)
+    assert abs(z_of(stl["phi_y"] - pathwise["phi_y"])) > 9
+
+
+@pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
+def test_dreg_is_its_formula_draw_by_draw(objective, k, l, paired):
+    """phi_y by autograd of one term at a time: sum_i W_i sum_j w~_ij d log w_ij / d y_i, and the same for z."""
+    ours, (eps_y, eps_z) = gradients("dreg", objective, k, l, paired, 50)
+    from tests.two_latents import PHI_Y, PHI_Z, S_Y
+
+    for b in range(50):
+        y = (PHI_Y + S_Y * eps_y[b]).requires_grad_()
+        z_mean = PHI_Z + A * y.detach() if paired else PHI_Z
+        z = (z_mean + S_Z * eps_z[b]).requires_grad_()
+        log_w = log_joint(y, z, paired)[:, None] if paired else log_joint(y[:, None], z[None, :], False)
+        w = torch.softmax(log_w.detach().flatten(), 0).view_as(log_w)
+        gy, gz = torch.autograd.grad((w * log_w).sum(), (y, z))
+        factor_y = w.sum(1)
+        factor_z = w.sum(1) if paired else w.sum(0)
+        to_z = (factor_z * gz).sum()
+        to_y = (factor_y * gy).sum() + (A * (factor_z * gz).sum() if paired else 0)
+        assert float(ours["phi_y"][b]) == pytest.approx(float(to_y), rel=1e-10, abs=1e-10)
+        assert float(ours["phi_z"][b]) == pytest.approx(float(to_z), rel=1e-10, abs=1e-10)
+
+
+def test_squaring_each_weight_of_dms_would_be_caught():
+    """The mistake that the design warns of, w~_ij^2 per combination, is far off where DReG is exact."""
+    k, l, draws = 3, 4, 50_000
+    g = torch.Generator().manual_seed(0)
+    eps_y = torch.randn(draws, k, generator=g, dtype=torch.float64)
+    eps_z = torch.randn(draws, l, generator=g, dtype=torch.float64)
+    terms, leaves = model(eps_y, eps_z, False)
+    log_w = terms.without_scores().log_w()
+    w = torch.softmax(log_w.detach().flatten(1), 1).view_as(log_w)
+    (wrong,) = torch.autograd.grad((w**2 * log_w).sum(), leaves["phi_y"])
+    right, _ = gradients("pathwise", "ms-nic-dms", k, l, False, draws)
+    assert abs(z_of(wrong - right["phi_y"])) > 9
+
+
+def test_per_term_dreg_gives_each_term_its_own_factor():
+    torch.manual_seed(0)
+    y0, z0 = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+
+    def build(center):
+        from gradlab.terms import Tap
+
+        y, z = center + y0, center + z0
+        y1, y2, z1, z2 = (v.view_as(v) for v in (y, y, z, z))
+        return LogTerms(
+            log_lik=-(y1[:, :, None] ** 2), log_py=-((y2[:, :, None] - z1[:, None, :]) ** 4), log_pz=-(z2[:, None, :] ** 2),
+            samples=(y, z), taps=(Tap(y1, "y", "lik"), Tap(y2, "y", "py"), Tap(z1, "z", "py"), Tap(z2, "z", "pz")),
+        )
+
+    center = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    value = ESTIMATORS["dreg"](build(center), "ms-nic-dms", "per-term", "nats")
+    (ours,) = torch.autograd.grad(value.sum(), center)
+    wl, wp = torch.softmax(-(y0**2), 1), torch.softmax(-((y0[:, :, None] - z0[:, None]) ** 4).flatten(1), 1).view(2, 3, 4)
+    wz = torch.softmax(-(z0**2), 1)
+    d = 4 * (y0[:, :, None] - z0[:, None]) ** 3
+    expected = (
+        (wl * wl * -2 * y0).sum(1)
+        + (wp.sum(2) * (wp * -d).sum(2)).sum(1)
+        + (wp.sum(1) * (wp * d).sum(1)).sum(1)
+        + (wz * wz * -2 * z0).sum(1)
+    )
+    assert torch.allclose(ours[:, 0], expected, rtol=0, atol=1e-10)
+
+
+def test_score_is_zero_on_the_box():
+    problem = gl.problems.BoxGaussian(phi=0.3, x=1.0)
+    noise = torch.rand(100, 4, dtype=torch.float64) - 0.5
+    from gradlab.comparison import gradients as per_draw
+
+    assert torch.equal(per_draw(problem, ESTIMATORS["score"], noise), torch.zeros(100, dtype=torch.float64))
+
+
+def test_terms_serve_one_estimator():
+    terms, _ = model(torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64), False)
+    ESTIMATORS["dreg"](terms, "ms-nic-mix")
+    with pytest.raises(GradlabError, match="compute the terms anew"):
+        ESTIMATORS["pathwise"](terms, "ms-nic-mix")
+
+
+def test_dreg_without_taps_says_so():
+    with pytest.raises(GradlabError, match="name no taps"):
+        ESTIMATORS["dreg"](LogTerms(log_lik=torch.zeros(1, 2, 1)), "iwae")
+
+
+def test_unknown_estimator_names_the_nearest():
+    with pytest.raises(GradlabError, match="did you mean 'pathwise'"):
+        estimator("pathwize")
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_every_estimator_states_its_contract(name):
+    import sys
+
+    e = ESTIMATORS[name]
+    module = sys.modules[f"gradlab.estimators.{name.replace('-', '_')}"]
+    assert e.name == name
+    for word in ("Equation", "Approximates:", "With:", "Requires:", "Biased when:"):
+        assert word in module.__doc__, word
+
+
+def test_requirements_are_checked_against_what_the_posterior_says():
+    box, normal = Box(torch.zeros(())), Normal(torch.zeros(()), torch.ones(()))
+    assert ESTIMATORS["dreg"].unmet(box, 1)
+    assert ESTIMATORS["score"].unmet(box, 8)
+    assert not ESTIMATORS["dreg"].unmet(normal, 8)
+    assert not ESTIMATORS["stl"].unmet(box, 8)
+    assert not ESTIMATORS["stl"].unmet(normal, 1)
+    assert ESTIMATORS["stl"].unmet(normal, 2)
+    assert not ESTIMATORS["pathwise"].unmet(box, 8)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gradlab.errors import GradlabError
+from gradlab.objectives import OBJECTIVES, SurrogateLoss, objective
+from gradlab.terms import LogTerms
+
+B, K, L, PIXELS = 3, 4, 5, 64
+
+
+def terms(k=K, l=L, paired=False):
+    g = torch.Generator().manual_seed(1)
+    n = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64) * 3  # noqa: E731
+    return LogTerms(n(B, k, 1), n(B, k, l), n(B, k, 1) if paired else n(B, 1, l), pixels=PIXELS)
+
+
+def by_hand(t, tempered=1.0):
+    """log mean exp of every combination, one number at a time."""
+    b, k, l = t.shape
+    result = []
+    for i in range(b):
+        ws = []
+        for a in range(k):
+            for c in range(l):
+                pz = t.log_pz[i, a, 0] if t.paired else t.log_pz[i, 0, c]
+                ws.append(math.exp(float(t.log_lik[i, a, 0] + t.log_py[i, a, c] + pz) * tempered))
+        result.append(math.log(sum(ws) / len(ws)))
+    return torch.tensor(result, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("name", "t"), [
+    ("ms-nic-dms", terms()), ("ms-nic-mix", terms(l=1)), ("iwae", terms(l=1)), ("iwae-2level", terms(l=1, paired=True)),
+])
+@pytest.mark.parametrize("scale", ["nats", "bpp"])
+def test_bounds_are_log_mean_exp(name, t, scale):
+    unit = 1.0 if scale == "nats" else 1 / (math.log(2) * PIXELS)
+    assert torch.allclose(OBJECTIVES[name](t, scale=scale), by_hand(t, unit), rtol=0, atol=1e-10)
+
+
+def test_elbo_is_the_mean_log_weight():
+    t = terms()
+    assert torch.allclose(OBJECTIVES["elbo"](t), (t.log_lik + t.log_py + t.log_pz).mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_one_sample_makes_every_objective_the_elbo(name):
+    t = terms(1, 1)
+    assert torch.allclose(OBJECTIVES[name](t), t.log_w()[:, 0, 0], atol=1e-12)
+    assert torch.allclose(OBJECTIVES[name](t, scale="bpp"), t.log_w()[:, 0, 0] / (math.log(2) * PIXELS), atol=1e-12)
+
+
+def test_per_term_is_the_papers_listing():
+    """Appendix A.5, typed in from the paper: three IWAELoss terms in bits per pixel."""
+
+    def listing(minus_elbo):
+        weights = torch.nn.functional.softmax(-minus_elbo.detach(), dim=1)
+        return torch.sum(minus_elbo * weights, dim=1)
+
+    t = terms()
+    bpp = lambda v: -v.reshape(B, -1) / (math.log(2) * PIXELS)  # noqa: E731
+    expected = listing(bpp(t.log_lik)) + listing(bpp(t.log_py)) + listing(bpp(t.log_pz))
+    ours = OBJECTIVES["ms-nic-dms"](t, weighting="per-term", scale="bpp")
+    assert isinstance(ours, SurrogateLoss)
+    assert not isinstance(OBJECTIVES["ms-nic-dms"](t), SurrogateLoss)
+    assert torch.allclose(-ours.as_subclass(torch.Tensor), expected, atol=1e-12)
+
+
+def test_no_gradient_reaches_a_per_term_weight():
+    lik = torch.randn(1, 3, 1, dtype=torch.float64, requires_grad=True)
+    OBJECTIVES["iwae"](LogTerms(lik), weighting="per-term").sum().backward()
+    assert torch.allclose(lik.grad.flatten(), torch.softmax(lik.detach().flatten(), 0))
+
+
+@pytest.mark.parametrize(("name", "t", "match"), [
+    ("iwae", terms(), "use ms-nic-dms"),
+    ("iwae-2level", terms(), "use ms-nic-dms"),
+    ("ms-nic-mix", terms(), "one sample of z"),
+    ("ms-nic-mix", terms(l=1, paired=True), "use iwae-2level"),
+    ("ms-nic-dms", terms(l=1, paired=True), "use iwae-2level"),
+])
+def test_shapes_that_an_objective_refuses(name, t, match):
+    with pytest.raises(GradlabError, match=match):
+        OBJECTIVES[name](t)
+
+
+def test_unknown_names():
+    with pytest.raises(GradlabError, match="did you mean 'iwae'"):
+        objective("iwea")
+    with pytest.raises(GradlabError, match="unknown weighting 'jont'.*joint"):
+        OBJECTIVES["iwae"](terms(l=1), weighting="jont")
+    with pytest.raises(GradlabError, match="unknown scale"):
+        OBJECTIVES["iwae"](terms(l=1), scale="bits")
+
+
+def test_per_term_weighting_needs_a_box():
+    t = LogTerms(torch.zeros(1, 2, 1), log_q=torch.ones(1, 2, 1))
+    with pytest.raises(GradlabError, match="unit box"):
+        OBJECTIVES["iwae"](t, weighting="per-term")
+
+
+@pytest.mark.parametrize(("kwargs", "match"), [
+    ({"log_lik": torch.zeros(2, 3)}, "three axes"),
+    ({"log_lik": torch.zeros(1, 2, 1), "pixels": 0}, "pixels is 0"),
+    ({"log_lik": torch.zeros(1, 2, 1), "log_py": torch.zeros(1, 3, 1)}, "do not broadcast"),
+    ({"log_lik": 0.0}, r"\[batch, k, 1\]"),
+])
+def test_bad_terms_are_named(kwargs, match):
+    with pytest.raises(GradlabError, match=match):
+        LogTerms(**kwargs)
