@@ -34,7 +34,11 @@ class Stored(NamedTuple):
 
 
 def save(
-    path: Path, tensors: Mapping[str, Tensor], settings_hash: str, iteration: int, extra: Mapping[str, Any] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    settings_hash: str,
+    iteration: int,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 

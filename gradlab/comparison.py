@@ -64,9 +64,9 @@ def compare(
         dtype: of the samples; moments are always float64.
 
     Returns:
-        One row per estimator and k with the columns estimator, objective, target, wrt, k, draws, mean, exact, bias, bias_se,
-        exact_mean, z, variance, variance_se, exact_variance, z_variance, snr, snr_se, exact_snr. ``exact`` is the gradient
-        of ``target``, bias = mean - exact; ``exact_mean`` is what the estimator converges to and
+        One row per estimator and k with the columns estimator, objective, target, wrt, k, draws, mean, exact, bias,
+        bias_se, exact_mean, z, variance, variance_se, exact_variance, z_variance, snr, snr_se, exact_snr. ``exact`` is
+        the gradient of ``target``, bias = mean - exact; ``exact_mean`` is what the estimator converges to and
         z = (mean - exact_mean)/se, 0 where both are 0. Units: nats per unit of ``wrt``.
 
     Raises:
@@ -223,6 +223,7 @@ def _validate(
             missing = e.unmet(problem.posterior, size)
             if missing and not allow_biased:
                 raise GradlabError(
-                    f"estimator {e.name!r} is biased for the {type(problem.posterior).__name__} posterior at k = {size}: "
-                    f"it needs {' and '.join(missing)}; take another estimator, or allow_biased=True to measure the bias"
+                    f"estimator {e.name!r} is biased for the {type(problem.posterior).__name__} posterior at "
+                    f"k = {size}: it needs {' and '.join(missing)}; take another estimator, or allow_biased=True to "
+                    "measure the bias"
                 )

@@ -40,8 +40,8 @@ def spread(codec: Hyperprior, images: Sequence[Picture | Tensor]) -> dict[str, S
 
     Args:
         codec: the codec.
-        images: at least two; portrait images are rotated by 90 degrees so that dimensions line up, larger ones are cropped
-            centrally to the smallest height and width, and that to a multiple of ``codec.downsampling_factor``.
+        images: at least two; portrait images are rotated by 90 degrees so that dimensions line up, larger ones are
+            cropped centrally to the smallest height and width, and that to a multiple of ``codec.downsampling_factor``.
 
     Raises:
         GradlabError: fewer than two images, or images smaller than one position of z.
@@ -76,8 +76,8 @@ def statistics(codec: Hyperprior, images: Sequence[Picture | Tensor], dead: floa
         dead: a dimension of lower variance counts as dead.
 
     Returns:
-        Columns ``latent`` (y z y_hat z_hat), ``dimensions``, ``variance`` (mean over dimensions), ``cov`` (mean of std/|mean|
-        over dimensions whose mean is not 0; means near 0 drive it), ``cov_median``, ``dead``, ``bpp``.
+        Columns ``latent`` (y z y_hat z_hat), ``dimensions``, ``variance`` (mean over dimensions), ``cov`` (mean of
+        std/|mean| over dimensions whose mean is not 0; means near 0 drive it), ``cov_median``, ``dead``, ``bpp``.
     """
     import pandas as pd
 

@@ -36,7 +36,7 @@ def _centred(batch: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
 def _check_same(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise GradlabError(
-            f"moments of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be merged: record the same statistic in both"
+            f"moments of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be merged: record one statistic in both"
         )
 
 
@@ -53,7 +53,7 @@ class Moments(NamedTuple):
         m2: ``[*shape]`` float64, sum of squared deviations from the mean.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # the name is that of the contract; tuple.count is not missed
     mean: Tensor
     m2: Tensor
 
@@ -112,7 +112,7 @@ class HigherMoments(NamedTuple):
         m2: ``[*shape]`` sum of squared deviations; ``m3``, ``m4``: of cubed and fourth powers.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # the name is that of the contract; tuple.count is not missed
     mean: Tensor
     m2: Tensor
     m3: Tensor
@@ -139,9 +139,7 @@ class HigherMoments(NamedTuple):
         if len(batch) == 0:
             return self
         squares = deviations.square()
-        chunk = HigherMoments(
-            len(batch), mean, squares.sum(0), (squares * deviations).sum(0), squares.square().sum(0)
-        )
+        chunk = HigherMoments(len(batch), mean, squares.sum(0), (squares * deviations).sum(0), squares.square().sum(0))
         return self.merge(chunk)
 
     def merge(self, other: HigherMoments) -> HigherMoments:
@@ -161,12 +159,7 @@ class HigherMoments(NamedTuple):
         delta = other.mean - self.mean
         d2 = delta.square()
         m2 = self.m2 + other.m2 + d2 * (n_a * b)
-        m3 = (
-            self.m3
-            + other.m3
-            + d2 * delta * (n_a * b * (a - b))
-            + 3 * delta * (a * other.m2 - b * self.m2)
-        )
+        m3 = self.m3 + other.m3 + d2 * delta * (n_a * b * (a - b)) + 3 * delta * (a * other.m2 - b * self.m2)
         m4 = (
             self.m4
             + other.m4

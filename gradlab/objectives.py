@@ -17,7 +17,8 @@ ms-nic-dms     log mean exp over all k x l combinations                   paper 
 softmax, as the paper's listing (Appendix A.5) does: a tempered objective, whose weights are almost flat.
 
 **Weighting.** ``"joint"`` gives all factors of a sample one weight (eqs. 12-17). ``"per-term"`` is the listing: the
-distortion, the y-rate and the z-rate are each weighted by a softmax of their own. That is no bound but a surrogate loss,
+distortion, the y-rate and the z-rate are each weighted by a softmax of their own. That is no bound but a surrogate
+loss,
 and the value says so in its type: it is a ``SurrogateLoss``.
 """
 
@@ -127,7 +128,8 @@ def unit(terms: LogTerms, scale: str) -> float:
 
 
 def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:
-    """The distortion, the y-rate and the z-rate, each in its own shape (so that each softmax runs over its own samples)."""
+    """The distortion, the y-rate and the z-rate, each in its own shape (so that each softmax runs over its own
+    samples)."""
     values: dict[Term, Tensor | float] = {"lik": terms.log_lik, "py": terms.log_py, "pz": terms.log_pz}
     return {term: value for term, value in values.items() if isinstance(value, Tensor) and value.ndim == 3}
 
@@ -149,7 +151,9 @@ def _mix(terms: LogTerms) -> None:
     if l != 1:
         raise GradlabError(f"ms-nic-mix takes one sample of z, but l = {l}: use l = 1, or ms-nic-dms")
     if terms.paired:
-        raise GradlabError("ms-nic-mix shares one z between the k samples of y, but here each y has its own: use iwae-2level")
+        raise GradlabError(
+            "ms-nic-mix shares one z between the k samples of y, but here each y has its own: use iwae-2level"
+        )
 
 
 def _outer(terms: LogTerms) -> None:

@@ -33,12 +33,13 @@ def record(
 ) -> GradientRecorder:
     """Record ``draws`` gradients of the codec with its weights frozen.
 
-    Draw t takes its noise from ``(seed, "recording", t)``, so two models (or one model with and without direct-y) can be
-    recorded on the same noise and on the same images.
+    Draw t takes its noise from ``(seed, "recording", t)``, so two models (or one model with and without direct-y) can
+    be recorded on the same noise and on the same images.
 
     Args:
         codec: the codec; its weights are left as they are.
-        batches: one minibatch ``[B, 3, H, W]`` for all draws (noise alone), or ``draw -> minibatch`` (noise and minibatch).
+        batches: one minibatch ``[B, 3, H, W]`` for all draws (noise alone), or ``draw -> minibatch`` (noise and
+            minibatch).
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
         objective, estimator, weighting, scale, k, l: as in training.
@@ -82,8 +83,8 @@ def at_same_weights(
 ) -> dict[str, GradientRecorder]:
     """The same weights, noise and images with the direct-y switch on and off: what the switch itself does.
 
-    Each model at its own weights confounds the switch with where training took it. Here nothing differs but what h_a reads.
-    The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
+    Each model at its own weights confounds the switch with where training took it. Here nothing differs but what h_a
+    reads. The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
 
     Args:
         codec: the codec; its switch is put back.
@@ -92,7 +93,7 @@ def at_same_weights(
     """
     before = codec.direct_y
     try:
-        found = {}
+        found: dict[str, GradientRecorder] = {}
         for setting in settings:
             codec.direct_y = setting == "direct-y"
             found[setting] = record(codec, batches, lam, draws, **options)

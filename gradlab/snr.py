@@ -1,7 +1,8 @@
 """The signal-to-noise ratio of a group of gradients, defined once (DESIGN section 5).
 
 Pure functions. A group is a set of scalar parameters whose gradients were drawn T times with the weights and the
-minibatch frozen; ``mean`` and ``m2`` are Welford's mean and sum of squared deviations of each scalar, any shape, float64.
+minibatch frozen; ``mean`` and ``m2`` are Welford's, each scalar's mean and sum of squared deviations,
+of any shape, float64.
 A group spread over several tensors is the ``merge`` of their tallies, so that nothing is ever concatenated.
 
 An SNR says nothing about bias: quote it with the bias, or say of which estimator it is.
@@ -85,7 +86,7 @@ def merge(parts: Iterable[Tally]) -> Tally:
     if not found:
         raise GradlabError("a group without tensors has no SNR: give it at least one")
     if len({t.draws for t in found}) > 1:
-        raise GradlabError(f"tallies over {sorted({t.draws for t in found})} draws cannot be merged: use the same draws")
+        raise GradlabError(f"tallies over {sorted({t.draws for t in found})} draws: merge those of the same draws")
     sums = [math.fsum(column) for column in zip(*(t[3:] for t in found), strict=True)]
     return Tally(found[0].draws, sum(t.parameters for t in found), sum(t.live for t in found), *sums)
 
@@ -106,7 +107,7 @@ def noise_floor(draws: int) -> float:
 
 
 def snr_corrected(group: Tally) -> float:
-    """``sqrt(max(0, (|mean|^2 - tr S / T) / tr S))`` over the live scalars: the floor taken off; NaN where none is live."""
+    """``sqrt(max(0, (|mean|^2 - tr S / T) / tr S))`` over the live scalars; NaN where none is live."""
     if not group.live or not group.trace > 0:
         return math.nan
     return math.sqrt(max(0.0, (group.signal - group.trace / group.draws) / group.trace))
@@ -137,7 +138,9 @@ def replicate(mean: Tensor, m2: Tensor, draws: int, block_mean: Tensor, block_m2
 
     s_j is the standard deviation *after* the block (internal studentisation, hence bounded; the factor of v_j makes its
     variance 2 for normal draws, as S_j / (f s_j^2) is Beta-distributed). The standard deviation of X is that of sqrt(T)
-    times the sum of |mean|/std, to about 10 % for one parameter at any c, with any correlation of the parameters. ``X`` is free of b and nearly of n, so blocks may grow with the run.
+    times the sum of |mean| / std, to about 10 % for one parameter at any c, with any correlation of the parameters.
+    (The exception: means of 1 to 3 standard errors whose noise cancels between parameters; X does not know them well
+    enough to see the cancellation and is too wide.) X is free of b and nearly of n, so blocks may grow with the run.
 
     Args:
         mean: ``[*shape]``, ``m2`` likewise, of the ``draws`` draws before the block.

@@ -84,7 +84,7 @@ class LogTerms:
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim not in (0, 3):
                 raise GradlabError(
-                    f"{name} has shape {tuple(value.shape)}: give it the three axes [batch, k, l] (size 1 where constant)"
+                    f"{name} has shape {tuple(value.shape)}: give it three axes, [batch, k, l] (size 1 if constant)"
                 )
         if not isinstance(self.log_lik, Tensor) or self.log_lik.ndim != 3:
             raise GradlabError("log_lik must be a tensor of shape [batch, k, 1]")

@@ -40,9 +40,10 @@ class TrainSettings:
         objective, estimator, weighting, scale, k, l: what is maximised and how its gradient is taken.
         allow_biased: needed by estimators whose requirement the unit box breaks (DReG).
         steps, batch, crop: iterations, crops per iteration, pixels per side of a crop.
-        learning_rate: for one sample; multiplied by k if ``scale_learning_rate`` (Appendix A.5: linear in the sample size).
-        cosine_steps: the learning rate falls along a cosine to ``final_fraction`` of itself in so many iterations and stays
-            there; 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
+        learning_rate: for one sample; multiplied by k if ``scale_learning_rate`` (Appendix A.5: linear in the sample
+            size).
+        cosine_steps: the learning rate falls along a cosine to ``final_fraction`` of itself in so many iterations and
+            stays there; 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
         clip: largest gradient norm, in bits per pixel.
         snapshots: iterations after which the weights are kept.
         seed: of weights, crops and noise.
@@ -194,8 +195,8 @@ def train(
         tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
 
     Raises:
-        GradlabError: images smaller than a crop, a non-finite loss or gradient (with the iteration and the parameter), a
-            corrupt checkpoint or one of other settings.
+        GradlabError: images smaller than a crop, a non-finite loss or gradient (with the iteration and the parameter),
+            a corrupt checkpoint or one of other settings.
         Stopped: the deadline has passed; a checkpoint was written.
     """
     run = run_of(settings, runs)
@@ -210,7 +211,8 @@ def train(
     weights = {name: p for name, p in codec.named_parameters() if not name.endswith("quantiles")}
     adam = torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas)
     last = run.folder / "last.safetensors"
-    start, log = 0, []
+    start = 0
+    log: list[dict[str, float]] = []
     if resume and last.exists():
         start, log = _restore(last, settings, codec, adam, weights)
         advance(start, "resumed")

@@ -1,1 +1,1 @@
-"""One script per table, figure or question; installed as ``gradlab_studies``. Files with a leading underscore are shared parts."""
+"""One script per table, figure or question, installed as ``gradlab_studies``; ``_name.py`` is a shared part."""

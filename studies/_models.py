@@ -43,7 +43,9 @@ ASSUMED = {
 }
 
 
-def method(base: TrainSettings, name: str, k: int = 5, weighting: str = "per-term", scale: str = "bpp") -> TrainSettings:
+def method(
+    base: TrainSettings, name: str, k: int = 5, weighting: str = "per-term", scale: str = "bpp"
+) -> TrainSettings:
     """The settings of a method: ``base`` with the objective and the estimator that the name stands for."""
     if name == BASELINE:
         return base

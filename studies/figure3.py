@@ -1,7 +1,7 @@
 """Figure 3: histograms of the log variance of each dimension of y and z over test images, single-sample beside MS-NIC.
 
-Reuses the models of Table 1. With the embedded photographs the "images" are non-overlapping tiles of the test photographs, since
-a variance over three images says little.
+Reuses the models of Table 1. With the embedded photographs the "images" are non-overlapping tiles of the test
+photographs, since a variance over three images says little.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from gradlab import latents, results, study
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
-
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -59,7 +58,10 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     names = (models.BASELINE, models.MIX)
-    wanted = [settings.base, models.shortened(models.method(settings.base, models.MIX, settings.k), settings.iterations)]
+    wanted = [
+        settings.base,
+        models.shortened(models.method(settings.base, models.MIX, settings.k), settings.iterations),
+    ]
     runs = models.train_all(context, list(zip(names, wanted, strict=True)))
     pictures = models.test_pictures(context)
     images = latents.tiles(pictures, settings.tile) if settings.tile else pictures
@@ -94,8 +96,17 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         single, multi = (statistics.loc[(name, latent), "variance"] for name in (models.BASELINE, models.MIX))
         change = multi / single - 1
         holds = None if abs(change) < 0.02 else bool(change > 0)
-        evidence = f"mean variance {single:.4g} (single-sample), {multi:.4g} (MS-NIC-MIX): {100 * change:+.1f} %, one seed"
-        found.append(Verdict(f"the latent {latent} of MS-NIC has a higher variance than that of single-sample training", "section 5.3, Table 10", holds, evidence))
+        evidence = (
+            f"mean variance {single:.4g} (single-sample), {multi:.4g} (MS-NIC-MIX): {100 * change:+.1f} %, one seed"
+        )
+        found.append(
+            Verdict(
+                f"the latent {latent} of MS-NIC has a higher variance than that of single-sample training",
+                "section 5.3, Table 10",
+                holds,
+                evidence,
+            )
+        )
     return found
 
 

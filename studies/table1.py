@@ -1,7 +1,9 @@
-"""Table 1: what the biased DReG gradient does to a codec's rate and distortion (baseline, MS-NIC-MIX pathwise and DReG).
+"""Table 1: what the biased DReG gradient does to a codec's rate and distortion.
 
-All rows are compared after the same number of iterations. The listing's weighting (a softmax per term, in bits per pixel)
-is what the table runs; larger profiles show the equations' (one weight, in nats) beside it.
+Baseline, MS-NIC-MIX with the pathwise gradient, MS-NIC-MIX with DReG, each trained alike and evaluated with bitstreams.
+
+All rows are compared after the same number of iterations. The listing's weighting (a softmax per term, in bits per
+pixel) is what the table runs; larger profiles show the equations' (one weight, in nats) beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from typing import TYPE_CHECKING
 from gradlab import evaluation, paper, results, study
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
-
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -101,9 +102,24 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         return Verdict(claim, "Table 1", holds, evidence)
 
     return [
-        judge("MS-NIC-MIX (pathwise) has a lower R-D cost than the baseline", models.MIX, models.BASELINE, "the baseline against MIX"),
-        judge("DReG makes MS-NIC-MIX worse than the pathwise gradient", models.MIX, models.MIX_DREG, "DReG against pathwise"),
-        judge("DReG makes MS-NIC-MIX worse than the baseline", models.BASELINE, models.MIX_DREG, "DReG against the baseline"),
+        judge(
+            "MS-NIC-MIX (pathwise) has a lower R-D cost than the baseline",
+            models.MIX,
+            models.BASELINE,
+            "the baseline against MIX",
+        ),
+        judge(
+            "DReG makes MS-NIC-MIX worse than the pathwise gradient",
+            models.MIX,
+            models.MIX_DREG,
+            "DReG against pathwise",
+        ),
+        judge(
+            "DReG makes MS-NIC-MIX worse than the baseline",
+            models.BASELINE,
+            models.MIX_DREG,
+            "DReG against the baseline",
+        ),
     ]
 
 

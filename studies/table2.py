@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from gradlab import evaluation, paper, results, study
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
-
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:

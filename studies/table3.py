@@ -1,9 +1,9 @@
 """Table 3: gradient SNR of the five groups of the hyperprior with and without direct-y, at three points of training.
 
-Measured twice. *Own weights*, as the paper does: each model at the weights that its own training reached. *Same weights*: one
-model, the same noise and images, and only the switch flipped. The switch also moves the mean gradient, so there the trace
-of the gradient variance is what can be compared. Each with the minibatch fixed (noise alone) and with a new minibatch in every
-draw (noise and minibatch).
+Measured twice. *Own weights*, as the paper does: each model at the weights that its own training reached. *Same
+weights*: one model, the same noise and images, and only the switch flipped. The switch also moves the mean gradient, so
+there the trace of the gradient variance is what can be compared. Each with the minibatch fixed (noise alone) and with a
+new minibatch in every draw (noise and minibatch).
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlab import data, paper, recording, results, study
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
-
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ASSUMED = models.ASSUMED | {
-    "draws and minibatch": "the paper says neither how many gradients its SNR is taken over nor whether the minibatch changes",
+    "draws and minibatch": "the paper says neither over how many gradients nor whether the minibatch changes",
 }
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 STAGES = ("early", "mid", "late")
@@ -54,7 +53,7 @@ SMALLEST = Settings(base=models.SMALLEST, draws=4)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Record every model at every point, at its own weights and with the switch flipped, with and without minibatch noise."""
+    """Record every model at every point, with the switch as trained and flipped, with and without minibatch noise."""
     import pandas as pd
 
     base = settings.base
@@ -64,7 +63,10 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     pictures = models.train_pictures(context, base)
     crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device)
     points = (*base.snapshots, base.steps)
-    noises = {"noise": crops.batch(base.steps), "noise and minibatch": lambda t: crops.batch(base.steps + t)}
+    noises: dict[str, Any] = {
+        "noise": crops.batch(base.steps),
+        "noise and minibatch": lambda t: crops.batch(base.steps + t),
+    }
     rows = []
     with context.progress.track("recording gradients", len(points) * 2 * 2 * 2 * settings.draws) as advance:
         for iteration, (method, run), (noise, batches) in itertools.product(points, runs.items(), noises.items()):
@@ -75,7 +77,11 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
             for switch, recorder in found.items():
                 rows.append(
                     recorder.summary().assign(
-                        iteration=iteration, weights_of=method, switch=switch, noise=noise, own=switch == METHODS[method]
+                        iteration=iteration,
+                        weights_of=method,
+                        switch=switch,
+                        noise=noise,
+                        own=switch == METHODS[method],
                     )
                 )
     groups = pd.concat(rows, ignore_index=True)
@@ -109,11 +115,14 @@ def _wide(groups: pd.DataFrame, points: tuple[int, ...]) -> pd.DataFrame:
 
 
 def _switch(groups: pd.DataFrame) -> pd.DataFrame:
-    """Same weights: what taking direct-y away does to each group's gradient variance, mean and SNR (ratios, 2-level over direct-y)."""
+    """Same weights: each group's gradient variance, mean and SNR without direct-y, over the same with it."""
     keys = ["iteration", "weights_of", "noise", "group"]
     two = groups[groups["switch"] == "2-level"].set_index(keys)
     one = groups[groups["switch"] == "direct-y"].set_index(keys)
-    ratio = two[["variance_trace", "mean_norm", "snr", "snr_corrected"]] / one[["variance_trace", "mean_norm", "snr", "snr_corrected"]]
+    ratio = (
+        two[["variance_trace", "mean_norm", "snr", "snr_corrected"]]
+        / one[["variance_trace", "mean_norm", "snr", "snr_corrected"]]
+    )
     return ratio.add_suffix("_ratio").reset_index()
 
 
@@ -131,15 +140,23 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         holds = None if not abs(gap) > 2 * se else bool(gap > 0)
         evidence = (
             f"z infer: {two['z infer']:.3f} without, {one['z infer']:.3f} with direct-y "
-            f"(difference {gap:+.3f}, standard error {se:.3f}; paper {two['z infer_paper']:.3f} and {one['z infer_paper']:.3f})"
+            f"(difference {gap:+.3f}, standard error {se:.3f}; "
+            f"paper {two['z infer_paper']:.3f} and {one['z infer_paper']:.3f})"
         )
-        found.append(Verdict(f"after {iteration} iterations, without direct-y the SNR of z infer is lower", "Table 3", holds, evidence))
+        found.append(
+            Verdict(
+                f"after {iteration} iterations, without direct-y the SNR of z infer is lower",
+                "Table 3",
+                holds,
+                evidence,
+            )
+        )
     alone = same[(same["noise"] == "noise") & (same["group"] == "z infer")]
     late = alone[alone["iteration"] == alone["iteration"].max()]
     ratios = ", ".join(f"{r.variance_trace_ratio:.2f} at the weights of the {r.weights_of}" for r in late.itertuples())
     found.append(
         Verdict(
-            "a second noisy argument raises the gradient variance of z infer (same weights, same noise, only the switch flipped)",
+            "a second noisy argument raises the gradient variance of z infer (same weights and noise, switch flipped)",
             "section 2.3",
             bool((late["variance_trace_ratio"] > 1).all()),
             f"variance trace without over with direct-y, last point: {ratios}",

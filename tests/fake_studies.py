@@ -91,7 +91,8 @@ def measure(settings, context):
         log.write("other ")
     behaviour = context.out / "behaviour"
     if behaviour.exists():
-        raise {"error": GradlabError, "stop": Stopped, "interrupt": KeyboardInterrupt}[behaviour.read_text()]("a sentence")
+        ends = {"error": GradlabError, "stop": Stopped, "interrupt": KeyboardInterrupt}
+        raise ends[behaviour.read_text()]("a sentence")
     return {"an-other": pd.DataFrame({"k": [1, 10], "snr": [0.5, 2.0]})}
 '''
 

@@ -39,7 +39,9 @@ def test_terms_are_compressais_likelihoods_at_the_same_noise():
     y_noise = torch.rand(2, 1, 8, 4, 4, generator=g)[:, 0] - 0.5
     z_noise = torch.rand(2, 1, 6, 1, 1, generator=g)[:, 0] - 0.5
     theirs.gaussian_conditional.quantize = lambda inputs, mode, means=None: inputs + y_noise
-    theirs.entropy_bottleneck.quantize = lambda inputs, mode, means=None: inputs + z_noise.transpose(0, 1).reshape(6, 1, -1)
+    theirs.entropy_bottleneck.quantize = lambda inputs, mode, means=None: (
+        inputs + z_noise.transpose(0, 1).reshape(6, 1, -1)
+    )
     out = theirs.train()(x)
     assert torch.allclose(x_hat[:, 0], out["x_hat"], atol=1e-6)
     for name, value in (("y", terms.log_py), ("z", terms.log_pz)):
@@ -104,9 +106,14 @@ def test_samples_are_scored_as_drawn_and_the_encoder_runs_once(direct_y, k, l):
             assert (zj - mean).abs().max() <= 0.5
 
 
-@pytest.mark.parametrize(("objective", "direct_y", "k", "l"), [
-    ("ms-nic-mix", True, 3, 1), ("ms-nic-dms", True, 3, 2), ("iwae-2level", False, 3, 1),
-])
+@pytest.mark.parametrize(
+    ("objective", "direct_y", "k", "l"),
+    [
+        ("ms-nic-mix", True, 3, 1),
+        ("ms-nic-dms", True, 3, 2),
+        ("iwae-2level", False, 3, 1),
+    ],
+)
 def test_dreg_on_a_codec_is_two_backward_passes_with_the_factor_between(objective, direct_y, k, l):
     """The same estimate without a hook: cut the graph at the samples, multiply, and push the cotangent through the encoder."""
     codec = small(direct_y, double=True)
@@ -123,8 +130,10 @@ def test_dreg_on_a_codec_is_two_backward_passes_with_the_factor_between(objectiv
     taps = [t.value for t in terms.taps]
     cotangents = torch.autograd.grad(surrogate, taps, retain_graph=True)
     factor = {"y": w.sum(2), "z": w.sum(2) if terms.paired else w.sum(1)}
-    pushed = sum((factor[t.latent][..., None, None, None] * c * (y if t.latent == "y" else z)).sum()
-                 for t, c in zip(terms.taps, cotangents, strict=True))
+    pushed = sum(
+        (factor[t.latent][..., None, None, None] * c * (y if t.latent == "y" else z)).sum()
+        for t, c in zip(terms.taps, cotangents, strict=True)
+    )
     infer = dict(codec.g_a.named_parameters(prefix="g_a")) | dict(codec.h_a.named_parameters(prefix="h_a"))
     expected = torch.autograd.grad(pushed, list(infer.values()), retain_graph=True)
     by_id = {id(p): g for p, g in zip(weights, ours, strict=True)}
@@ -184,15 +193,18 @@ def test_forward_in_training_adds_noise():
     assert not torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("call", "match"), [
-    (lambda: gl.codecs.build("bmshj2018", (6, 8)), "did you mean 'bmshj2018-hyperprior'"),
-    (lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)"),
-    (lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers"),
-    (lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM), r"give \[batch, 3, height, width\]"),
-    (lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16"),
-    (lambda: small().log_terms(images(), LAM, k=0), "at least one sample"),
-    (lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1"),
-])
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: gl.codecs.build("bmshj2018", (6, 8)), "did you mean 'bmshj2018-hyperprior'"),
+        (lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)"),
+        (lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers"),
+        (lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM), r"give \[batch, 3, height, width\]"),
+        (lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16"),
+        (lambda: small().log_terms(images(), LAM, k=0), "at least one sample"),
+        (lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1"),
+    ],
+)
 def test_bad_input(call, match):
     with pytest.raises(GradlabError, match=match):
         call()

@@ -10,7 +10,7 @@ from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS, estimator
 from gradlab.posteriors import Box, Normal
 from gradlab.terms import LogTerms
-from tests.two_latents import A, S_Z, log_joint, model
+from tests.two_latents import S_Z, A, log_joint, model
 
 HIERARCHICAL = [("ms-nic-mix", 4, 1, False), ("ms-nic-dms", 3, 4, False), ("iwae-2level", 4, 4, True)]
 
@@ -92,14 +92,20 @@ def test_per_term_dreg_gives_each_term_its_own_factor():
         y, z = center + y0, center + z0
         y1, y2, z1, z2 = (v.view_as(v) for v in (y, y, z, z))
         return LogTerms(
-            log_lik=-(y1[:, :, None] ** 2), log_py=-((y2[:, :, None] - z1[:, None, :]) ** 4), log_pz=-(z2[:, None, :] ** 2),
-            samples=(y, z), taps=(Tap(y1, "y", "lik"), Tap(y2, "y", "py"), Tap(z1, "z", "py"), Tap(z2, "z", "pz")),
+            log_lik=-(y1[:, :, None] ** 2),
+            log_py=-((y2[:, :, None] - z1[:, None, :]) ** 4),
+            log_pz=-(z2[:, None, :] ** 2),
+            samples=(y, z),
+            taps=(Tap(y1, "y", "lik"), Tap(y2, "y", "py"), Tap(z1, "z", "py"), Tap(z2, "z", "pz")),
         )
 
     center = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
     value = ESTIMATORS["dreg"](build(center), "ms-nic-dms", "per-term", "nats")
     (ours,) = torch.autograd.grad(value.sum(), center)
-    wl, wp = torch.softmax(-(y0**2), 1), torch.softmax(-((y0[:, :, None] - z0[:, None]) ** 4).flatten(1), 1).view(2, 3, 4)
+    wl, wp = (
+        torch.softmax(-(y0**2), 1),
+        torch.softmax(-((y0[:, :, None] - z0[:, None]) ** 4).flatten(1), 1).view(2, 3, 4),
+    )
     wz = torch.softmax(-(z0**2), 1)
     d = 4 * (y0[:, :, None] - z0[:, None]) ** 3
     expected = (

@@ -32,9 +32,15 @@ def by_hand(t, tempered=1.0):
     return torch.tensor(result, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("name", "t"), [
-    ("ms-nic-dms", terms()), ("ms-nic-mix", terms(l=1)), ("iwae", terms(l=1)), ("iwae-2level", terms(l=1, paired=True)),
-])
+@pytest.mark.parametrize(
+    ("name", "t"),
+    [
+        ("ms-nic-dms", terms()),
+        ("ms-nic-mix", terms(l=1)),
+        ("iwae", terms(l=1)),
+        ("iwae-2level", terms(l=1, paired=True)),
+    ],
+)
 @pytest.mark.parametrize("scale", ["nats", "bpp"])
 def test_bounds_are_log_mean_exp(name, t, scale):
     unit = 1.0 if scale == "nats" else 1 / (math.log(2) * PIXELS)
@@ -75,13 +81,16 @@ def test_no_gradient_reaches_a_per_term_weight():
     assert torch.allclose(lik.grad.flatten(), torch.softmax(lik.detach().flatten(), 0))
 
 
-@pytest.mark.parametrize(("name", "t", "match"), [
-    ("iwae", terms(), "use ms-nic-dms"),
-    ("iwae-2level", terms(), "use ms-nic-dms"),
-    ("ms-nic-mix", terms(), "one sample of z"),
-    ("ms-nic-mix", terms(l=1, paired=True), "use iwae-2level"),
-    ("ms-nic-dms", terms(l=1, paired=True), "use iwae-2level"),
-])
+@pytest.mark.parametrize(
+    ("name", "t", "match"),
+    [
+        ("iwae", terms(), "use ms-nic-dms"),
+        ("iwae-2level", terms(), "use ms-nic-dms"),
+        ("ms-nic-mix", terms(), "one sample of z"),
+        ("ms-nic-mix", terms(l=1, paired=True), "use iwae-2level"),
+        ("ms-nic-dms", terms(l=1, paired=True), "use iwae-2level"),
+    ],
+)
 def test_shapes_that_an_objective_refuses(name, t, match):
     with pytest.raises(GradlabError, match=match):
         OBJECTIVES[name](t)
@@ -102,12 +111,15 @@ def test_per_term_weighting_needs_a_box():
         OBJECTIVES["iwae"](t, weighting="per-term")
 
 
-@pytest.mark.parametrize(("kwargs", "match"), [
-    ({"log_lik": torch.zeros(2, 3)}, "three axes"),
-    ({"log_lik": torch.zeros(1, 2, 1), "pixels": 0}, "pixels is 0"),
-    ({"log_lik": torch.zeros(1, 2, 1), "log_py": torch.zeros(1, 3, 1)}, "do not broadcast"),
-    ({"log_lik": 0.0}, r"\[batch, k, 1\]"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"log_lik": torch.zeros(2, 3)}, "three axes"),
+        ({"log_lik": torch.zeros(1, 2, 1), "pixels": 0}, "pixels is 0"),
+        ({"log_lik": torch.zeros(1, 2, 1), "log_py": torch.zeros(1, 3, 1)}, "do not broadcast"),
+        ({"log_lik": 0.0}, r"\[batch, k, 1\]"),
+    ],
+)
 def test_bad_terms_are_named(kwargs, match):
     with pytest.raises(GradlabError, match=match):
         LogTerms(**kwargs)

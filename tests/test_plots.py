@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_bars_stand_side_by_side_with_hatches() -> None:
     draw_bars(ax)
     groups = [container for container in ax.containers if hasattr(container, "patches")]
     edges = sorted((p.get_x(), p.get_x() + p.get_width()) for group in groups for p in group.patches)
-    assert all(left[1] <= right[0] + 1e-9 for left, right in zip(edges, edges[1:], strict=False))
+    assert all(left[1] <= right[0] + 1e-9 for left, right in pairwise(edges))
     assert [p.get_height() for p in groups[1].patches] == [1.0, 1.4, 2.0]
     assert groups[0].patches[0].get_hatch() != groups[1].patches[0].get_hatch()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "4"]

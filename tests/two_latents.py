@@ -22,8 +22,10 @@ def t(value: float) -> Tensor:
 def model(eps_y: Tensor, eps_z: Tensor, paired: bool) -> tuple[LogTerms, dict[str, Tensor]]:
     """Terms for noise ``[B, K]`` and ``[B, L]`` (paired: both ``[B, K]``), and leaf parameters ``[B]``."""
     b = eps_y.shape[0]
-    leaves = {n: torch.full((b,), v, dtype=torch.float64, requires_grad=True) for n, v in
-              {"phi_y": PHI_Y, "phi_z": PHI_Z, "c": C}.items()}
+    leaves = {
+        n: torch.full((b,), v, dtype=torch.float64, requires_grad=True)
+        for n, v in {"phi_y": PHI_Y, "phi_z": PHI_Z, "c": C}.items()
+    }
     phi_y, phi_z, c = (leaves[n][:, None] for n in ("phi_y", "phi_z", "c"))
     q_y = Normal(phi_y, t(S_Y))
     y = q_y.sample(eps_y)
@@ -49,8 +51,14 @@ def model(eps_y: Tensor, eps_z: Tensor, paired: bool) -> tuple[LogTerms, dict[st
         log_q=log_q_y + log_q_z,
         samples=(y, z),
         scores=(score_y, score_z),
-        taps=(Tap(y_lik, "y", "lik"), Tap(y_py, "y", "py"), Tap(y_q, "y", "q"),
-              Tap(z_py, "z", "py"), Tap(z_pz, "z", "pz"), Tap(z_q, "z", "q")),
+        taps=(
+            Tap(y_lik, "y", "lik"),
+            Tap(y_py, "y", "py"),
+            Tap(y_q, "y", "q"),
+            Tap(z_py, "z", "py"),
+            Tap(z_pz, "z", "pz"),
+            Tap(z_q, "z", "q"),
+        ),
     )
     return terms, leaves
 

@@ -1,7 +1,7 @@
 """CompressAI's entropy models, asked for the likelihood of samples that are already noisy.
 
-Their ``forward`` draws its own noise from the global generator; here noise is an argument, so a sample is drawn once and
-every term scores that very sample. State-dict keys, ``compress`` and ``decompress`` are CompressAI's own.
+Their ``forward`` draws its own noise from the global generator; here noise is an argument, so a sample is drawn once
+and every term scores that very sample. State-dict keys, ``compress`` and ``decompress`` are CompressAI's own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Bottleneck(EntropyBottleneck):
     def likelihood(self, samples: Tensor) -> Tensor:
         """``[N, C, h, w]`` probability mass of the unit box around each sample.
 
-        CompressAI's lower bound of 1e-9 and its asymmetric gradient are kept (see ``LowerBound`` there): below the bound
-        the gradient is not the derivative of the value.
+        CompressAI's lower bound of 1e-9 and its asymmetric gradient are kept (see ``LowerBound`` there): below the
+        bound the gradient is not the derivative of the value.
         """
         n, c = samples.shape[:2]
         # A static permute: CompressAI's own is built from tensors, which costs a host synchronisation on a GPU.

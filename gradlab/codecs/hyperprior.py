@@ -54,7 +54,8 @@ class Hyperprior(ScaleHyperprior):
         direct_y: feed the mean y to h_a (Balle et al. 2018); False is the paper's 2-level VAE, which feeds the sample.
 
     Attributes:
-        hyper_input: what h_a reads at test time without direct-y: ``"rounded"``, h_a(|round(y)|), or ``"mean"``, h_a(|y|).
+        hyper_input: what h_a reads at test time without direct-y: ``"rounded"``, h_a(|round(y)|), or ``"mean"``,
+            h_a(|y|).
     """
 
     def __init__(self, n: int, m: int, direct_y: bool = True) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.objectives import Objective, objective
+from gradlab.objectives import Factors, Objective, objective
 from gradlab.posteriors import Posterior
 from gradlab.terms import LogTerms
 
@@ -58,7 +58,9 @@ class Estimator:
                 lack what this estimator reads.
         """
         if any(tap.value._backward_hooks for tap in terms.taps):
-            raise GradlabError("these terms already served an estimator that rescales their paths: compute the terms anew")
+            raise GradlabError(
+                "these terms already served an estimator that rescales their paths: compute the terms anew"
+            )
         return self.surrogate(terms, objective(objective_name), weighting, scale)
 
     def unmet(self, posterior: Posterior, k: int) -> list[str]:
@@ -66,7 +68,7 @@ class Estimator:
         return [r.needs for r in self.requires if not r.met(posterior, k)]
 
 
-def rescale_paths(terms: LogTerms, factors: Mapping[tuple[str, str], Tensor] | float, name: str) -> None:
+def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
     """Multiply the gradient that returns through each tap by its factor, whenever the graph is back-propagated.
 
     Args:

@@ -32,11 +32,13 @@ def rate_distortion(
         advance: called after each image.
 
     Returns:
-        Per image: ``image``, ``bpp`` (bitstream, y and z, over unpadded pixels), ``bpp_y``, ``bpp_z``, ``bpp_estimate`` (from
-        likelihoods), ``mse`` (0-255, 8-bit), ``psnr`` (dB), ``ms_ssim`` (NaN below 161 pixels a side), ``rd_cost`` = bpp + lam * mse.
+        Per image: ``image``, ``bpp`` (bitstream, y and z, over unpadded pixels), ``bpp_y``, ``bpp_z``, ``bpp_estimate``
+        (from likelihoods), ``mse`` (0-255, 8-bit), ``psnr`` (dB), ``ms_ssim`` (NaN below 161 pixels a side), and
+        ``rd_cost`` = bpp + lam * mse.
 
     Raises:
-        GradlabError: no images, lam not positive, tables not built, a bitstream that does not decode to what was encoded.
+        GradlabError: no images, lam not positive, tables not built, a bitstream that does not decode to what was
+            encoded.
     """
     import pandas as pd
 

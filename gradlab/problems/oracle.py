@@ -159,7 +159,7 @@ def boundary_gradient(nodes: Nodes, low: float, high: float, k: int) -> float:
         difference = -np.exp(-s.wall(least)) * np.expm1(-s.wall(most) * part_of_most)
         return (k * difference * s.m(k - 1),)
 
-    (value,) = integrate(nodes, k, integrand, floor=least)
+    (value,) = integrate(nodes, k, integrand)
     return float(np.copysign(value, high - low))
 
 
@@ -175,5 +175,5 @@ def boundary_term(nodes: Nodes, low: float, high: float, k: int) -> float:
         up, down = s.wall(high), s.wall(low)
         return (k * (up * np.exp(-up) - down * np.exp(-down)) * s.m(k - 1),)
 
-    (value,) = integrate(nodes, k, integrand, floor=min(low, high))
+    (value,) = integrate(nodes, k, integrand)
     return float(value)

@@ -21,7 +21,9 @@ Evaluate = Callable[[Array], tuple[Array, Array]]
 
 ORDER = 16  # nodes per panel
 VARIATION = 3.0  # nats that log w may vary by on a panel: exp(-t w) is then resolved to 1e-13
-TOLERANCE = 1e-11  # tail of the Legendre series of a panel, times its share of the range
+TOLERANCE = 1e-11  # tail of the Legendre series of a panel
+KINK = 1e-6  # nats that log w may vary by on a panel that holds a kink
+FLAT = 1e-2  # slopes are resolved beside the steepest of them, or beside this, nats per unit
 DEPTH = 44  # halvings; a panel that still is not resolved there holds a jump or a pole
 PANELS = 40_000
 
@@ -55,14 +57,29 @@ class Nodes(NamedTuple):
 
 def _unresolved(log_w: Array, slope: Array, scale: float, share: Array) -> NDArray[np.bool_]:
     """``[panels]`` whether to halve each; ``log_w, slope [panels, ORDER]``, ``share [panels]`` of the whole range."""
+    spread = np.ptp(log_w, axis=1)
     middle = 0.5 * (log_w.max(1, keepdims=True) + log_w.min(1, keepdims=True))
-    steep = np.ptp(log_w, axis=1) > VARIATION
     d = np.clip(log_w - middle, -VARIATION, VARIATION)
     step = np.exp(-np.exp(d))
     tail = np.zeros(len(log_w))
     for f in (step, np.exp(d) * step * slope / scale):
         tail = np.maximum(tail, np.abs(f @ _ANALYSIS[:, -3:]).max(1))
-    return np.asarray(steep | (tail * share > TOLERANCE))
+    tolerance = max(TOLERANCE, 1e-14 * float(np.abs(log_w).max()))  # the rounding of log w itself
+    # A kink is left alone once it is on a panel that does not matter; a jump never gets there.
+    kink = (tail * share < tolerance) & (spread < KINK)
+    return np.asarray((spread > VARIATION) | ((tail > tolerance) & ~kink))
+
+
+def _jump(y: Array, log_w: Array, slope: Array) -> float | None:
+    """Where log w jumps between panels (one that lies on an edge is seen by neither side); ``[panels, ORDER]``."""
+    order = np.argsort(y[:, 0])
+    y, log_w, slope = y[order], log_w[order], slope[order]
+    before, after = slope[:-1, -1], slope[1:, 0]
+    distance = y[1:, 0] - y[:-1, -1]
+    expected = 0.5 * (before + after) * distance
+    slack = np.abs(after - before) * distance + 1e-4 + 1e-14 * np.abs(log_w).max()
+    found = np.flatnonzero(np.abs(log_w[1:, 0] - log_w[:-1, -1] - expected) > slack)
+    return float(0.5 * (y[found[0], -1] + y[found[0] + 1, 0])) if len(found) else None
 
 
 def _check(y: Array, log_w: Array, slope: Array) -> None:
@@ -92,8 +109,8 @@ def adaptive(evaluate: Evaluate, lower: float, upper: float, density: Callable[[
     _check(ends, *evaluate(ends))
     edges = np.linspace(lower, upper, panels + 1)
     left, right = edges[:-1], edges[1:]
-    done: list[tuple[Array, Array, Array]] = []
-    count, scale = 0, 1e-300
+    done: list[tuple[Array, Array, Array, Array]] = []
+    count, scale = 0, FLAT
     for _ in range(DEPTH):
         half = 0.5 * (right - left)
         y = 0.5 * (left + right)[:, None] + half[:, None] * _X
@@ -102,23 +119,30 @@ def adaptive(evaluate: Evaluate, lower: float, upper: float, density: Callable[[
         scale = max(scale, float(np.abs(slope).max()))
         split = _unresolved(log_w, slope, scale, 2 * half / (upper - lower))
         kept = ~split
-        done.append((y[kept].ravel(), (half[:, None] * _W)[kept].ravel(), log_w[kept].ravel()))
+        done.append((y[kept], (half[:, None] * _W)[kept], log_w[kept], slope[kept]))
         count += int(kept.sum())
         if not split.any():
             break
         if count + 2 * int(split.sum()) > PANELS:
             raise GradlabError(
-                f"log w varies too much over the support for the exact answers (more than {VARIATION * PANELS / 2:.0f} "
-                "nats in all): widen the likelihood or the prior"
+                f"log w varies by more than the exact answers resolve, about {VARIATION * PANELS / 2:.0f} nats over "
+                "the support: give a bounded log w, or widen the likelihood or the prior"
             )
         middle = 0.5 * (left + right)[split]
         left, right = np.concatenate([left[split], middle]), np.concatenate([middle, right[split]])
     else:
-        raise GradlabError(
-            f"log w jumps or is unbounded near y = {float(left[0]):.6g}: "
-            "give a log w that is bounded and differentiable on the whole support"
-        )
-    y, weight, log_w = (np.concatenate(parts) for parts in zip(*done, strict=True))
-    p = weight * density(y)
-    order = np.argsort(log_w, kind="stable")
-    return Nodes(y[order], (p / p.sum())[order], log_w[order])
+        raise _unbounded(float(left[0]))
+    y, weight, log_w, slope = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    jump = _jump(y, log_w, slope)
+    if jump is not None:
+        raise _unbounded(jump)
+    p = (weight * density(y)).ravel()
+    order = np.argsort(log_w, axis=None, kind="stable")
+    return Nodes(y.ravel()[order], (p / p.sum())[order], log_w.ravel()[order])
+
+
+def _unbounded(where: float) -> GradlabError:
+    return GradlabError(
+        f"log w jumps or is unbounded near y = {where:.6g}: "
+        "give a log w that is bounded and differentiable on the whole support"
+    )

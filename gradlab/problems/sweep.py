@@ -86,19 +86,17 @@ class Slice:
         return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + CHUNK * STEP)))
 
 
-def slices(nodes: Nodes, k: int, floor: float | None = None) -> Iterator[Slice]:
+def slices(nodes: Nodes, k: int) -> Iterator[Slice]:
     """The slices that matter for k >= 2 samples, from small t to large.
 
     Args:
         nodes: the posterior.
         k: samples.
-        floor: the least log-weight that occurs, where it is not at a node (a wall), nats.
     """
-    low = float(nodes.log_w[0]) if floor is None else min(floor, float(nodes.log_w[0]))
     below = np.append(0.0, np.cumsum(nodes.p))
     above = np.append(np.cumsum(nodes.p[::-1])[::-1], 0.0)  # not 1 - below: small sums keep their digits
     start = -LOW - np.log(k) - float(nodes.log_w[-1])
-    count = int(np.ceil((HIGH - low - start) / (STEP * CHUNK)))
+    count = int(np.ceil((HIGH - float(nodes.log_w[0]) - start) / (STEP * CHUNK)))
     for i in range(count):
         part = Slice(nodes, below, above, start + STEP * (i * CHUNK + np.arange(CHUNK)), k)
         yield part
@@ -106,11 +104,9 @@ def slices(nodes: Nodes, k: int, floor: float | None = None) -> Iterator[Slice]:
             return
 
 
-def integrate(
-    nodes: Nodes, k: int, integrand: Callable[[Slice], tuple[Array, ...]], floor: float | None = None
-) -> Array:
+def integrate(nodes: Nodes, k: int, integrand: Callable[[Slice], tuple[Array, ...]]) -> Array:
     """Trapezoid sums over u of the integrands ``[m]``."""
-    return np.asarray(STEP * sum(np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k, floor)))
+    return np.asarray(STEP * sum(np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k)))
 
 
 def centred(nodes: Nodes) -> tuple[Nodes, float]:

@@ -39,7 +39,7 @@ LEVELS = ("group", "module", "parameter")
 class GradientRecorder:
     """Turns repeated noise draws into gradient SNR per group, module and parameter.
 
-    While the context is open, hooks take every finished gradient out of ``.grad``, so that ``.grad`` is empty after each
+    While the context is open, hooks take every finished gradient out of ``.grad``, so that it is empty after each
     backward pass and an optimizer has nothing to step on; gradients that were there before are put back on exit.
     Weights are never touched. What is recorded is the gradient of whatever is called backward: average it over the
     minibatch, or not, in the loss.
@@ -92,7 +92,8 @@ class GradientRecorder:
             self._stash.append((parameter, parameter.grad))
             parameter.grad = None
             if parameter.requires_grad:  # it may have been frozen since
-                self._handles.append(parameter.register_post_accumulate_grad_hook(self._take))
+                hook = parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
+                self._handles.append(hook)
         return self
 
     def __exit__(

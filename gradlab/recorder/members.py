@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,12 +22,12 @@ class Member(NamedTuple):
     Attributes:
         group: name of the group.
         name: dotted name inside the group.
-        index: which of the distinct tensors it is; two groups may share one.
+        slot: which of the distinct tensors it is; two groups may share one.
     """
 
     group: str
     name: str
-    index: int
+    slot: int
 
     @property
     def module(self) -> str:
@@ -54,11 +54,11 @@ class Members:
     @property
     def signature(self) -> list[str]:
         """What must be equal for two recordings to be of the same parameters."""
-        return [f"{m.group}/{m.name}/{m.index}/{tuple(self.parameters[m.index].shape)}" for m in self.members]
+        return [f"{m.group}/{m.name}/{m.slot}/{tuple(self.parameters[m.slot].shape)}" for m in self.members]
 
     def label(self, index: int) -> str:
         """The name of a distinct parameter, for errors."""
-        first = next(m for m in self.members if m.index == index)
+        first = next(m for m in self.members if m.slot == index)
         return f"{first.name!r} of group {first.group!r}"
 
     def entities(self) -> list[tuple[tuple[str, ...], list[int]]]:
@@ -66,12 +66,12 @@ class Members:
         found: dict[tuple[str, ...], list[int]] = {}
         for names in (lambda m: (m.group,), lambda m: (m.group, m.module), lambda m: (m.group, m.module, m.name)):
             for member in self.members:
-                found.setdefault(names(member), []).append(member.index)
+                found.setdefault(names(member), []).append(member.slot)
         return list(found.items())
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` wrapped; the parameters are the same tensors, their names without the wrapper's."""
+    """The module that ``torch.compile`` wrapped: the same parameters under their own names."""
     inner = getattr(module, "_orig_mod", module)
     return inner if isinstance(inner, nn.Module) else module
 
@@ -86,7 +86,7 @@ def children(model: nn.Module) -> dict[str, Group]:
     if own:
         groups[OWN] = own
     if not groups:
-        raise GradlabError(f"the model {type(model).__name__} has no trainable parameter: unfreeze what you want recorded")
+        raise GradlabError(f"the model {type(model).__name__} has no trainable parameter: unfreeze some")
     return groups
 
 
@@ -96,7 +96,7 @@ def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
         return list(unwrap(group).named_parameters())
     if isinstance(group, Tensor):
         return [("0", group)]
-    pairs: list[tuple[str, Tensor]] = []
+    pairs: list[tuple[Any, Any]] = []
     if isinstance(group, Mapping):
         pairs = list(group.items())
     elif isinstance(group, Iterable) and not isinstance(group, (str, bytes)):
@@ -164,7 +164,7 @@ def resolve(groups: nn.Module | Mapping[str, Group], exclude: tuple[str, ...]) -
                     f"{name!r} of group {label!r} is not a leaf tensor: give the parameter that it is computed from"
                 )
             if parameter.is_complex() or parameter.numel() == 0:
-                raise GradlabError(f"{name!r} of group {label!r} is complex or empty: leave it out by exclude=({name!r},)")
+                raise GradlabError(f"{name!r} of group {label!r} is complex or empty: leave it out (exclude=)")
             if name.rpartition(".")[2] in exclude:
                 excluded[id(parameter)] = parameter
                 continue

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold_
 
 from gradlab.snr import FLOOR, Spread
 
@@ -201,8 +200,8 @@ def _replicate(
 ) -> Tensor:
     """``snr.replicate`` of one chunk, a float64 scalar: ``mean`` before the block, ``m2`` already after it.
 
-    ``block_m2`` None stands for zeros. Ratios are taken in float64 (a gradient of 1e-30 has a square that float32 cannot
-    hold), what follows in float32: a standard error needs three digits.
+    ``block_m2`` None stands for zeros. Ratios are taken in float64 (float32 cannot hold the square of a gradient of
+    1e-30), what follows in float32: a standard error needs three digits.
     """
     size = len(mean)
     r, z, p, c = scratch.r[:size], scratch.z[:size], scratch.p[:size], scratch.c[:size]
@@ -212,7 +211,7 @@ def _replicate(
     # Mirror every parameter to a positive mean, so that |c| and |p| need no pass of their own.
     z.mul_(torch.sign(p, out=c))
     p.abs_()
-    threshold_(torch.mul(p, math.sqrt(n), out=c), FLOOR, 0.0).clamp_(max=8.0)
+    torch.threshold_(torch.mul(p, math.sqrt(n), out=c), FLOOR, 0.0).clamp_(max=8.0)
     total = -c.sum().double()
     total += c.add_(z).abs_().sum()
     square = torch.dot(p, z.mul_(z)).double()

@@ -1,0 +1,7 @@
+"""Photographs: read from files, taken from the ones that are already installed, and cut into random crops."""
+
+from gradlab.data.crops import Crops
+from gradlab.data.embedded import embedded
+from gradlab.data.images import Picture, fingerprint, load, read_image
+
+__all__ = ["Crops", "Picture", "embedded", "fingerprint", "load", "read_image"]

@@ -1,0 +1,63 @@
+"""The photographs that ship inside the scikit-image wheel: no download, the same pixels everywhere.
+
+Sources and terms, from scikit-image's own notes (`skimage/data/_fetchers.py`):
+
+==========================  =======  ==================================================================================
+file                        split    source, terms
+==========================  =======  ==================================================================================
+``coffee.png``              train    Rachel Michetti, courtesy of Pikolo Espresso Bar; CC0
+``grass.png``               train    DeviantArt, linolafett; CC0 (grey)
+``gravel.png``              train    CC0Textures, Gravel04; CC0 (grey)
+``hubble_deep_field.jpg``   train    NASA, HubbleSite; public domain
+``ihc.png``                 train    Center for Microscopy and Molecular Imaging; no known copyright restrictions
+``motorcycle_left.png``     train    Middlebury 2014 stereo benchmark, downsampled by 4; no terms stated, cite
+``motorcycle_right.png``    train    Scharstein et al., GCPR 2014 (both are used as installed, never passed on)
+``rocket.jpg``              train    SpaceX; public domain
+``astronaut.png``           test     NASA Great Images (Eileen Collins); public domain, 512 x 512
+``camera.png``              test     Lav Varshney; CC0 (grey), 512 x 512
+``chelsea.png``             test     Stefan van der Walt; CC0, 451 x 300
+``coins.png``               test     Brooklyn Museum; no known copyright restrictions (grey), 384 x 303
+==========================  =======  ==================================================================================
+
+No scene is in both splits. Left out: drawings, masks, text, a blurred clock, and pictures that are mostly one colour.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from gradlab.data.images import Picture, _read
+from gradlab.errors import GradlabError, unknown
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "coffee.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+        "rocket.jpg",
+    ),
+    "test": ("astronaut.png", "camera.png", "chelsea.png", "coins.png"),
+}
+
+
+def embedded(split: str) -> list[Picture]:
+    """The embedded photographs of ``"train"`` or ``"test"``, sorted by name; scikit-image itself is not imported.
+
+    Raises:
+        GradlabError: another split, or a scikit-image without these files.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    spec = find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        raise GradlabError("the embedded photographs need scikit-image: install it, or give a folder of images")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    lost = [name for name in SPLITS[split] if not (folder / name).is_file()]
+    if lost:
+        raise GradlabError(f"this scikit-image ships without {lost[0]}: install version 0.22 to 0.26, or give a folder")
+    return [_read(folder / name) for name in SPLITS[split]]

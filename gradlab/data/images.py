@@ -1,0 +1,149 @@
+"""Image files to tensors; what cannot be shown in 8-bit RGB is refused, never guessed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 80_000_000
+"""Larger images are taken for decompression bombs."""
+
+MAX_BYTES = 1 << 29
+"""Larger files are refused before they are read."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+"""What counts as an image in a folder; other files there are ignored."""
+
+
+class Picture(NamedTuple):
+    """One photograph.
+
+    Attributes:
+        name: file name.
+        pixels: ``[3, H, W]`` uint8, RGB.
+        sha256: of the file's bytes, for provenance.
+    """
+
+    name: str
+    pixels: Tensor
+    sha256: str
+
+
+def read_image(path: str | Path) -> Tensor:
+    """``[3, H, W]`` uint8 RGB of a PNG, JPEG, WebP, ... file.
+
+    Grey and palette images become RGB; of many frames the first is taken.
+    The stored orientation is kept: an EXIF rotation is not applied.
+
+    Raises:
+        GradlabError: missing, not an image, truncated or damaged, more than 80 million pixels, 16 bits or floating
+            point, CMYK, partly transparent.
+    """
+    return _read(Path(path)).pixels
+
+
+def _read(path: Path) -> Picture:
+    """Read one file."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise GradlabError(f"{path} has more than {MAX_BYTES >> 20} MiB: give a smaller image")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise GradlabError(f"there is no image {path}: check the path") from None
+    except OSError as error:
+        raise GradlabError(f"{path} cannot be read ({error.strerror}): check what it is and its permissions") from None
+    return Picture(path.name, _decode(raw, path), hashlib.sha256(raw).hexdigest())
+
+
+def _decode(raw: bytes, path: Path) -> Tensor:
+    """Pixels ``[3, H, W]`` of the bytes of a file."""
+    from PIL import Image, UnidentifiedImageError
+
+    too_large = f"{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller image"
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise GradlabError(too_large)
+            # Pillow opens 16-bit colour as 8-bit RGB without a word; only the raw mode tells.
+            deep = image.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in image.tile)
+            if deep:
+                raise GradlabError(f"{path} has more than 8 bits per channel: convert it to 8-bit RGB")
+            image.load()
+            rgb = _rgb(image, path)
+            return torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    except GradlabError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise GradlabError(too_large) from None
+    except UnidentifiedImageError:
+        raise GradlabError(f"{path} is not an image: give a PNG, JPEG or WebP file") from None
+    except Exception as error:  # decoders meet damaged files with whatever they stumble over
+        raise GradlabError(f"{path} is truncated or damaged ({error}): fetch it again") from None
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    """The image as 8-bit RGB, where that loses nothing."""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        whole = image.convert("RGBA")
+        if whole.getchannel("A").getextrema()[0] != 255:
+            raise GradlabError(f"{path} is partly transparent: put it on a background and save it as 8-bit RGB")
+        return whole.convert("RGB")
+    if image.mode in ("RGB", "L", "1", "P", "YCbCr"):
+        return image.convert("RGB")
+    raise GradlabError(f"{path} is a {image.mode} image: convert it to 8-bit RGB")
+
+
+def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Picture]:
+    """Every image of a folder, sorted by name, or the embedded photographs of ``split`` where ``folder`` is None.
+
+    Args:
+        folder: not searched recursively; files whose suffix is not an image's are ignored.
+        split: ``"train"`` or ``"test"``.
+        minimum: smallest allowed height and width, pixels.
+
+    Raises:
+        GradlabError: no such folder, no images in it, an image that ``read_image`` refuses or that is too small.
+    """
+    if folder is None:
+        from gradlab.data.embedded import embedded
+
+        pictures = embedded(split)
+    else:
+        folder = Path(folder)
+        if not folder.exists():
+            raise GradlabError(f"there is no folder {folder}: check the path")
+        if not folder.is_dir():
+            raise GradlabError(f"{folder} is not a folder: give the folder that holds the images")
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        if not paths:
+            raise GradlabError(f"there are no images in {folder}: put PNG, JPEG or WebP files there")
+        pictures = [_read(path) for path in paths]
+    for picture in pictures:
+        height, width = picture.pixels.shape[1:]
+        if min(height, width) < minimum:
+            raise GradlabError(
+                f"{picture.name} has {width} x {height} pixels, too small for {minimum} x {minimum}: "
+                "take it out or ask for smaller crops"
+            )
+    return pictures
+
+
+def fingerprint(pictures: Iterable[Picture]) -> str:
+    """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(f"{len(picture.name)}:{picture.name}{tuple(picture.pixels.shape)}".encode())
+        digest.update(picture.pixels.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gradlab import checkpoints, data, results, training
+from gradlab.errors import GradlabError, Stopped
+from gradlab.noise import stream
+from gradlab.training import TrainSettings
+
+TINY = TrainSettings(
+    codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=6, learning_rate=1e-3, snapshots=(2, 4)
+)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
+
+
+def tensors(path):
+    return checkpoints.load(path).tensors
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(pictures, tmp_path):
+    whole = training.train(TINY, pictures, tmp_path / "whole", log_every=1)
+
+    class Killed(Exception):
+        pass
+
+    def kill(n=1, note="", count=[0]):  # noqa: B006
+        count[0] += n
+        if count[0] == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training.train(TINY, pictures, tmp_path / "killed", advance=kill, checkpoint_every=3, log_every=1)
+    run = training.run_of(TINY, tmp_path / "killed")
+    assert checkpoints.load(run.folder / "last.safetensors").iteration == 3
+    resumed = training.train(TINY, pictures, tmp_path / "killed", resume=True, checkpoint_every=3, log_every=1)
+    for name in ("final", "snapshot-2", "snapshot-4"):
+        assert same(tensors(whole.folder / f"{name}.safetensors"), tensors(resumed.folder / f"{name}.safetensors")), (
+            name
+        )
+    assert (whole.folder / "log.csv").read_bytes() == (resumed.folder / "log.csv").read_bytes()
+    assert not (resumed.folder / "last.safetensors").exists()
+
+
+def test_one_step_is_adam_on_the_loss(pictures, tmp_path):
+    """The first update, written out: clip, then Adam with bias correction."""
+    settings = replace(TINY, steps=1, snapshots=(0,), clip=0.5)
+    run = training.train(settings, pictures, tmp_path)
+    codec = training.build(settings).train()
+    x = data.Crops(pictures, 32, 2, 0).batch(0)
+    terms, _ = codec.log_terms(x, settings.lam, generator=stream(0, "training noise", 0))
+    loss = -terms.log_w().mean() / (math.log(2) * 32 * 32)
+    weights = {n: p for n, p in codec.named_parameters() if not n.endswith("quantiles")}
+    grads = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+    norm = torch.sqrt(sum((g**2).sum() for g in grads.values()))
+    trained = tensors(run.folder / "final.safetensors")
+    for name, p in weights.items():
+        g = grads[name] * min(1.0, 0.5 / (norm + 1e-6))
+        m, v = (1 - 0.90) * g, (1 - 0.95) * g**2
+        step = 1e-3 * (m / (1 - 0.90)) / ((v / (1 - 0.95)).sqrt() + 1e-8)
+        assert torch.allclose(trained[name], p - step, atol=2e-6), name
+    assert same(tensors(run.folder / "snapshot-0.safetensors"), _finished(settings).state_dict())
+
+
+def _finished(settings):
+    codec = training.build(settings)
+    codec.finish()
+    return codec
+
+
+def test_learning_rate_scales_with_k_and_follows_the_cosine():
+    s = TrainSettings(k=5, objective="ms-nic-mix", steps=100, cosine_steps=10, learning_rate=1e-4, final_fraction=0.1)
+    assert s.rate_at(0) == pytest.approx(5e-4)
+    assert s.rate_at(5) == pytest.approx(5e-4 * (0.1 + 0.9 * 0.5))
+    assert s.rate_at(10) == s.rate_at(99) == pytest.approx(5e-5)
+    assert replace(s, scale_learning_rate=False).rate_at(0) == pytest.approx(1e-4)
+    assert replace(s, cosine_steps=0).rate_at(77) == pytest.approx(5e-4)
+
+
+def test_runs_are_shared_by_settings(pictures, tmp_path):
+    first = training.train(TINY, pictures, tmp_path)
+    before = (first.folder / "final.safetensors").stat().st_mtime_ns
+    again = training.train(TINY, pictures, tmp_path)
+    assert (again.folder / "final.safetensors").stat().st_mtime_ns == before
+    assert training.run_of(replace(TINY, seed=1), tmp_path).folder != first.folder
+    assert json.loads((first.folder / "settings.json").read_text())["channels"] == [4, 6]
+
+
+def test_the_time_limit_leaves_a_checkpoint(pictures, tmp_path):
+    with pytest.raises(Stopped):
+        training.train(TINY, pictures, tmp_path, deadline=time.monotonic() - 1)
+    run = training.run_of(TINY, tmp_path)
+    assert checkpoints.load(run.folder / "last.safetensors").iteration == 1
+    resumed = training.train(TINY, pictures, tmp_path, resume=True)
+    whole = training.train(TINY, pictures, tmp_path / "whole")
+    assert same(tensors(resumed.folder / "final.safetensors"), tensors(whole.folder / "final.safetensors"))
+
+
+@pytest.mark.parametrize(("objective", "k", "l", "direct_y"), [
+    ("ms-nic-mix", 3, 1, True), ("ms-nic-dms", 2, 2, True), ("iwae-2level", 2, 1, False), ("elbo", 2, 1, True),
+])  # fmt: skip
+@pytest.mark.parametrize("scale", ["nats", "bpp"])
+def test_every_objective_trains(pictures, tmp_path, objective, k, l, direct_y, scale):
+    settings = replace(TINY, objective=objective, k=k, l=l, direct_y=direct_y, scale=scale, steps=3, snapshots=())
+    run = training.train(settings, pictures, tmp_path, log_every=1)
+    log = results.read_csv(run.folder / "log.csv")
+    assert list(log["iteration"]) == [1, 2, 3]
+    assert log["loss"].between(1, 2000).all()  # bits per pixel, whatever the objective's unit
+    codec = run.codec()
+    assert codec.direct_y is direct_y
+    assert len(codec.compress(torch.rand(1, 3, 32, 32))["strings"]) == 2
+
+
+def test_a_non_finite_loss_stops_with_the_iteration_and_the_parameter(pictures, tmp_path):
+    bad = [p._replace(pixels=p.pixels) for p in pictures]
+    settings = replace(TINY, lam=1e38)
+    with pytest.raises(GradlabError, match=r"broke off at iteration 1: .*lower the learning rate"):
+        training.train(settings, bad, tmp_path)
+
+
+def test_a_corrupt_checkpoint_is_refused(pictures, tmp_path):
+    run = training.train(TINY, pictures, tmp_path)
+    path = run.folder / "final.safetensors"
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b"", b"not a checkpoint"):
+        path.write_bytes(damaged)
+        with pytest.raises(GradlabError, match=r"final.safetensors is corrupt .*delete it and train again"):
+            run.codec()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
+    run = training.train(TINY, pictures, tmp_path)
+    other = training.run_of(replace(TINY, lam=0.03), tmp_path)
+    other.folder.mkdir()
+    (other.folder / "final.safetensors").write_bytes((run.folder / "final.safetensors").read_bytes())
+    with pytest.raises(GradlabError, match="is of other settings"):
+        other.codec()
+    with pytest.raises(GradlabError, match="there is no checkpoint"):
+        run.codec(iteration=3)
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"k": 0}, "k is 0"),
+    ({"steps": -1}, "steps is -1"),
+    ({"lam": -0.1}, "lambda must be positive"),
+    ({"lam": float("nan")}, "lambda must be positive"),
+    ({"learning_rate": 0.0}, "must be positive"),
+    ({"snapshots": (7,)}, "between 0 and steps"),
+    ({"estimator": "dreg"}, "'dreg' is biased for the unit box.*allow_biased=True"),
+    ({"estimator": "drag"}, "did you mean 'dreg'"),
+    ({"objective": "mix"}, "did you mean 'ms-nic-mix'"),
+])  # fmt: skip
+def test_bad_settings(change, match):
+    with pytest.raises(GradlabError, match=match):
+        replace(TINY, **change)
+
+
+def test_images_smaller_than_a_crop(pictures, tmp_path):
+    with pytest.raises(GradlabError, match=r"too small for crops of 500"):
+        training.train(replace(TINY, crop=500), pictures, tmp_path)
