@@ -21,8 +21,8 @@ QUICK = TrainSettings(
     codec="small-hyperprior",
     channels=(32, 48),
     crop=64,
-    steps=4000,
-    snapshots=(1000, 2000),
+    steps=5000,
+    snapshots=(1000, 2500),
     learning_rate=1e-3,
     scale_learning_rate=False,
 )

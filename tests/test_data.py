@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import hashlib
 import struct
 import zlib
@@ -108,7 +109,7 @@ def test_truncated_and_damaged_files_end_in_a_clear_error(tmp_path, name):
     raw = saved(tmp_path, Image.fromarray(noise(40, 40)), name).read_bytes()
     path = tmp_path / f"cut-{name}"
     path.write_bytes(raw[: len(raw) * 2 // 3])
-    with pytest.raises(GradlabError, match="truncated or damaged|is not an image"):
+    with pytest.raises(GradlabError, match=r"truncated or damaged|is not an image"):
         read_image(path)
     rng = np.random.default_rng(1)
     for _ in range(60):
@@ -116,10 +117,8 @@ def test_truncated_and_damaged_files_end_in_a_clear_error(tmp_path, name):
         for at in rng.integers(0, min(len(raw), 300), 4):
             damaged[at] = rng.integers(256)
         path.write_bytes(damaged)
-        try:
+        with contextlib.suppress(GradlabError):
             assert read_image(path).dtype == torch.uint8
-        except GradlabError:
-            pass
 
 
 @pytest.mark.filterwarnings("ignore:Image size")

@@ -106,12 +106,12 @@ def test_a_replicate_has_the_variance_of_the_snr(mean, block):
 
 
 def test_a_replicate_of_pure_noise_has_the_folded_variance():
-    """Zero mean: |z| has variance 1 - 2/pi, not 1; the few beyond the threshold add at most 12 %."""
+    """Zero mean: |z| has variance 1 - 2/pi, not 1; those few beyond the threshold add 20 %."""
     g = torch.Generator().manual_seed(7)
     draws = torch.randn(1000, 300, generator=g, dtype=torch.float64)
     values = replicate_values(draws, 2, start=100)
     ratio = values.var(ddof=1) / (300 * (1 - 2 / math.pi))
-    assert 0.75 < ratio < 1.5
+    assert 0.8 < ratio < 1.35
 
 
 def test_replicates_see_that_parameters_of_one_draw_are_correlated():
