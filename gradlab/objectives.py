@@ -11,15 +11,18 @@ iwae           log mean exp over k                                        Burda 
 iwae-2level    the same over k pairs (y_i, z_i), z_i drawn from y_i       paper section 3, eq. 16
 ms-nic-mix     log mean exp over k of log p(x|y_i) p(y_i|z), + log p(z)   paper eq. 12
 ms-nic-dms     log mean exp over all k x l combinations                   paper eq. 15
+jvi            k L_k - (k-1) x mean over i of L_(k-1) without sample i    Nowozin 2018 (first-order jackknife)
 =============  =========================================================  ==========================================
+
+All are lower bounds on log p(x) but ``jvi``: the jackknife takes the 1/k term of the bias of ``iwae`` away, and with it
+the sign, so that its expectation may lie above log p(x). It needs k >= 2.
 
 **Scale.** ``"nats"`` is the bound of the equations. ``"bpp"`` divides every log-weight by ln 2 x pixels before the
 softmax, as the paper's listing (Appendix A.5) does: a tempered objective, whose weights are almost flat.
 
 **Weighting.** ``"joint"`` gives all factors of a sample one weight (eqs. 12-17). ``"per-term"`` is the listing: the
 distortion, the y-rate and the z-rate are each weighted by a softmax of their own. That is no bound but a surrogate
-loss,
-and the value says so in its type: it is a ``SurrogateLoss``.
+loss, and the value says so in its type: it is a ``SurrogateLoss``.
 """
 
 from __future__ import annotations
@@ -52,6 +55,17 @@ def softmax(log_w: Tensor) -> Tensor:
     return torch.softmax(log_w.detach().flatten(1), dim=1).view_as(log_w)
 
 
+def log_sum_of_others(log_w: Tensor) -> Tensor:
+    """``log sum_{j != i} exp(log_w_j)`` for each i of ``[B, K]``; -inf at K = 1.
+
+    From sums before and after i, never as ``S - w_i``, which has no digits left where one sample holds all the weight.
+    """
+    edge = torch.full_like(log_w[:, :1], -math.inf)
+    before = torch.cat([edge, torch.logcumsumexp(log_w, dim=1)[:, :-1]], dim=1)
+    after = torch.cat([edge, torch.logcumsumexp(log_w.flip(1), dim=1)[:, :-1]], dim=1).flip(1)
+    return torch.logaddexp(before, after)
+
+
 @dataclass(frozen=True)
 class Objective:
     """One objective, a function of the terms.
@@ -60,11 +74,13 @@ class Objective:
         name: its key in ``OBJECTIVES``.
         single: whether it averages single-sample bounds (``elbo``) rather than taking the log of a mean of weights.
         check: raises GradlabError for terms that this objective is not defined for.
+        jackknife: whether it combines the bounds of k and of k - 1 samples (``jvi``).
     """
 
     name: str
     single: bool
     check: Callable[[LogTerms], None]
+    jackknife: bool = False
 
     def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
         """The objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
@@ -83,6 +99,8 @@ class Objective:
             return to_unit * terms.log_w().mean(dim=(1, 2))
         if weighting == "joint":
             log_w = to_unit * terms.log_w()
+            if self.jackknife:
+                return _jackknife(log_w[:, :, 0])
             return torch.logsumexp(log_w, dim=(1, 2)) - math.log(log_w[0].numel())
         value = sum((softmax(to_unit * t) * to_unit * t).sum(dim=(1, 2)) for t in _factors_of(terms).values())
         return torch.as_tensor(value).as_subclass(SurrogateLoss)
@@ -100,6 +118,9 @@ class Objective:
             z = ones[:, :, 0] if terms.paired else ones[:, 0, :]
             return {("y", name): ones[:, :, 0] for name in names} | {("z", name): z for name in names}
         to_unit = unit(terms, scale)
+        if self.jackknife:
+            factor = _jackknife_factor(to_unit * terms.log_w().detach()[:, :, 0])
+            return {(latent, name): factor for latent in ("y", "z") for name in names}
         if weighting == "joint":
             weights = dict.fromkeys(names, softmax(to_unit * terms.log_w()))
         else:
@@ -119,6 +140,8 @@ class Objective:
             raise GradlabError(
                 "weighting 'per-term' is defined for posteriors with log q = 0 (the unit box): use weighting='joint'"
             )
+        if weighting == "per-term" and self.jackknife:
+            raise GradlabError(f"{self.name} is not a weighted sum of terms: use weighting='joint'")
         self.check(terms)
 
 
@@ -134,6 +157,29 @@ def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:
     return {term: value for term, value in values.items() if isinstance(value, Tensor) and value.ndim == 3}
 
 
+def _jackknife(log_w: Tensor) -> Tensor:
+    """The jackknife ``[B]`` of log-weights ``[B, K]``; its gradient by log w_i is the weight of sample i."""
+    k = log_w.shape[1]
+    fixed = log_w.detach()
+    without = log_sum_of_others(fixed) - math.log(k - 1)
+    value = k * (torch.logsumexp(fixed, dim=1) - math.log(k)) - (k - 1) * without.mean(dim=1)
+    return value + (_jackknife_weights(fixed, 1) * (log_w - fixed)).sum(dim=1)
+
+
+def _jackknife_weights(log_w: Tensor, power: int) -> Tensor:
+    """``k w~_i^n - (k-1)/k sum_{j != i} w~_(without j),i^n`` for n = power, ``[B, K]``."""
+    k = log_w.shape[1]
+    own = torch.softmax(log_w, dim=1) ** power
+    rest = torch.exp(power * log_w + log_sum_of_others(-power * log_sum_of_others(log_w)))
+    return k * own - (k - 1) / k * rest
+
+
+def _jackknife_factor(log_w: Tensor) -> Tensor:
+    """What DReG multiplies a path by, ``[B, K]``: each bound of the jackknife squares its own weights."""
+    weights = _jackknife_weights(log_w, 1)
+    return torch.where(weights == 0, 0.0, _jackknife_weights(log_w, 2) / weights)
+
+
 def _any(terms: LogTerms) -> None:
     """Defined for every shape."""
 
@@ -144,6 +190,14 @@ def _independent(terms: LogTerms) -> None:
         raise GradlabError(
             f"iwae takes independent samples, but k = {k} and l = {l} are combined: use ms-nic-dms, or l = 1"
         )
+
+
+def _left_out(terms: LogTerms) -> None:
+    _, k, l = terms.shape
+    if l > 1:
+        raise GradlabError(f"jvi takes independent samples, one z each, but l = {l}: use l = 1")
+    if k < 2:
+        raise GradlabError("jvi leaves one sample out, but k = 1: give at least two samples")
 
 
 def _mix(terms: LogTerms) -> None:
@@ -167,6 +221,7 @@ OBJECTIVES: dict[str, Objective] = {
     "iwae-2level": Objective("iwae-2level", False, _independent),
     "ms-nic-mix": Objective("ms-nic-mix", False, _mix),
     "ms-nic-dms": Objective("ms-nic-dms", False, _outer),
+    "jvi": Objective("jvi", False, _left_out, jackknife=True),
 }
 
 

@@ -7,8 +7,8 @@ dash and marker, bars in hatch. Figures are made without pyplot, so that nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -19,9 +19,10 @@ from gradlab.plotstyle import COLOURS, DASHES, HATCHES, MARKERS, figure, save, s
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["bars", "curves", "figure", "heat", "histograms", "save", "style"]
+__all__ = ["bars", "curves", "figure", "heat", "histograms", "save", "shared_legend", "style", "title"]
 
 
 def curves(
@@ -38,6 +39,7 @@ def curves(
     yscale: str = "linear",
     order: Sequence[str] | None = None,
     points: bool = False,
+    markers: bool = True,
     first: int = 0,
 ) -> None:
     """Lines of ``y`` over ``x``, one for each value of ``hue``, with error bars of one ``yerr`` up and down.
@@ -52,7 +54,8 @@ def curves(
         xlabel: with its unit; ``ylabel`` likewise.
         xscale: ``"linear"`` or ``"log"``; ``yscale`` likewise.
         order: values of ``hue`` in the order of the legend; by default that of the rows.
-        points: markers without a line, e.g. Monte-Carlo values over exact curves.
+        points: markers without a line and without an entry in the legend, e.g. Monte-Carlo values over exact curves.
+        markers: False draws the line alone.
         first: number of the first colour, to continue another call or to keep colours equal.
 
     Raises:
@@ -66,16 +69,35 @@ def curves(
                 rows[x],
                 rows[y],
                 rows[yerr] if yerr else None,
-                label=name,
+                label="_" if points else name,
                 color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
+                marker=MARKERS[number % len(MARKERS)] if markers else "",
                 linestyle="none" if points else DASHES[number % len(DASHES)],
                 markeredgecolor="white",
                 markeredgewidth=0.4,
             )
         ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
-        if hue:
+        if hue and not points:
             ax.legend()
+
+
+def title(ax: Axes, text: str) -> None:
+    """The title of one panel, in the project's size."""
+    with style():
+        ax.set_title(text)
+
+
+def shared_legend(fig: Figure, axes: Iterable[Axes]) -> None:
+    """One legend below the figure instead of one in each of its axes: what any of them names, once."""
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries = dict(zip(labels, handles, strict=True)) | entries
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
+    with style():
+        fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 5))
 
 
 def bars(
@@ -258,4 +280,4 @@ def _short(number: float, digits: int) -> str:
     if number != 0 and not 0.01 <= abs(number) < 10_000:
         mantissa, _, exponent = f"{number:.0e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{number:.{digits}g}" if abs(number) < 10**digits else f"{number:.0f}"
+    return f"{number:.{digits}g}" if abs(number) < 10**digits - 0.5 else f"{number:.0f}"

@@ -1,6 +1,6 @@
 """Posteriors that say of themselves what an estimator needs to know.
 
-Three facts decide which gradient estimators are right for a posterior q(.; phi), and each posterior states them:
+Four facts decide which gradient estimators are right for a posterior q(.; phi), and each posterior states them:
 
 ``support_moves``
     its support depends on phi, so that integrating by parts or differentiating under the integral leaves a term at the
@@ -8,17 +8,24 @@ Three facts decide which gradient estimators are right for a posterior q(.; phi)
 ``score_is_zero``
     d log q(y; phi)/dphi = 0 wherever q > 0 (paper section 2, Property II);
 ``walls_known``
-    it can say where that boundary is, so that an estimator can put the term back.
+    it can say where that boundary is, so that an estimator can put the term back;
+``derivative_known``
+    it can say d q/d phi as a difference of two densities, so that an estimator needs no derivative of log w.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
+from scipy.special import erf, erfc, gammainccinv, gammaincinv
 from torch import Tensor
+
+from gradlab.terms import Walls
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -29,6 +36,7 @@ class Posterior(Protocol):
     support_moves: ClassVar[bool]
     score_is_zero: ClassVar[bool]
     walls_known: ClassVar[bool]
+    derivative_known: ClassVar[bool]
     base: ClassVar[str]
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -49,6 +57,7 @@ class Box:
     support_moves: ClassVar[bool] = True
     score_is_zero: ClassVar[bool] = True
     walls_known: ClassVar[bool] = True
+    derivative_known: ClassVar[bool] = True
     base: ClassVar[str] = "uniform"
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -63,6 +72,33 @@ class Box:
         """The box with its centre detached."""
         return Box(self.center.detach())
 
+    def walls(self, y: Tensor, log_w: Callable[[Tensor], Tensor], coordinates: Tensor | None = None) -> Walls:
+        """The walls of a box in D dimensions: each sample with one coordinate moved to either wall.
+
+        Args:
+            y: ``[B, K, D]`` samples; the centre broadcasts with them.
+            log_w: ``[..., D]`` -> ``[...]``, nats.
+            coordinates: ``[C]`` or ``[B, C]`` distinct coordinates to move, drawn uniformly and apart from y: what is
+                left out is made up for by the scale, D / C. All coordinates by default.
+
+        Returns:
+            ``M = 2 C`` points: the upper walls of the chosen coordinates, then the lower ones.
+        """
+        draws, k, d = y.shape
+        chosen = torch.arange(d, device=y.device) if coordinates is None else coordinates
+        c = chosen.shape[-1]
+        index = chosen.reshape(-1, 1, c).expand(draws, k, c)
+        moves = self.center.expand_as(y).gather(2, index)
+        half = torch.tensor([0.5, -0.5], dtype=y.dtype, device=y.device)
+        ends = moves.detach()[:, :, None, :] + half[:, None]  # [B, K, 2, C]
+        points = y.detach()[:, :, None, None, :].expand(draws, k, 2, c, d)
+        points = points.scatter(4, index[:, :, None, :, None].expand(draws, k, 2, c, 1), ends[..., None])
+        return Walls(
+            log_w=log_w(points).reshape(draws, k, 2 * c),
+            scale=(2 * half * d / c).repeat_interleave(c),
+            moves=torch.cat([moves, moves], dim=2),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Normal:
@@ -73,6 +109,7 @@ class Normal:
     support_moves: ClassVar[bool] = False
     score_is_zero: ClassVar[bool] = False
     walls_known: ClassVar[bool] = False
+    derivative_known: ClassVar[bool] = True
     base: ClassVar[str] = "normal"
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -86,6 +123,28 @@ class Normal:
     def detached(self) -> Normal:
         """The Normal with both parameters detached."""
         return Normal(self.mean.detach(), self.std.detach())
+
+    def mean_pair(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The Weibull pair: ``dE[f]/dmean = E[f(plus) - f(minus)] / (std sqrt(2 pi))`` (Mohamed et al. 2020, table 1).
+
+        ``mean +- std sqrt(-2 ln U)`` with U = Phi(noise), detached, each the shape of ``noise``.
+        """
+        distance = self.std.detach() * torch.sqrt(-2 * torch.special.log_ndtr(noise))
+        return self.mean.detach() + distance, self.mean.detach() - distance
+
+    def std_pair(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Double-sided Maxwell and Normal: ``dE[f]/dstd = E[f(plus) - f(minus)] / std`` (Mohamed et al. 2020, table 1).
+
+        Both from the same noise, the first by its quantile function (so that they rise and fall together); detached.
+        """
+        magnitude = np.abs(noise.detach().double().cpu().numpy())
+        # |M| has the chi law with 3 degrees of freedom, |noise| that with 1: equal tail probabilities, from the tail
+        # that is the smaller one, so that neither end loses its digits.
+        inner = gammaincinv(1.5, erf(magnitude / math.sqrt(2)))
+        outer = gammainccinv(1.5, erfc(magnitude / math.sqrt(2)))
+        maxwell = torch.as_tensor(np.sqrt(2 * np.where(magnitude < 1, inner, outer))).to(noise)
+        mean, std = self.mean.detach(), self.std.detach()
+        return mean + std * torch.copysign(maxwell, noise), mean + std * noise
 
 
 def log_normal(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from gradlab.codecs import Hyperprior
 from gradlab.errors import GradlabError
-from gradlab.estimators import estimator as estimator_of
 from gradlab.noise import stream
 from gradlab.recorder import GradientRecorder
+from gradlab.runs import mean_loss
 
 
 def record(
@@ -55,16 +53,12 @@ def record(
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
     device = next(codec.parameters()).device
-    method = estimator_of(estimator)
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
     with recorder:
         for t in range(draws):
             x = batches(t) if callable(batches) else batches
             terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device))
-            value = method(terms, objective, weighting, scale).as_subclass(torch.Tensor)
-            # The unit of the loss cancels in an SNR but not in a variance: always bits per pixel, averaged over images.
-            unit = 1.0 if scale == "bpp" else terms.pixels * math.log(2)
-            (-(value / unit).mean()).backward()
+            mean_loss(terms, objective, estimator, weighting, scale).backward()
             recorder.step()
             advance()
     return recorder

@@ -36,16 +36,35 @@ class Tap(NamedTuple):
 class Walls(NamedTuple):
     """Where a posterior's derivative sits when it is not under the integral sign.
 
-    ``d/dphi E_q[f] = E_rest[sum_m scale_m * f(sample moved to point m)]``: for the unit box the two walls with scale
-    +1 and -1. Estimators that put the boundary of the support back read this; issue it from a problem.
+    ``d/dphi E_q[f] = sum_i E[sum_m scale_m * f(sample i moved to point m)]``: for the unit box the two walls of each
+    coordinate with scale +1 and -1; for a smooth density the pairs of a measure-valued derivative. The points of
+    sample i may depend on its own noise, which is integrated out in its own term, and on no other. Only for one latent
+    (L = 1), or for pairs that are moved together.
 
     Attributes:
         log_w: ``[B, K, M]`` log-weight of sample i were it at point m, nats.
-        scale: ``[M]`` signed weights.
+        scale: signed weights, broadcastable to ``[B, K, M]``.
+        moves: the live parameter that point m belongs to, broadcastable to ``[B, K, M]``; None where none is live.
+        boundary: whether the points lie on the boundary of the support, where a second reparameterisation drops them;
+            False says that the support is fixed.
     """
 
     log_w: Tensor
     scale: Tensor
+    moves: Tensor | None = None
+    boundary: bool = True
+
+
+class PriorPath(NamedTuple):
+    """A live prior as a path: its samples are ``T(e; theta)`` of base noise e, and y is taken for one of them.
+
+    Attributes:
+        value: ``T(stop(T^-1(y; theta)); theta)``, shaped and valued like y, whose gradient is dT/dtheta at fixed noise.
+        log_p: ``[B, K, 1]`` log p(stop(y); theta): the explicit dependence, values as in the term that holds it.
+    """
+
+    value: Tensor
+    log_p: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +82,9 @@ class LogTerms:
         scores: log q of each *detached* sample at live parameters, one entry per latent; values as in ``log_q``.
             Empty: ``log_q`` is taken as it is (its score and path cannot be told apart).
         taps: where samples enter terms; needed by estimators that rescale the path (``score``, ``dreg``).
-        walls: needed by estimators that put the boundary back.
+        walls: needed by estimators that put the boundary back or move samples; None: not evaluated, or not known.
+        prior_paths: paths of the live parameters of ``log_py`` (one latent); ``()`` where none is live. None: not
+            known, so that ``gdreg`` refuses.
 
     Raises:
         GradlabError: a term that is not ``[B, K, L]``-shaped or holds NaN.
@@ -78,6 +99,7 @@ class LogTerms:
     scores: tuple[Tensor, ...] = ()
     taps: tuple[Tap, ...] = ()
     walls: Walls | None = None
+    prior_paths: tuple[PriorPath, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("log_lik", "log_py", "log_pz", "log_q"):

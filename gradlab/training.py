@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,128 +20,12 @@ from gradlab import checkpoints, codecs, results
 from gradlab.codecs import Hyperprior
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
-from gradlab.estimators import estimator
 from gradlab.noise import stream
-from gradlab.objectives import objective
-from gradlab.posteriors import Box
+from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
 
-# Bits per pixel, whatever the objective's own unit: learning rates and clipping mean the same at every crop size.
-LOSS_SCALE = {"nats": math.log(2), "bpp": 1.0}
+__all__ = ["Run", "TrainSettings", "build", "loss_of", "run_of", "train"]
+
 LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_norm")
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What decides the numbers of a training run, and nothing else.
-
-    Attributes:
-        codec, channels, direct_y: the model (``gradlab.codecs.build``).
-        lam: lambda of the R-D cost, MSE on the 0-255 scale.
-        objective, estimator, weighting, scale, k, l: what is maximised and how its gradient is taken.
-        allow_biased: needed by estimators whose requirement the unit box breaks (DReG).
-        steps, batch, crop: iterations, crops per iteration, pixels per side of a crop.
-        learning_rate: for one sample; multiplied by k if ``scale_learning_rate`` (Appendix A.5: linear in the sample
-            size).
-        cosine_steps: the learning rate falls along a cosine to ``final_fraction`` of itself in so many iterations and
-            stays there; 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
-        clip: largest gradient norm, in bits per pixel.
-        snapshots: iterations after which the weights are kept.
-        seed: of weights, crops and noise.
-        data: fingerprint of the training images.
-    """
-
-    codec: str = "bmshj2018-hyperprior"
-    channels: tuple[int, int] = (128, 192)
-    direct_y: bool = True
-    lam: float = 0.015
-    objective: str = "elbo"
-    estimator: str = "pathwise"
-    weighting: str = "joint"
-    scale: str = "bpp"
-    k: int = 1
-    l: int = 1
-    allow_biased: bool = False
-    steps: int = 1000
-    batch: int = 8
-    crop: int = 256
-    learning_rate: float = 1e-4
-    scale_learning_rate: bool = True
-    betas: tuple[float, float] = (0.90, 0.95)
-    cosine_steps: int = 0
-    final_fraction: float = 0.1
-    clip: float = 1.0
-    snapshots: tuple[int, ...] = ()
-    seed: int = 0
-    data: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop", "k", "l"):
-            if getattr(self, name) < 1:
-                raise GradlabError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not self.lam > 0:
-            raise GradlabError(f"lam is {self.lam}: lambda must be positive")
-        if not self.learning_rate > 0:
-            raise GradlabError(f"learning_rate is {self.learning_rate}: it must be positive")
-        if any(not 0 <= s <= self.steps for s in self.snapshots):
-            raise GradlabError(f"snapshots {self.snapshots} must lie between 0 and steps = {self.steps}")
-        missing = estimator(self.estimator).unmet(Box(torch.zeros(())), self.k)
-        objective(self.objective)
-        if missing and not self.allow_biased:
-            raise GradlabError(
-                f"estimator {self.estimator!r} is biased for the unit box: it needs {' and '.join(missing)}; "
-                "train with another, or with allow_biased=True"
-            )
-
-    def rate_at(self, iteration: int) -> float:
-        """Learning rate of the iteration (counted from 0)."""
-        peak = self.learning_rate * (self.k if self.scale_learning_rate else 1)
-        if self.cosine_steps == 0:
-            return peak
-        progress = min(1.0, iteration / self.cosine_steps)
-        return peak * (self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model on disk.
-
-    Attributes:
-        folder: holds ``log.csv``, ``settings.json``, ``final.safetensors`` and ``snapshot-<iteration>.safetensors``.
-        settings: what it was trained with.
-    """
-
-    folder: Path
-    settings: TrainSettings
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is complete."""
-        return (self.folder / "final.safetensors").exists()
-
-    def codec(self, iteration: int | None = None, device: str = "cpu") -> Hyperprior:
-        """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
-
-        Raises:
-            GradlabError: no such snapshot, or a file that is corrupt or of other settings.
-        """
-        last = iteration is None or iteration == self.settings.steps
-        path = self.folder / ("final.safetensors" if last else f"snapshot-{iteration}.safetensors")
-        stored = checkpoints.load(path, results.settings_hash(self.settings))
-        model = build(self.settings)
-        model.load_state_dict(stored.tensors)
-        return model.to(device).eval()
-
-
-def build(settings: TrainSettings) -> Hyperprior:
-    """The untrained model of these settings."""
-    return codecs.build(settings.codec, settings.channels, settings.direct_y, seed=settings.seed)
-
-
-def run_of(settings: TrainSettings, runs: Path) -> Run:
-    """Where the run of these settings lives below ``runs``."""
-    label = "direct" if settings.direct_y else "2level"
-    name = f"{label}-{settings.objective}-{settings.estimator}-k{settings.k}-{results.settings_hash(settings)}"
-    return Run(runs / name, settings)
 
 
 def loss_of(
@@ -156,10 +40,7 @@ def loss_of(
         generator: of the noise.
     """
     terms, _ = codec.log_terms(x, settings.lam, settings.k, settings.l, generator)
-    value = estimator(settings.estimator)(terms, settings.objective, settings.weighting, settings.scale)
-    unit = LOSS_SCALE[settings.scale] * (terms.pixels if settings.scale == "nats" else 1)
-    # A plain tensor: what a SurrogateLoss has to say of itself has been said.
-    loss = -(value.as_subclass(Tensor) / unit).mean()
+    loss = mean_loss(terms, settings.objective, settings.estimator, settings.weighting, settings.scale)
     per_pixel = math.log(2) * terms.pixels
     with torch.no_grad():
         rate = torch.as_tensor(terms.log_py + terms.log_pz).mean().item() / -per_pixel

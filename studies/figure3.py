@@ -124,7 +124,7 @@ def draw(folder: Path) -> None:
         shown = max(2, round(bins * decades / math.log10(HIGH / LOW)))
         plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=shown,
                          xlabel=f"variance of a dimension of {latent} over images")  # fmt: skip
-        ax.set_title(f"latent {latent}, {table['images'].iloc[0]} images")
+        plots.title(ax, f"latent {latent}, {table['images'].iloc[0]} images")
     plots.save(figure, folder / "figure3")
 
 

@@ -138,7 +138,7 @@ def draw(folder: Path) -> None:
 
     plots.bars(ax, pd.concat(parts), "label", "value", hue="part", xlabel="", ylabel="bits per pixel")
     images, iterations = table["images"].iloc[0], table["iterations"].iloc[0]
-    ax.set_title(f"n = {images} images, {iterations} iterations")
+    plots.title(ax, f"n = {images} images, {iterations} iterations")
     plots.save(figure, folder / "table1")
 
 

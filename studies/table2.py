@@ -97,7 +97,7 @@ def draw(folder: Path) -> None:
     figure, ax = plots.figure()
     plots.curves(ax, table, "iterations", "R-D cost", None, "label", xlabel="iterations",
                  ylabel="R-D cost (bits per pixel)")  # fmt: skip
-    ax.set_title(f"n = {table['images'].iloc[0]} images")
+    plots.title(ax, f"n = {table['images'].iloc[0]} images")
     plots.save(figure, folder / "table2")
 
 

@@ -177,7 +177,7 @@ def draw(folder: Path) -> None:
                      xlabel="iterations", ylabel="gradient SNR")  # fmt: skip
         floor = mine["noise_floor"].iloc[0]
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":")
-        ax.set_title(group)
+        plots.title(ax, group)
         ax.set_ylim(bottom=0)
         if ax is not axes[0]:
             ax.set_ylabel("")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -140,33 +140,46 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Exact curves with Monte-Carlo points: |bias|, variance and SNR over k, on the box and on the Normal."""
+    """Exact curves with Monte-Carlo points (|bias|, variance, SNR over k), and the matrix of exact bias."""
     from gradlab import plots
 
     toys = results.read_csv(folder / "toys.csv")
     toys["abs_bias"] = toys["bias"].abs()
     toys["exact_abs_bias"] = (toys["exact_mean"] - toys["exact"]).abs()
+    order = list(dict.fromkeys(toys["estimator"]))
     # Below its own standard error a measured bias is noise: the point would only repeat the number of draws.
     toys.loc[toys["abs_bias"] < 2 * toys["bias_se"], "abs_bias"] = math.nan
-    toys.loc[toys["exact_abs_bias"] < 1e-9, "exact_abs_bias"] = math.nan
     panels = [
-        ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats)"),
-        ("exact_variance", "variance", "variance_se", "variance (nats$^2$)"),
-        ("exact_snr", "snr", "snr_se", "SNR"),
+        ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats / unit of phi)", 1e-9),
+        ("exact_variance", "variance", "variance_se", "variance", 0.0),
+        ("exact_snr", "snr", "snr_se", "SNR of one draw", 0.0),
     ]
-    figure, axes = plots.figure(2, 3, width="page")
+    figure, axes = plots.figure(2, 3, width="page", height=4.0)
     for line, posterior in enumerate(("box", "normal")):
         rows = toys[toys["posterior"] == posterior]
-        for column, (exact, measured, se, label) in enumerate(panels):
-            ax = axes[line][column]
-            shown = rows[rows[exact] > 0]
-            order = list(dict.fromkeys(toys["estimator"]))
-            plots.curves(ax, shown, "k", exact, None, "estimator", order=order, xlabel="samples k",
-                         ylabel=label, xscale="log", yscale="log")  # fmt: skip
-            plots.curves(ax, shown, "k", measured, se, "estimator", order=order, xlabel="samples k",
-                         ylabel=label, xscale="log", yscale="log", points=True)  # fmt: skip
-            ax.set_title(f"{posterior} posterior")
+        for ax, (exact, measured, se, label, least) in zip(axes[line], panels, strict=True):
+            shown = rows[rows[exact] > least]
+            options: dict[str, Any] = {
+                "order": order,
+                "xlabel": "samples k",
+                "ylabel": label,
+                "xscale": "log",
+                "yscale": "log",
+            }
+            plots.curves(ax, shown, "k", exact, None, "estimator", markers=False, **options)
+            plots.curves(ax, shown, "k", measured, se, "estimator", points=True, **options)
+            plots.title(ax, f"{posterior} posterior")
+    plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "toys")
+
+    figure, axes = plots.figure(2, 1, width="page", height=0.5 + 0.5 * len(order))
+    for ax, posterior in zip(axes, ("box", "normal"), strict=True):
+        rows = toys[toys["posterior"] == posterior].copy()
+        rows["relative"] = 100 * rows["exact_abs_bias"] / rows["exact"].abs()
+        rows.loc[rows["relative"] < 1e-6, "relative"] = 0.0
+        plots.heat(ax, rows, "estimator", "k", "relative", xlabel="samples k", ylabel=posterior,
+                   label="|bias| (%)")  # fmt: skip
+    plots.save(figure, folder / "toys_matrix")
 
 
 if __name__ == "__main__":

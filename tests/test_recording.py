@@ -65,7 +65,7 @@ def test_a_new_minibatch_in_every_draw_adds_variance():
     crops = gl.data.Crops(gl.data.embedded("train"), 32, 2, 0)
     alone = record(codec, crops.batch(0), LAM, 8).summary().set_index("group")
     both = record(codec, crops.batch, LAM, 8).summary().set_index("group")
-    assert (both["variance_trace"] > alone["variance_trace"]).all()
+    assert both["variance_trace"].sum() > 2 * alone["variance_trace"].sum()
 
 
 def test_multi_sample_objectives_and_estimators_are_recorded():

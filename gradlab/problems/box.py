@@ -83,9 +83,10 @@ class BoxOracle(Problem):
         offsets = torch.tensor([0.5, -0.5], dtype=base.dtype, device=base.device)
         return Box(center).sample(base), center.reshape(-1, 1, 1) + offsets
 
-    def _walls(self, log_w: Tensor, base: Tensor) -> Walls:
+    def _walls(self, log_w: Tensor, base: Tensor, phi: Tensor | float) -> Walls:
         draws, k = base.shape
-        return Walls(log_w.expand(draws, k, 2), torch.tensor(SCALE, dtype=base.dtype, device=base.device))
+        scale = torch.tensor(SCALE, dtype=base.dtype, device=base.device)
+        return Walls(log_w.expand(draws, k, 2), scale, phi[..., None] if isinstance(phi, Tensor) else None)
 
 
 class BoxProblem(BoxOracle):
@@ -131,13 +132,15 @@ class BoxProblem(BoxOracle):
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
         """Log-weights ``[B, K, 1]``, all in ``log_lik``; see :meth:`Problem.log_terms`."""
-        y, ends = self._sample(noise, self._values(noise, overrides)["phi"])
+        phi = self._values(noise, overrides)["phi"]
+        y, ends = self._sample(noise, phi)
         lik = y.view_as(y)
         return LogTerms(
             log_lik=self._elementwise(lik)[..., None],
             samples=(y, None),
             taps=(Tap(lik, "y", "lik"),),
-            walls=self._walls(self._elementwise(ends), noise) if walls else None,
+            walls=self._walls(self._elementwise(ends), noise, phi) if walls else None,
+            prior_paths=(),
         )
 
 
@@ -193,15 +196,17 @@ class BoxGaussian(BoxOracle):
         """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`."""
         values = self._values(noise, overrides)
         y, ends = self._sample(noise, values["phi"])
+        paths = self.model.prior_paths(y, values)
         lik, py = y.view_as(y), y.view_as(y)
         at_walls = None
         if walls:
             wide = {n: v[..., None] if isinstance(v, Tensor) else v for n, v in values.items()}
-            at_walls = self._walls(self.model.log_lik(ends, wide) + self.model.log_prior(ends, wide), noise)
+            at_walls = self._walls(self.model.log_lik(ends, wide) + self.model.log_prior(ends, wide), noise, values["phi"])
         return LogTerms(
             log_lik=self.model.log_lik(lik, values)[..., None],
             log_py=self.model.log_prior(py, values)[..., None],
             samples=(y, None),
             taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
             walls=at_walls,
+            prior_paths=paths,
         )

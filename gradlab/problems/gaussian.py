@@ -16,6 +16,7 @@ from gradlab.posteriors import log_normal
 from gradlab.problems import oracle
 from gradlab.problems.base import Moments, check_real, check_std
 from gradlab.problems.quadrature import Array, Nodes
+from gradlab.terms import PriorPath
 
 GENERATIVE = ("prior_std", "slope", "offset", "likelihood_std")
 
@@ -94,6 +95,19 @@ class LinearGaussian:
     def log_prior(self, y: Tensor, parameters: Mapping[str, Tensor | float]) -> Tensor:
         """``log p(y)`` elementwise, at parameters that broadcast with ``y``."""
         return log_normal(y, 0.0, parameters["prior_std"])
+
+    def prior_paths(self, y: Tensor, parameters: Mapping[str, Tensor | float]) -> tuple[PriorPath, ...]:
+        """The path ``T(e; prior_std) = prior_std e`` through the samples, where ``prior_std`` is live (a tensor).
+
+        ``y [B, K]`` is then made to require a gradient, since the estimators that read the path differentiate by y.
+        """
+        std = parameters["prior_std"]
+        if not isinstance(std, Tensor):
+            return ()
+        fixed = y.detach()
+        y.requires_grad_()
+        value = std * (fixed / std.detach())
+        return (PriorPath(value, log_normal(fixed, 0.0, std)[..., None]),)
 
 
 def generative_moments(nodes: Nodes, y: Array, model: LinearGaussian, wrt: str) -> dict[str, Moments]:

@@ -5,6 +5,7 @@ noise ~ N(0, 1) --(mean + std noise)--> y --> log w(y) = log p(x, y) - log q(y; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +18,7 @@ from gradlab.problems import oracle
 from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real, check_std
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
 from gradlab.problems.quadrature import Array, adaptive
-from gradlab.terms import LogTerms, Tap
+from gradlab.terms import LogTerms, Tap, Walls
 
 RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
 
@@ -109,14 +110,13 @@ class NormalGaussian(Problem):
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
         """Log-weights ``[B, K, 1]``, with the score of q apart from its path; see :meth:`Problem.log_terms`."""
-        if walls:
-            raise GradlabError("a Normal posterior has no walls: leave walls=False, or use a box problem")
         if "phi" in overrides and "mean" in overrides:
             raise GradlabError("overrides hold both 'phi' and 'mean', which are the same parameter: give one of them")
         values = self._values(noise, overrides)
         mean = values["phi"] if "phi" in overrides else values["mean"]
         q = Normal(*(torch.as_tensor(v, dtype=noise.dtype, device=noise.device) for v in (mean, values["std"])))
         y = q.sample(noise)
+        paths = self.model.prior_paths(y, values)
         lik, py, own = y.view_as(y), y.view_as(y), y.view_as(y)
         return LogTerms(
             log_lik=self.model.log_lik(lik, values)[..., None],
@@ -125,4 +125,24 @@ class NormalGaussian(Problem):
             samples=(y, None),
             scores=(q.log_prob(y.detach())[..., None],),
             taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py"), Tap(own, "y", "q")),
+            walls=self._pairs(noise, q, values, overrides) if walls else None,
+            prior_paths=paths,
         )
+
+    def _pairs(
+        self, noise: Tensor, q: Normal, values: Mapping[str, Tensor | float], overrides: Mapping[str, Tensor]
+    ) -> Walls:
+        """The measure-valued pairs of the live parameters: of the mean, of the std, or of both where none is live."""
+        fixed = q.detached()
+        pairs = []
+        if "std" not in overrides or len(overrides) > 1:
+            pairs.append((q.mean_pair(noise), 1 / (math.sqrt(2 * math.pi) * fixed.std), q.mean))
+        if "std" in overrides or not overrides:
+            pairs.append((q.std_pair(noise), 1 / fixed.std, q.std))
+        y = torch.stack([point for points, _, _ in pairs for point in points], dim=-1)
+        wide = {n: v[..., None] if isinstance(v, Tensor) else v for n, v in values.items()}
+        at = Normal(fixed.mean[..., None], fixed.std[..., None])
+        log_w = self.model.log_lik(y, wide) + self.model.log_prior(y, wide) - at.log_prob(y)
+        scale = [sign * c.expand_as(noise) for _, c, _ in pairs for sign in (1, -1)]
+        moves = [live.expand_as(noise) for _, _, live in pairs for _ in range(2)]
+        return Walls(log_w, torch.stack(scale, dim=-1), torch.stack(moves, dim=-1), boundary=False)
