@@ -22,13 +22,13 @@ QUICK = TrainSettings(
     channels=(32, 48),
     crop=64,
     steps=5000,
-    snapshots=(1000, 2500),
+    snapshots=(1000, 1500, 2000, 2500),
     learning_rate=1e-3,
     scale_learning_rate=False,
 )
-GPU = TrainSettings(steps=50_000, cosine_steps=5_000)
+GPU = TrainSettings(steps=50_000, snapshots=(30_000, 40_000), cosine_steps=5_000)
 # 8000 images in batches of 8: 1000 iterations an epoch; 2000 epochs, of which 200 on the cosine (Appendix A.5).
-PAPER = TrainSettings(steps=2_000_000, snapshots=(50_000, 500_000, 1_000_000), cosine_steps=200_000)
+PAPER = TrainSettings(steps=2_000_000, snapshots=(50_000, 500_000, 1_000_000, 1_500_000), cosine_steps=200_000)
 
 # The smallest that still does everything: what the tests run.
 SMALLEST = replace(QUICK, channels=(6, 8), batch=2, steps=6, snapshots=(2, 4))

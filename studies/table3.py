@@ -35,21 +35,25 @@ class Settings:
     """Models and number of draws.
 
     Attributes:
-        base: the direct-y model; its snapshots and its end are the points of training.
+        base: the direct-y model.
+        points: iterations at which gradients are recorded.
+        stages: which of the paper's points (early, mid, late) stands beside each; "-" for none.
         draws: gradients per measurement, at least 32 for standard errors.
     """
 
     base: TrainSettings = models.QUICK
+    points: tuple[int, ...] = (1000, 2500, 5000)
+    stages: tuple[str, ...] = STAGES
     draws: int = 256
     seed: int = 0
 
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, draws=1000),
-    "paper": Settings(base=models.PAPER, draws=1000),
+    "gpu": Settings(base=models.GPU, points=(30_000, 40_000, 50_000), stages=("-", "-", "early"), draws=1000),
+    "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
 }
-SMALLEST = Settings(base=models.SMALLEST, draws=4)
+SMALLEST = Settings(base=models.SMALLEST, points=(2, 4, 6), draws=4)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -62,7 +66,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     )
     pictures = models.train_pictures(context, base)
     crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device)
-    points = (*base.snapshots, base.steps)
+    points = settings.points
     noises: dict[str, Any] = {
         "noise": crops.batch(base.steps),
         "noise and minibatch": lambda t: crops.batch(base.steps + t),
@@ -87,20 +91,19 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     groups = pd.concat(rows, ignore_index=True)
     first = ["iteration", "weights_of", "switch", "own", "noise", "group"]
     groups = groups[[*first, *(c for c in groups.columns if c not in first)]]
-    return {"table3": _wide(groups, points), "table3_groups": groups, "table3_same_weights": _switch(groups)}
+    wide = _wide(groups, dict(zip(points, settings.stages, strict=True)))
+    return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups)}
 
 
-def _wide(groups: pd.DataFrame, points: tuple[int, ...]) -> pd.DataFrame:
+def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
     """The paper's layout: one row per point and method, noise alone, own weights."""
     import pandas as pd
 
     rows = []
-    # The paper's three points are named, ours may be fewer or more: names go to the last ones.
-    stages = dict(zip(points[::-1], STAGES[::-1], strict=False))
-    for iteration, method in itertools.product(points, METHODS):
+    for iteration, method in itertools.product(stages, METHODS):
         mine = groups[(groups["iteration"] == iteration) & (groups["weights_of"] == method) & groups["own"]]
         mine = mine[mine["noise"] == "noise"].set_index("group")
-        stage = stages.get(iteration, "-")
+        stage = stages[iteration]
         row = {"iteration": iteration, "stage": stage, "method": method}
         for group in GROUPS:
             known = stage in STAGES

@@ -5,15 +5,27 @@ from __future__ import annotations
 from gradlab.errors import unknown
 from gradlab.estimators._base import Estimator, Requirement
 from gradlab.estimators.dreg import DREG
+from gradlab.estimators.dreg_boundary import DREG_BOUNDARY
+from gradlab.estimators.gdreg import GDREG
+from gradlab.estimators.measure_valued import MEASURE_VALUED
+from gradlab.estimators.nvil import NVIL
 from gradlab.estimators.pathwise import PATHWISE
+from gradlab.estimators.rws import RWS
 from gradlab.estimators.score import SCORE
 from gradlab.estimators.stl import STL
+from gradlab.estimators.vimco import VIMCO
 
 ESTIMATORS: dict[str, Estimator] = {
     "pathwise": PATHWISE,
     "score": SCORE,
     "stl": STL,
     "dreg": DREG,
+    "dreg-boundary": DREG_BOUNDARY,
+    "gdreg": GDREG,
+    "measure-valued": MEASURE_VALUED,
+    "nvil": NVIL,
+    "vimco": VIMCO,
+    "rws": RWS,
 }
 
 

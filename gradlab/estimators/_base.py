@@ -1,16 +1,20 @@
-"""What an estimator is, and the two things it can do to a path: leave it, or rescale it."""
+"""What an estimator is, and the things that several of them do: rescale a path, move a sample, take log q apart."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.objectives import Factors, Objective, objective
+from gradlab.objectives import Factors, Objective, log_sum_of_others, objective, unit
 from gradlab.posteriors import Posterior
-from gradlab.terms import LogTerms
+from gradlab.terms import LogTerms, Walls
+
+Fit = Callable[[LogTerms, Objective, str, str], "Estimator"]
 
 
 @dataclass(frozen=True)
@@ -20,16 +24,29 @@ class Requirement:
     Attributes:
         needs: how the sentence goes on after "it needs ...".
         met: whether the posterior gives it at sample size k.
+        to_exist: whether the estimator is undefined without it, and not merely biased.
     """
 
     needs: str
     met: Callable[[Posterior, int], bool]
+    to_exist: bool = False
 
 
 FIXED_SUPPORT = Requirement("a support that does not move with the parameters", lambda q, k: not q.support_moves)
 ZERO_SCORE_OR_ONE_SAMPLE = Requirement(
     "a posterior whose score is zero, or a single sample", lambda q, k: q.score_is_zero or k == 1
 )
+FIXED_SUPPORT_OR_WALLS = Requirement(
+    "a support that does not move with the parameters, or one whose walls are known",
+    lambda q, k: not q.support_moves or q.walls_known,
+    to_exist=True,
+)
+DERIVATIVE = Requirement(
+    "a posterior that gives its walls or another measure-valued derivative",
+    lambda q, k: q.derivative_known,
+    to_exist=True,
+)
+TWO_SAMPLES = Requirement("at least two samples", lambda q, k: k >= 2, to_exist=True)
 
 
 @dataclass(frozen=True)
@@ -39,12 +56,18 @@ class Estimator:
     Attributes:
         name: its key in ``ESTIMATORS``.
         surrogate: ``(terms, objective, weighting, scale) -> [B]``; its value is the objective's.
-        requires: what it needs of the posterior to be unbiased.
+        requires: what it needs of the posterior to be unbiased, or to be defined.
+        walls: whether it reads the terms' ``walls``, which a model evaluates only when they are asked for.
+        target: what it approximates in the inference parameters, where that is not the gradient of the objective.
+        fit: makes the estimator that is to be used from the terms of a pilot run, whose draws must not be used again.
     """
 
     name: str
     surrogate: Callable[[LogTerms, Objective, str, str], Tensor]
     requires: tuple[Requirement, ...] = ()
+    walls: bool = False
+    target: str | None = None
+    fit: Fit | None = None
 
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"
@@ -66,6 +89,10 @@ class Estimator:
     def unmet(self, posterior: Posterior, k: int) -> list[str]:
         """What this posterior does not give at sample size k; empty where the estimator is unbiased."""
         return [r.needs for r in self.requires if not r.met(posterior, k)]
+
+    def undefined(self, posterior: Posterior, k: int) -> list[str]:
+        """The part of ``unmet`` without which there is no estimate at all."""
+        return [r.needs for r in self.requires if r.to_exist and not r.met(posterior, k)]
 
 
 def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
@@ -93,3 +120,77 @@ def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
             w = factors[tap.latent, tap.term]
             factor = w.reshape(w.shape + (1,) * (tap.value.ndim - 2))
         tap.value.register_hook(lambda grad, factor=factor: grad * factor)
+
+
+def check_joint(weighting: str, name: str) -> None:
+    """Refuses per-term weighting.
+
+    Raises:
+        GradlabError: ``weighting`` is ``"per-term"``.
+    """
+    if weighting == "per-term":
+        raise GradlabError(
+            f"{name} needs the value of a bound, which weighting 'per-term' is not: use weighting='joint'"
+        )
+
+
+def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str) -> Tensor:
+    """Detached log-weights ``[B, K]`` of samples that can be replaced one at a time, in the unit of ``scale``.
+
+    Raises:
+        GradlabError: per-term weighting, a sample that several others share, or an objective that is not the (log)
+            mean of the samples' (log-)weights.
+    """
+    check_joint(weighting, name)
+    if objective.jackknife:
+        raise GradlabError(f"{name} is not written for objective {objective.name!r}: use iwae or elbo")
+    _, k, l = terms.shape
+    shared = terms.samples[1] is not None and not terms.paired and k > 1
+    if l > 1 or shared:
+        raise GradlabError(
+            f"{name} changes one sample at a time, but here a z is shared between the samples of y: use paired samples"
+        )
+    return unit(terms, scale) * terms.log_w().detach()[:, :, 0]
+
+
+def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:
+    """The objective were the log-weight of sample i ``moved``, all others as they are.
+
+    Args:
+        objective: a mean of log-weights or a log mean of weights.
+        log_w: ``[B, K]`` log-weights.
+        moved: ``[B, K, M]`` log-weight of sample i in M other places.
+
+    Returns:
+        ``[B, K, M]``, in the unit of the log-weights.
+    """
+    k = log_w.shape[1]
+    if objective.single:
+        return log_w.mean(dim=1)[:, None, None] + (moved - log_w[:, :, None]) / k
+    return torch.logaddexp(log_sum_of_others(log_w)[:, :, None], moved) - math.log(k)
+
+
+def walls_of(terms: LogTerms, name: str) -> Walls:
+    """The walls of the terms.
+
+    Raises:
+        GradlabError: they have none.
+    """
+    if terms.walls is None:
+        raise GradlabError(
+            f"{name} reads where the derivative of the posterior sits, but these terms name no walls: build LogTerms "
+            "with walls=Walls(...), for a toy problem by log_terms(noise, walls=True)"
+        )
+    return terms.walls
+
+
+def along(coefficients: Tensor, walls: Walls) -> Tensor:
+    """0 ``[B]``, whose gradient by the parameter of each point is its coefficient ``[B, K, M]`` times its scale."""
+    if walls.moves is None:
+        return coefficients.new_zeros(coefficients.shape[0])
+    return (coefficients.detach() * walls.scale * (walls.moves - walls.moves.detach())).sum(dim=(1, 2))
+
+
+def sample_scores(terms: LogTerms) -> Tensor:
+    """0 ``[B, K]`` (terms of ``exchangeable``), whose gradient is that of log q of sample i at fixed samples."""
+    return sum(((s - s.detach())[:, :, 0] for s in terms.scores), start=terms.log_lik.new_zeros(terms.shape[:2]))

@@ -15,26 +15,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError
-from gradlab.estimators._base import FIXED_SUPPORT, Estimator, rescale_paths
+from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
 from gradlab.objectives import Objective, unit
 from gradlab.terms import LogTerms
 
 
-def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
-    if weighting == "per-term":
-        raise GradlabError("score needs the value of a bound, which weighting 'per-term' is not: use weighting='joint'")
-    rescale_paths(terms, 0.0, "score")
+def score_surrogate(
+    terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str, baseline: Tensor | float = 0.0
+) -> Tensor:
+    """The surrogate ``[B]`` with a baseline (a number, or ``[B]``) taken off the learning signal.
+
+    Raises:
+        GradlabError: per-term weighting, which has no bound, or terms without taps.
+    """
+    check_joint(weighting, name)
+    rescale_paths(terms, 0.0, name)
     value = objective(terms, weighting, scale)
     scores = terms.score_terms()
     if not isinstance(scores, Tensor):
         return value
+    off = baseline.reshape(-1, 1, 1) if isinstance(baseline, Tensor) else baseline
     if objective.single:
         # Each log-weight is a bound of its own: weighting it by the scores of its own samples alone is unbiased too.
-        log_w = terms.log_w().detach()
-        return value + unit(terms, scale) * (log_w * scores).mean(dim=(1, 2))
+        log_w = unit(terms, scale) * terms.log_w().detach()
+        return value + ((log_w - off) * scores).mean(dim=(1, 2))
     total = torch.stack([(s - s.detach()).sum(dim=(1, 2)) for s in terms.scores]).sum(dim=0)
-    return value + value.detach() * total
+    return value + (value.detach() - baseline) * total
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    return score_surrogate(terms, objective, weighting, scale, "score")
 
 
 SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,))

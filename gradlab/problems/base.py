@@ -44,7 +44,8 @@ class Problem(ABC):
         Args:
             noise: ``[B, K]`` base noise, from ``draw_noise``.
             overrides: parameter name -> ``[B]`` its value in each draw, so that one backward gives a gradient per draw.
-            walls: also evaluate the log-weight at the walls of the support.
+            walls: also evaluate the log-weight at the walls of the support, or at the points of another
+                measure-valued derivative of the posterior.
 
         Returns:
             Terms ``[B, K, 1]``, nats, with one tap per term that a sample enters.
@@ -74,6 +75,36 @@ class Problem(ABC):
     def exact_limit(self) -> float:
         """What ``exact_bound(k)`` tends to as k grows, nats."""
 
+    def exact_concentration(self, k: int) -> float:
+        """``E sum_i w~_i^2``, from 1/k (all weights equal) to 1 (one sample has all the weight).
+
+        Raises:
+            NotExact: this problem does not know it.
+            GradlabError: k is not an integer of at least 1.
+        """
+        raise NotExact(f"no exact effective sample size is known on {type(self).__name__}: measure it on draws")
+
+    def exact_ess(self, k: int) -> float:
+        """Effective sample size ``1 / E sum_i w~_i^2``, from 1 to k.
+
+        The mean is inside: by convexity this is at most the mean over draws of ``1 / sum_i w~_i^2``, which has no
+        identity of its own.
+
+        Raises:
+            NotExact: this problem does not know it.
+            GradlabError: k is not an integer of at least 1.
+        """
+        return 1 / self.exact_concentration(k)
+
+    def exact_wake_gradient(self, wrt: str = "phi") -> float:
+        """``d/d wrt`` of ``E_p(y|x) log q(y; wrt)``, which wake-phi of reweighted wake-sleep ascends (its limit in k).
+
+        Raises:
+            NotExact: this problem does not know it, or it does not exist.
+            GradlabError: ``wrt`` is not an inference parameter.
+        """
+        raise NotExact(f"no exact wake-phi gradient is known on {type(self).__name__}")
+
     @abstractmethod
     def _moments(self, wrt: str) -> dict[str, Moments]:
         """Estimator name -> exact (mean, variance) at k, for a valid ``wrt``."""
@@ -82,7 +113,7 @@ class Problem(ABC):
         """Exact mean and variance of one draw (k samples) of an estimator of the gradient by ``wrt``.
 
         Raises:
-            NotExact: no exact moments are known for this estimator.
+            NotExact: no exact moments are known for this estimator, or not at this k.
             GradlabError: k is not an integer of at least 1, or ``wrt``
                 is not one of ``parameters``.
         """

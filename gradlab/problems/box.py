@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, NotExact
 from gradlab.posteriors import Box
-from gradlab.problems import oracle
+from gradlab.problems import moved, oracle
 from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
 from gradlab.problems.quadrature import Array, Nodes, adaptive
+from gradlab.problems.tensor import check_vimco
 from gradlab.terms import LogTerms, Tap, Walls
 
 SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
@@ -67,15 +68,32 @@ class BoxOracle(Problem):
         """
         return oracle.boundary_term(self._nodes, *self._ends, check_k(k))
 
+    def exact_concentration(self, k: int) -> float:
+        """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
+        return oracle.concentration(self._nodes, check_k(k))
+
+    def exact_wake_gradient(self, wrt: str = "phi") -> float:
+        """Does not exist: ``E_p(y|x) log q`` is -inf, because the box does not cover the true posterior.
+
+        Raises:
+            NotExact: always.
+        """
+        raise NotExact(
+            "the wake-phi objective E_p(y|x) log q is -inf for a box, which does not cover the true posterior, so that "
+            "it has no gradient: use NormalGaussian"
+        )
+
     def _moments(self, wrt: str) -> dict[str, Moments]:
-        nodes = self._nodes
+        nodes, ends = self._nodes, self._ends
         _, g = self._evaluate(nodes.y)
-        return {
-            "pathwise": lambda k: oracle.linear(nodes, g, k),
-            "stl": lambda k: oracle.linear(nodes, g, k),  # the score is 0, so that dropping it changes nothing
-            "dreg": lambda k: oracle.squared(nodes, g, k),
-            "score": lambda k: (0.0, 0.0),
-        }
+        known: dict[str, Moments] = {name: lambda k: oracle.linear(nodes, g, k) for name in ("pathwise", "stl")}
+        known |= {name: lambda k: oracle.squared(nodes, g, k) for name in ("dreg", "gdreg")}
+        # The score of the box is 0: stl drops nothing, and everything that multiplies a score is 0 in every draw.
+        known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
+        known["vimco"] = _vimco
+        known["dreg-boundary"] = lambda k: moved.dreg_boundary(nodes, g, *ends, k)
+        known["measure-valued"] = lambda k: moved.measure_valued(nodes, *ends, k)
+        return known
 
     def _sample(self, base: Tensor, phi: Tensor | float) -> tuple[Tensor, Tensor]:
         """``y [B, K]`` and the two walls ``[B or 1, 1, 2]``."""
@@ -87,6 +105,11 @@ class BoxOracle(Problem):
         draws, k = base.shape
         scale = torch.tensor(SCALE, dtype=base.dtype, device=base.device)
         return Walls(log_w.expand(draws, k, 2), scale, phi[..., None] if isinstance(phi, Tensor) else None)
+
+
+def _vimco(k: int) -> tuple[float, float]:
+    check_vimco(k)
+    return 0.0, 0.0
 
 
 class BoxProblem(BoxOracle):
@@ -188,7 +211,8 @@ class BoxGaussian(BoxOracle):
     def _moments(self, wrt: str) -> dict[str, Moments]:
         if wrt not in GENERATIVE:
             return super()._moments(wrt)
-        return generative_moments(self._nodes, self._nodes.y, self.model, wrt)
+        y = self._nodes.y
+        return generative_moments(self._nodes, y, self.model.path(y), self.model, wrt)
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False

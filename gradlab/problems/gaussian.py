@@ -16,9 +16,11 @@ from gradlab.posteriors import log_normal
 from gradlab.problems import oracle
 from gradlab.problems.base import Moments, check_real, check_std
 from gradlab.problems.quadrature import Array, Nodes
+from gradlab.problems.tensor import check_vimco
 from gradlab.terms import PriorPath
 
 GENERATIVE = ("prior_std", "slope", "offset", "likelihood_std")
+WEIGHTED = ("pathwise", "score", "stl", "dreg", "gdreg", "nvil", "rws", "dreg-boundary", "measure-valued")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class LinearGaussian:
         residual = (self.x - self.slope * y - self.offset) / self.likelihood_std**2
         return self.slope * residual - y / self.prior_std**2
 
+    def path_of_likelihood(self, y: Array) -> Array:
+        """``d log p(x|y)/dy``."""
+        return self.slope * (self.x - self.slope * y - self.offset) / self.likelihood_std**2
+
     def generative(self, y: Array, wrt: str) -> Array:
         """``d log p(x, y)/d wrt`` at fixed y, for one of ``GENERATIVE``."""
         residual = self.x - self.slope * y - self.offset
@@ -81,6 +87,11 @@ class LinearGaussian:
         if wrt == "offset":
             return residual / variance
         return np.asarray(residual**2 / self.likelihood_std**3 - 1 / self.likelihood_std)
+
+    def true_posterior(self) -> tuple[float, float]:
+        """Mean and variance of ``p(y|x)``, which is Normal."""
+        precision = (self.slope / self.likelihood_std) ** 2 + 1 / self.prior_std**2
+        return self.slope * (self.x - self.offset) / self.likelihood_std**2 / precision, 1 / precision
 
     def evidence(self) -> float:
         """``log p(x)``, nats."""
@@ -110,10 +121,24 @@ class LinearGaussian:
         return (PriorPath(value, log_normal(fixed, 0.0, std)[..., None]),)
 
 
-def generative_moments(nodes: Nodes, y: Array, model: LinearGaussian, wrt: str) -> dict[str, Moments]:
-    """Exact moments by a generative parameter: all estimators keep ``sum w~_i d log w_i/d wrt``.
+def generative_moments(nodes: Nodes, y: Array, path: Array, model: LinearGaussian, wrt: str) -> dict[str, Moments]:
+    """Exact moments by a generative parameter: estimators keep ``sum w~_i d log w_i/d wrt``.
 
-    They differ only in how the inference parameters are treated.
+    They differ in how the inference parameters are treated, all but ``gdreg`` by the parameter of the prior: there
+    ``sum_i [(w~_i - w~_i^2) d_y log w_i - w~_i d_y (log p(y_i) - log q(y_i))] y_i / prior_std`` (Bauer & Mnih 2021),
+    in which ``d_y log w - d_y (log p(y) - log q)`` is ``d_y log p(x|y)``.
+
+    Args:
+        nodes: the posterior ``[N]``.
+        y: the samples there ``[N]``.
+        path: ``d log w/dy`` there ``[N]``, log q at fixed parameters.
+        model: the model.
+        wrt: one of ``GENERATIVE``.
     """
     a = model.generative(y, wrt)
-    return {name: lambda k: oracle.linear(nodes, a, k) for name in ("pathwise", "score", "stl", "dreg")}
+    known: dict[str, Moments] = {name: lambda k: oracle.linear(nodes, a, k) for name in WEIGHTED}
+    known["vimco"] = lambda k: oracle.linear(nodes, a, check_vimco(k))
+    if wrt == "prior_std":
+        moves = y / model.prior_std
+        known["gdreg"] = lambda k: oracle.mixed(nodes, model.path_of_likelihood(y) * moves, -path * moves, k)
+    return known

@@ -26,6 +26,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gradlab.errors import NotExact
+from gradlab.problems import oracle
 from gradlab.problems.quadrature import Array, Nodes
 
 Kernel = Callable[[Array, slice], Array]
@@ -48,6 +49,40 @@ def drop(u: Array, high: Array | float, low: Array | float) -> Array:
     least, most = np.minimum(high, low), np.maximum(high, low)
     value = -np.exp(-rise(u, least)) * np.expm1(rise(u, least) - rise(u, most))
     return np.asarray(np.where(np.asarray(high) >= np.asarray(low), value, -value))
+
+
+def dreg_boundary(nodes: Nodes, slope: Array, low: float, high: float, k: int) -> tuple[float, float]:
+    """Mean and variance of DReG with the boundary of the unit box put back.
+
+    ``G = sum_i [w~_i^2 g_i + w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``, ``w~_i(y_i = u) = w_u / (w_u + S_-i)``.
+
+    Args:
+        nodes: the box ``[N]``.
+        slope: ``g = d log w/dy`` there ``[N]``.
+        low: log w at phi - 1/2, nats.
+        high: log w at phi + 1/2, nats.
+        k: samples.
+    """
+    mean = oracle.boundary_gradient(nodes, low, high, k)
+    if k == 1:  # w~ is 1 wherever the sample is
+        return mean, oracle.linear(nodes, slope, 1)[1]
+
+    def kernel(u: Array, part: slice) -> Array:
+        h, up, down = rise(u, nodes.log_w[part, None]), rise(u, high), rise(u, low)
+        return slope[part, None] * h**2 * np.exp(-h) + up * np.exp(-up) - down * np.exp(-down)
+
+    return mean, variance(nodes, kernel, k, mean, (min(low, high), max(low, high)))
+
+
+def measure_valued(nodes: Nodes, low: float, high: float, k: int) -> tuple[float, float]:
+    """Mean and variance of ``G = sum_i [L(y_i = phi + 1/2) - L(y_i = phi - 1/2)]``, ``L = log (1/k sum w)``.
+
+    Arguments as in :func:`dreg_boundary`.
+    """
+    mean = oracle.boundary_gradient(nodes, low, high, k)
+    if k == 1:  # the same in every draw
+        return mean, 0.0
+    return mean, variance(nodes, lambda u, part: drop(u, high, low), k, mean, (min(low, high), max(low, high)))
 
 
 def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[float, float]) -> float:

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, NotExact
 from gradlab.posteriors import Normal
-from gradlab.problems import oracle
+from gradlab.problems import oracle, pairs
 from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real, check_std
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
 from gradlab.problems.quadrature import Array, adaptive
+from gradlab.problems.tensor import check_vimco, vimco_variance
 from gradlab.terms import LogTerms, Tap, Walls
 
 RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
@@ -87,24 +88,66 @@ class NormalGaussian(Problem):
         """``log p(x)``, nats."""
         return self.model.evidence()
 
+    def exact_concentration(self, k: int) -> float:
+        """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
+        return oracle.concentration(self._nodes, check_k(k))
+
+    def exact_wake_gradient(self, wrt: str = "phi") -> float:
+        """``(m - mean)/std^2`` by the mean, ``(v + (m - mean)^2)/std^3 - 1/std`` by std, with ``p(y|x) = N(m, v)``.
+
+        Raises:
+            GradlabError: ``wrt`` is not an inference parameter.
+        """
+        if self.check_wrt(wrt) in GENERATIVE:
+            raise GradlabError(f"wake-phi is of the posterior, and {wrt!r} is of the model: give 'mean' or 'std'")
+        m, v = self.model.true_posterior()
+        if wrt == "std":
+            return (v + (m - self.mean) ** 2) / self.std**3 - 1 / self.std
+        return (m - self.mean) / self.std**2
+
     def _moments(self, wrt: str) -> dict[str, Moments]:
         nodes, noise = self._nodes, self._nodes.y
         y = self.mean + self.std * noise
         if wrt in GENERATIVE:
-            return generative_moments(nodes, y, self.model, wrt)
+            return generative_moments(nodes, y, self.model.path(y) + noise / self.std, self.model, wrt)
         # y = mean + std noise: dy/dmean = 1, dy/dstd = noise. Through the sample alone log q has slope -noise/std; at
         # noise held fixed log q = -log std + const, and d log q/dparam at y held fixed is the score.
         by_std = wrt == "std"
         jacobian = noise if by_std else np.ones_like(noise)
         path = (self.model.path(y) + noise / self.std) * jacobian
         total = self.model.path(y) * jacobian + (1 / self.std if by_std else 0.0)
-        score = (noise**2 - 1 if by_std else noise) / self.std
-        return {
+        score = self._score(noise, wrt)
+        known: dict[str, Moments] = {
             "pathwise": lambda k: oracle.linear(nodes, total, k),
             "stl": lambda k: oracle.linear(nodes, path, k),
-            "dreg": lambda k: oracle.squared(nodes, path, k),
             "score": lambda k: oracle.score(nodes, score, total, k),
+            "rws": lambda k: oracle.linear(nodes, score, k),
+            "vimco": lambda k: self._vimco(k, wrt),
+            "nvil": lambda k: self._nvil(),
+            "measure-valued": lambda k: self._measure_valued(k, wrt),
         }
+        # No wall to put back, and by the posterior's own parameters no path through the prior's.
+        return known | {name: lambda k: oracle.squared(nodes, path, k) for name in ("dreg", "gdreg", "dreg-boundary")}
+
+    def _score(self, noise: Array, wrt: str) -> Array:
+        """``d log q/d wrt`` at y held fixed."""
+        return (noise**2 - 1 if wrt == "std" else noise) / self.std
+
+    def _vimco(self, k: int, wrt: str) -> tuple[float, float]:
+        mean = self.exact_gradient(check_vimco(k), wrt)
+        return mean, vimco_variance(lambda e: (self._evaluate(e)[0], self._score(e, wrt)), k, mean)
+
+    def _nvil(self) -> tuple[float, float]:
+        raise NotExact(
+            "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
+            "only given those; measure it on draws, or ask for vimco or score"
+        )
+
+    def _measure_valued(self, k: int, wrt: str) -> tuple[float, float]:
+        mean = self.exact_gradient(k, wrt)
+        return mean, pairs.variance(
+            lambda e: self._evaluate(e)[0], lambda e: self._score(e, wrt), self.std, wrt == "std", k, mean
+        )
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False

@@ -104,6 +104,31 @@ def _squared_variance(nodes: Nodes, a: Array, k: int, mean: float) -> float:
     return float(value)
 
 
+def mixed(nodes: Nodes, a: Array, b: Array, k: int) -> tuple[float, float]:
+    """Mean and variance of ``G = sum_i (w~_i a_i + w~_i^2 b_i)``.
+
+    With m the mean, ``A_n = E[w (a-m) ...]`` and ``B_n`` as above, ``E (G-m)^2 = k int (t E[w^2 (a-m)^2 e] + t^2 E[w^3
+    (a-m) b e] + t^3/6 E[w^4 b^2 e]) M^(k-1) dt + k(k-1) int (t A_1^2 + t^2 A_1 B_1 + t^3/6 B_1^2) M^(k-2) dt``.
+    """
+    if k == 1:
+        return linear(nodes, a + b, 1)
+    mean = linear(nodes, a, k)[0] + squared(nodes, b, k)[0]
+    c = a - mean
+
+    def integrand(s: Slice) -> tuple[Array, ...]:
+        (a1,), (a2, b1), (ab,), (b2,) = s.mean(1, c), s.mean(2, c**2, b), s.mean(3, c * b), s.mean(4, b**2)
+        own, pair = a2 + ab + b2 / 6, a1**2 + a1 * b1 + b1**2 / 6
+        return (k * own * s.m(k - 1) + k * (k - 1) * pair * s.m(k - 2),)
+
+    (value,) = integrate(nodes, k, integrand)
+    return mean, max(float(value), 0.0)
+
+
+def concentration(nodes: Nodes, k: int) -> float:
+    """``E sum_i w~_i^2``: 1/k where all weights are equal, 1 where one sample has all of it."""
+    return squared(nodes, np.ones_like(nodes.p), k)[0]
+
+
 def score(nodes: Nodes, s: Array, total: Array, k: int) -> tuple[float, float]:
     """Mean and variance of the score estimator ``G = L sum_i s_i - sum_i w~_i s_i``.
 

@@ -4,8 +4,8 @@ r"""The linear hierarchy x <- y <- z with box noise on both latents: a codec wit
      |             |
      +-- direct-y  +-- 2-level VAE --(a, b)--> mean of z --(+ v)--> z --(c, d)--> y,   p(z) = N(0, prior_std^2)
 
-**What it predicts for direct-y** (paper section 2.3, Table 3). With one sample every gradient is a polynomial in u and v,
-so that its mean and variance are closed forms. Let r0, z0 be y - c z - d and z without noise, s = likelihood_std and
+**What it predicts for direct-y** (paper section 2.3, Table 3). With one sample every gradient is a polynomial in u and
+v, so that its mean and variance are closed forms. Let r0 and z0 be y - c z - d and z without noise, s = likelihood_std,
 
     gamma = c / y_std^2,   kappa = c^2 / y_std^2 + 1 / prior_std^2,   lam = slope^2 / s^2 + 1 / y_std^2,
     delta = gamma - a kappa,   h = d log w/dz without noise = c r0 / y_std^2 - z0 / prior_std^2.
@@ -17,76 +17,57 @@ by           mean, both                12 variance, direct-y          12 varianc
 ===========  ========================  =============================  ==============================================
 b            h                         gamma^2 + kappa^2              delta^2 + kappa^2
 a            phi h (+ delta/12         phi^2 (gamma^2 + kappa^2)      (h + delta phi)^2 + (kappa phi)^2
-             without direct-y)                                        + delta^2/15 + kappa^2/12
+             from the sample)                                         + delta^2/15 + kappa^2/12
 phi          of d log w/dy + a h       (lam - a gamma)^2 + delta^2    (lam - a gamma - a delta)^2 + delta^2
 d            r0 / y_std^2              (1 + c^2) / y_std^4            ((1 - a c)^2 + c^2) / y_std^4
 prior_std    (z0^2 + n/12)/prior_std^3 (4 z0^2 + 1/15)/prior_std^6    (4 z0^2 (1 + a^2) + (1 + a^4)/15
-             - 1/prior_std, n = 1                                     + a^2/3) / prior_std^6
-             (1 + a^2 without)
+             - 1/prior_std; n = 1, or                                 + a^2/3) / prior_std^6
+             1 + a^2 from the sample
 ===========  ========================  =============================  ==============================================
 
-- *z infer*: the noise of y reaches a by two ways. As a **factor**, gradient = h_z (phi + u) instead of h_z phi: with
-  direct-y the SNR of a is that of b and grows with h without end; from the sample it never passes |phi| sqrt(12), and
-  at phi = 0 nothing is left of h but noise. Most latents of a codec sit within half a step of 0: this is why z infer
-  alone loses a third to a half of its SNR in Table 3. It is a matter of small phi and large h, not of two noises as
-  such: for large |phi| the factor costs nothing.
+- *z infer*: the noise of y reaches a by two ways. As a **factor**: the gradient is (d log w/dz)(phi + u) instead of
+  (d log w/dz) phi. With direct-y the SNR of a is that of b and grows with h without end; from the sample it tends to
+  |phi| sqrt(12) as h grows, and at phi = 0 all that h adds is noise. Latents near 0, as most are at low rates, so lose
+  the gradient of h_a's weights, and those of its biases keep it: enough for z infer to be the group of Table 3 that
+  loses a third to a half of its SNR. For large |phi| the factor costs nothing.
   Through the **place of z**, gamma becomes delta. That noise is not always harmful: b has the *higher* SNR without
-  direct-y wherever 0 < a < 2 gamma/kappa, since z then follows y; it has the lower one beyond, or with a of the wrong
-  sign. "Two stochastic arguments" (section 2.3) is thus no reason by itself.
-- *y infer*: same mean; its SNR is a little higher without direct-y wherever a delta lies between 0 and
-  2 (lam - a gamma), that is for an encoder that shrinks (0 < a < gamma/kappa) unless a gamma comes near lam. Table 3
-  has it higher at every stage, by 1 to 5 %.
-- *y gen*: reads y alone, the same either way (Table 3: within 3 %).
-- *z gen*: either sign; d gains wherever 0 < a c < 2 (Table 3: higher early, lower later).
-- *z prior*: sees z alone, whose variance is 1 + a^2 times larger: its variance always grows (Table 3: 7-10 % lower).
+  direct-y wherever a lies between 0 and 2 gamma/kappa, since z then follows y, and the lower one beyond. "Two
+  stochastic arguments" (section 2.3) are no reason by themselves; their product is.
+- *y infer*: the same mean; its SNR is higher without direct-y wherever a delta lies between 0 and 2 (lam - a gamma),
+  hence for every encoder of z that shrinks (a between 0 and gamma/kappa). Table 3: higher at every stage, by 1 to 5 %.
+- *y gen*: reads y alone and is the same either way (Table 3: within about 3 %).
+- *z gen*: goes either way; d gains wherever 0 < a c < 2 (Table 3: higher early, lower later).
+- *z prior*: sees z alone, whose noise is larger by 1 + a^2: its variance always grows (Table 3: lower by 7 to 9 %).
 
-One latent, one image: averaging over positions and images, which a codec does, lowers every variance alike and is not
-in here. A gradient of mean 0 (at the optimum of a parameter) has SNR 0 either way.
+One latent and one image: averaging over positions and images, as a codec does, is not in here. A gradient of mean 0
+(at the optimum of its parameter) has SNR 0 either way.
 
-**What it predicts for the bounds** (sections 3.1, 3.2, A.3), strict unless w is constant::
+**What it predicts for the bounds** (sections 3.1, 3.2, A.3), strict for k, l > 1 unless w is constant::
 
-    ELBO <= MIX_k <= DMS_kl (eq. 14) <= DMS_kl (eq. 15) <= IWAE with k l pairs <= log evidence inside the boxes <= log p(x)
-                                    IWAE with min(k, l) pairs <= DMS_kl (eq. 15)
+    ELBO < MIX_k < DMS_kl (eq. 14) < DMS_kl (eq. 15) < IWAE, k l pairs < log evidence inside the boxes < log p(x)
+                                 IWAE, min(k, l) pairs < DMS_kl (eq. 15)
 
 Eq. 15 is above eq. 14 because log-sum-exp is convex in the log-weights that eq. 14 averages over y. DMS is below k l
 independent pairs (eqs. 16-17) because E exp(-t sum w_ij) >= (E exp(-t w))^(k l), by Jensen over z and then over y, and
-log S = int (exp(-t) - exp(-t S))/t dt; above min(k, l) pairs because it is the mean over all pairings, in a log.
+log S = int (exp(-t) - exp(-t S))/t dt; it is above min(k, l) pairs because it is the log of the mean over all pairings.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gradlab import noise as base_noise
-from gradlab.errors import GradlabError, NotExact, unknown
+from gradlab.errors import GradlabError
 from gradlab.posteriors import Box, log_normal
-from gradlab.problems import oracle, two_level_bounds
-from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_k, check_real, check_std
-from gradlab.problems.two_level_bounds import Hierarchy
+from gradlab.problems.base import NO_OVERRIDES, check_real, check_std
+from gradlab.problems.two_level_model import GROUPS, Hierarchy
+from gradlab.problems.two_level_oracle import NESTED, PAIRS, TwoLevelOracle
 from gradlab.terms import LogTerms, Tap
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "y infer": ("phi",),
-    "y gen": ("slope", "offset", "likelihood_std"),
-    "z infer": ("a", "b"),
-    "z gen": ("c", "d", "y_std"),
-    "z prior": ("prior_std",),
-}
-"""The five groups of Table 3."""
-
-PAIRS = ("elbo", "iwae", "iwae-2level")  # independent pairs (y_i, z_i)
-SHARED = ("ms-nic-mix", "ms-nic-dms")  # every y with every z
-NESTED = "ms-nic-dms-nested"  # eq. 14
-INFERENCE = GROUPS["y infer"] + GROUPS["z infer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +77,7 @@ class TwoBoxes(Box):
     walls_known: ClassVar[bool] = False
 
 
-class TwoLevel(Problem):
+class TwoLevel(TwoLevelOracle):
     """``y ~ U(phi +- 1/2)``, ``z ~ U(a y + b +- 1/2)``, and x <- y <- z linear and Normal; see the module for results.
 
     ``log w = log N(x; slope y + offset, likelihood_std^2) + log N(y; c z + d, y_std^2) + log N(z; 0, prior_std^2)``.
@@ -151,11 +132,6 @@ class TwoLevel(Problem):
             direct_y=direct_y,
         )
         self.objective, self.l = "iwae", 1
-
-    @property
-    def direct_y(self) -> bool:
-        """Whether z is drawn from the mean of y."""
-        return self.model.direct_y
 
     @property
     def posterior(self) -> TwoBoxes:
@@ -240,156 +216,6 @@ class TwoLevel(Problem):
             taps=(Tap(y_lik, "y", "lik"), Tap(y_py, "y", "py"), Tap(z_py, "z", "py"), Tap(z_pz, "z", "pz")),
         )
 
-    def exact_bound(self, k: int, l: int | None = None, objective: str | None = None) -> float:
-        """E of the objective, nats.
-
-        Args:
-            k: samples of y; of pairs (y_i, z_i) for ``iwae`` and ``iwae-2level``, which are the same here.
-            l: samples of z, for the two forms of DMS (otherwise 1).
-            objective: ``elbo``, ``iwae`` (the default, unless :meth:`under` chose another), ``iwae-2level``,
-                ``ms-nic-mix`` (eq. 12), ``ms-nic-dms`` (eq. 15), or ``ms-nic-dms-nested`` (eq. 14).
-
-        Raises:
-            NotExact: ms-nic-dms with both k and l above 3.
-            GradlabError: k or l is not an integer of at least 1, or an objective that is unknown, or ruled out by
-                direct_y = False (which pairs each z with its y) or by l.
-        """
-        k, l, objective = self._choose(k, l, objective)
-        if objective in PAIRS:
-            return oracle.bound(two_level_bounds.pairs(self.model, k).nodes, k)
-        if objective == NESTED:
-            return oracle.bound(two_level_bounds.nested(self.model, k).nodes, l)
-        return two_level_bounds.bound(two_level_bounds.shared(self.model, k, l), max(k, l)) - math.log(min(k, l))
-
-    def exact_gradient(self, k: int, wrt: str = "phi", l: int | None = None, objective: str | None = None) -> float:
-        """The derivative of ``exact_bound`` by a parameter, under the integral sign (the noises are held fixed).
-
-        Raises:
-            NotExact: as ``exact_bound``.
-            GradlabError: as ``exact_bound``, or ``wrt`` is not one of ``parameters``.
-        """
-        wrt = self.check_wrt(wrt)
-        k, l, objective = self._choose(k, l, objective)
-        if objective == NESTED:
-            case = two_level_bounds.nested(self.model, k, wrt)
-            return oracle.linear(case.nodes, case.values, l)[0]
-        return self._pathwise(k, l, objective, wrt)[0]
-
-    def exact_moments(
-        self, estimator: str, k: int = 1, wrt: str = "phi", l: int | None = None, objective: str | None = None
-    ) -> tuple[float, float]:
-        """Exact mean and variance of one draw of an estimator of the gradient by ``wrt``.
-
-        ``pathwise``, which is ``stl`` on a box; ``dreg`` of independent pairs; ``score`` (0 for phi, a and b).
-
-        Raises:
-            NotExact: no exact moments are known for this estimator or for eq. 14; or as ``exact_bound``.
-            GradlabError: as ``exact_gradient``.
-        """
-        wrt = self.check_wrt(wrt)
-        k, l, objective = self._choose(k, l, objective)
-        if objective == NESTED:
-            raise NotExact(f"{NESTED} is a nested expectation that no estimator samples: take ms-nic-dms")
-        inference = wrt in INFERENCE
-        known: dict[str, Moments] = dict.fromkeys(
-            ("pathwise", "stl"), lambda _: self._pathwise(k, l, objective, wrt)
-        )  # the score is 0, so that dropping it changes nothing
-        known["score"] = (lambda _: (0.0, 0.0)) if inference else known["pathwise"]
-        if not inference or objective == "elbo":
-            known["dreg"] = known["pathwise"]
-        elif objective in PAIRS:
-            known["dreg"] = lambda _: self._dreg(k, wrt)
-        if estimator not in known:
-            raise NotExact(f"no exact moments on TwoLevel ({objective}): {unknown('estimator', estimator, known)}")
-        return known[estimator](k)
-
-    def exact_limit(self, objective: str | None = None) -> float:
-        """What ``exact_bound`` tends to as k (and l) grow, nats: the log evidence *inside the boxes*.
-
-        ELBO stays where it is, and MIX has one z: ``E log E_y[w | z]``.
-
-        Raises:
-            GradlabError: as ``exact_bound``.
-        """
-        _, _, objective = self._choose(1, None, objective)
-        if objective == "elbo":
-            return self.exact_bound(1, objective="elbo")
-        if objective == "ms-nic-mix":
-            cases = two_level_bounds.shared(self.model, 2, 1)
-            return float(sum(case.p * case.nodes.log_mean_weight() for case in cases))
-        return two_level_bounds.pairs(self.model, 2).nodes.log_mean_weight()
-
-    def evidence(self) -> float:
-        """``log p(x)``, nats: above ``exact_limit``, since the boxes do not cover the true posterior."""
-        return self.model.evidence()
-
-    def exact_snr(self, k: int = 1) -> pd.DataFrame:
-        """The pathwise gradient's SNR by group of Table 3, without and with direct-y; k independent pairs.
-
-        Returns:
-            Columns direct_y, group, parameters, dead, snr, mean_norm, variance_trace: the SNR of a group is the mean
-            over its parameters of |mean| / std; parameters whose gradient never moves are ``dead`` and left out.
-
-        Raises:
-            GradlabError: k is not an integer of at least 1.
-        """
-        import pandas as pd
-
-        rows = []
-        for direct_y in (False, True):
-            problem = self.switched(direct_y)
-            for group, names in GROUPS.items():
-                moments = [problem.exact_moments("pathwise", k, name) for name in names]
-                ratios = [abs(mean) / math.sqrt(variance) for mean, variance in moments if variance > 0]
-                rows.append(
-                    {
-                        "direct_y": direct_y,
-                        "group": group,
-                        "parameters": len(names),
-                        "dead": len(names) - len(ratios),
-                        "snr": sum(ratios) / len(ratios) if ratios else math.nan,
-                        "mean_norm": math.hypot(*(mean for mean, _ in moments)),
-                        "variance_trace": sum(variance for _, variance in moments),
-                    }
-                )
-        return pd.DataFrame(rows)
-
-    def _moments(self, wrt: str) -> dict[str, Moments]:
-        def moments(name: str) -> Moments:
-            return lambda k: self.exact_moments(name, k, wrt)
-
-        return {name: moments(name) for name in ("pathwise", "stl", "dreg", "score")}
-
-    def _pathwise(self, k: int, l: int, objective: str, wrt: str) -> tuple[float, float]:
-        if objective == "elbo":
-            case = two_level_bounds.pairs(self.model, 1, wrt)
-            mean, variance = oracle.linear(case.nodes, case.values, 1)
-            return mean, variance / k
-        if objective in PAIRS:
-            case = two_level_bounds.pairs(self.model, k, wrt)
-            return oracle.linear(case.nodes, case.values, k)
-        return two_level_bounds.linear(two_level_bounds.shared(self.model, k, l, wrt), max(k, l))
-
-    def _dreg(self, k: int, wrt: str) -> tuple[float, float]:
-        case = two_level_bounds.pairs(self.model, k, wrt)
-        return oracle.squared(case.nodes, case.values, k)
-
-    def _choose(self, k: int, l: int | None, objective: str | None) -> tuple[int, int, str]:
-        """Valid (k, l, objective), with what :meth:`under` chose put in."""
-        l = (self.l if objective is None else 1) if l is None else l
-        objective = self.objective if objective is None else objective
-        if objective not in (*PAIRS, *SHARED, NESTED):
-            raise unknown("objective of TwoLevel:", objective, (*PAIRS, *SHARED, NESTED))
-        k, l = check_k(k), _check_l(l)
-        if not self.direct_y and objective not in PAIRS:
-            raise GradlabError(
-                f"{objective} combines samples of y and z that are independent, but without direct-y each z is drawn "
-                "from its y: use iwae-2level, or direct_y=True"
-            )
-        if l > 1 and objective not in ("ms-nic-dms", NESTED):
-            raise GradlabError(f"{objective} takes no l, but l = {l}: use l = 1, or ms-nic-dms")
-        return k, l, objective
-
     def _copy(self, model: Hierarchy, objective: str, l: int) -> TwoLevel:
         copy = object.__new__(TwoLevel)
         copy.model, copy.objective, copy.l = model, objective, l
@@ -401,9 +227,3 @@ def _numbers(name: str, value: object, parts: tuple[str, ...]) -> tuple[float, .
     if len(found) != len(parts):
         raise GradlabError(f"{name} is {value!r}: give {len(parts)} numbers, ({', '.join(parts)})")
     return found
-
-
-def _check_l(l: int) -> int:
-    if isinstance(l, bool) or not hasattr(l, "__index__") or l < 1:
-        raise GradlabError(f"l is {l!r}: give a whole number of samples of z, at least 1")
-    return int(l)

@@ -9,15 +9,14 @@ so that k samples of ``s`` remain, and the identities of :mod:`gradlab.problems.
 ones (the fewer of the two, at most ``FEW``) goes a tensor rule, each unordered set once.
 
 Accuracy: 1e-9 nats and 1e-8 relative (tested). The given samples get one Gauss-Legendre rule, in which nothing is a
-step any more; the others get panels on which log w varies by at most ``VARIATION`` nats, where ``exp(-t w)`` is resolved.
+step any more; the others get panels on which log w varies by ``VARIATION`` nats at most, which resolve ``exp(-t w)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import combinations_with_replacement
-from math import comb, factorial, log, pi
+from math import comb, factorial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,83 +25,11 @@ from scipy.special import logsumexp, roots_legendre
 from gradlab.errors import GradlabError, NotExact
 from gradlab.problems import oracle
 from gradlab.problems.quadrature import ORDER, VARIATION, Array, Nodes
+from gradlab.problems.two_level_model import Hierarchy
 
 FEW = 3  # samples that go into the tensor rule
 SETS = 20_000  # sets of them: half a minute
 NODES = 1_000_000  # on the square
-
-
-@dataclass(frozen=True)
-class Hierarchy:
-    """``log p(x|y) + log p(y|z) + log p(z)`` in nats as a function of the noises u of y and v of z, and derivatives.
-
-    Attributes: as the arguments of :class:`gradlab.problems.TwoLevel`.
-    """
-
-    phi: float
-    x: float
-    a: float
-    b: float
-    c: float
-    d: float
-    y_std: float
-    likelihood_std: float
-    prior_std: float
-    slope: float
-    offset: float
-    direct_y: bool
-
-    def place(self, u: Array, v: Array) -> tuple[Array, Array]:
-        """``(y, z)``."""
-        y = self.phi + u
-        return y, self.a * (self.phi if self.direct_y else y) + self.b + v
-
-    def log_w(self, u: Array, v: Array) -> Array:
-        """The log-weight, of the shape that u and v broadcast to."""
-        y, z = self.place(u, v)
-        x_error = (self.x - self.slope * y - self.offset) / self.likelihood_std
-        y_error = (y - self.c * z - self.d) / self.y_std
-        constant = 1.5 * log(2 * pi) + log(self.likelihood_std) + log(self.y_std) + log(self.prior_std)
-        return np.asarray(-0.5 * (x_error**2 + y_error**2 + (z / self.prior_std) ** 2) - constant)
-
-    def slopes(self, u: Array, v: Array) -> tuple[Array, Array]:
-        """``d log w/dy`` at fixed z and ``d log w/dz`` at fixed y."""
-        y, z = self.place(u, v)
-        residual = (y - self.c * z - self.d) / self.y_std**2
-        by_y = self.slope * (self.x - self.slope * y - self.offset) / self.likelihood_std**2 - residual
-        return by_y, self.c * residual - z / self.prior_std**2
-
-    def by(self, wrt: str, u: Array, v: Array) -> Array:
-        """``d log w/d wrt`` with the noises held fixed: the pathwise gradient of one draw."""
-        y, z = self.place(u, v)
-        x_error, y_error = self.x - self.slope * y - self.offset, y - self.c * z - self.d
-        if wrt in ("phi", "a", "b"):
-            by_y, by_z = self.slopes(u, v)
-            # Either way h_a reads something that moves with phi: the mean or the sample.
-            return {"phi": by_y + self.a * by_z, "a": by_z * (self.phi if self.direct_y else y), "b": by_z}[wrt]
-        value = {
-            "c": y_error * z / self.y_std**2,
-            "d": y_error / self.y_std**2,
-            "y_std": y_error**2 / self.y_std**3 - 1 / self.y_std,
-            "slope": x_error * y / self.likelihood_std**2,
-            "offset": x_error / self.likelihood_std**2,
-            "likelihood_std": x_error**2 / self.likelihood_std**3 - 1 / self.likelihood_std,
-            "prior_std": z**2 / self.prior_std**3 - 1 / self.prior_std,
-        }[wrt]
-        return value + 0.0 * (u + v)
-
-    def variation(self) -> tuple[float, float]:
-        """Upper bounds on how far log w varies along u and along v, nats; its slopes are steepest at a corner."""
-        corner = np.array([-0.5, 0.5])
-        by_y, by_z = self.slopes(corner[:, None], corner)
-        along_u = by_y if self.direct_y else by_y + self.a * by_z
-        return float(np.abs(along_u).max()), float(np.abs(by_z).max())
-
-    def evidence(self) -> float:
-        """``log p(x)``, nats."""
-        mean = self.slope * self.d + self.offset
-        variance = self.likelihood_std**2 + self.slope**2 * (self.y_std**2 + (self.c * self.prior_std) ** 2)
-        return -0.5 * (self.x - mean) ** 2 / variance - 0.5 * log(2 * pi * variance)
 
 
 class Weighted(NamedTuple):
@@ -205,13 +132,14 @@ def nested(model: Hierarchy, k: int, wrt: str | None = None) -> Weighted:
     return _case(1.0, p_v, inner, slopes)
 
 
-def bound(cases: list[Weighted], k: int) -> float:
+def bound(cases: Iterable[Weighted], k: int) -> float:
     """The mean over cases of ``E log 1/k sum_i s_i``, nats."""
     return float(sum(case.p * oracle.bound(case.nodes, k) for case in cases))
 
 
-def linear(cases: list[Weighted], k: int) -> tuple[float, float]:
+def linear(cases: Iterable[Weighted], k: int) -> tuple[float, float]:
     """Mean and variance of ``sum_i s~_i value_i`` over the cases too."""
+    cases = list(cases)
     p = np.array([case.p for case in cases])
     found = np.array([oracle.linear(case.nodes, case.values, k) for case in cases])
     mean = float(p @ found[:, 0])
@@ -230,5 +158,6 @@ def _case(p: float, mass: Array, log_w: Array, values: Array) -> Weighted:
 
 def _too_narrow() -> GradlabError:
     return GradlabError(
-        "log w varies by more over the two noises than the exact answers resolve: widen y_std, likelihood_std or prior_std"
+        "log w varies by more than the exact answers resolve over the two noises: "
+        "widen y_std, likelihood_std or prior_std"
     )

@@ -1,0 +1,37 @@
+"""DReG with the boundary of the support put back.
+
+Equation (Tucker et al. 2018, eq. 7, with the term that its integration by parts drops where the support moves)::
+
+    E_eps[ sum_i w~_i^2 (d log w_i / d y_i) (d y_i / d phi)  +  sum_i ( w~_i(y_i = upper wall) - w~_i(y_i = lower wall) ) ]
+
+with ``w~_i(y_i = u) = w(u) / (w(u) + sum_{j != i} w_j)``; in D dimensions one such difference per coordinate, or those of
+a random subset of C coordinates times D / C.
+
+Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
+With: ``dreg``, plus the moved weights as the coefficients of the parameter that the walls move with.
+Requires: a support that does not move, where it is ``dreg``, or walls that are known: 2 C more evaluations of log w per
+sample, each with one coordinate of it on a wall.
+Biased when: never.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradlab.estimators._base import FIXED_SUPPORT_OR_WALLS, Estimator, along, exchangeable, walls_of
+from gradlab.estimators.dreg import DREG
+from gradlab.objectives import Objective, log_sum_of_others, unit
+from gradlab.terms import LogTerms
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    walls = walls_of(terms, "dreg-boundary")
+    if objective.single or not walls.boundary:  # every weight is 1 wherever its sample is; or no wall moves
+        return DREG.surrogate(terms, objective, weighting, scale)
+    log_w = exchangeable(terms, objective, weighting, scale, "dreg-boundary")
+    moved = unit(terms, scale) * walls.log_w.detach() - log_sum_of_others(log_w)[:, :, None]
+    return DREG.surrogate(terms, objective, weighting, scale) + along(torch.sigmoid(moved), walls)
+
+
+DREG_BOUNDARY = Estimator("dreg-boundary", _surrogate, (FIXED_SUPPORT_OR_WALLS,), walls=True)

@@ -1,0 +1,67 @@
+"""Generalised doubly reparameterised gradient (GDReG).
+
+Equation (Bauer & Mnih 2021, eqs. 7-8), for a prior whose samples are ``T(e; theta)``::
+
+    phi:    E_eps[ sum_i w~_i^2 (d log w_i / d y_i) (d y_i / d phi) ]
+    theta:  E_eps[ sum_i ( w~_i (1 - w~_i) d log w_i / d y_i  -  w~_i d (log p - log q)(y_i) / d y_i ) dT / dtheta ]
+
+at ``e = T^-1(y_i; theta)``; e.g. ``dT / dprior_std = y / prior_std``.
+
+Approximates: the gradient of the objective; generative parameters without a path (the decoder's) keep the weights w~.
+With: for phi what ``dreg`` does; for theta the explicit dependence of log p(y; theta) replaced by the path of y as a
+sample of the prior.
+Requires: a support without walls that move with phi or that the prior's path crosses; the path of every live
+parameter of the prior, named in the terms.
+Biased when: the posterior is a box. For ``prior_std`` by exactly +1/prior_std at k = 1, which is the flux of the path
+through the walls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.estimators._base import FIXED_SUPPORT, Estimator, exchangeable
+from gradlab.estimators.dreg import DREG
+from gradlab.objectives import Objective, unit
+from gradlab.terms import LogTerms
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    if terms.prior_paths is None:
+        raise GradlabError(
+            "gdreg moves samples along the prior, but these terms do not say whether a parameter of the prior is live "
+            "and what its path is: build LogTerms with prior_paths=(PriorPath(...),), or () where none is"
+        )
+    if not terms.prior_paths:
+        return DREG.surrogate(terms, objective, weighting, scale)
+    path = _prior_path(terms, objective, weighting, scale)
+    explicit = sum(p.log_p - p.log_p.detach() for p in terms.prior_paths)
+    return DREG.surrogate(replace(terms, log_py=terms.log_py - explicit), objective, weighting, scale) + path
+
+
+def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    """0 ``[B]``, whose gradient is the second line of the equation."""
+    log_w = exchangeable(terms, objective, weighting, scale, "gdreg")
+    taps = [tap for tap in terms.taps if tap.latent == "y"]
+    if not taps or not all(tap.value.requires_grad for tap in taps):
+        raise GradlabError(
+            "gdreg differentiates by the samples, but these terms name no taps that require a gradient: build LogTerms "
+            "with taps of samples that do"
+        )
+    slopes = torch.autograd.grad(terms.log_w(score=False).sum(), [tap.value for tap in taps], retain_graph=True)
+    factor = objective.path_factors(terms, weighting, scale)["y", "lik"]
+    share = torch.full_like(log_w, 1 / log_w.shape[1]) if objective.single else torch.softmax(log_w, dim=1)
+    total = torch.zeros_like(slopes[0])
+    for tap, slope in zip(taps, slopes, strict=True):
+        # w~ (1 - w~) of every term, less w~ of the prior's and the posterior's.
+        weight = share * (1 - factor - (tap.term != "lik"))
+        total = total + weight.reshape(weight.shape + (1,) * (slope.ndim - 2)) * slope
+    moves = sum(p.value - p.value.detach() for p in terms.prior_paths or ())
+    return unit(terms, scale) * (total * moves).flatten(1).sum(dim=1)
+
+
+GDREG = Estimator("gdreg", _surrogate, (FIXED_SUPPORT,))

@@ -1,0 +1,39 @@
+"""Measure-valued gradient (weak derivative): differences of the objective, no derivative of it.
+
+Equation (Mohamed et al. 2020, section 6; Pflug 1989)::
+
+    sum_i E[ c_i (L^(y_i = plus_i) - L^(y_i = minus_i)) ]  -  E[ sum_i w~_i grad log q(y_i; phi) ]
+
+with L^ the objective of the samples, all others as they are. Unit box: the two walls, c = 1; in D dimensions a pair per
+coordinate, or those of a random subset. Normal mean: a Weibull pair ``mean +- std sqrt(-2 ln U)``,
+``c = 1 / (std sqrt(2 pi))``; Normal std: double-sided Maxwell and Normal, ``c = 1 / std``. The second sum is the
+explicit dependence of the weights on phi.
+
+Approximates: the gradient of the objective, without a derivative of log w in the samples (true rounding is allowed).
+With: the samples held fixed, and the differences as the coefficients of the parameter; the moved sample reuses its own
+noise, which is integrated out in its own term.
+Requires: a posterior that gives its walls or another measure-valued derivative, at two evaluations of log w per sample
+and parameter.
+Biased when: never.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gradlab.estimators._base import DERIVATIVE, Estimator, along, exchangeable, rescale_paths, value_with, walls_of
+from gradlab.objectives import Objective, unit
+from gradlab.terms import LogTerms
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    walls = walls_of(terms, "measure-valued")
+    log_w = exchangeable(terms, objective, weighting, scale, "measure-valued")
+    moved = value_with(objective, log_w, unit(terms, scale) * walls.log_w.detach())
+    rescale_paths(terms, 0.0, "measure-valued")
+    # The scales of a parameter sum to 0: taking the value itself off leaves the mean and saves digits.
+    moved = moved - value_with(objective, log_w, log_w[:, :, None])
+    return objective(terms, weighting, scale) + along(moved, walls)
+
+
+MEASURE_VALUED = Estimator("measure-valued", _surrogate, (DERIVATIVE,), walls=True)

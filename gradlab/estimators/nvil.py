@@ -1,0 +1,78 @@
+"""Score-function gradient with a baseline that depends on the input alone (NVIL).
+
+Equation (Mnih & Gregor 2014, with a baseline b)::
+
+    E_q[ (L^ - b(x)) sum_i grad log q(y_i; phi)  -  sum_i w~_i grad log q(y_i; phi) ],   L^ = log (1/k) sum_i w_i
+
+Approximates: the gradient of the objective, without a derivative of log w in the samples.
+With: ``score``, and the baseline taken off the learning signal. The paper's division by a running standard deviation
+rescales the gradient and is left out.
+Requires: a support that does not move with the parameters; a baseline that has not seen the draws it is used on.
+Biased when: the support moves (on the unit box it is exactly 0 for phi), or the baseline was computed from these draws.
+
+State is the caller's, never hidden in the estimator: ``nvil(b)`` is the estimator for one step, with b the prediction
+of a network of x (train it on ``baseline_loss``), the value of a ``RunningMean``, or their sum as in the paper.
+``ESTIMATORS["nvil"]`` has b = 0, a running mean before its first update; its ``fit``, which ``compare`` calls, sets b to
+the mean of L^ over a pilot run on other noise: what a running mean settles at while the parameters stand still.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.estimators._base import FIXED_SUPPORT, Estimator
+from gradlab.estimators.score import score_surrogate
+from gradlab.objectives import Objective
+from gradlab.objectives import objective as objective_of
+from gradlab.terms import LogTerms
+
+
+class RunningMean(NamedTuple):
+    """An exponential moving average of the learning signal.
+
+    Attributes:
+        value: the baseline, nats; 0 before the first update.
+        decay: how much of it an update keeps.
+    """
+
+    value: float = 0.0
+    decay: float = 0.9
+
+    def update(self, bound: Tensor) -> RunningMean:
+        """The state after the objective's values ``[B]`` of one step, to be used from the next step on."""
+        return RunningMean(self.decay * self.value + (1 - self.decay) * float(bound.detach().mean()), self.decay)
+
+
+def nvil(baseline: Tensor | float = 0.0) -> Estimator:
+    """The estimator with this baseline.
+
+    Args:
+        baseline: one number, or ``[B]`` one per image, in the objective's unit; no gradient reaches it.
+    """
+    fixed = baseline.detach() if isinstance(baseline, Tensor) else baseline
+
+    def surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+        if isinstance(fixed, Tensor) and fixed.shape not in ((), terms.shape[:1]):
+            raise GradlabError(
+                f"the baseline has shape {tuple(fixed.shape)}: give one number per image, [{terms.shape[0]}]"
+            )
+        return score_surrogate(terms, objective, weighting, scale, "nvil", fixed)
+
+    return Estimator("nvil", surrogate, (FIXED_SUPPORT,), fit=_fit)
+
+
+def baseline_loss(terms: LogTerms, prediction: Tensor, objective: str | Objective = "iwae") -> Tensor:
+    """``(L^ - prediction)^2`` of each image ``[B]``: what a learned baseline is trained on (the paper's eq. 8)."""
+    return (objective_of(objective)(terms).detach() - prediction).square()
+
+
+def _fit(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Estimator:
+    with torch.no_grad():
+        return nvil(float(objective(terms, weighting, scale).mean()))
+
+
+NVIL = nvil()

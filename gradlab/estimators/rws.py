@@ -1,0 +1,40 @@
+"""Reweighted wake-sleep (RWS): wake-theta for the generative parameters, wake-phi for the posterior.
+
+Equation (Bornschein & Bengio 2015, eqs. 4 and 8)::
+
+    theta:  E_q[ sum_i w~_i grad log p(x, y_i; theta) ]
+    phi:    E_q[ sum_i w~_i grad log q(y_i; phi) ]
+
+Approximates: for theta the gradient of the objective; for phi that of an objective of its own, to be maximised,
+``E_p(y|x)[ log q(y; phi) ]``, which the bound's gradient is not an estimate of.
+With: the samples held fixed, the weights w~ detached.
+Requires: a support that does not move with the parameters; the box has no score, and leaves out posterior mass.
+Biased when: k is finite, for its own objective: the weights normalise themselves, and the bias falls like 1/k. At k = 1
+it is the mean of the score, 0. Where the support moves the estimate for phi is exactly 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
+from gradlab.objectives import Objective, unit
+from gradlab.terms import LogTerms
+
+
+def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
+    check_joint(weighting, "rws")
+    if objective.single or objective.jackknife:
+        raise GradlabError(f"rws weighs the samples by w~, which objective {objective.name!r} does not: use iwae")
+    rescale_paths(terms, 0.0, "rws")
+    value = objective(terms.without_scores(), weighting, scale)
+    scores = terms.score_terms()
+    if not isinstance(scores, Tensor):
+        return value
+    w = torch.softmax(unit(terms, scale) * terms.log_w().detach().flatten(1), dim=1).view(terms.shape)
+    return value + (w * scores).sum(dim=(1, 2))
+
+
+RWS = Estimator("rws", _surrogate, (FIXED_SUPPORT,), target="wake-phi")
