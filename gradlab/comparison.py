@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from gradlab import moments
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.estimators import Estimator, estimator
-from gradlab.noise import stream
+from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, objective
 from gradlab.problems.base import Problem
 
@@ -25,15 +26,29 @@ if TYPE_CHECKING:
 
 # Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
 CHUNK = 2**18
-COUPLINGS = ("iid",)
+COUPLINGS = ("iid", *GROUPS)
+# Draws, apart from those compared, that a baseline is fitted on: the loss of variance to its own noise is 1/PILOT.
+PILOT = 1000
+# Estimates that do not vary (measure-valued with one sample on the box) still differ from the exact mean by this much.
+ROUNDING = 1e-13
+# Parameters of a posterior, by which an estimator with a target of its own approximates that (rws: wake-phi).
+INFERENCE = ("phi", "mean", "std", "a", "b")
 
 
 class Exact(NamedTuple):
-    """What is exactly true of one estimator at one k; NaN where no exact answer is known."""
+    """What is exactly true of one estimator at one k; NaN where no exact answer is known.
+
+    Attributes:
+        gradient: of the target.
+        mean: of one draw of the estimator.
+        variance: of one draw.
+        target: what the estimator approximates: the objective's name, or an objective of the estimator's own.
+    """
 
     gradient: float
     mean: float
     variance: float
+    target: str
 
 
 def compare(
@@ -57,21 +72,27 @@ def compare(
         k: sample sizes.
         draws: independent draws of each estimator (at least 2); all estimators share the same noise.
         seed: of the noise.
-        allow_biased: also take estimators whose requirement the posterior breaks.
+        allow_biased: also take estimators whose requirement the posterior breaks, if they are defined without it.
         objective: name from ``OBJECTIVES``.
         wrt: the parameter, one of ``problem.parameters``.
-        noise: how the base noise of the k samples is coupled; ``"iid"``.
+        noise: ``"iid"``, or a coupling of the base noise *between draws*: ``"antithetic"`` (pairs), ``"stratified"``
+            (Latin hypercube) or ``"sobol"`` (scrambled; 32 draws each). The k samples of one draw stay independent, so
+            that means and biases are those of ``"iid"``; what changes is how errors cancel in the average over draws.
+            ``variance`` is then (draws per group) x (variance of a group's mean), the variance of one independent draw
+            that would give the same average for the same work, and ``snr`` is |mean| over its root.
         dtype: of the samples; moments are always float64.
 
     Returns:
         One row per estimator and k with the columns estimator, objective, target, wrt, k, draws, mean, exact, bias,
         bias_se, exact_mean, z, variance, variance_se, exact_variance, z_variance, snr, snr_se, exact_snr. ``exact`` is
         the gradient of ``target``, bias = mean - exact; ``exact_mean`` is what the estimator converges to and
-        z = (mean - exact_mean)/se, 0 where both are 0. Units: nats per unit of ``wrt``.
+        z = (mean - exact_mean)/se, 0 where both are 0. Where the oracle does not know an estimator, ``exact_mean`` is
+        ``exact`` if the estimator's contract says that it is unbiased here, else NaN, and ``exact_variance`` is NaN, as
+        it is under coupled noise. Units: nats per unit of ``wrt``.
 
     Raises:
-        GradlabError: an unknown name, k < 1, fewer than 2 draws, a negative seed, or an estimator whose requirement the
-            posterior breaks (unless ``allow_biased``).
+        GradlabError: an unknown name, k < 1, fewer than 2 draws, a negative seed, an estimator whose requirement the
+            posterior breaks (unless ``allow_biased``), one that is undefined at a k, or draws that do not fill groups.
     """
     import pandas as pd
 
@@ -81,11 +102,13 @@ def compare(
     _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt, noise)
     rows = []
     for size in sizes:
-        states = _sample(problem, chosen, goal, size, draws, seed, wrt, dtype)
-        rows += [
-            _row(e, goal, wrt, size, draws, s, exact_answers(problem, e, goal, size, wrt))
-            for e, s in zip(chosen, states, strict=True)
-        ]
+        fitted = [_fitted(problem, e, goal, size, seed, dtype) for e in chosen]
+        states = _sample(problem, fitted, goal, size, draws, seed, wrt, dtype, noise)
+        for e, state in zip(chosen, states, strict=True):
+            exact = exact_answers(problem, e, goal, size, wrt)
+            if noise != "iid":
+                exact = exact._replace(variance=math.nan)
+            rows.append(_row(e, goal, wrt, size, draws, state, exact, GROUPS.get(noise, 1)))
     return pd.DataFrame(rows)
 
 
@@ -110,7 +133,7 @@ def gradients(
     """
     value = torch.full((noise.shape[0],), problem.parameters[wrt], dtype=noise.dtype, device=noise.device)
     value.requires_grad_()
-    surrogate = estimator(problem.log_terms(noise, {wrt: value}), objective)
+    surrogate = estimator(problem.log_terms(noise, {wrt: value}, walls=estimator.walls), objective)
     if not surrogate.requires_grad:
         return torch.zeros_like(value)
     (grad,) = torch.autograd.grad(surrogate.sum(), value, allow_unused=True)
@@ -120,18 +143,40 @@ def gradients(
 def exact_answers(problem: Problem, estimator: Estimator, objective: Objective, k: int, wrt: str) -> Exact:
     """The exact gradient, and the exact mean and variance of one draw of the estimator, at sample size k.
 
-    The average of k single-sample bounds (``elbo``) has the gradient of one, and a k-th of its variance.
+    The average of k single-sample bounds (``elbo``) has the gradient of one, and a k-th of its variance; but for an
+    estimator that compares the samples, which has no single-sample form.
     """
+    own = estimator.target if estimator.target and wrt in INFERENCE else None
+    gradient = _exact_gradient(problem, objective, k, wrt, own)
     size, share = (1, k) if objective.single else (k, 1)
+    mean, variance = math.nan, math.nan
+    if not objective.jackknife and not estimator.undefined(problem.posterior, size):
+        with suppress(NotExact):
+            mean, variance = problem.exact_moments(estimator.name, size, wrt=wrt)
+    if math.isnan(mean) and own is None and not estimator.unmet(problem.posterior, k):
+        mean = gradient  # by contract: z then tests the estimator's claim to be unbiased
+    return Exact(gradient, mean, variance / share, own or objective.name)
+
+
+def _exact_gradient(problem: Problem, objective: Objective, k: int, wrt: str, own: str | None) -> float:
     try:
-        gradient = problem.exact_gradient(size, wrt=wrt)
+        if own is not None:
+            return float(problem.exact_wake_gradient(wrt))
+        if objective.jackknife:
+            return k * problem.exact_gradient(k, wrt=wrt) - (k - 1) * problem.exact_gradient(k - 1, wrt=wrt)
+        return problem.exact_gradient(1 if objective.single else k, wrt=wrt)
     except NotExact:
-        gradient = math.nan
-    try:
-        mean, variance = problem.exact_moments(estimator.name, size, wrt=wrt)
-    except NotExact:
-        mean, variance = math.nan, math.nan
-    return Exact(gradient, mean, variance / share)
+        return math.nan
+
+
+def _fitted(
+    problem: Problem, estimator: Estimator, objective: Objective, k: int, seed: int, dtype: torch.dtype
+) -> Estimator:
+    """The estimator with its baseline fitted on draws that no row is computed from."""
+    if estimator.fit is None:
+        return estimator
+    noise = problem.draw_noise(PILOT, k, stream(seed, f"compare/k={k}/pilot"), dtype)
+    return estimator.fit(problem.log_terms(noise), objective, "joint", "nats")
 
 
 def _sample(
@@ -143,26 +188,46 @@ def _sample(
     seed: int,
     wrt: str,
     dtype: torch.dtype,
+    coupling: str,
 ) -> list[moments.HigherMoments]:
+    """Moments of the draws, or of the means of groups of coupled draws."""
     states = [moments.HigherMoments.init() for _ in chosen]
-    chunk = max(1, CHUNK // k)
+    group = GROUPS.get(coupling, 1)
+    chunk = group * max(1, CHUNK // (k * group))
     for index, start in enumerate(range(0, draws, chunk)):
         generator = stream(seed, f"compare/k={k}", index)
-        noise = problem.draw_noise(min(chunk, draws - start), k, generator, dtype)
+        noise = _noise(problem, min(chunk, draws - start), k, generator, dtype, coupling)
         for i, e in enumerate(chosen):
-            states[i] = states[i].update(gradients(problem, e, noise, goal, wrt))
+            estimates = gradients(problem, e, noise, goal, wrt)
+            states[i] = states[i].update(estimates.double().reshape(-1, group).mean(dim=1))
     return states
 
 
+def _noise(
+    problem: Problem, draws: int, k: int, generator: torch.Generator, dtype: torch.dtype, coupling: str
+) -> Tensor:
+    if coupling == "iid":
+        return problem.draw_noise(draws, k, generator, dtype)
+    shape = problem.draw_noise(1, k, stream(0, "shape"), dtype).shape[1:]
+    return coupled(problem.posterior.base, (draws, *shape), coupling, generator, dtype)
+
+
 def _row(
-    e: Estimator, goal: Objective, wrt: str, k: int, draws: int, state: moments.HigherMoments, exact: Exact
+    e: Estimator,
+    goal: Objective,
+    wrt: str,
+    k: int,
+    draws: int,
+    state: moments.HigherMoments,
+    exact: Exact,
+    group: int,
 ) -> dict[str, Any]:
-    mean, variance = float(state.mean), float(state.variance())
-    se, variance_se = float(state.mean_se()), float(state.variance_se())
+    mean, variance = float(state.mean), group * float(state.variance())
+    se, variance_se = float(state.mean_se()), group * float(state.variance_se())
     return {
         "estimator": e.name,
         "objective": goal.name,
-        "target": goal.name,
+        "target": exact.target,
         "wrt": wrt,
         "k": k,
         "draws": draws,
@@ -171,21 +236,24 @@ def _row(
         "bias": mean - exact.gradient,
         "bias_se": se,
         "exact_mean": exact.mean,
-        "z": _z(mean - exact.mean, se),
+        "z": _z(mean - exact.mean, se, mean),
         "variance": variance,
         "variance_se": variance_se,
         "exact_variance": exact.variance,
-        "z_variance": _z(variance - exact.variance, variance_se),
-        "snr": float(state.snr()),
-        "snr_se": float(state.snr_se()),
+        "z_variance": _z(variance - exact.variance, variance_se, mean**2),
+        "snr": float(state.snr()) / math.sqrt(group),
+        "snr_se": float(state.snr_se()) / math.sqrt(group),
         "exact_snr": _snr(exact.mean, exact.variance),
     }
 
 
-def _z(difference: float, se: float) -> float:
-    if difference == 0:
+def _z(difference: float, se: float, size: float) -> float:
+    """``difference / se``; 0 where the difference is no more than the rounding of numbers of this size."""
+    if abs(difference) <= ROUNDING * abs(size):
         return 0.0
-    return difference / se if se > 0 else math.copysign(math.inf, difference)
+    if se > 0 or math.isnan(difference):
+        return difference / se if se > 0 else math.nan
+    return math.copysign(math.inf, difference)
 
 
 def _snr(mean: float, variance: float) -> float:
@@ -218,8 +286,19 @@ def _validate(
         raise unknown("parameter (wrt)", wrt, problem.parameters)
     if noise not in COUPLINGS:
         raise unknown("noise coupling", noise, COUPLINGS)
+    group = GROUPS.get(noise, 1)
+    if draws % group or draws < 2 * group:
+        raise GradlabError(
+            f"draws is {draws}: {noise} noise couples {group} at a time, give a multiple of {group}, at least {2 * group}"
+        )
     for size in sizes:
         for e in chosen:
+            lacking = e.undefined(problem.posterior, size)
+            if lacking:
+                raise GradlabError(
+                    f"estimator {e.name!r} is undefined for the {type(problem.posterior).__name__} posterior at "
+                    f"k = {size}: it needs {' and '.join(lacking)}"
+                )
             missing = e.unmet(problem.posterior, size)
             if missing and not allow_biased:
                 raise GradlabError(

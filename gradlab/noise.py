@@ -7,9 +7,11 @@ worker never changes the numbers of another.
 from __future__ import annotations
 
 import hashlib
+from math import prod
 
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from gradlab.errors import GradlabError, unknown
 
@@ -72,3 +74,81 @@ def draw(
     if any(size < 1 for size in shape):
         raise GradlabError(f"noise of shape {tuple(shape)} is empty: every size must be at least 1")
     return BASE[kind](shape, generator, dtype, device)
+
+
+GROUPS = {"antithetic": 2, "stratified": 32, "sobol": 32}
+"""How many draws are coupled together, by the name of the coupling."""
+
+
+def coupled(
+    kind: str,
+    shape: tuple[int, ...],
+    coupling: str,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Base noise whose draws (first axis) are coupled within consecutive groups of ``GROUPS[coupling]``.
+
+    Each draw on its own is distributed exactly as by :func:`draw`, all its coordinates independent, so that every
+    expectation over one draw, and the mean over the draws of any estimate, is what it is for independent draws. Only
+    draws of one group depend on each other; groups are independent.
+
+    - ``"antithetic"``: pairs, the second the mirror image of the first;
+    - ``"stratified"``: Latin hypercube (McKay et al. 1979), each coordinate's values one in each of 32 strata;
+    - ``"sobol"``: 32 points of the Sobol sequence, scrambled anew for each group (Owen 1995).
+
+    Raises:
+        GradlabError: unknown kind or coupling, a number of draws that is no multiple of the group, or more coordinates
+            than the Sobol sequence has.
+    """
+    if coupling not in GROUPS:
+        raise unknown("noise coupling", coupling, GROUPS)
+    size, draws, width = GROUPS[coupling], shape[0], prod(shape[1:])
+    if draws % size:
+        raise GradlabError(f"{coupling} noise couples {size} draws at a time: {draws} draws is no multiple of {size}")
+    if coupling == "antithetic":
+        half = draw(kind, (draws // size, *shape[1:]), generator, dtype, device)
+        return torch.stack([half, -half], dim=1).reshape(shape)
+    if coupling == "sobol" and width > SobolEngine.MAXDIM:
+        raise GradlabError(
+            f"the Sobol sequence has {SobolEngine.MAXDIM} coordinates, but one draw takes {width}: "
+            "give fewer samples, or noise='stratified'"
+        )
+    if kind not in BASE:
+        raise unknown("base noise", kind, BASE)
+    device = generator.device if generator is not None else device
+    strata = (_sobol if coupling == "sobol" else _latin)(draws // size, size, width, generator, device)
+    # Within its stratum a point is uniform; float64, so that the outermost strata of a Normal reach far enough.
+    within = torch.rand(strata.shape, generator=generator, dtype=torch.float64, device=device)
+    u = ((strata + within) / size).reshape(shape)
+    if kind == "uniform":
+        return (u - 0.5).to(dtype)
+    return torch.special.ndtri(u.clamp(min=2.0**-60)).to(dtype)
+
+
+def _latin(
+    groups: int, size: int, width: int, generator: torch.Generator | None, device: str | torch.device | None
+) -> Tensor:
+    """``[groups, size, width]`` a random permutation of the strata for each group and coordinate."""
+    keys = torch.rand((groups, size, width), generator=generator, dtype=torch.float64, device=device)
+    return keys.argsort(dim=1)
+
+
+def _sobol(
+    groups: int, size: int, width: int, generator: torch.Generator | None, device: str | torch.device | None
+) -> Tensor:
+    """``[groups, size, width]`` strata of the first ``size`` Sobol points, under Owen's nested scrambling.
+
+    The first ``size = 2^m`` points have m binary digits. Each digit is flipped or not by a coin that depends on the
+    digits before it; the digits beyond the m-th are free, since no two points share a stratum of any coordinate.
+    """
+    digits = size.bit_length() - 1
+    points = (SobolEngine(width).draw(size, dtype=torch.float64) * size).long().to(device or "cpu")
+    flips = torch.randint(0, 2, (groups, size - 1, width), generator=generator, device=device)
+    scrambled = torch.zeros((groups, size, width), dtype=torch.long, device=device)
+    for digit in range(digits):
+        node = (1 << digit) - 1 + (points >> (digits - digit))
+        coin = flips.gather(1, node.expand(groups, size, width))
+        scrambled = 2 * scrambled + (((points >> (digits - 1 - digit)) & 1) ^ coin)
+    return scrambled

@@ -164,28 +164,6 @@ def settings_hash(settings: DataclassInstance) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def fingerprint(path: str | Path) -> str:
-    """Twelve hex digits of a file, or of a folder's files (names and contents).
-
-    Raises:
-        GradlabError: nothing there, or not readable.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise GradlabError(f"no such folder or file: {path}")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    try:
-        for file in files:
-            digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
-            with open(file, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    except OSError as error:
-        raise GradlabError(f"cannot read {error.filename} ({error.strerror}): change its permissions") from None
-    return digest.hexdigest()[:12]
-
-
 def provenance(
     settings: DataclassInstance,
     seed: int,

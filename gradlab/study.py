@@ -259,11 +259,13 @@ def _check(names: Sequence[str], profile: str, seed: int, time_limit: float | No
 
 
 def _images(purpose: str, folder: str | Path | None) -> str:
-    if folder is None:
-        return "embedded"
-    if not Path(folder).is_dir():
-        raise GradlabError(f"--{purpose}-images {folder}: no such folder; give a folder of images, or leave it out")
-    return results.fingerprint(folder)
+    """Fingerprint of the images; every one is read now, so that a damaged one is told before hours of training."""
+    from gradlab import data
+
+    try:
+        return data.fingerprint(data.load(folder, purpose))[:12]
+    except GradlabError as error:
+        raise GradlabError(f"--{purpose}-images: {error}") from error
 
 
 def _device(device: str | None, profile: str) -> str:

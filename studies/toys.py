@@ -61,7 +61,12 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("toy problems", len(targets) * sum(settings.k)) as advance:
         for posterior, problem in targets.items():
             for k in settings.k:
-                table = gl.compare(problem, tuple(gl.ESTIMATORS), k, settings.draws, settings.seed, allow_biased=True)
+                defined = [name for name, e in gl.ESTIMATORS.items() if not e.undefined(problem.posterior, k)]
+                table = gl.compare(problem, defined, k, settings.draws, settings.seed, allow_biased=True)
+                # A pair that is undefined (vimco at k = 1) is a row too: no draws, no numbers, a reason.
+                table = table.set_index("estimator").reindex(list(gl.ESTIMATORS)).reset_index()
+                table = table.fillna({"objective": "iwae", "target": "iwae", "wrt": "phi", "k": k, "draws": 0})
+                table = table.astype({"k": int, "draws": int})
                 table.insert(0, "posterior", posterior)
                 unmet = [gl.ESTIMATORS[name].unmet(problem.posterior, k) for name in table["estimator"]]
                 table["reason"] = [f"needs {' and '.join(needs)}" if needs else "" for needs in unmet]

@@ -15,12 +15,12 @@ from tests.two_latents import S_Z, A, log_joint, model
 HIERARCHICAL = [("ms-nic-mix", 4, 1, False), ("ms-nic-dms", 3, 4, False), ("iwae-2level", 4, 4, True)]
 
 
-def gradients(name, objective, k, l, paired, draws, seed=0):
+def gradients(name, objective, k, l, paired, draws, seed=0, scale="nats"):
     g = torch.Generator().manual_seed(seed)
     eps_y = torch.randn(draws, k, generator=g, dtype=torch.float64)
     eps_z = torch.randn(draws, l, generator=g, dtype=torch.float64)
     terms, leaves = model(eps_y, eps_z, paired)
-    value = ESTIMATORS[name](terms, objective)
+    value = ESTIMATORS[name](terms, objective, scale=scale)
     grads = torch.autograd.grad(value.sum(), list(leaves.values()))
     return dict(zip(leaves, grads, strict=True)), (eps_y, eps_z)
 
@@ -30,14 +30,39 @@ def z_of(difference):
 
 
 @pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
-@pytest.mark.parametrize("name", ["dreg", "score"])
+@pytest.mark.parametrize("name", ["dreg", "score", "gdreg", "nvil", "vimco"])
 def test_unbiased_estimators_agree_with_pathwise_on_a_normal_hierarchy(name, objective, k, l, paired):
+    if name == "vimco" and not paired:
+        with pytest.raises(GradlabError, match="z is shared"):  # no other sample of z to take a baseline from
+            gradients(name, objective, k, l, paired, 2)
+        return
     draws = 200_000
     ours, _ = gradients(name, objective, k, l, paired, draws)
     pathwise, _ = gradients("pathwise", objective, k, l, paired, draws)
     for parameter in ("phi_y", "phi_z"):
         assert abs(z_of(ours[parameter] - pathwise[parameter])) < 4.5, parameter
     assert torch.allclose(ours["c"], pathwise["c"], rtol=0, atol=1e-10)  # the generative model keeps the weights
+
+
+@pytest.mark.parametrize(("objective", "k", "l", "paired"), [*HIERARCHICAL, ("elbo", 3, 3, True), ("jvi", 3, 3, True)])
+@pytest.mark.parametrize("name", ["dreg", "score"])
+def test_unbiased_in_bits_per_pixel(name, objective, k, l, paired):
+    """The weights of u log w, u = 1/ln 2 with one pixel, are not those of log w."""
+    ours, _ = gradients(name, objective, k, l, paired, 200_000, scale="bpp")
+    pathwise, _ = gradients("pathwise", objective, k, l, paired, 200_000, scale="bpp")
+    for parameter in ("phi_y", "phi_z"):
+        assert abs(z_of(ours[parameter] - pathwise[parameter])) < 4.5, parameter
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_the_surrogate_has_the_value_of_the_objective(name):
+    problems = [gl.problems.BoxGaussian(0.3, 1.0), gl.problems.NormalGaussian(0.3, 0.5, 1.0)]
+    noise = torch.randn(7, 3, dtype=torch.float64).clamp(-0.5, 0.5)
+    for problem in problems:
+        expected = ESTIMATORS["pathwise"](problem.log_terms(noise), "iwae")
+        live = {"prior_std": torch.ones(7, dtype=torch.float64, requires_grad=True)}
+        ours = ESTIMATORS[name](problem.log_terms(noise, live, walls=True), "iwae")
+        assert torch.allclose(ours, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
@@ -162,3 +187,10 @@ def test_requirements_are_checked_against_what_the_posterior_says():
     assert not ESTIMATORS["stl"].unmet(normal, 1)
     assert ESTIMATORS["stl"].unmet(normal, 2)
     assert not ESTIMATORS["pathwise"].unmet(box, 8)
+    for name in ("dreg-boundary", "measure-valued"):
+        assert not ESTIMATORS[name].unmet(box, 8) and not ESTIMATORS[name].unmet(normal, 8)
+    for name in ("gdreg", "nvil", "vimco", "rws"):
+        assert ESTIMATORS[name].unmet(box, 8) and not ESTIMATORS[name].unmet(normal, 8)
+        assert not ESTIMATORS[name].undefined(box, 8)
+    assert ESTIMATORS["vimco"].undefined(normal, 1) == ["at least two samples"]
+    assert not any(e.undefined(q, 2) for e in ESTIMATORS.values() for q in (box, normal))

@@ -52,11 +52,60 @@ def test_elbo_is_the_mean_log_weight():
     assert torch.allclose(OBJECTIVES["elbo"](t), (t.log_lik + t.log_py + t.log_pz).mean((1, 2)))
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if not o.jackknife])
 def test_one_sample_makes_every_objective_the_elbo(name):
     t = terms(1, 1)
     assert torch.allclose(OBJECTIVES[name](t), t.log_w()[:, 0, 0], atol=1e-12)
     assert torch.allclose(OBJECTIVES[name](t, scale="bpp"), t.log_w()[:, 0, 0] / (math.log(2) * PIXELS), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_jvi_is_the_jackknife(k):
+    """k L_k - (k-1) mean_i L_(k-1) without i, one subset at a time, and its gradient by autograd through that."""
+    lik = (torch.randn(B, k, 1, generator=torch.Generator().manual_seed(k), dtype=torch.float64) * 3).requires_grad_()
+    ours = OBJECTIVES["jvi"](LogTerms(lik))
+    mean_exp = lambda v: torch.logsumexp(v, 1) - math.log(v.shape[1])  # noqa: E731
+    rows = lik[:, :, 0]
+    without = [mean_exp(rows[:, [j for j in range(k) if j != i]]) for i in range(k)]
+    by_hand = k * mean_exp(rows) - (k - 1) * sum(without) / k
+    assert torch.allclose(ours, by_hand, rtol=0, atol=1e-12)
+    (grad,), (expected,) = torch.autograd.grad(ours.sum(), lik), torch.autograd.grad(by_hand.sum(), lik)
+    assert torch.allclose(grad, expected, rtol=0, atol=1e-12)
+
+
+def test_jvi_keeps_its_digits_where_one_sample_has_all_the_weight():
+    lik = torch.tensor([[[0.0], [-500.0], [-501.0]]], dtype=torch.float64, requires_grad=True)
+    value = OBJECTIVES["jvi"](LogTerms(lik))
+    rest = -500 + math.log1p(math.exp(-1)) - math.log(2)
+    assert float(value) == pytest.approx(3 * -math.log(3) - 2 / 3 * (rest - 2 * math.log(2)), rel=1e-13)
+    (grad,) = torch.autograd.grad(value.sum(), lik)
+    share = 1 / (1 + math.exp(-1))
+    expected = [3 - 2 / 3 * 2, -2 / 3 * share, -2 / 3 * (1 - share)]
+    assert grad.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_log_sum_of_others():
+    from gradlab.objectives import log_sum_of_others
+
+    v = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5
+    expected = torch.stack([torch.logsumexp(v[:, [j for j in range(5) if j != i]], 1) for i in range(5)], 1)
+    assert torch.allclose(log_sum_of_others(v), expected, rtol=0, atol=1e-12)
+    assert log_sum_of_others(v[:, :1]).tolist() == [[-math.inf]] * 4
+    lonely = torch.tensor([[0.0, -800.0, -801.0]], dtype=torch.float64)  # S - w_1 would be 0
+    assert float(log_sum_of_others(lonely)[0, 0]) == pytest.approx(-800 + math.log1p(math.exp(-1)), rel=1e-14)
+
+
+def test_jvi_is_no_lower_bound():
+    """On a Normal of its own evidence: above log p(x) in expectation, where every other objective is below."""
+    g = torch.Generator().manual_seed(0)
+    log_w = 1.5 * torch.randn(200_000, 2, 1, generator=g, dtype=torch.float64)  # E w = exp(1.5^2 / 2)
+    evidence = 1.5**2 / 2
+    assert float(OBJECTIVES["iwae"](LogTerms(log_w)).mean()) < evidence - 0.3
+    closer = float(OBJECTIVES["jvi"](LogTerms(log_w)).mean())
+    assert abs(closer - evidence) < abs(float(OBJECTIVES["iwae"](LogTerms(log_w)).mean()) - evidence)
+    two_point = torch.where(torch.rand(200_000, 2, 1, generator=g, dtype=torch.float64) < 0.9, 0.0, math.log(1e-4))
+    value = OBJECTIVES["jvi"](LogTerms(two_point)).mean()
+    assert float(value) > math.log(0.9 + 0.1 * 1e-4) + 0.1
 
 
 def test_per_term_is_the_papers_listing():
@@ -89,11 +138,18 @@ def test_no_gradient_reaches_a_per_term_weight():
         ("ms-nic-mix", terms(), "one sample of z"),
         ("ms-nic-mix", terms(l=1, paired=True), "use iwae-2level"),
         ("ms-nic-dms", terms(l=1, paired=True), "use iwae-2level"),
+        ("jvi", terms(), "one z each, but l = 5"),
+        ("jvi", terms(1, 1), "k = 1: give at least two samples"),
     ],
 )
 def test_shapes_that_an_objective_refuses(name, t, match):
     with pytest.raises(GradlabError, match=match):
         OBJECTIVES[name](t)
+
+
+def test_jvi_is_no_weighting():
+    with pytest.raises(GradlabError, match="jvi is not a weighted sum of terms"):
+        OBJECTIVES["jvi"](terms(l=1), weighting="per-term")
 
 
 def test_unknown_names():

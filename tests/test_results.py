@@ -176,20 +176,6 @@ def test_settings_hash() -> None:
         results.settings_hash(Settings(lam=math.nan))
 
 
-def test_fingerprint(tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "a").write_bytes(b"x" * 10)
-    first = results.fingerprint(folder)
-    assert first == results.fingerprint(folder) and len(first) == 12
-    (folder / "a").write_bytes(b"y" * 10)
-    second = results.fingerprint(folder)
-    (folder / "a").rename(folder / "b")
-    assert len({first, second, results.fingerprint(folder), results.fingerprint(folder / "b")}) == 4
-    with pytest.raises(GradlabError, match="no such folder or file"):
-        results.fingerprint(tmp_path / "gone")
-
-
 def test_provenance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/gradlab", "run", "a b"])
     record = results.provenance(Settings(), 7, "cpu", {"photographs": "abc"}, 1.23456, {"crop": "64"})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from gradlab import catalog, results, study
@@ -59,7 +60,8 @@ def test_a_run_writes_everything(studies: Path) -> None:
     assert verdicts["holds"].tolist() == ["no", "undecided"]
     record = results.read_json(folder / "provenance.json")
     assert record["inputs"] == {"photographs": "abc", "more": "def"}
-    assert record["folders"] == {"train_images": "embedded", "test_images": "embedded"}
+    assert set(record["folders"]) == {"train_images", "test_images"}
+    assert all(len(fingerprint) == 12 for fingerprint in record["folders"].values())
     assert (record["seed"], record["profile"], record["study"], record["device"]) == (3, "quick", "table1", "cpu")
     assert record["tables"] == ["table1", "table1_more"] and record["assumed"] == {"crop": "64 pixels"}
     assert record["settings"] == {"rows": 3, "seed": 3} and record["description"].startswith("A table <of> numbers.")
@@ -94,8 +96,9 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1",), {"device": "cuda:63"}, r"no device 'cuda:63' here: give --device cpu"),
         (("table1",), {"device": "gpu"}, r"no device 'gpu' here: give --device cpu"),
         (("table1",), {"device": "meta"}, r"no device 'meta' here"),
-        (("table1",), {"train_images": "gone"}, "--train-images gone: no such folder"),
-        (("table1",), {"test_images": "file"}, "--test-images file: no such folder"),
+        (("table1",), {"train_images": "gone"}, "--train-images: there is no folder gone"),
+        (("table1",), {"test_images": "."}, "--test-images: there are no images in ."),
+        (("table1",), {"test_images": "file"}, "--test-images: file is not a folder"),
         (("table1",), {"out": "file/below"}, "cannot write to file/below: .* is a file; choose another"),
     ],
 )
@@ -151,6 +154,7 @@ def test_resume_measures_again_what_is_not_the_same(
         results.write_json(path, record | {"gradlab": "0.0.0"})
     elif change == "folder":
         Path("images").mkdir()
+        Image.new("RGB", (32, 32), "red").save("images/red.png")
         options = {"train_images": "images"}
     elif change == "damaged":
         path.write_text("{")

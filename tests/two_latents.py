@@ -59,6 +59,7 @@ def model(eps_y: Tensor, eps_z: Tensor, paired: bool) -> tuple[LogTerms, dict[st
             Tap(z_pz, "z", "pz"),
             Tap(z_q, "z", "q"),
         ),
+        prior_paths=(),
     )
     return terms, leaves
 

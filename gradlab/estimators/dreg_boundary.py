@@ -30,8 +30,11 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     if objective.single or not walls.boundary:  # every weight is 1 wherever its sample is; or no wall moves
         return DREG.surrogate(terms, objective, weighting, scale)
     log_w = exchangeable(terms, objective, weighting, scale, "dreg-boundary")
-    moved = unit(terms, scale) * walls.log_w.detach() - log_sum_of_others(log_w)[:, :, None]
-    return DREG.surrogate(terms, objective, weighting, scale) + along(torch.sigmoid(moved), walls)
+    to_unit = unit(terms, scale)
+    weights = torch.sigmoid(to_unit * walls.log_w.detach() - log_sum_of_others(log_w)[:, :, None])
+    if terms.scores:  # the part of the path that dreg takes off is then to_unit times as large
+        weights = to_unit * weights
+    return DREG.surrogate(terms, objective, weighting, scale) + along(weights, walls)
 
 
 DREG_BOUNDARY = Estimator("dreg-boundary", _surrogate, (FIXED_SUPPORT_OR_WALLS,), walls=True)

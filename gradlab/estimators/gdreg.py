@@ -53,15 +53,16 @@ def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: st
             "with taps of samples that do"
         )
     slopes = torch.autograd.grad(terms.log_w(score=False).sum(), [tap.value for tap in taps], retain_graph=True)
+    to_unit = unit(terms, scale)
     factor = objective.path_factors(terms, weighting, scale)["y", "lik"]
     share = torch.full_like(log_w, 1 / log_w.shape[1]) if objective.single else torch.softmax(log_w, dim=1)
     total = torch.zeros_like(slopes[0])
     for tap, slope in zip(taps, slopes, strict=True):
-        # w~ (1 - w~) of every term, less w~ of the prior's and the posterior's.
-        weight = share * (1 - factor - (tap.term != "lik"))
+        # w~ (1 - w~) of every term, less w~ of the prior's and the posterior's; the weights are those of to_unit log w.
+        weight = share * (to_unit * (1 - factor) - float(tap.term != "lik"))
         total = total + weight.reshape(weight.shape + (1,) * (slope.ndim - 2)) * slope
     moves = sum(p.value - p.value.detach() for p in terms.prior_paths or ())
-    return unit(terms, scale) * (total * moves).flatten(1).sum(dim=1)
+    return to_unit * (total * moves).flatten(1).sum(dim=1)
 
 
 GDREG = Estimator("gdreg", _surrogate, (FIXED_SUPPORT,))

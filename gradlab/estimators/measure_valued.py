@@ -31,8 +31,6 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     log_w = exchangeable(terms, objective, weighting, scale, "measure-valued")
     moved = value_with(objective, log_w, unit(terms, scale) * walls.log_w.detach())
     rescale_paths(terms, 0.0, "measure-valued")
-    # The scales of a parameter sum to 0: taking the value itself off leaves the mean and saves digits.
-    moved = moved - value_with(objective, log_w, log_w[:, :, None])
     return objective(terms, weighting, scale) + along(moved, walls)
 
 

@@ -16,14 +16,20 @@ from gradlab.terms import LogTerms
 
 Moments = Callable[[int], tuple[float, float]]
 NO_OVERRIDES: Mapping[str, Tensor] = {}
+OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
 class Problem(ABC):
-    """A latent-variable model with one latent coordinate whose bound and gradients are known exactly at any k.
+    """A model with one latent coordinate, or independent copies of it, whose bound and gradients are known at any k.
+
+    ``dim`` > 1 is a product of that many such coordinates: parameters of the posterior are then those of the first one,
+    parameters of the model are shared by all.
 
     Final classes give ``posterior``, ``parameters``, ``log_terms`` and the exact answers. ``wrt`` is always one of
     ``parameters``; ``"phi"`` is the inference parameter that the paper differentiates by.
     """
+
+    dim: int = 1
 
     @property
     @abstractmethod
@@ -125,12 +131,12 @@ class Problem(ABC):
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """Base noise ``[draws, k]``, of the kind that the posterior takes.
+        """Base noise ``[draws, k]`` (``[draws, k, dim]`` in several dimensions), of the kind that the posterior takes.
 
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
         """
-        return noise.draw(self.posterior.base, (draws, k), generator, dtype)
+        return noise.draw(self.posterior.base, (draws, k, self.dim)[: 2 + (self.dim > 1)], generator, dtype)
 
     def check_wrt(self, wrt: str) -> str:
         """``wrt`` itself.
@@ -143,17 +149,44 @@ class Problem(ABC):
         return wrt
 
     def _values(self, base: Tensor, overrides: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
-        """Parameters with overrides put in as ``[B, 1]``, so that they broadcast with noise ``base [B, K]``."""
-        if base.ndim != 2:
+        """Parameters with overrides put in as ``[B, 1]``, so that they broadcast with noise ``base [B, K]``.
+
+        In several dimensions ``[B, 1, 1]``, and ``[B, 1, dim]`` for those of the posterior: the first coordinate's own.
+        """
+        if base.ndim != 2 and self.dim == 1:
             raise GradlabError(f"noise has shape {tuple(base.shape)}: give [draws, k], as draw_noise does")
+        if self.dim > 1 and (base.ndim != 3 or base.shape[-1] != self.dim):
+            raise GradlabError(f"noise has shape {tuple(base.shape)}: give [draws, k, {self.dim}], as draw_noise does")
         values: dict[str, Tensor | float] = dict(self.parameters)
         for name, value in overrides.items():
             if value.shape != base.shape[:1]:
                 raise GradlabError(
                     f"override {name!r} has shape {tuple(value.shape)}: give one value per draw, [{base.shape[0]}]"
                 )
-            values[self.check_wrt(name)] = value[:, None]
+            values[self.check_wrt(name)] = value[:, None] if self.dim == 1 else self._spread(name, value)
         return values
+
+    def _spread(self, name: str, value: Tensor) -> Tensor:
+        if name not in OF_ONE_COORDINATE:
+            return value[:, None, None]
+        others = value.new_full((len(value), self.dim - 1), self.parameters[name])
+        return torch.cat([value[:, None], others], dim=1)[:, None]
+
+
+def in_one_dimension(estimator: str, dim: int) -> Moments:
+    """Moments that are not known for ``dim`` > 1.
+
+    Raises:
+        NotExact: when called.
+    """
+
+    def moments(k: int) -> tuple[float, float]:
+        raise NotExact(
+            f"exact moments of {estimator} are known in one dimension, not in {dim}: measure them on draws, or ask for "
+            "pathwise, stl, dreg or rws"
+        )
+
+    return moments
 
 
 def check_k(k: int) -> int:
@@ -171,12 +204,10 @@ def check_dim(dim: int) -> int:
     """``dim`` as an int.
 
     Raises:
-        GradlabError: it is not 1.
+        GradlabError: it is not an integer of at least 1.
     """
     if isinstance(dim, bool) or not hasattr(dim, "__index__") or dim < 1:
         raise GradlabError(f"dim is {dim!r}: give a whole number of coordinates, at least 1")
-    if dim > 1:
-        raise GradlabError(f"dim is {dim}: exact answers are known for one coordinate only, give dim=1")
     return int(dim)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, NotExact
 from gradlab.posteriors import Box
-from gradlab.problems import moved, oracle
-from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real
+from gradlab.problems import moved, oracle, product_terms
+from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real, in_one_dimension
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
 from gradlab.problems.quadrature import Array, Nodes, adaptive
 from gradlab.problems.tensor import check_vimco
@@ -34,7 +34,7 @@ class BoxOracle(Problem):
 
     def _prepare(self) -> None:
         low, high = self.phi - 0.5, self.phi + 0.5
-        self._nodes = adaptive(self._evaluate, low, high, np.ones_like, panels=7)
+        self._nodes = adaptive(self._evaluate, low, high, np.ones_like, panels=7)._replace(dim=self.dim)
         ends = self._evaluate(np.array([low, high]))[0]
         self._ends = float(ends[0]), float(ends[1])
 
@@ -91,6 +91,8 @@ class BoxOracle(Problem):
         # The score of the box is 0: stl drops nothing, and everything that multiplies a score is 0 in every draw.
         known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
         known["vimco"] = _vimco
+        if self.dim > 1:
+            return known | {name: in_one_dimension(name, self.dim) for name in ("dreg-boundary", "measure-valued")}
         known["dreg-boundary"] = lambda k: moved.dreg_boundary(nodes, g, *ends, k)
         known["measure-valued"] = lambda k: moved.measure_valued(nodes, *ends, k)
         return known
@@ -177,11 +179,11 @@ class BoxGaussian(BoxOracle):
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates; only 1 is exact.
+        dim: coordinates, all with these parameters; ``wrt="phi"`` is the first one's.
 
     Raises:
-        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is not 1, or the likelihood is
-            too narrow to be resolved.
+        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
+            is too narrow to be resolved.
     """
 
     def __init__(
@@ -218,6 +220,8 @@ class BoxGaussian(BoxOracle):
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
         """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`."""
+        if self.dim > 1:
+            return product_terms.box_terms(self.model, self._values(noise, overrides), noise, walls)
         values = self._values(noise, overrides)
         y, ends = self._sample(noise, values["phi"])
         paths = self.model.prior_paths(y, values)

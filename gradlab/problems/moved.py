@@ -31,7 +31,7 @@ from gradlab.problems.quadrature import Array, Nodes
 
 Kernel = Callable[[Array, slice], Array]
 
-STEP = 0.2  # in log t: the trapezoid rule is then right to exp(-pi^2/STEP) = 4e-22
+STEP = 0.25  # in log t: the trapezoid rule is then right to exp(-pi^2/STEP) = 7e-18
 LOW = 36.0  # exp(-LOW) / k is dropped beside 1
 HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
 NEGLIGIBLE = -60.0  # log of a power of M from which on the integrals are over

@@ -14,8 +14,17 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, NotExact
 from gradlab.posteriors import Normal
-from gradlab.problems import oracle, pairs
-from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real, check_std
+from gradlab.problems import oracle, pairs, product_terms
+from gradlab.problems.base import (
+    NO_OVERRIDES,
+    Moments,
+    Problem,
+    check_dim,
+    check_k,
+    check_real,
+    check_std,
+    in_one_dimension,
+)
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
 from gradlab.problems.quadrature import Array, adaptive
 from gradlab.problems.tensor import check_vimco, vimco_variance
@@ -35,11 +44,11 @@ class NormalGaussian(Problem):
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates; only 1 is exact.
+        dim: coordinates, all with these parameters; ``wrt`` of the posterior is the first one's.
 
     Raises:
-        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is not 1, or the likelihood is
-            too narrow to be resolved.
+        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
+            is too narrow to be resolved.
     """
 
     def __init__(
@@ -58,7 +67,8 @@ class NormalGaussian(Problem):
         self.std = check_std("std", std)
         self.dim = check_dim(dim)
         self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
-        self._nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
+        nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
+        self._nodes = nodes._replace(dim=self.dim)
 
     @property
     def posterior(self) -> Normal:
@@ -86,7 +96,7 @@ class NormalGaussian(Problem):
 
     def exact_limit(self) -> float:
         """``log p(x)``, nats."""
-        return self.model.evidence()
+        return self.dim * self.model.evidence()
 
     def exact_concentration(self, k: int) -> float:
         """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
@@ -126,6 +136,8 @@ class NormalGaussian(Problem):
             "nvil": lambda k: self._nvil(),
             "measure-valued": lambda k: self._measure_valued(k, wrt),
         }
+        if self.dim > 1:
+            known |= {name: in_one_dimension(name, self.dim) for name in ("score", "vimco", "measure-valued")}
         # No wall to put back, and by the posterior's own parameters no path through the prior's.
         return known | {name: lambda k: oracle.squared(nodes, path, k) for name in ("dreg", "gdreg", "dreg-boundary")}
 
@@ -145,9 +157,7 @@ class NormalGaussian(Problem):
 
     def _measure_valued(self, k: int, wrt: str) -> tuple[float, float]:
         mean = self.exact_gradient(k, wrt)
-        return mean, pairs.variance(
-            lambda e: self._evaluate(e)[0], lambda e: self._score(e, wrt), self.std, wrt == "std", k, mean
-        )
+        return mean, pairs.variance(self._evaluate, lambda e: self._score(e, wrt), self.std, wrt == "std", k, mean)
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
@@ -157,6 +167,9 @@ class NormalGaussian(Problem):
             raise GradlabError("overrides hold both 'phi' and 'mean', which are the same parameter: give one of them")
         values = self._values(noise, overrides)
         mean = values["phi"] if "phi" in overrides else values["mean"]
+        if self.dim > 1:
+            live = frozenset(overrides)
+            return product_terms.normal_terms(self.model, values | {"mean": mean}, noise, walls, live)
         q = Normal(*(torch.as_tensor(v, dtype=noise.dtype, device=noise.device) for v in (mean, values["std"])))
         y = q.sample(noise)
         paths = self.model.prior_paths(y, values)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradlab.problems.product import ProductSlice
 from gradlab.problems.quadrature import Array, Nodes
 from gradlab.problems.sweep import Slice, beside, centred, integrate
 
@@ -18,10 +19,23 @@ from gradlab.problems.sweep import Slice, beside, centred, integrate
 def bound(nodes: Nodes, k: int) -> float:
     """``L_k = E log (1/k sum w)``, nats: ``int (exp(-t) - M^k)/t dt - log k``, with t scaled by k E[w]."""
     if k == 1:
-        return nodes.mean(nodes.log_w)
+        return nodes.dim * nodes.mean(nodes.log_w)
+    if nodes.dim > 1:
+        return _product_bound(nodes, k)
     nodes, shift = centred(nodes)
     (value,) = integrate(nodes, k, lambda s: (beside(k * s.log_m, s.m(k), k * s.t()),))
     return shift - float(value)
+
+
+def _product_bound(nodes: Nodes, k: int) -> float:
+    """The same with t scaled by where M^k falls: E[w] may lie far beyond what k samples reach."""
+
+    def integrand(s: ProductSlice) -> tuple[Array, ...]:
+        power = s.m(k)
+        fall = s.u[np.searchsorted(-power, -0.5)]
+        return np.exp(-np.exp(s.u - fall)) - power, np.array([-fall / s.step])
+
+    return float(integrate(nodes, k, integrand).sum()) - float(np.log(k))
 
 
 def linear(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
@@ -55,6 +69,25 @@ def _linear(nodes: Nodes, b: Array, k: int) -> tuple[float, float]:
     return float(first), float(second)
 
 
+def shared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
+    """Mean and variance of ``P = sum_i w~_i sum_d a(y_id)``: by a parameter that all coordinates share."""
+    if nodes.dim == 1:
+        return linear(nodes, a, k)
+    mean = nodes.dim * linear(nodes, a, k)[0]
+    b = a - mean / nodes.dim
+    if k == 1:
+        return mean, nodes.dim * (nodes.mean(b**2) - nodes.mean(b) ** 2)
+
+    def integrand(s: ProductSlice) -> tuple[Array, ...]:
+        (one,) = s.mean(1, b)
+        (square,) = s.mean(2, b**2)
+        two = nodes.dim * (square + (nodes.dim - 1) * s.pair(2, b))
+        return (k * two * s.m(k - 1) + k * (k - 1) * (nodes.dim * one) ** 2 * s.m(k - 2),)
+
+    (value,) = integrate(nodes, k, integrand)
+    return mean, max(float(value), 0.0)
+
+
 def squared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
     """Mean and variance of ``D = sum_i w~_i^2 a_i``.
 
@@ -73,7 +106,7 @@ def squared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
 
     mean, second = (float(v) for v in integrate(nodes, k, integrand))
     variance = second - mean**2
-    if variance < 1e-4 * mean**2:
+    if variance < 1e-4 * mean**2 and nodes.dim == 1:
         variance = _squared_variance(nodes, a, k, mean)
     return mean, max(variance, 0.0)
 
@@ -178,13 +211,7 @@ def boundary_gradient(nodes: Nodes, low: float, high: float, k: int) -> float:
     if k == 1 or low == high:
         return high - low
     least, most = min(low, high), max(low, high)
-    part_of_most = -np.expm1(least - most)
-
-    def integrand(s: Slice) -> tuple[Array, ...]:
-        difference = -np.exp(-s.wall(least)) * np.expm1(-s.wall(most) * part_of_most)
-        return (k * difference * s.m(k - 1),)
-
-    (value,) = integrate(nodes, k, integrand)
+    (value,) = integrate(nodes, k, lambda s: (k * s.drop(least, most) * s.m(k - 1),))
     return float(np.copysign(value, high - low))
 
 
@@ -196,9 +223,5 @@ def boundary_term(nodes: Nodes, low: float, high: float, k: int) -> float:
     if k == 1 or low == high:
         return 0.0
 
-    def integrand(s: Slice) -> tuple[Array, ...]:
-        up, down = s.wall(high), s.wall(low)
-        return (k * (up * np.exp(-up) - down * np.exp(-down)) * s.m(k - 1),)
-
-    (value,) = integrate(nodes, k, integrand)
+    (value,) = integrate(nodes, k, lambda s: (k * (s.peak(high) - s.peak(low)) * s.m(k - 1),))
     return float(value)

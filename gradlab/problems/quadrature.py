@@ -39,20 +39,22 @@ class Nodes(NamedTuple):
         y: ``[N]`` points.
         p: ``[N]`` probabilities, summing to 1.
         log_w: ``[N]`` log-weights, nats, ascending.
+        dim: coordinates: of a product of that many independent posteriors and log-weights, one of them.
     """
 
     y: Array
     p: Array
     log_w: Array
+    dim: int = 1
 
     def mean(self, values: Array) -> float:
         """E_q of ``values [N]``."""
         return float(self.p @ values)
 
     def log_mean_weight(self) -> float:
-        """log E_q[w], nats: what the bound tends to as k grows."""
+        """log E_q[w], nats, of all coordinates: what the bound tends to as k grows."""
         top = float(self.log_w[-1])
-        return top + float(np.log(self.p @ np.exp(self.log_w - top)))
+        return self.dim * (top + float(np.log(self.p @ np.exp(self.log_w - top))))
 
 
 def _unresolved(log_w: Array, slope: Array, scale: float, share: Array) -> NDArray[np.bool_]:

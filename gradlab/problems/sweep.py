@@ -14,12 +14,13 @@ The nodes come from :mod:`gradlab.problems.quadrature`, the integrands from :mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+from gradlab.problems.product import STEP, ProductSlice
 from gradlab.problems.quadrature import Array, Nodes
 
-STEP = 0.1
 CHUNK = 64  # points of u at a time: memory is CHUNK x (nodes in the band)
 LOW = 40.0  # exp(-LOW) / k is dropped beside 1
 HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
@@ -81,18 +82,30 @@ class Slice:
             self._kernels[order] = self._kernel(order - 1) * self._h
         return np.asarray(self._kernels[order])
 
-    def wall(self, log_w: float) -> Array:
+    def peak(self, log_w: float) -> Array:
+        """``h exp(-h)`` at a point whose log-weight is ``log_w``."""
+        h = self._wall(log_w)
+        return np.asarray(h * np.exp(-h))
+
+    def drop(self, low: float, high: float) -> Array:
+        """``exp(-h_low) - exp(-h_high)`` at points of these log-weights, ``low < high``, without cancellation."""
+        return np.asarray(np.exp(-self._wall(low)) * np.expm1(self._wall(high) * np.expm1(low - high))) * -1.0
+
+    def _wall(self, log_w: float) -> Array:
         """h at a point whose log-weight is ``log_w``, not above ``exp(HIGH + CHUNK * STEP)``."""
         return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + CHUNK * STEP)))
 
 
-def slices(nodes: Nodes, k: int) -> Iterator[Slice]:
-    """The slices that matter for k >= 2 samples, from small t to large.
+def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
+    """The slices that matter for k >= 2 samples, from small t to large; in several dimensions there is one.
 
     Args:
         nodes: the posterior.
         k: samples.
     """
+    if nodes.dim > 1:
+        yield ProductSlice(nodes, k)
+        return
     below = np.append(0.0, np.cumsum(nodes.p))
     above = np.append(np.cumsum(nodes.p[::-1])[::-1], 0.0)  # not 1 - below: small sums keep their digits
     start = -LOW - np.log(k) - float(nodes.log_w[-1])
@@ -104,8 +117,8 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice]:
             return
 
 
-def integrate(nodes: Nodes, k: int, integrand: Callable[[Slice], tuple[Array, ...]]) -> Array:
-    """Trapezoid sums over u of the integrands ``[m]``."""
+def integrate(nodes: Nodes, k: int, integrand: Callable[[Any], tuple[Array, ...]]) -> Array:
+    """Trapezoid sums over u of the integrands ``[m]``, functions of a :class:`Slice` or a :class:`ProductSlice`."""
     return np.asarray(STEP * sum(np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k)))
 
 

@@ -29,6 +29,7 @@ from gradlab.problems.two_level_model import Hierarchy
 
 FEW = 3  # samples that go into the tensor rule
 SETS = 20_000  # sets of them: half a minute
+POINTS = 1000  # of each
 NODES = 1_000_000  # on the square
 
 
@@ -60,9 +61,19 @@ def panels(variation: float) -> tuple[Array, Array]:
     return points.ravel(), np.tile(w / (2 * count), count)
 
 
-def smooth(variation: float) -> tuple[Array, Array]:
-    """The same for ``log (w_1 + w_2 + ...)``, which has no steps: one Gauss-Legendre rule."""
-    x, w = roots_legendre(10 + int(np.ceil(1.6 * min(variation, NODES))))
+def smooth(variation: float, m: int) -> tuple[Array, Array]:
+    """The same for each of m samples of ``log (w_1 + w_2 + ...)``, which has no steps: one Gauss-Legendre rule.
+
+    Raises:
+        NotExact: the sets of m points are too many.
+    """
+    count = 10 + int(np.ceil(0.8 * variation))
+    if count > POINTS or comb(count + m - 1, m) > SETS:
+        raise NotExact(
+            f"log w varies too much for {m} samples of a latent to be averaged exactly: lower k or l, or widen y_std, "
+            "likelihood_std or prior_std"
+        )
+    x, w = roots_legendre(count)
     return 0.5 * x, 0.5 * w
 
 
@@ -95,15 +106,10 @@ def shared(model: Hierarchy, k: int, l: int, wrt: str | None = None) -> Iterator
         raise NotExact(f"ms-nic-dms is exact where k or l is at most {FEW}, but k = {k} and l = {l}: lower one of them")
     along_u, along_v = model.variation()
     given_is_z = l <= k
-    (given, p_given), (rest, p_rest) = (
-        smooth(along_v if given_is_z else along_u),
-        panels(along_u if given_is_z else along_v),
-    )
-    if comb(len(given) + m - 1, m) > SETS or len(given) * len(rest) > NODES:
-        raise NotExact(
-            f"log w varies too much for {m} samples of a latent to be averaged exactly: lower k or l, or widen y_std, "
-            "likelihood_std or prior_std"
-        )
+    given, p_given = smooth(along_v if given_is_z else along_u, m)
+    rest, p_rest = panels(along_u if given_is_z else along_v)
+    if len(given) * len(rest) > NODES:
+        raise _too_narrow()
     u, v = (rest[:, None], given) if given_is_z else (given, rest[:, None])
     log_w, values = model.log_w(u, v), _values(model, wrt, u, v)
     for chosen in combinations_with_replacement(range(len(given)), m):

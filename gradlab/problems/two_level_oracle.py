@@ -87,7 +87,8 @@ class TwoLevelOracle(Problem):
     ) -> tuple[float, float]:
         """Exact mean and variance of one draw of an estimator of the gradient by ``wrt``.
 
-        ``pathwise``, which is ``stl`` on a box; ``dreg`` of independent pairs; ``score`` (0 for phi, a and b).
+        ``pathwise``, which is ``stl`` on a box; ``dreg`` of independent pairs; ``score``, ``nvil``, ``rws`` and
+        ``vimco`` (0 for phi, a and b).
 
         Raises:
             NotExact: no exact moments are known for this estimator or for eq. 14; or as ``exact_bound``.
@@ -101,7 +102,11 @@ class TwoLevelOracle(Problem):
         known: dict[str, Moments] = dict.fromkeys(
             ("pathwise", "stl"), lambda _: self._pathwise(k, l, objective, wrt)
         )  # the score is 0, so that dropping it changes nothing
-        known["score"] = (lambda _: (0.0, 0.0)) if inference else known["pathwise"]
+        # Everything that multiplies a score is 0 in every draw.
+        scored: Moments = (lambda _: (0.0, 0.0)) if inference else known["pathwise"]
+        known |= dict.fromkeys(("score", "nvil", "rws"), scored)
+        if k > 1 and objective in PAIRS:  # its baseline is made of the other samples, each to be replaced alone
+            known["vimco"] = scored
         if not inference or objective == "elbo":
             known["dreg"] = known["pathwise"]
         elif objective in PAIRS:
@@ -125,6 +130,11 @@ class TwoLevelOracle(Problem):
             cases = two_level_bounds.shared(self.model, 2, 1)
             return float(sum(case.p * case.nodes.log_mean_weight() for case in cases))
         return two_level_bounds.pairs(self.model, 2).nodes.log_mean_weight()
+
+    def exact_concentration(self, k: int) -> float:
+        """``E sum_i w~_i^2`` of k independent pairs; see :meth:`Problem.exact_concentration`."""
+        k = check_k(k)
+        return oracle.concentration(two_level_bounds.pairs(self.model, k).nodes, k)
 
     def evidence(self) -> float:
         """``log p(x)``, nats: above ``exact_limit``, since the boxes do not cover the true posterior."""
@@ -165,7 +175,7 @@ class TwoLevelOracle(Problem):
         def moments(name: str) -> Moments:
             return lambda k: self.exact_moments(name, k, wrt)
 
-        return {name: moments(name) for name in ("pathwise", "stl", "dreg", "score")}
+        return {name: moments(name) for name in ("pathwise", "stl", "dreg", "score", "nvil", "rws", "vimco")}
 
     def _pathwise(self, k: int, l: int, objective: str, wrt: str) -> tuple[float, float]:
         if objective == "elbo":
