@@ -289,7 +289,8 @@ def _validate(
     group = GROUPS.get(noise, 1)
     if draws % group or draws < 2 * group:
         raise GradlabError(
-            f"draws is {draws}: {noise} noise couples {group} at a time, give a multiple of {group}, at least {2 * group}"
+            f"draws is {draws}: {noise} noise couples {group} at a time, "
+            f"give a multiple of {group}, at least {2 * group}"
         )
     for size in sizes:
         for e in chosen:

@@ -26,7 +26,7 @@ DETAILS = {
     "inputs": "Inputs",
     "versions": "Versions",
 }
-WORDS = {"yes": "holds", "no": "fails", "undecided": "undecided"}
+WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)

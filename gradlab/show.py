@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ROWS = 40
-HOLDS = {True: "holds", False: "fails", None: "undecided"}
+HOLDS = {True: "holds", False: "not here", None: "undecided"}
 
 
 def show_table(console: Console, frame: DataFrame, path: Path) -> None:
@@ -51,7 +51,7 @@ def show_table(console: Console, frame: DataFrame, path: Path) -> None:
 
 
 def show_verdicts(console: Console, verdicts: Iterable[tuple[str, str, bool | None, str]]) -> None:
-    """Prints one line for each claim: ``holds``, ``fails`` or ``undecided``, and why."""
+    """Prints one line for each claim: ``holds``, ``not here`` or ``undecided``, and why."""
     for claim, source, holds, evidence in verdicts:
         word = HOLDS[None if holds is None else bool(holds)]
         console.print(f"{word:>9}  {claim} ({source}): {evidence}", markup=False, highlight=False)

@@ -122,21 +122,16 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """R-D cost of each method, split into rate and weighted distortion."""
+    """R-D cost of each method over training."""
     from gradlab import plots
 
-    table = results.read_csv(folder / "table1.csv")
-    table["label"] = table["method"].str.replace("MS-NIC-MIX ", "MIX\n", regex=False)
-    table.loc[table["weighting"] == "joint", "label"] += "\njoint, nats"
+    table = results.read_csv(folder / "table1_training.csv")
+    joint = table["weighting"] == "joint"
+    table.loc[joint, "method"] += ", joint weights in nats"
     figure, ax = plots.figure()
-    parts = []
-    for part, values in (("bpp", table["bpp"]), ("lambda x MSE", table["R-D cost"] - table["bpp"])):
-        parts.append(table[["label"]].assign(part=part, value=values))
-    import pandas as pd
-
-    plots.bars(ax, pd.concat(parts), "label", "value", hue="part", xlabel="", ylabel="bits per pixel")
-    images, iterations = table["images"].iloc[0], table["iterations"].iloc[0]
-    plots.title(ax, f"n = {images} images, {iterations} iterations")
+    label = "R-D cost (bits per pixel)"
+    plots.curves(ax, table, "iterations", "R-D cost", None, "method", xlabel="iterations", ylabel=label)
+    plots.title(ax, f"n = {table['images'].iloc[0]} images")
     plots.save(figure, folder / "table1")
 
 

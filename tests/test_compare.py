@@ -37,8 +37,8 @@ def test_every_estimator_converges_to_its_exact_mean_and_variance(kind, k):
     assert list(table.columns) == COLUMNS
     assert table["estimator"].tolist() == list(names)
     assert table["exact_mean"].notna().all()
-    # A baseline that is fitted has no exact variance, but where it has nothing to act on.
-    assert set(table["estimator"][table["exact_variance"].isna()]) <= {"nvil"}
+    # A fitted baseline has no exact variance (but where there is no score), vimco has one by tensor quadrature.
+    assert set(table["estimator"][table["exact_variance"].isna()]) <= {"nvil", "vimco"} - ({"vimco"} if k <= 3 else set())
     assert within(table["z"]), table[["estimator", "z"]]
     assert within(table["z_variance"]), table[["estimator", "z_variance"]]
 
@@ -124,10 +124,10 @@ def test_coupled_noise_is_compared_at_equal_work(noise):
     """The variance is that of the average of all draws, times their number, over independent replicates."""
     draws = 4 * COUPLED[noise]
     p = problem("box")
-    averages = [gl.compare(p, ("pathwise",), 3, draws, seed=s, noise=noise).iloc[0]["mean"] for s in range(600)]
+    averages = [gl.compare(p, ("pathwise",), 3, draws, seed=s, noise=noise).iloc[0]["mean"] for s in range(300)]
     ours = gl.compare(p, ("pathwise",), 3, 64_000, seed=1, noise=noise).iloc[0]
     direct = draws * np.var(averages, ddof=1)
-    se = direct * math.sqrt(2 / 599) + ours["variance_se"]
+    se = direct * math.sqrt(2 / 299) + ours["variance_se"]
     assert abs(ours["variance"] - direct) < 4.5 * se
     assert ours["snr"] == pytest.approx(abs(ours["mean"]) / math.sqrt(ours["variance"]), rel=1e-12)
     assert ours["bias_se"] == pytest.approx(math.sqrt(ours["variance"] / 64_000), rel=1e-12)

@@ -89,7 +89,7 @@ def test_rws_has_a_target_of_its_own():
         assert np.allclose(table["exact"], value, rtol=1e-9)
         assert not np.isclose(table["exact_mean"], value, rtol=1e-2).any()
         near = abs(table["exact_mean"] - value)
-        assert near.iloc[1] < near.iloc[0] / 3  # slowly: the weights of this narrow q have no variance
+        assert near.iloc[1] < near.iloc[0] / 2  # slowly: the weights of this narrow q have no variance
     row = gl.compare(normal(), ("rws", "pathwise"), 4, 5000, wrt="slope")
     assert row["target"].tolist() == ["iwae"] * 2 and row["mean"].nunique() == 1  # wake-theta is the pathwise gradient
     box = gl.compare(gl.problems.BoxGaussian(0.3, 1.0), ("rws",), 4, 100, allow_biased=True).iloc[0]

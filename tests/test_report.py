@@ -120,8 +120,8 @@ def test_the_page(folder: Path) -> None:
         "first 400 of 1000 rows",
     ):
         assert words in text
-    assert "Of 3 claims: 1 holds, 1 fails, 1 cannot be decided" in text
-    for word in ("holds", "fails", "undecided"):
+    assert "Of 3 claims: 1 hold here, 1 do not hold here, 1 cannot be decided" in text
+    for word in ("holds", "not here", "undecided"):
         assert len(re.findall(rf"</span> {word}</span>", text)) == 2  # at the top and with the study
     assert "verdicts: 3 rows" not in text  # shown as verdicts, not as one more table
     assert text.count("Unfinished:") == 1  # table10 has no provenance

@@ -7,7 +7,8 @@ Equation (Tucker et al. 2018; paper eqs. 9-10)::
 Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
 With: no score term, and the gradient that reaches a sample multiplied by the total normalised weight of the terms that
 the sample enters: y_i by sum_j w~_ij, z_j by sum_i w~_ij (so that z has factor 1 in MS-NIC-MIX); where z_i is drawn
-from y_i by w~_i on each path. With per-term weighting each term has a softmax, and so a factor, of its own. With ``scale="bpp"`` and a score that is not 0 the factor is 1 - u (1 - w~), u the unit.
+from y_i by w~_i on each path. With per-term weighting each term has a softmax, and so a factor, of its own. With
+``scale="bpp"`` and a score that is not 0 the factor is 1 - u (1 - w~), u the unit that log w is multiplied by.
 Requires: a support that does not move with the parameters: the second reparameterisation (eq. 10) drops the boundary.
 Biased when: the support moves. On the unit box the bias is exactly that boundary term,
 ``-sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``, and as k grows the estimate tends to zero.

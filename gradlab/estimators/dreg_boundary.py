@@ -2,10 +2,11 @@
 
 Equation (Tucker et al. 2018, eq. 7, with the term that its integration by parts drops where the support moves)::
 
-    E_eps[ sum_i w~_i^2 (d log w_i / d y_i) (d y_i / d phi)  +  sum_i ( w~_i(y_i = upper wall) - w~_i(y_i = lower wall) ) ]
+    E_eps[ sum_i w~_i^2 (d log w_i / d y_i) (d y_i / d phi)
+           + sum_i ( w~_i(y_i = upper wall) - w~_i(y_i = lower wall) ) ]
 
-with ``w~_i(y_i = u) = w(u) / (w(u) + sum_{j != i} w_j)``; in D dimensions one such difference per coordinate, or those of
-a random subset of C coordinates times D / C.
+with ``w~_i(y_i = u) = w(u) / (w(u) + sum_{j != i} w_j)``; in D dimensions one such difference per coordinate, or those
+of a random subset of C coordinates times D / C.
 
 Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
 With: ``dreg``, plus the moved weights as the coefficients of the parameter that the walls move with.

@@ -10,10 +10,10 @@ rescales the gradient and is left out.
 Requires: a support that does not move with the parameters; a baseline that has not seen the draws it is used on.
 Biased when: the support moves (on the unit box it is exactly 0 for phi), or the baseline was computed from these draws.
 
-State is the caller's, never hidden in the estimator: ``nvil(b)`` is the estimator for one step, with b the prediction
-of a network of x (train it on ``baseline_loss``), the value of a ``RunningMean``, or their sum as in the paper.
-``ESTIMATORS["nvil"]`` has b = 0, a running mean before its first update; its ``fit``, which ``compare`` calls, sets b to
-the mean of L^ over a pilot run on other noise: what a running mean settles at while the parameters stand still.
+State is the caller's, never hidden in the estimator: ``nvil(b)`` is the estimator for one step, with b the
+prediction of a network of x (train it on ``baseline_loss``), the value of a ``RunningMean``, or their sum as in the
+paper. ``ESTIMATORS["nvil"]`` has b = 0, a running mean before its first update; its ``fit``, which ``compare`` calls,
+sets b to the mean of L^ over a pilot run on other noise: what a running mean settles at while parameters stand still.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ Approximates: for theta the gradient of the objective; for phi that of an object
 With: the samples held fixed, the weights w~ detached.
 Requires: a support that does not move with the parameters; the box has no score, and leaves out posterior mass.
 Biased when: k is finite, for its own objective: the weights normalise themselves. The bias falls like 1/k where the
-weights have a variance (a narrow q has none); at k = 1 the mean is that of the score, 0. Where the support moves the estimate for phi is exactly 0.
+weights have a variance (a narrow q has none); at k = 1 the mean is that of the score, 0. Where the support moves the
+estimate for phi is exactly 0.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from gradlab.problems.base import Problem
 from gradlab.problems.box import BoxGaussian, BoxProblem
+from gradlab.problems.dimension import dimension_map
 from gradlab.problems.expectation import BoxExpectation
 from gradlab.problems.normal import NormalGaussian
 from gradlab.problems.two_level import TwoLevel
 
-__all__ = ["BoxExpectation", "BoxGaussian", "BoxProblem", "NormalGaussian", "Problem", "TwoLevel"]
+__all__ = ["BoxExpectation", "BoxGaussian", "BoxProblem", "NormalGaussian", "Problem", "TwoLevel", "dimension_map"]

@@ -43,6 +43,16 @@ class BoxOracle(Problem):
         raise NotImplementedError
 
     @property
+    def nodes(self) -> Nodes:
+        """The quadrature of the box: points, probabilities and log-weights of one coordinate."""
+        return self._nodes
+
+    def slopes(self) -> tuple[Array, Array]:
+        """``d log w/dphi`` at the nodes, with and without the score of the posterior, which is 0 here."""
+        _, g = self._evaluate(self._nodes.y)
+        return g, g
+
+    @property
     def posterior(self) -> Box:
         """U(phi - 1/2, phi + 1/2)."""
         return Box(torch.tensor(self.phi, dtype=torch.float64))
@@ -85,7 +95,7 @@ class BoxOracle(Problem):
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
         nodes, ends = self._nodes, self._ends
-        _, g = self._evaluate(nodes.y)
+        g, _ = self.slopes()
         known: dict[str, Moments] = {name: lambda k: oracle.linear(nodes, g, k) for name in ("pathwise", "stl")}
         known |= {name: lambda k: oracle.squared(nodes, g, k) for name in ("dreg", "gdreg")}
         # The score of the box is 0: stl drops nothing, and everything that multiplies a score is 0 in every draw.
@@ -229,7 +239,8 @@ class BoxGaussian(BoxOracle):
         at_walls = None
         if walls:
             wide = {n: v[..., None] if isinstance(v, Tensor) else v for n, v in values.items()}
-            at_walls = self._walls(self.model.log_lik(ends, wide) + self.model.log_prior(ends, wide), noise, values["phi"])
+            log_w = self.model.log_lik(ends, wide) + self.model.log_prior(ends, wide)
+            at_walls = self._walls(log_w, noise, values["phi"])
         return LogTerms(
             log_lik=self.model.log_lik(lik, values)[..., None],
             log_py=self.model.log_prior(py, values)[..., None],

@@ -108,12 +108,12 @@ class LinearGaussian:
         return log_normal(y, 0.0, parameters["prior_std"])
 
     def prior_paths(self, y: Tensor, parameters: Mapping[str, Tensor | float]) -> tuple[PriorPath, ...]:
-        """The path ``T(e; prior_std) = prior_std e`` through the samples, where ``prior_std`` is live (a tensor).
+        """The path ``T(e; prior_std) = prior_std e`` through the samples, where ``prior_std`` is live.
 
         ``y [B, K]`` is then made to require a gradient, since the estimators that read the path differentiate by y.
         """
         std = parameters["prior_std"]
-        if not isinstance(std, Tensor):
+        if not isinstance(std, Tensor) or not std.requires_grad:
             return ()
         fixed = y.detach()
         y.requires_grad_()

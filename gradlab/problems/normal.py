@@ -26,7 +26,7 @@ from gradlab.problems.base import (
     in_one_dimension,
 )
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
-from gradlab.problems.quadrature import Array, adaptive
+from gradlab.problems.quadrature import Array, Nodes, adaptive
 from gradlab.problems.tensor import check_vimco, vimco_variance
 from gradlab.terms import LogTerms, Tap, Walls
 
@@ -115,17 +115,29 @@ class NormalGaussian(Problem):
             return (v + (m - self.mean) ** 2) / self.std**3 - 1 / self.std
         return (m - self.mean) / self.std**2
 
-    def _moments(self, wrt: str) -> dict[str, Moments]:
-        nodes, noise = self._nodes, self._nodes.y
-        y = self.mean + self.std * noise
-        if wrt in GENERATIVE:
-            return generative_moments(nodes, y, self.model.path(y) + noise / self.std, self.model, wrt)
-        # y = mean + std noise: dy/dmean = 1, dy/dstd = noise. Through the sample alone log q has slope -noise/std; at
-        # noise held fixed log q = -log std + const, and d log q/dparam at y held fixed is the score.
+    @property
+    def nodes(self) -> Nodes:
+        """The quadrature over the base noise: points, probabilities and log-weights of one coordinate."""
+        return self._nodes
+
+    def slopes(self, wrt: str = "phi") -> tuple[Array, Array]:
+        """``d log w/d wrt`` at the nodes, with and without the score of the posterior.
+
+        With ``y = mean + std noise``, ``dy/dmean = 1`` and ``dy/dstd = noise``. Through the sample alone log q has
+        slope ``-noise/std``; at noise held fixed it is ``-log std + const``.
+        """
+        noise = self._nodes.y
         by_std = wrt == "std"
         jacobian = noise if by_std else np.ones_like(noise)
-        path = (self.model.path(y) + noise / self.std) * jacobian
-        total = self.model.path(y) * jacobian + (1 / self.std if by_std else 0.0)
+        joint = self.model.path(self.mean + self.std * noise)
+        return joint * jacobian + (1 / self.std if by_std else 0.0), (joint + noise / self.std) * jacobian
+
+    def _moments(self, wrt: str) -> dict[str, Moments]:
+        nodes, noise = self._nodes, self._nodes.y
+        if wrt in GENERATIVE:
+            y = self.mean + self.std * noise
+            return generative_moments(nodes, y, self.model.path(y) + noise / self.std, self.model, wrt)
+        total, path = self.slopes(wrt)
         score = self._score(noise, wrt)
         known: dict[str, Moments] = {
             "pathwise": lambda k: oracle.linear(nodes, total, k),

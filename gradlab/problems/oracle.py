@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradlab.problems.product import ProductSlice
+from gradlab.problems.product import STEP, ProductSlice
 from gradlab.problems.quadrature import Array, Nodes
 from gradlab.problems.sweep import Slice, beside, centred, integrate
 
@@ -33,7 +33,7 @@ def _product_bound(nodes: Nodes, k: int) -> float:
     def integrand(s: ProductSlice) -> tuple[Array, ...]:
         power = s.m(k)
         fall = s.u[np.searchsorted(-power, -0.5)]
-        return np.exp(-np.exp(s.u - fall)) - power, np.array([-fall / s.step])
+        return np.exp(-np.exp(np.minimum(s.u - fall, 9.0))) - power, np.array([-fall / STEP])
 
     return float(integrate(nodes, k, integrand).sum()) - float(np.log(k))
 

@@ -114,7 +114,7 @@ def _moved(terms: LogTerms, before: Tensor, after: Tensor) -> Tensor:
 def _prior_paths(y: Tensor, values: Values) -> tuple[PriorPath, ...]:
     """The prior's path in every coordinate; see :meth:`LinearGaussian.prior_paths`."""
     std = values["prior_std"]
-    if not isinstance(std, Tensor):
+    if not isinstance(std, Tensor) or not std.requires_grad:
         return ()
     fixed = y.detach()
     y.requires_grad_()

@@ -91,7 +91,7 @@ def test_against_tensor_quadrature(objective, k, l, layout, ny, nz, n, direct_y)
     args = (noise[:, :ny], noise[:, ny:], layout, direct_y)
     digits = 1e-10 if n > 8 else 2e-7  # of the tensor rule
     assert problem.exact_bound(k, l, objective) == pytest.approx(p @ value(VALUES, *args), abs=digits)
-    for wrt in VALUES if n < 13 or ny + nz < 4 else ("phi", "a", "b", "y_std", "prior_std"):
+    for wrt in VALUES if ny + nz < 4 else ("phi", "a", "y_std", "prior_std"):
         draws = by(wrt, VALUES, *args)
         mean = p @ draws
         assert problem.exact_gradient(k, wrt, l, objective) == pytest.approx(mean, abs=digits)
@@ -321,7 +321,7 @@ def test_limits_by_quadrature(direct_y):
     ("ms-nic-dms", 9, 2, True), ("ms-nic-dms", 2, 9, True), (NESTED, 9, 4, True),
 ])  # fmt: skip
 def test_gradient_is_the_derivative_of_the_bound(objective, k, l, direct_y):
-    for wrt in ("phi", "a", "c", "likelihood_std", "prior_std"):
+    for wrt in ("phi", "a", "prior_std") if objective == "ms-nic-dms" else VALUES:
 
         def bound(move, wrt=wrt):
             return make(direct_y, VALUES | {wrt: VALUES[wrt] + move}).exact_bound(k, l, objective)

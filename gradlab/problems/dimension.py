@@ -1,0 +1,117 @@
+"""From toy to codec: exact bias, variance, SNR and effective sample size over samples k, coordinates D and temperature.
+
+With more coordinates the spread of log w grows like sqrt(D). While it is below ``sqrt(2 log k)`` many samples share
+the weight, and the SNR of the inference gradient follows the law of large k (on the box it grows like sqrt(k), away
+from the stationary point). Beyond, one sample has nearly all the weight, whatever k: the bound is that of the best of k
+samples, and the gradient has hardly more SNR than that of a single one.
+
+Tempering takes ``w^(1/temperature)`` for w: the objective ``temperature * log mean w^(1/temperature)``, between the mean
+of k ELBOs (hot) and IWAE (1). It is what weights in bits per pixel do, at the temperature ``ln 2 * pixels``. It gives
+the sqrt(k) back, for the gradient of another bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradlab.errors import GradlabError
+from gradlab.problems import oracle
+from gradlab.problems.base import check_dim, check_k, check_std
+from gradlab.problems.box import BoxGaussian
+from gradlab.problems.normal import NormalGaussian
+from gradlab.problems.quadrature import Nodes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+
+def dimension_map(
+    problem: BoxGaussian | NormalGaussian,
+    k: Sequence[int] = (1, 8, 64, 1024, 65536, 1_000_000),
+    dim: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000),
+    temperature: Sequence[float] = (1.0,),
+) -> pd.DataFrame:
+    """Exact answers for products of one coordinate; the gradient is by its phi.
+
+    Args:
+        problem: the coordinate (its own ``dim`` is not looked at).
+        k: sample sizes.
+        dim: numbers of coordinates.
+        temperature: of the weights; 1 is IWAE in nats.
+
+    Returns:
+        One row per temperature, dim and k, in nats and nats per unit of phi:
+
+        - ``dim k temperature log_w_std`` (of the untempered log-weight of one sample), ``ess ess_share`` (of k);
+        - ``bound``: the tempered objective; ``exact``: the gradient of the *untempered* bound at this k and dim;
+        - ``pathwise_mean pathwise_variance pathwise_snr pathwise_bias`` of the tempered objective, its bias against
+          ``exact``: what tempering costs, 0 at temperature 1;
+        - ``dreg_mean dreg_variance dreg_snr dreg_bias``, likewise;
+        - ``pathwise_slope``: d log SNR / d log k between the neighbouring k (NaN for a single k).
+
+    Raises:
+        GradlabError: not a BoxGaussian or NormalGaussian, an empty or invalid k, dim or temperature.
+    """
+    import pandas as pd
+
+    if not isinstance(problem, (BoxGaussian, NormalGaussian)):
+        raise GradlabError(f"dimension_map takes a BoxGaussian or a NormalGaussian, not a {type(problem).__name__}")
+    for name, values in (("k", k), ("dim", dim), ("temperature", temperature)):
+        if not len(values):
+            raise GradlabError(f"{name} is empty: give at least one value")
+    sizes, dims = sorted({check_k(n) for n in k}), sorted({check_dim(n) for n in dim})
+    rows: list[dict[str, Any]] = []
+    for d in dims:
+        exact = {n: _moments(problem, d, 1.0, n, "pathwise")[0] for n in sizes}
+        for t in sorted({check_std("temperature", t) for t in temperature}):
+            block = [_row(problem, d, t, n, exact[n]) for n in sizes]
+            snr = np.array([row["pathwise_snr"] for row in block])
+            slopes = np.gradient(np.log(snr), np.log(sizes)) if len(sizes) > 1 else np.full(1, np.nan)
+            rows += [row | {"pathwise_slope": float(slope)} for row, slope in zip(block, slopes, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def _row(problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k: int, exact: float) -> dict[str, Any]:
+    nodes = problem.nodes
+    tempered = _tempered(nodes, dim, temperature)
+    ess = 1 / oracle.concentration(tempered, k)
+    row = {
+        "dim": dim,
+        "k": k,
+        "temperature": temperature,
+        "log_w_std": float(np.sqrt(dim * nodes.mean((nodes.log_w - nodes.mean(nodes.log_w)) ** 2))),
+        "ess": ess,
+        "ess_share": ess / k,
+        "bound": temperature * oracle.bound(tempered, k),
+        "exact": exact,
+    }
+    for name in ("pathwise", "dreg"):
+        mean, variance = _moments(problem, dim, temperature, k, name)
+        snr = abs(mean) / np.sqrt(variance) if variance > 0 else (np.inf if mean else np.nan)
+        row |= {f"{name}_mean": mean, f"{name}_variance": variance, f"{name}_snr": float(snr)}
+        row[f"{name}_bias"] = mean - exact
+    return row
+
+
+def _tempered(nodes: Nodes, dim: int, temperature: float) -> Nodes:
+    return nodes._replace(log_w=nodes.log_w / temperature, dim=dim)
+
+
+def _moments(
+    problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k: int, estimator: str
+) -> tuple[float, float]:
+    """Mean and variance of ``sum_i w~_i d log w_i/dphi``, or of DReG, with tempered weights.
+
+    The score term of ``w^(1/T)`` turns into ``w~_i (1 - w~_i)/T`` of the path, of which DReG keeps the rest.
+    """
+    nodes = _tempered(problem.nodes, dim, temperature)
+    total, path = problem.slopes()
+    if estimator == "pathwise":
+        return oracle.linear(nodes, total, k)
+    if problem.posterior.score_is_zero or temperature == 1:
+        return oracle.squared(nodes, path, k)
+    return oracle.mixed(nodes, (1 - 1 / temperature) * path, path / temperature, k)

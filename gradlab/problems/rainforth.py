@@ -1,0 +1,90 @@
+"""The Gaussian model on which Rainforth et al. (2018) showed that the inference SNR falls as 1/sqrt(K).
+
+z ~ N(mu, I), x | z ~ N(z, I), q(z | x) = N(A x + b, (2/3) I), D = 20. The optimum is mu* = mean of x, A* = I/2,
+b* = mu*/2; every parameter is then moved by Gaussian noise of a small scale, so that there is a gradient to estimate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError
+from gradlab.noise import normal, stream
+from gradlab.posteriors import Normal
+from gradlab.terms import LogTerms, Tap
+
+# A covariance, as in the paper: an implementation that takes 2/3 as the standard deviation is another model.
+Q_VARIANCE = 2 / 3
+
+
+class RainforthModel:
+    """The model, its data and its perturbed parameters, in float64.
+
+    Args:
+        data: data points (Rainforth et al. use 1024; the scaling does not depend on it).
+        dim: D.
+        perturbation: standard deviation of what is added to each parameter at the optimum.
+        seed: of the data and the perturbation.
+
+    Attributes:
+        x: ``[N, D]`` data; a: ``[D, D]``; b, mu: ``[D]`` parameters.
+
+    Raises:
+        GradlabError: fewer than one data point or dimension, or a negative perturbation.
+    """
+
+    def __init__(self, data: int = 16, dim: int = 20, perturbation: float = 0.01, seed: int = 0) -> None:
+        if data < 1 or dim < 1 or not perturbation >= 0:
+            raise GradlabError(
+                f"data = {data}, dim = {dim}, perturbation = {perturbation}: take at least one data point "
+                "and dimension, and a perturbation of at least 0"
+            )
+        generator = stream(seed, "rainforth")
+        mu = normal((dim,), generator, torch.float64)
+        self.x = mu + math.sqrt(2) * normal((data, dim), generator, torch.float64)
+        best = self.x.mean(dim=0)
+        moved = perturbation * normal((dim + 2, dim), generator, torch.float64)
+        self.a = 0.5 * torch.eye(dim, dtype=torch.float64) + moved[:dim]
+        self.b = best / 2 + moved[dim]
+        self.mu = best + moved[dim + 1]
+
+    def log_terms(self, noise: Tensor, b: Tensor, mu: Tensor) -> LogTerms:
+        """The log-weights of every data point in every draw.
+
+        Args:
+            noise: ``[draws, N, K, D]`` standard normal.
+            b: ``[draws, N, D]`` parameter of q, one copy for each draw and data point; mu: ``[draws, N, D]`` of the
+                prior.
+
+        Returns:
+            Terms with batch draws x N (log_lik, log_py and log_q ``[draws N, K, 1]``, nats).
+        """
+        center = (self.x @ self.a.T)[None] + b  # [draws, N, D]
+        q = Normal(center[:, :, None], torch.tensor(math.sqrt(Q_VARIANCE), dtype=noise.dtype))
+        z = q.sample(noise).flatten(0, 1)  # [draws N, K, D]
+        z_lik, z_py, z_q = (z.view_as(z) for _ in range(3))
+        draws, points = noise.shape[:2]
+        unflat = z_q.unflatten(0, (draws, points))
+        std_normal = Normal(torch.zeros((), dtype=noise.dtype), torch.ones((), dtype=noise.dtype))
+        x = self.x.repeat(draws, 1)[:, None]
+        prior_mean = mu.flatten(0, 1)[:, None]
+        return LogTerms(
+            log_lik=std_normal.log_prob(x - z_lik).sum(dim=2, keepdim=True),
+            log_py=std_normal.log_prob(z_py - prior_mean).sum(dim=2, keepdim=True),
+            log_q=q.detached().log_prob(unflat).flatten(0, 1).sum(dim=2, keepdim=True),
+            samples=(z, None),
+            scores=(q.log_prob(z.detach().unflatten(0, (draws, points))).flatten(0, 1).sum(dim=2, keepdim=True),),
+            taps=(Tap(z_lik, "y", "lik"), Tap(z_py, "y", "py"), Tap(z_q, "y", "q")),
+        )
+
+    def exact_gradient_single(self) -> dict[str, Tensor]:
+        """``[N, D]`` exact gradients of each data point's ELBO (K = 1), m = A x + b: b: x + mu - 2m, mu: m - mu."""
+        m = self.x @ self.a.T + self.b
+        return {"b": self.x + self.mu - 2 * m, "mu": m - self.mu}
+
+    def exact_variance_single(self) -> dict[str, float]:
+        """Variance of each coordinate of one pathwise draw at K = 1: b: 4 s^2, mu: s^2, with s^2 = 2/3."""
+        return {"b": 4 * Q_VARIANCE, "mu": Q_VARIANCE}
