@@ -20,6 +20,10 @@ the sign, so that its expectation may lie above log p(x). It needs k >= 2.
 **Scale.** ``"nats"`` is the bound of the equations. ``"bpp"`` divides every log-weight by ln 2 x pixels before the
 softmax, as the paper's listing (Appendix A.5) does: a tempered objective, whose weights are almost flat.
 
+**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight; :func:`kl_annealing` and :func:`soft_free_bits`
+(paper section 4.2) say by what at each training step. Every estimator takes it into account; with a weight other than
+1 no objective is a bound.
+
 **Weighting.** ``"joint"`` gives all factors of a sample one weight (eqs. 12-17). ``"per-term"`` is the listing: the
 distortion, the y-rate and the z-rate are each weighted by a softmax of their own. That is no bound but a surrogate
 loss, and the value says so in its type: it is a ``SurrogateLoss``.
@@ -150,10 +154,61 @@ def unit(terms: LogTerms, scale: str) -> float:
     return 1.0 if scale == "nats" else 1.0 / (math.log(2) * terms.pixels)
 
 
+def score_share(terms: LogTerms, scale: str) -> float:
+    """What the score of log q is multiplied by in a log-weight in the unit of ``scale``; 1 for a bound in nats."""
+    return unit(terms, scale) * terms.rate_weight
+
+
+def kl_annealing(step: int, warmup: int) -> float:
+    """Weight of the rate at a training step, from 0 up to 1 in ``warmup`` steps (Serban et al. 2017).
+
+    Use: ``terms.annealed(kl_annealing(step, warmup))``.
+
+    Raises:
+        GradlabError: step is below 0 or warmup below 1.
+    """
+    if step < 0 or warmup < 1:
+        raise GradlabError(f"step {step} of a warmup of {warmup}: give a step of at least 0 and a warmup of at least 1")
+    return min(1.0, step / warmup)
+
+
+def soft_free_bits(weight: float, rate: float, target: float, slack: float = 0.05, change: float = 0.1) -> float:
+    """The next weight of the rate, so that the rate is not pushed below a target (Chen et al. 2017).
+
+    Above ``(1 + slack) target`` the weight grows by the factor ``1 + change``, up to 1; below the target it shrinks by
+    it; between the two it stays. State is the weight, the caller's: start at 1, use ``terms.annealed(weight)``.
+
+    Args:
+        weight: of the step before, above 0 and at most 1.
+        rate: of the step before, in any unit: the mean of ``-(log_py + log_pz - log_q)``.
+        target: the free rate, in the same unit.
+        slack: width of the band above the target in which nothing changes.
+        change: relative step of the weight.
+
+    Raises:
+        GradlabError: the weight is not in (0, 1], or the target, the slack or the change is not positive.
+    """
+    if not 0 < weight <= 1:
+        raise GradlabError(f"weight is {weight}: give a number above 0 and at most 1")
+    if target <= 0 or slack < 0 or change <= 0:
+        raise GradlabError(
+            f"target {target}, slack {slack}, change {change}: "
+            "give a target and a change above 0, a slack of at least 0"
+        )
+    if rate > (1 + slack) * target:
+        return min(1.0, weight * (1 + change))
+    return weight / (1 + change) if rate < target else weight
+
+
 def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:
     """The distortion, the y-rate and the z-rate, each in its own shape (so that each softmax runs over its own
     samples)."""
-    values: dict[Term, Tensor | float] = {"lik": terms.log_lik, "py": terms.log_py, "pz": terms.log_pz}
+    share = terms.rate_weight
+    values: dict[Term, Tensor | float] = {
+        "lik": terms.log_lik,
+        "py": share * terms.log_py,
+        "pz": share * terms.log_pz,
+    }
     return {term: value for term, value in values.items() if isinstance(value, Tensor) and value.ndim == 3}
 
 

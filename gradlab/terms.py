@@ -7,6 +7,7 @@ inference parameters phi in two ways: through the reparameterised samples (the *
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -85,6 +86,8 @@ class LogTerms:
         walls: needed by estimators that put the boundary back or move samples; None: not evaluated, or not known.
         prior_paths: paths of the live parameters of ``log_py`` (one latent); ``()`` where none is live. None: not
             known, so that ``gdreg`` refuses.
+        rate_weight: what the rate, ``log_py + log_pz - log_q``, is multiplied by in a log-weight; other than 1 the
+            objectives are no bounds (see ``annealed``). What ``walls`` holds is meant with this weight.
 
     Raises:
         GradlabError: a term that is not ``[B, K, L]``-shaped or holds NaN.
@@ -100,6 +103,7 @@ class LogTerms:
     taps: tuple[Tap, ...] = ()
     walls: Walls | None = None
     prior_paths: tuple[PriorPath, ...] | None = None
+    rate_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("log_lik", "log_py", "log_pz", "log_q"):
@@ -112,6 +116,8 @@ class LogTerms:
             raise GradlabError("log_lik must be a tensor of shape [batch, k, 1]")
         if self.pixels < 1:
             raise GradlabError(f"pixels is {self.pixels}: give the number of image pixels, at least 1")
+        if not (isinstance(self.rate_weight, (int, float)) and 0 <= self.rate_weight < math.inf):
+            raise GradlabError(f"rate_weight is {self.rate_weight}: give a number of at least 0")
         try:
             self.shape  # noqa: B018  (broadcasts, so that a mismatch is told here)
         except RuntimeError as error:
@@ -135,10 +141,22 @@ class LogTerms:
 
     def log_w(self, score: bool = True) -> Tensor:
         """``[B, K, L]`` log-weights, nats; ``score=False`` drops the explicit dependence of log q on its parameters."""
-        total = self.log_lik + self.log_py + self.log_pz - self.log_q
+        rate = self.log_py + self.log_pz - self.log_q
         if score:
-            total = total - self.score_terms()
-        return total.expand(self.shape)
+            rate = rate - self.score_terms()
+        return (self.log_lik + (rate if self.rate_weight == 1 else self.rate_weight * rate)).expand(self.shape)
+
+    def annealed(self, rate_weight: float) -> LogTerms:
+        """The same terms with the rate multiplied by a weight: KL annealing, soft free bits (paper section 4.2).
+
+        Raises:
+            GradlabError: a weight below 0, or terms whose walls were evaluated with another weight.
+        """
+        if self.walls is not None and rate_weight != self.rate_weight:
+            raise GradlabError(
+                "the walls of these terms hold another rate_weight: leave walls out, or evaluate them anew"
+            )
+        return replace(self, rate_weight=rate_weight)
 
     def without_scores(self) -> LogTerms:
         """The same terms with the explicit dependence of log q on its parameters dropped (Roeder et al. 2017)."""

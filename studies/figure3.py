@@ -38,7 +38,7 @@ class Settings:
     """
 
     base: TrainSettings = models.QUICK
-    iterations: int = 2500
+    iterations: int = 3600
     k: int = 5
     tile: int = 128
     bins: int = 72

@@ -137,7 +137,7 @@ def draw(folder: Path) -> None:
     from gradlab import plots
 
     table = results.read_csv(folder / "snr-scaling.csv")
-    figure, axes = plots.figure(1, 3, width="page", height=2.6)
+    figure, axes = plots.figure(1, 3, width="page", height=2.9)
     for ax, over in zip(axes, ("k", "m"), strict=False):
         rows = table[(table["model"] == "Gaussian") & (table["over"] == over)]
         plots.curves(ax, rows, over, "snr", "snr_se", "part", xlabel=f"samples {over.upper()}",
@@ -148,6 +148,7 @@ def draw(folder: Path) -> None:
     plots.curves(axes[2], box, "k", "snr", None, "name", markers=False, xlabel="samples K", ylabel="SNR",
                  xscale="log", yscale="log")  # fmt: skip
     plots.title(axes[2], "unit box, exact")
+    plots.shared_legend(figure, axes)
     plots.save(figure, folder / "snr-scaling")
 
 

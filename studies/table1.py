@@ -37,7 +37,7 @@ class Settings:
     """
 
     base: TrainSettings = models.QUICK
-    points: tuple[int, ...] = (1500, 2000, 2500)
+    points: tuple[int, ...] = (1800, 2700, 3600)
     k: int = 5
     weightings: tuple[tuple[str, str], ...] = (("per-term", "bpp"),)
     seed: int = 0

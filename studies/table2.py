@@ -31,7 +31,7 @@ class Settings:
     """
 
     base: TrainSettings = models.QUICK
-    points: tuple[int, ...] = (1000, 2500, 5000)
+    points: tuple[int, ...] = (900, 1800, 3600)
     seed: int = 0
 
 

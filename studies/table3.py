@@ -4,6 +4,10 @@ Measured twice. *Own weights*, as the paper does: each model at the weights that
 weights*: one model, the same noise and images, and only the switch flipped. The switch also moves the mean gradient, so
 there the trace of the gradient variance is what can be compared. Each with the minibatch fixed (noise alone) and with a
 new minibatch in every draw (noise and minibatch).
+
+Beside it the exact answer of the linear hierarchy (``gl.problems.TwoLevel``): without direct-y the gradient of h_a's
+weights is multiplied by the noisy latent itself, which costs SNR where latents are small, and nothing where they are
+large.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, paper, recording, results, study
+from gradlab import data, paper, problems, recording, results, study
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -42,7 +46,7 @@ class Settings:
     """
 
     base: TrainSettings = models.QUICK
-    points: tuple[int, ...] = (1000, 2500, 5000)
+    points: tuple[int, ...] = (900, 1800, 3600)
     stages: tuple[str, ...] = STAGES
     draws: int = 256
     seed: int = 0
@@ -92,7 +96,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     first = ["iteration", "weights_of", "switch", "own", "noise", "group"]
     groups = groups[[*first, *(c for c in groups.columns if c not in first)]]
     wide = _wide(groups, dict(zip(points, settings.stages, strict=True)))
-    return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups)}
+    return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
@@ -127,6 +131,20 @@ def _switch(groups: pd.DataFrame) -> pd.DataFrame:
         / one[["variance_trace", "mean_norm", "snr", "snr_corrected"]]
     )
     return ratio.add_suffix("_ratio").reset_index()
+
+
+def exact() -> pd.DataFrame:
+    """SNR of each group of the linear hierarchy without and with direct-y, over the mean of the latent."""
+    import pandas as pd
+
+    rows = []
+    for phi in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0):
+        toy = problems.TwoLevel(phi, 1.7, (0.15, 0.9), (0.85, 0.35, 0.6), likelihood_std=0.95, prior_std=1.6)
+        snr = toy.exact_snr().set_index(["direct_y", "group"])["snr"]
+        for group in GROUPS:
+            two, one = snr[False, group], snr[True, group]
+            rows.append({"phi": phi, "group": group, "2-level": two, "direct-y": one, "ratio": two / one})
+    return pd.DataFrame(rows)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
@@ -198,6 +216,15 @@ def draw(folder: Path) -> None:
                    ylabel=f"{label},\n2-level over direct-y")  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
     plots.save(figure, folder / "table3_same_weights")
+
+    linear = results.read_csv(folder / "table3_exact.csv")
+    figure, ax = plots.figure(height=2.8)
+    plots.curves(ax, linear, "phi", "ratio", None, "group", xlabel="mean of the latent y, in units of the box",
+                 ylabel="SNR, 2-level over direct-y")  # fmt: skip
+    ax.axhline(1, color="0.3", linewidth=0.8)
+    plots.title(ax, "linear hierarchy, exact")
+    plots.shared_legend(figure, [ax])
+    plots.save(figure, folder / "table3_exact")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Settings:
     """Sizes of the study; the target is log N(x; y, likelihood_std^2) + log N(y; 0, 1)."""
 
     k: tuple[int, ...] = (1, 2, 5, 8, 16, 64, 256, 1024)
-    draws: int = 20_000
+    draws: int = 10_000
     phi: float = 0.3
     x: float = 1.0
     likelihood_std: float = 0.5

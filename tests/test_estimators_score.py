@@ -149,13 +149,15 @@ def test_gdreg_by_several_parameters_at_once():
         assert torch.allclose(ours, gradients(normal(), ESTIMATORS["gdreg"], noise, wrt=name), rtol=0, atol=1e-12)
 
 
-def test_gdreg_tempered():
-    """In bits per pixel the weights are those of u log w: against pathwise, which has no such derivation to get wrong."""
+@pytest.mark.parametrize(("scale", "rate_weight"), [("bpp", 1.0), ("nats", 0.4), ("bpp", 0.4)])
+def test_gdreg_tempered(scale, rate_weight):
+    """The weights are those of u log w: against pathwise, which has no such derivation to get wrong."""
     def mean(name):
         prior = torch.full((200_000,), PRIOR, dtype=torch.float64, requires_grad=True)
         terms = normal().log_terms(draws(200_000, 3), {"prior_std": prior})
         object.__setattr__(terms, "pixels", 4)
-        (grad,) = torch.autograd.grad(ESTIMATORS[name](terms, "iwae", scale="bpp").sum(), prior)
+        value = ESTIMATORS[name](terms.annealed(rate_weight), "iwae", scale=scale)
+        (grad,) = torch.autograd.grad(value.sum(), prior)
         return grad
 
     difference = mean("gdreg") - mean("pathwise")

@@ -240,6 +240,39 @@ def test_tempered_weights_keep_their_boundary():
         assert float(mass @ grad) == pytest.approx(expected, abs=1e-7), name
 
 
+@pytest.mark.parametrize("rate_weight", [1.0, 0.6])
+@pytest.mark.parametrize("scale", ["nats", "bpp"])
+def test_a_boundary_and_a_score_together(scale, rate_weight):
+    """y ~ U(0, s): the upper wall moves with s, and the density 1/s has a score; k = 2, by quadrature."""
+    points, p = legendre(20, 2)
+    noise, mass = torch.tensor(points) + 0.5, torch.tensor(p)
+    unit = 1.0 if scale == "nats" else 1 / math.log(2)
+
+    def h(y):
+        return -2 * (y - 0.9) ** 2 + torch.sin(3 * y)
+
+    def bound(s):
+        return float(mass @ torch.logsumexp(unit * (h(s * noise) + rate_weight * math.log(s)), dim=1)) - math.log(2)
+
+    s = torch.full((len(points),), 1.3, dtype=torch.float64, requires_grad=True)
+    y = s[:, None] * noise
+    lik = y.view_as(y)
+    log_q = -torch.log(s)[:, None, None].expand(-1, 2, 1)
+    terms = LogTerms(
+        log_lik=h(lik)[..., None],
+        log_q=log_q.detach(),
+        scores=(log_q,),
+        samples=(y, None),
+        taps=(Tap(lik, "y", "lik"),),
+        walls=Walls((h(s) + rate_weight * torch.log(s)).detach()[:, None, None].expand(-1, 2, 1),
+                    torch.tensor([1 / 1.3], dtype=torch.float64), s[:, None, None]),
+        rate_weight=rate_weight,
+    )  # fmt: skip
+    (grad,) = torch.autograd.grad(ESTIMATORS["dreg-boundary"](terms, "iwae", scale=scale).sum(), s)
+    expected = (bound(1.3 + 1e-4) - bound(1.3 - 1e-4)) / 2e-4
+    assert float(mass @ grad) == pytest.approx(expected, abs=1e-7)
+
+
 @pytest.mark.parametrize("name", WALLED)
 def test_terms_without_walls_are_refused(name):
     noise = torch.zeros(1, 2, dtype=torch.float64)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gradlab.errors import GradlabError
-from gradlab.objectives import OBJECTIVES, SurrogateLoss, objective
-from gradlab.terms import LogTerms
+from gradlab.objectives import OBJECTIVES, SurrogateLoss, kl_annealing, objective, soft_free_bits
+from gradlab.terms import LogTerms, Walls
 
 B, K, L, PIXELS = 3, 4, 5, 64
 
@@ -77,7 +78,7 @@ def test_jvi_keeps_its_digits_where_one_sample_has_all_the_weight():
     lik = torch.tensor([[[0.0], [-500.0], [-501.0]]], dtype=torch.float64, requires_grad=True)
     value = OBJECTIVES["jvi"](LogTerms(lik))
     rest = -500 + math.log1p(math.exp(-1)) - math.log(2)
-    assert float(value) == pytest.approx(3 * -math.log(3) - 2 / 3 * (rest - 2 * math.log(2)), rel=1e-13)
+    assert float(value.detach()) == pytest.approx(3 * -math.log(3) - 2 / 3 * (rest - 2 * math.log(2)), rel=1e-13)
     (grad,) = torch.autograd.grad(value.sum(), lik)
     share = 1 / (1 + math.exp(-1))
     expected = [3 - 2 / 3 * 2, -2 / 3 * share, -2 / 3 * (1 - share)]
@@ -106,6 +107,49 @@ def test_jvi_is_no_lower_bound():
     two_point = torch.where(torch.rand(200_000, 2, 1, generator=g, dtype=torch.float64) < 0.9, 0.0, math.log(1e-4))
     value = OBJECTIVES["jvi"](LogTerms(two_point)).mean()
     assert float(value) > math.log(0.9 + 0.1 * 1e-4) + 0.1
+
+
+@pytest.mark.parametrize("name", ["elbo", "ms-nic-dms"])
+def test_the_rate_weight_multiplies_the_rate(name):
+    t = terms()
+    lighter = LogTerms(t.log_lik, 0.3 * t.log_py, 0.3 * t.log_pz, pixels=PIXELS)
+    for weighting in ("joint", "per-term"):
+        ours = OBJECTIVES[name](t.annealed(0.3), weighting=weighting)
+        assert torch.allclose(ours, OBJECTIVES[name](lighter, weighting=weighting), atol=1e-12)
+    assert torch.equal(OBJECTIVES[name](t.annealed(1.0)), OBJECTIVES[name](t))
+    score = torch.zeros(B, K, 1, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(LogTerms(t.log_lik, scores=(score,)).annealed(0.3).log_w().sum(), score)
+    assert torch.equal(grad, torch.full_like(grad, -0.3))
+
+
+def test_kl_annealing_is_a_ramp():
+    assert [kl_annealing(s, 4) for s in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
+
+
+def test_soft_free_bits_keep_the_rate_at_its_target():
+    assert soft_free_bits(0.5, rate=10.6, target=10) == 0.55
+    assert soft_free_bits(0.5, rate=10.4, target=10) == 0.5
+    assert soft_free_bits(0.55, rate=9.9, target=10) == pytest.approx(0.5)
+    assert soft_free_bits(0.99, rate=11, target=10) == 1.0
+    weight, rate = 1.0, 0.0
+    for _ in range(200):  # a model whose rate falls with the weight on it
+        rate = 12 - 8 * weight
+        weight = soft_free_bits(weight, rate, target=8)
+    assert 7.5 < rate < 8.5
+
+
+@pytest.mark.parametrize(("make", "match"), [
+    (lambda: kl_annealing(-1, 10), "step -1 of a warmup of 10"),
+    (lambda: kl_annealing(1, 0), "warmup of at least 1"),
+    (lambda: soft_free_bits(0.0, 1.0, 1.0), "weight is 0.0"),
+    (lambda: soft_free_bits(0.5, 1.0, 0.0), "target 0.0"),
+    (lambda: terms().annealed(-0.1), "rate_weight is -0.1"),
+    (lambda: terms().annealed(math.nan), "rate_weight is nan"),
+    (lambda: replace(terms(), walls=Walls(torch.zeros(1), torch.zeros(1))).annealed(0.5), "evaluate them anew"),
+])  # fmt: skip
+def test_bad_rate_weights(make, match):
+    with pytest.raises(GradlabError, match=match):
+        make()
 
 
 def test_per_term_is_the_papers_listing():
@@ -155,7 +199,7 @@ def test_jvi_is_no_weighting():
 def test_unknown_names():
     with pytest.raises(GradlabError, match="did you mean 'iwae'"):
         objective("iwea")
-    with pytest.raises(GradlabError, match="unknown weighting 'jont'.*joint"):
+    with pytest.raises(GradlabError, match=r"unknown weighting 'jont'.*joint"):
         OBJECTIVES["iwae"](terms(l=1), weighting="jont")
     with pytest.raises(GradlabError, match="unknown scale"):
         OBJECTIVES["iwae"](terms(l=1), scale="bits")

@@ -7,8 +7,8 @@ Equation (Tucker et al. 2018; paper eqs. 9-10)::
 Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
 With: no score term, and the gradient that reaches a sample multiplied by the total normalised weight of the terms that
 the sample enters: y_i by sum_j w~_ij, z_j by sum_i w~_ij (so that z has factor 1 in MS-NIC-MIX); where z_i is drawn
-from y_i by w~_i on each path. With per-term weighting each term has a softmax, and so a factor, of its own. With
-``scale="bpp"`` and a score that is not 0 the factor is 1 - u (1 - w~), u the unit that log w is multiplied by.
+from y_i by w~_i on each path. With per-term weighting each term has a softmax, and so a factor, of its own. Where the
+score is not 0 and enters log w with a factor u (``scale="bpp"``, ``rate_weight``), the factor is 1 - u (1 - w~).
 Requires: a support that does not move with the parameters: the second reparameterisation (eq. 10) drops the boundary.
 Biased when: the support moves. On the unit box the bias is exactly that boundary term,
 ``-sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``, and as k grows the estimate tends to zero.
@@ -19,15 +19,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, rescale_paths
-from gradlab.objectives import Objective, unit
+from gradlab.objectives import Objective, score_share
 from gradlab.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     factors = objective.path_factors(terms, weighting, scale)
-    if terms.scores and scale != "nats":
-        # Of weights (c w)^u the score term reparameterises to u w~ (1 - w~): what is left of the path is this share.
-        factors = {where: 1 - unit(terms, scale) * (1 - factor) for where, factor in factors.items()}
+    share = score_share(terms, scale)
+    if terms.scores and share != 1:
+        # The score enters log w with this share, and so does the part of the path that it reparameterises to.
+        factors = {where: 1 - share * (1 - factor) for where, factor in factors.items()}
     rescale_paths(terms, factors, "dreg")
     return objective(terms.without_scores(), weighting, scale)
 

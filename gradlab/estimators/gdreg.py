@@ -26,7 +26,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, exchangeable
 from gradlab.estimators.dreg import DREG
-from gradlab.objectives import Objective, unit
+from gradlab.objectives import Objective, score_share, unit
 from gradlab.terms import LogTerms
 
 
@@ -53,16 +53,16 @@ def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: st
             "with taps of samples that do"
         )
     slopes = torch.autograd.grad(terms.log_w(score=False).sum(), [tap.value for tap in taps], retain_graph=True)
-    to_unit = unit(terms, scale)
+    rate_share = score_share(terms, scale)
     factor = objective.path_factors(terms, weighting, scale)["y", "lik"]
     share = torch.full_like(log_w, 1 / log_w.shape[1]) if objective.single else torch.softmax(log_w, dim=1)
     total = torch.zeros_like(slopes[0])
     for tap, slope in zip(taps, slopes, strict=True):
-        # w~ (1 - w~) of every term, less w~ of the prior's and the posterior's; the weights are those of to_unit log w.
-        weight = share * (to_unit * (1 - factor) - float(tap.term != "lik"))
+        # w~ (1 - w~) of every term, less w~ of the prior's and the posterior's, whose slopes hold rate_weight already.
+        weight = share * (rate_share * (1 - factor) - float(tap.term != "lik"))
         total = total + weight.reshape(weight.shape + (1,) * (slope.ndim - 2)) * slope
     moves = sum(p.value - p.value.detach() for p in terms.prior_paths or ())
-    return to_unit * (total * moves).flatten(1).sum(dim=1)
+    return unit(terms, scale) * (total * moves).flatten(1).sum(dim=1)
 
 
 GDREG = Estimator("gdreg", _surrogate, (FIXED_SUPPORT,))

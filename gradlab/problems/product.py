@@ -10,7 +10,7 @@ law is ever put on a grid: with ``s = alpha + i omega``, ``u = log t`` and ``h =
 
 One inverse FFT gives it at all u. The line ``Re s = alpha`` (exponential tilting) is laid through the saddle point at
 the u where ``1 - M`` is ``1/k``: rounding is then relative to the part of the law of log w that k samples reach,
-however far in its tail. Few samples also see its lower tail, and get a second line there. Gamma falls like
+however far in its tail. Few samples also see its lower tail, for which more lines follow. Gamma falls like
 ``exp(-pi omega/2)``, so that a step of 0.1 in u is exact to rounding.
 """
 
@@ -30,13 +30,16 @@ Complex = NDArray[np.complex128]
 STEP = 0.1
 DIGITS = 36.0  # exp(-DIGITS) is dropped
 NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
-FEW = 64  # samples up to which the lower tail of log w matters
-LOWER = 6.0  # -log M where the second line is laid
+GROWTH = 9.0  # log of how much rounding may grow from the saddle point of a line on
 FADED = -50.0  # log of a characteristic function that counts as 0
 MANY = 64  # coordinates from which on it is worth looking for where it has
 BLOCK = 128  # frequencies that share one table of exponentials
 STEEPEST = 60.0  # tilts that are looked at
 MARGIN = 0.15  # of a tilt to the pole of Gamma: closer, the periods of the FFT get long
+
+
+# The transform of what is asked for, from those of one coordinate.
+Transform = Callable[["Line"], Complex]
 
 
 class ProductSlice:
@@ -50,20 +53,18 @@ class ProductSlice:
         self._nodes = nodes
         up = np.geomspace(1e-7, 0.97, 160)
         bound = gammaln(1 - up) - np.log(up) + self._cumulant(up)  # log (1 - M) <= up u + bound, for each
-        self._upper = float(np.max((-np.log(k) - bound) / up))
+        self._centre = float(np.max((-np.log(k) - bound) / up))
         start = float(np.max((-DIGITS - np.log(k) - bound) / up))
         down = np.geomspace(1e-7, STEEPEST, 160)
         bound = self._cumulant(-down) + down * np.log(down / np.e)  # log M <= -down u + bound
-        self._lower = float(np.min((bound + LOWER) / down))
         end = float(np.min((bound + min(1 - NEGLIGIBLE / max(k - 2, 1), DIGITS)) / down))
         self.u = start + STEP * np.arange(int(np.ceil((end - start) / STEP)) + 1)
-        middle = 0.5 * (self._upper + max(self._upper, self._lower))
-        self._split = int(np.searchsorted(self.u, middle)) if k <= FEW else len(self.u)
-        left, right = self._inverse(0, lambda line: line.others(0))
+        parts = self._inverse(0, lambda line: line.others(0))
         with np.errstate(divide="ignore"):
-            self.log_m = np.concatenate([np.log1p(-np.clip(left, 0, 1)), np.log(np.clip(-right, 0, 1))])
+            logs = [np.log1p(-np.clip(v, 0, 1)) if tilt > 0 else np.log(np.clip(-v, 0, 1)) for tilt, v in parts]
+        self.log_m = np.concatenate(logs)
         over = np.flatnonzero((self.log_m < NEGLIGIBLE / max(k - 2, 1)) & (k > 2))
-        if len(over):  # beyond, rounding is magnified by the tilt
+        if len(over):
             self.u, self.log_m = self.u[: over[0]], self.log_m[: over[0]]
 
     def m(self, n: int) -> Array:
@@ -72,35 +73,42 @@ class ProductSlice:
 
     def mean(self, order: int, *values: Array) -> list[Array]:
         """``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
-        parts = self._inverse(order, lambda line: line.others(1) * line.transforms[1:], values)
-        return list(np.concatenate(parts, axis=-1))
+        return list(self._joined(order, lambda line: line.others(1) * line.transforms[1:], values))
 
     def pair(self, order: int, values: Array) -> Array:
         """``E[values(y_1) values(y_2) h^order exp(-h)]``, of two coordinates."""
-        return np.concatenate(self._inverse(order, lambda line: line.others(2) * line.transforms[1] ** 2, (values,)))
+        return self._joined(order, lambda line: line.others(2) * line.transforms[1] ** 2, (values,))
 
     def peak(self, log_w: float) -> Array:
         """``E[h exp(-h)]`` with the first coordinate at a point whose log-weight is ``log_w``."""
-        return np.concatenate(self._inverse(1, lambda line: line.others(1) * line.point(log_w)))
+        return self._joined(1, lambda line: line.others(1) * line.point(log_w))
 
     def drop(self, low: float, high: float) -> Array:
         """``E[exp(-h_low) - exp(-h_high)]`` with the first coordinate at points of these log-weights."""
-        parts = self._inverse(0, lambda line: line.others(1) * (line.point(high) - line.point(low)))
-        return np.concatenate(parts)
+        return self._joined(0, lambda line: line.others(1) * (line.point(high) - line.point(low)))
+
+    def _joined(self, order: int, transform: Transform, values: tuple[Array, ...] = ()) -> Array:
+        return np.concatenate([part for _, part in self._inverse(order, transform, values)], axis=-1)
 
     def _inverse(
-        self, order: int, transform: Callable[[Line], Complex], values: tuple[Array, ...] = ()
-    ) -> tuple[Array, Array]:
-        """What has this transform ``[..., omega]``, at the u before and after the split; -M for 1 - M after it."""
-        parts = []
-        for u, centre in ((self.u[: self._split], self._upper), (self.u[self._split :], self._lower)):
-            if len(u):
-                tilt, size = self._plan(order, u, centre, upper=centre == self._upper)
-                line = Line(self._nodes, order, tilt, size, float(self._cumulant(np.array([tilt]))[0]), values)
-                parts.append(line.at(u, transform(line)))
-            else:
-                parts.append(parts[0][..., :0])
-        return parts[0], parts[1]
+        self, order: int, transform: Transform, values: tuple[Array, ...] = ()
+    ) -> list[tuple[float, Array]]:
+        """What has this transform ``[..., omega]``, piece by piece of u, each with its tilt.
+
+        To the right of a saddle point rounding grows like ``exp(tilt u)``, so that the next one takes over in time.
+        """
+        parts, first, centre = [], 0, self._centre
+        while first < len(self.u):
+            tilt, tilts, bound = self._saddle(order, centre)
+            last = len(self.u)
+            if tilt > 0:
+                last = min(last, max(first + 1, int(np.searchsorted(self.u, centre + GROWTH / tilt))))
+            u = self.u[first:last]
+            size = _points(u, order, tilt, tilts, bound)
+            line = Line(self._nodes, order, tilt, size, float(self._cumulant(np.array([tilt]))[0]), values)
+            parts.append((tilt, line.at(u, transform(line))))
+            first, centre = last, float(u[-1] + STEP)
+        return parts
 
     def _cumulant(self, tilt: Array) -> Array:
         """``log E[w^tilt]`` of the whole product, ``[tilts]``."""
@@ -108,27 +116,37 @@ class ProductSlice:
         top = exponents.max(1)
         return np.asarray(self._nodes.dim * (top + np.log(np.exp(exponents - top[:, None]) @ self._nodes.p)))
 
-    def _plan(self, order: int, u: Array, centre: float, upper: bool) -> tuple[float, int]:
-        """The tilt of a line, and how many points in u an FFT needs so that its periods do not overlap."""
+    def _saddle(self, order: int, centre: float) -> tuple[float, Array, Array]:
+        """The tilt whose bound ``exp(tilt u + bound)`` on the function is least at ``centre``, and all of them.
+
+        With order 0 those of ``1 - M`` (positive) or of M (negative), whichever is smaller there.
+        """
         pole = max(order, 1)
         tilts = np.concatenate([
             -np.geomspace(STEEPEST, 1e-7, 120), np.geomspace(1e-7, pole - MARGIN, 120), [pole - MARGIN / 10]
         ])  # fmt: skip
-        if order == 0:
-            tilts = tilts[tilts > 0] if upper else tilts[tilts < 0]
         bound = gammaln(pole - tilts) + self._cumulant(tilts) - (0.0 if order else np.log(np.abs(tilts)))
-        best = int(np.argmin((bound + tilts * centre)[tilts <= pole - MARGIN]))
-        best = min(max(best, 1), len(tilts) - 2)
-        tilt, floor = float(tilts[best]), float(bound[best]) - DIGITS - 4
-        # exp(-tilt u) F(u) is below exp(floor) outside (left, right).
-        left = float(np.max((floor - bound[best + 1 :]) / (tilts[best + 1 :] - tilt)))
-        right = float(np.min((bound[:best] - floor) / (tilt - tilts[:best])))
-        if tilt > 0:  # F is at most of order 1
-            right = min(right, -floor / tilt)
-        elif order == 0:
-            left = max(left, -floor / tilt)
-        width = max(u[-1] - left, right - u[0], u[-1] - u[0])
-        return tilt, int(next_fast_len(int(np.ceil(width / STEP)) + 2, real=True))
+        at = np.where(tilts <= pole - MARGIN, bound + tilts * centre, np.inf)
+        if order == 0:
+            # A tilt near 0 would make the periods of the FFT long, and is not needed for GROWTH.
+            at[np.abs(tilts) < min(GROWTH / float(np.ptp(self.u)), 0.5)] = np.inf
+        tilt = float(tilts[np.argmin(at)])
+        kept = tilts * tilt > 0 if order == 0 else np.full(len(tilts), True)
+        return tilt, tilts[kept], bound[kept]
+
+
+def _points(u: Array, order: int, tilt: float, tilts: Array, bound: Array) -> int:
+    """How many points in u an FFT needs so that its periods do not overlap on ``u``."""
+    best = int(np.searchsorted(tilts, tilt))
+    floor = float(bound[best]) - DIGITS - 4  # log of what is negligible of exp(-tilt u) F(u)
+    left = np.max((floor - bound[best + 1 :]) / (tilts[best + 1 :] - tilt), initial=-np.inf)
+    right = np.min((bound[:best] - floor) / (tilt - tilts[:best]), initial=np.inf)
+    if tilt > 0:  # F is at most of order 1
+        right = min(right, -floor / tilt)
+    elif order == 0:
+        left = max(left, -floor / tilt)
+    width = max(u[-1] - left, right - u[0], u[-1] - u[0])
+    return int(next_fast_len(int(np.ceil(width / STEP)) + 2, real=True))
 
 
 class Line:

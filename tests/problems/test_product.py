@@ -73,8 +73,8 @@ def test_box_by_product_grids(dim, points, k):
 
 
 def test_normal_by_a_product_grid():
-    one, weight = brute.normal_points(48, 6.5)
-    index = np.indices((48, 48)).reshape(2, -1).T
+    one, weight = brute.normal_points(36, 6.0)
+    index = np.indices((36, 36)).reshape(2, -1).T
     base, p = one[index], weight[index].prod(1)
     y, log_w = log_weight("normal", base)
     log_w, problem = log_w.sum(1), normal(2)
@@ -85,8 +85,8 @@ def test_normal_by_a_product_grid():
             close(problem.exact_moments("stl", 2, wrt), brute.moments(log_w, p, "linear", path, 2), 1e-6)
 
 
-@pytest.mark.parametrize("k", [2, 3, 30, 65, 10_000, 1_000_000])
-@pytest.mark.parametrize("make", [box, normal, lambda dim: box(dim, likelihood_std=0.05)])
+@pytest.mark.parametrize("k", [2, 30, 10_000, 1_000_000])
+@pytest.mark.parametrize("make", [box, normal, lambda dim: box(dim, likelihood_std=0.1)])
 def test_one_coordinate_is_the_plain_oracle(make, k, monkeypatch):
     """At D = 1 the transforms give what the sums over nodes give."""
     problem = make(1)
@@ -98,10 +98,12 @@ def test_one_coordinate_is_the_plain_oracle(make, k, monkeypatch):
         return [
             *oracle.linear(nodes, total, k),
             *oracle.mixed(nodes, total, path, k),
+            *oracle.mixed(nodes, 0 * total, path, k),
             oracle.concentration(nodes, k),
             *((oracle.boundary_gradient(nodes, low, high, k), oracle.boundary_term(nodes, low, high, k)) if make is box else ()),
         ]
 
+    monkeypatch.setattr(oracle, "_squared_variance", lambda *_: math.nan)  # of one coordinate only, and not asked for
     plain, bound = answers(), oracle.bound(nodes, k)
     monkeypatch.setattr(sweep, "slices", lambda nodes, k: iter([product.ProductSlice(nodes, k)]))
     assert answers() == pytest.approx(plain, rel=1e-8)

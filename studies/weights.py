@@ -1,0 +1,120 @@
+"""Effective sample size of the importance weights on a codec, over image size and k, in all weightings and scales.
+
+The equations weight by one softmax of log w in nats per image; the listing of Appendix A.5 by one softmax per term in
+bits per pixel. The first is almost one-hot at the size of a photograph, the second almost flat: neither is what it
+looks like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab import data, results, study
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+from gradlab.weights import weight_statistics
+from gradlab_studies import _models as models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSUMED = models.ASSUMED | {"weights": "of MS-NIC-MIX: one z shared by the k samples of y"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The codec and the sizes.
+
+    Attributes:
+        base: the codec, trained single-sample.
+        sizes: pixels per side of the crops.
+        k: sample sizes.
+        batch: crops per size.
+        draws: noise draws per crop and k.
+    """
+
+    base: TrainSettings = models.QUICK
+    sizes: tuple[int, ...] = (32, 64, 128, 256)
+    k: tuple[int, ...] = (2, 5, 8, 16)
+    batch: int = 4
+    draws: int = 8
+    seed: int = 0
+
+
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(base=models.GPU, sizes=(64, 128, 256), draws=32),
+    "paper": Settings(base=models.PAPER, sizes=(64, 128, 256), draws=32),
+}
+SMALLEST = Settings(base=models.SMALLEST, sizes=(32, 64), k=(2, 3), batch=1, draws=2)
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Weight statistics at every image size."""
+    import pandas as pd
+
+    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    codec = run.codec(device=context.device)
+    pictures = models.test_pictures(context)
+    tables = []
+    with context.progress.track("weights", len(settings.sizes)) as advance:
+        for size in settings.sizes:
+            x = data.Crops(pictures, size, settings.batch, context.seed, device=context.device).batch(0)
+            found = weight_statistics(codec, x, settings.base.lam, settings.k, settings.draws, context.seed)
+            found.insert(0, "size", size)
+            tables.append(found)
+            advance(1, f"{size} pixels")
+    return {"weights": pd.concat(tables, ignore_index=True)}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """Do k samples count as k? In the equations' weights and in the listing's, at the largest size and k."""
+    table = tables["weights"]
+    size, k = table["size"].max(), table["k"].max()
+    at = table[(table["size"] == size) & (table["k"] == k)].set_index(["weighting", "scale", "term"])
+    joint, listing = at.loc[("joint", "nats", "all"), "ess"], at.loc[("per-term", "bpp", "distortion"), "ess"]
+    return [
+        Verdict(
+            "the importance weights of the equations (joint, nats) use more than one sample",
+            "eqs. 12-17",
+            bool(joint > 1.5),
+            f"effective sample size {joint:.2f} of {k} at {size} x {size} pixels",
+        ),
+        Verdict(
+            "the weights of the listing (per term, bits per pixel) tell samples apart",
+            "Appendix A.5",
+            bool(listing < 0.95 * k),
+            f"effective sample size {listing:.2f} of {k} at {size} x {size} pixels: "
+            + (
+                "the weights differ"
+                if listing < 0.95 * k
+                else "the weights are flat, an average of k single-sample losses"
+            ),
+        ),
+    ]
+
+
+def draw(folder: Path) -> None:
+    """Effective sample size over image size at the largest k, and over k at the largest size."""
+    from gradlab import plots
+
+    table = results.read_csv(folder / "weights.csv")
+    table["name"] = table["weighting"] + ", " + table["scale"]
+    each = table["weighting"] == "per-term"
+    table.loc[each, "name"] += ", " + table.loc[each, "term"]
+    figure, axes = plots.figure(1, 2, width="page", height=2.9)
+    size, k = table["size"].max(), table["k"].max()
+    plots.curves(axes[0], table[table["k"] == k], "size", "ess", "ess_se", "name", xlabel="crop (pixels per side)",
+                 ylabel="effective sample size", xscale="log")  # fmt: skip
+    plots.title(axes[0], f"k = {k}")
+    plots.curves(axes[1], table[table["size"] == size], "k", "ess", "ess_se", "name", xlabel="samples k",
+                 ylabel="effective sample size")  # fmt: skip
+    plots.title(axes[1], f"{size} x {size} pixels")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / "weights")
+
+
+if __name__ == "__main__":
+    study.script(__file__)
