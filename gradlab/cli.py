@@ -1,4 +1,4 @@
-"""The command line: ``gradlab list | run | report``. Nothing heavy is imported before a command needs it."""
+"""The command line: ``gradlab list | run | report | claims``. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -137,6 +137,21 @@ def report(
     from gradlab.report import build
 
     typer.echo(f"wrote {build(folder)}")
+
+
+@app.command()
+def claims(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="A folder that 'gradlab run' wrote.", show_default="figures/quick")
+    ] = Path("figures/quick"),
+) -> None:
+    """Print the paper's claims, each with a verdict."""
+    from rich.console import Console
+
+    from gradlab.claims import ledger
+    from gradlab.show import show_ledger
+
+    show_ledger(Console() if sys.stdout.isatty() else Console(width=160), ledger(folder))
 
 
 if __name__ == "__main__":

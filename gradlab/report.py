@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlab import results
 from gradlab.catalog import natural
+from gradlab.claims import WORDS, ledger
 from gradlab.errors import GradlabError
 from gradlab.progress import duration
 from gradlab.sheets import Column, columns, text
@@ -26,7 +27,6 @@ DETAILS = {
     "inputs": "Inputs",
     "versions": "Versions",
 }
-WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def build(folder: str | Path) -> Path:
     )
     verdicts = [{"study": part.name, **verdict} for part in parts for verdict in part.verdicts]
     page = environment.get_template("report.html").render(
+        ledger=ledger(folder) if found != [folder] else [],
         name=folder.resolve().name,
         parts=parts,
         verdicts=verdicts,

@@ -57,6 +57,19 @@ def show_verdicts(console: Console, verdicts: Iterable[tuple[str, str, bool | No
         console.print(f"{word:>9}  {claim} ({source}): {evidence}", markup=False, highlight=False)
 
 
+def show_ledger(console: Console, entries: Iterable[tuple[int, str, str, str, str, str, str]]) -> None:
+    """Prints the claims ledger: number, claim with its source, verdict, evidence with the study and its profile."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
+    for head, share in (("no.", None), ("claim", 3), ("verdict", None), ("evidence", 4)):
+        table.add_column(head, ratio=share, no_wrap=share is None)
+    for number, source, claim, verdict, evidence, study, budget in entries:
+        where = f" [{study}, {budget}]" if budget else ""
+        table.add_row(str(number), _plain(f"{claim} ({source})"), verdict, _plain(evidence + where))
+    console.print(table)
+
+
 def _plain(text: str) -> str:
     from rich.markup import escape
 

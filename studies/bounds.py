@@ -1,5 +1,4 @@
-"""The chain ELBO <= MIX <= DMS <= log p(x), exactly, on the linear two-level hierarchy; and where the chain really
-ends.
+"""The chain ELBO <= MIX <= DMS <= log p(x), exactly, on the linear two-level hierarchy; and where it really ends.
 
 Sections 3.1, 3.2 and A.3 of the paper: eq. 12 (MIX), eq. 14 (DMS) and its estimate eq. 15, beside k l independent pairs
 (eqs. 16, 17). The boxes do not cover the true posterior, so that every bound tends to the log evidence inside the

@@ -152,7 +152,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     import math
 
     wide, same = tables["table3"], tables["table3_same_weights"]
-    found = []
+    found, each = [], []
     for iteration in sorted(wide["iteration"].unique()):
         at = wide[wide["iteration"] == iteration].set_index("method")
         two, one = at.loc[models.TWO_LEVEL], at.loc[models.BASELINE]
@@ -164,6 +164,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
             f"(difference {gap:+.3f}, standard error {se:.3f}; "
             f"paper {two['z infer_paper']:.3f} and {one['z infer_paper']:.3f})"
         )
+        each.append(holds)
         found.append(
             Verdict(
                 f"after {iteration} iterations, without direct-y the SNR of z infer is lower",
@@ -172,6 +173,17 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
                 evidence,
             )
         )
+    everywhere = None if None in each and False not in each else all(each)
+    said = ", ".join({True: "lower", False: "higher", None: "undecided"}[holds] for holds in each)
+    points = ", ".join(map(str, sorted(wide["iteration"].unique())))
+    found.append(
+        Verdict(
+            "without direct-y the SNR of z infer is lower at every point of training",
+            "Table 3",
+            everywhere,
+            f"without direct-y: {said} after {points} iterations",
+        )
+    )
     alone = same[(same["noise"] == "noise") & (same["group"] == "z infer")]
     late = alone[alone["iteration"] == alone["iteration"].max()]
     ratios = ", ".join(f"{r.variance_trace_ratio:.2f} at the weights of the {r.weights_of}" for r in late.itertuples())

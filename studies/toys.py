@@ -110,7 +110,22 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     same = (box.loc["pathwise", "mean"] == box.loc["stl", "mean"]).all()
     worst = toys[["z", "z_variance"]].abs().max().max()
     normal = row("normal", "dreg")
+    stl = row("normal", "stl")
+    others = {name: row("box", name) for name in ("nvil", "vimco", "gdreg")}
+    off = {name: found["mean"] - found["exact"] for name, found in others.items()}
     return [
+        Verdict(
+            "STL of a multi-sample bound is biased in general (on a Normal posterior)",
+            "section 2.1",
+            bool(abs(stl["exact_mean"] - stl["exact"]) > 4.5 * stl["bias_se"]),
+            f"at k = {many} it converges to {stl['exact_mean']:.4f} where the gradient is {stl['exact']:.4f}",
+        ),
+        Verdict(
+            "NVIL, VIMCO and GDReG are biased or wrong on the box",
+            "section 2.2",
+            all(abs(off[name]) > 4.5 * others[name]["bias_se"] for name in others),
+            f"measured bias at k = {many}: " + ", ".join(f"{name} {value:+.3f}" for name, value in off.items()),
+        ),
         Verdict(
             "the pathwise gradient of the IWAE bound is an unbiased STL estimator on the box",
             "section 2.1",

@@ -98,6 +98,9 @@ def test_an_estimator_of_your_own_is_held_to_its_claim():
     claims = gl.compare(problem("box"), (Estimator("half", half),), 2, 10_000).iloc[0]
     assert abs(claims["z"]) > 9 and claims["exact_mean"] == claims["exact"] and math.isnan(claims["exact_variance"])
     admits = gl.compare(problem("box"), (Estimator("half", half, (FIXED_SUPPORT,)),), 2, 100, allow_biased=True).iloc[0]
+    wake = Estimator("wake", ESTIMATORS["rws"].surrogate, target="wake-phi")  # claims nothing of the bound's gradient
+    other = gl.compare(problem("normal"), (wake,), 2, 100).iloc[0]
+    assert other["target"] == "wake-phi" and math.isnan(other["exact_mean"]) and math.isfinite(other["exact"])
     assert math.isnan(admits["exact_mean"]) and math.isnan(admits["z"]) and math.isfinite(admits["bias"])
 
 

@@ -96,7 +96,7 @@ def test_the_page(folder: Path) -> None:
     text = path.read_text("utf-8")
     page = Page(text)
     assert not page.open  # well formed
-    assert page.ids == ["verdicts", "table2", "table10"]  # natural order, runs/ left out
+    assert page.ids == ["verdicts", "ledger", "table2", "table10"]  # natural order, runs/ left out
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
     assert "<script" not in text and "&lt;script&gt;" in text and "Title &lt;i&gt;." in text
     assert not re.search(r"(src|href)=\"(?!data:|#)", text) and "@import" not in text  # self-contained

@@ -54,6 +54,13 @@ def table(n: int) -> pandas.DataFrame:
     return frame
 
 
+def claims() -> pandas.DataFrame:
+    """The numbered claims of the paper: ``number source claim``, and the ``study`` and ``verdict`` that decide each."""
+    import pandas
+
+    return pandas.read_csv(Path(__file__).with_name("claims.csv"), dtype={"study": str, "verdict": str}).fillna("")
+
+
 def value(n: int, column: str, **where: object) -> float:
     """One number of Table ``n``: that of ``column`` in the one row that matches every ``where``.
 

@@ -267,7 +267,7 @@ def test_steep_likelihoods():
     check(problem.exact_moments("measure-valued", 2), pair.ravel(), mass.ravel())
     assert problem.exact_gradient(2) == pytest.approx(mean, rel=1e-9)
     steep = BoxGaussian(0.3, 0.62, likelihood_std=0.008)
-    with pytest.raises(NotExact, match="no exact variance for log-weights that vary by .* widen the likelihood"):
+    with pytest.raises(NotExact, match=r"no exact variance for log-weights that vary by .* widen the likelihood"):
         steep.exact_moments("dreg-boundary", 2)
     steep = NormalGaussian(0.3, 1.0, 0.62, likelihood_std=0.06)
     with pytest.raises(NotExact, match="measure-valued for log-weights this steep: widen the likelihood"):
