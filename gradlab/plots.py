@@ -97,7 +97,10 @@ def shared_legend(fig: Figure, axes: Iterable[Axes]) -> None:
         if legend is not None:
             legend.remove()
     with style():
-        fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 5))
+        # Inches that one entry takes: its handle and some 0.06 a letter.
+        each = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
+        columns = max(1, min(len(entries), int(fig.get_figwidth() // each)))
+        fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 
 def bars(

@@ -13,7 +13,27 @@ from gradlab.estimators import ESTIMATORS
 
 BOX = {"phi": 0.3, "x": 1.0, "likelihood_std": 0.5}
 NORMAL = {"mean": 0.3, "std": 0.4, "x": 1.0, "likelihood_std": 0.7}
-COLUMNS = ["estimator", "objective", "target", "wrt", "k", "draws", "mean", "exact", "bias", "bias_se", "exact_mean", "z", "variance", "variance_se", "exact_variance", "z_variance", "snr", "snr_se", "exact_snr"]
+COLUMNS = [
+    "estimator",
+    "objective",
+    "target",
+    "wrt",
+    "k",
+    "draws",
+    "mean",
+    "exact",
+    "bias",
+    "bias_se",
+    "exact_mean",
+    "z",
+    "variance",
+    "variance_se",
+    "exact_variance",
+    "z_variance",
+    "snr",
+    "snr_se",
+    "exact_snr",
+]
 
 
 def problem(kind):
@@ -38,7 +58,9 @@ def test_every_estimator_converges_to_its_exact_mean_and_variance(kind, k):
     assert table["estimator"].tolist() == list(names)
     assert table["exact_mean"].notna().all()
     # A fitted baseline has no exact variance (but where there is no score), vimco has one by tensor quadrature.
-    assert set(table["estimator"][table["exact_variance"].isna()]) <= {"nvil", "vimco"} - ({"vimco"} if k <= 3 else set())
+    assert set(table["estimator"][table["exact_variance"].isna()]) <= {"nvil", "vimco"} - (
+        {"vimco"} if k <= 3 else set()
+    )
     assert within(table["z"]), table[["estimator", "z"]]
     assert within(table["z_variance"]), table[["estimator", "z_variance"]]
 

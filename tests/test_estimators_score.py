@@ -152,6 +152,7 @@ def test_gdreg_by_several_parameters_at_once():
 @pytest.mark.parametrize(("scale", "rate_weight"), [("bpp", 1.0), ("nats", 0.4), ("bpp", 0.4)])
 def test_gdreg_tempered(scale, rate_weight):
     """The weights are those of u log w: against pathwise, which has no such derivation to get wrong."""
+
     def mean(name):
         prior = torch.full((200_000,), PRIOR, dtype=torch.float64, requires_grad=True)
         terms = normal().log_terms(draws(200_000, 3), {"prior_std": prior})
@@ -177,7 +178,9 @@ def test_vimco_refuses_one_sample_by_name():
     with pytest.raises(GradlabError, match="vimco takes the baseline of a sample from the others, but k = 1"):
         ESTIMATORS["vimco"](normal().log_terms(draws(3, 1)), "iwae")
     for allow in (False, True):
-        with pytest.raises(GradlabError, match=r"'vimco' is undefined for the Normal posterior at k = 1: .*two samples"):
+        with pytest.raises(
+            GradlabError, match=r"'vimco' is undefined for the Normal posterior at k = 1: .*two samples"
+        ):
             gl.compare(normal(), ("pathwise", "vimco"), (8, 1), 100, allow_biased=allow)
 
 

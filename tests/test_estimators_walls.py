@@ -80,6 +80,7 @@ def test_per_draw_formulas_on_the_box():
 
 def test_measure_valued_needs_no_derivative():
     """On a log-weight of the rounded latent every path estimate is 0; the differences are exact at one sample."""
+
     def rough(y):
         return -((torch.round(4 * y) / 4) ** 2)
 

@@ -59,6 +59,7 @@ def test_each_coordinate_has_one_value_in_each_stratum(coupling):
 
 def test_sobol_is_balanced_in_every_elementary_box_of_two_coordinates():
     """32 points are a (0, 5, 2)-net in the first two coordinates, whatever the scrambling; a Latin hypercube is not."""
+
     def balanced(coupling):
         u = groups("uniform", coupling, 40, 2) + 0.5
         return all(

@@ -65,7 +65,14 @@ def test_a_run_writes_everything(studies: Path) -> None:
     assert (record["seed"], record["profile"], record["study"], record["device"]) == (3, "quick", "table1", "cpu")
     assert record["tables"] == ["table1", "table1_more"] and record["assumed"] == {"crop": "64 pixels"}
     assert record["settings"] == {"rows": 3, "seed": 3} and record["description"].startswith("A table <of> numbers.")
-    for words in ("table1 (1 of 2)", "an-other (2 of 2)", "[m0] <b>", "3.500 \u00b1 0.011", "0.4", "not here  bpp is < 1"):
+    for words in (
+        "table1 (1 of 2)",
+        "an-other (2 of 2)",
+        "[m0] <b>",
+        "3.500 \u00b1 0.011",
+        "0.4",
+        "not here  bpp is < 1",
+    ):
         assert words in said
     assert "undecided  MSE falls (Section 5): Not <measured>." in said and "gradlab report out" in said
 

@@ -25,7 +25,8 @@ def test_statistics_are_those_of_softmaxes_written_out():
     table = weight_statistics(codec(), images(), LAM, (3,), 2, seed=5).set_index(["weighting", "scale", "term"])
     values = {"all": [], "distortion": [], "y rate": []}
     for t in range(2):
-        terms, _ = codec().log_terms(images(), LAM, 3, 1, stream(5, "weights/k=3", t))
+        with torch.no_grad():
+            terms, _ = codec().log_terms(images(), LAM, 3, 1, stream(5, "weights/k=3", t))
         values["distortion"].append(terms.log_lik[:, :, 0])
         values["y rate"].append(terms.log_py[:, :, 0])
         values["all"].append((terms.log_lik + terms.log_py)[:, :, 0])

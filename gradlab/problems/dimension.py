@@ -1,13 +1,13 @@
 """From toy to codec: exact bias, variance, SNR and effective sample size over samples k, coordinates D and temperature.
 
-With more coordinates the spread of log w grows like sqrt(D). While it is below ``sqrt(2 log k)`` many samples share
-the weight, and the SNR of the inference gradient follows the law of large k (on the box it grows like sqrt(k), away
-from the stationary point). Beyond, one sample has nearly all the weight, whatever k: the bound is that of the best of k
+With more coordinates the spread of log w grows like sqrt(D). While it is below ``sqrt(2 log k)`` many samples share the
+weight, and the SNR of the inference gradient follows the law of large k (on the box it grows like sqrt(k), away from
+the stationary point). Beyond, one sample has nearly all the weight, whatever k: the bound is that of the best of k
 samples, and the gradient has hardly more SNR than that of a single one.
 
-Tempering takes ``w^(1/temperature)`` for w: the objective ``temperature * log mean w^(1/temperature)``, between the mean
-of k ELBOs (hot) and IWAE (1). It is what weights in bits per pixel do, at the temperature ``ln 2 * pixels``. It gives
-the sqrt(k) back, for the gradient of another bound.
+Tempering takes ``w^(1/temperature)`` for w: the objective ``temperature * log mean w^(1/temperature)``, between the
+mean of k ELBOs (hot) and IWAE (1). It is what weights in bits per pixel do, at the temperature ``ln 2 * pixels``. It
+gives the sqrt(k) back, for the gradient of another bound.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from gradlab.problems.quadrature import Nodes
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 
 def dimension_map(

@@ -32,7 +32,8 @@ DIGITS = 36.0  # exp(-DIGITS) is dropped
 NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
 GROWTH = 9.0  # log of how much rounding may grow from the saddle point of a line on
 FADED = -50.0  # log of a characteristic function that counts as 0
-MANY = 64  # coordinates from which on it is worth looking for where it has
+LOOKS = 200  # frequencies at which it is looked at
+FAINT = 1e-24  # share of a node under a tilt that is dropped
 BLOCK = 128  # frequencies that share one table of exponentials
 STEEPEST = 60.0  # tilts that are looked at
 MARGIN = 0.15  # of a tilt to the pole of Gamma: closer, the periods of the FFT get long
@@ -51,6 +52,7 @@ class ProductSlice:
     def __init__(self, nodes: Nodes, k: int) -> None:
         """Lays out u and computes M."""
         self._nodes = nodes
+        self._bounds: dict[int, tuple[Array, Array]] = {}
         up = np.geomspace(1e-7, 0.97, 160)
         bound = gammaln(1 - up) - np.log(up) + self._cumulant(up)  # log (1 - M) <= up u + bound, for each
         self._centre = float(np.max((-np.log(k) - bound) / up))
@@ -90,9 +92,7 @@ class ProductSlice:
     def _joined(self, order: int, transform: Transform, values: tuple[Array, ...] = ()) -> Array:
         return np.concatenate([part for _, part in self._inverse(order, transform, values)], axis=-1)
 
-    def _inverse(
-        self, order: int, transform: Transform, values: tuple[Array, ...] = ()
-    ) -> list[tuple[float, Array]]:
+    def _inverse(self, order: int, transform: Transform, values: tuple[Array, ...] = ()) -> list[tuple[float, Array]]:
         """What has this transform ``[..., omega]``, piece by piece of u, each with its tilt.
 
         To the right of a saddle point rounding grows like ``exp(tilt u)``, so that the next one takes over in time.
@@ -122,10 +122,13 @@ class ProductSlice:
         With order 0 those of ``1 - M`` (positive) or of M (negative), whichever is smaller there.
         """
         pole = max(order, 1)
-        tilts = np.concatenate([
-            -np.geomspace(STEEPEST, 1e-7, 120), np.geomspace(1e-7, pole - MARGIN, 120), [pole - MARGIN / 10]
-        ])  # fmt: skip
-        bound = gammaln(pole - tilts) + self._cumulant(tilts) - (0.0 if order else np.log(np.abs(tilts)))
+        if order not in self._bounds:
+            tilts = np.concatenate([
+                -np.geomspace(STEEPEST, 1e-7, 120), np.geomspace(1e-7, pole - MARGIN, 120), [pole - MARGIN / 10]
+            ])  # fmt: skip
+            bound = gammaln(pole - tilts) + self._cumulant(tilts) - (0.0 if order else np.log(np.abs(tilts)))
+            self._bounds[order] = tilts, bound
+        tilts, bound = self._bounds[order]
         at = np.where(tilts <= pole - MARGIN, bound + tilts * centre, np.inf)
         if order == 0:
             # A tilt near 0 would make the periods of the FFT long, and is not needed for GROWTH.
@@ -164,8 +167,10 @@ class Line:
         """Evaluates the transforms at the frequencies of an FFT of ``size`` points, ``STEP`` apart in u."""
         self._dim, self._tilt, self._size, self._cumulant = nodes.dim, tilt, size, cumulant
         tilted = nodes.p * np.exp(tilt * nodes.log_w - cumulant / nodes.dim)
-        self._middle = float(tilted @ nodes.log_w)
-        centred = nodes.log_w - self._middle
+        kept = tilted > FAINT
+        tilted, log_w, values = tilted[kept], nodes.log_w[kept], tuple(v[kept] for v in values)
+        self._middle = float(tilted @ log_w)
+        centred = log_w - self._middle
         spacing = 2 * np.pi / (size * STEP)
         count = min(size // 2 + 1, _reach(spacing, centred, tilted, nodes.dim))
         self.transforms = _transform(spacing, count, centred, np.stack([tilted, *(tilted * v for v in values)]))
@@ -202,16 +207,14 @@ def _transform(spacing: float, count: int, centred: Array, columns: Array) -> Co
 
 
 def _reach(spacing: float, centred: Array, p: Array, dim: int) -> int:
-    """How many frequencies count: none where the power of the characteristic function has faded.
+    """How many frequencies count: none where the power of the characteristic function has faded for good.
 
-    Its size changes by at most the standard deviation per unit of frequency, so that a coarse look is enough.
+    l is smooth and not constant on any interval, so that its characteristic function, once small, does not come back.
     """
-    std = float(np.sqrt(p @ centred**2))
-    highest = np.pi / STEP
-    if dim < MANY or std == 0:
+    highest, std = np.pi / STEP, float(np.sqrt(p @ centred**2))
+    if dim < 3 or std * highest < 1:
         return int(highest / spacing) + 2
-    coarse = max(0.02 / std, spacing)
-    count = int(highest / coarse) + 2
-    size = np.minimum(np.abs(_transform(coarse, count, centred, p[None])[0]) + 0.5 * coarse * std, 1.0)
-    alive = np.flatnonzero((dim - 2) * np.log(size) > FADED)
-    return int((alive[-1] + 1) * coarse / spacing) + 2
+    looks = np.geomspace(1e-4 / std, highest, LOOKS)
+    size = np.abs(np.exp(1j * looks[:, None] * centred) @ p)
+    alive = np.flatnonzero((dim - 2) * np.log(np.minimum(size, 1.0)) > FADED)
+    return int(looks[min(alive[-1] + 2, LOOKS - 1)] / spacing) + 2

@@ -72,7 +72,10 @@ def normal_estimates(noise, log_w, wrt, plus=None):
         minus, scale = -plus, 1 / (STD * math.sqrt(2 * math.pi))
     found["measure-valued"] = -found["rws"]
     for i in range(k):
-        ends = [MODEL.log_joint(MEAN + STD * e[:, i]) - brute.log_normal(e[:, i], 0, 1) + math.log(STD) for e in (plus, minus)]
+        ends = [
+            MODEL.log_joint(MEAN + STD * e[:, i]) - brute.log_normal(e[:, i], 0, 1) + math.log(STD)
+            for e in (plus, minus)
+        ]
         change = logsum(replaced(log_w, i, ends[0])) - logsum(replaced(log_w, i, ends[1]))
         found["measure-valued"] = found["measure-valued"] + scale * change
     path = (MODEL.by_y(y) + noise / STD) * (noise if wrt == "std" else 1.0)
@@ -128,7 +131,7 @@ def test_normal_by_tensor_sums(k, wrt):
     noise, mass = tensor(noise, p, k)
     plus, _ = tensor(plus, p, k)
     log_w = MODEL.log_joint(MEAN + STD * noise) - brute.log_normal(noise, 0, 1) + math.log(STD)
-    for name, values in normal_estimates(noise, log_w, wrt, plus if wrt == 'std' else None).items():
+    for name, values in normal_estimates(noise, log_w, wrt, plus if wrt == "std" else None).items():
         digits = 1e-8 if k < 3 else 1e-6
         check(NORMAL.exact_moments(name, k, wrt), values, mass, digits)
         if name in ("vimco", "measure-valued"):

@@ -69,7 +69,9 @@ def test_box_by_product_grids(dim, points, k):
         assert problem.exact_gradient(k, wrt) == pytest.approx(expected[0], rel=1e-8)
     close(problem.exact_moments("dreg", k), brute.moments(log_w, p, "squared", wanted["phi"][1], k))
     assert problem.exact_bound(k) == pytest.approx(brute.moments(log_w, p, "bound", log_w, k)[0], rel=1e-10)
-    assert problem.exact_concentration(k) == pytest.approx(brute.moments(log_w, p, "squared", 0 * p + 1, k)[0], rel=1e-9)
+    assert problem.exact_concentration(k) == pytest.approx(
+        brute.moments(log_w, p, "squared", 0 * p + 1, k)[0], rel=1e-9
+    )
 
 
 def test_normal_by_a_product_grid():
@@ -100,7 +102,11 @@ def test_one_coordinate_is_the_plain_oracle(make, k, monkeypatch):
             *oracle.mixed(nodes, total, path, k),
             *oracle.mixed(nodes, 0 * total, path, k),
             oracle.concentration(nodes, k),
-            *((oracle.boundary_gradient(nodes, low, high, k), oracle.boundary_term(nodes, low, high, k)) if make is box else ()),
+            *(
+                (oracle.boundary_gradient(nodes, low, high, k), oracle.boundary_term(nodes, low, high, k))
+                if make is box
+                else ()
+            ),
         ]
 
     monkeypatch.setattr(oracle, "_squared_variance", lambda *_: math.nan)  # of one coordinate only, and not asked for
@@ -193,7 +199,9 @@ def test_closed_forms():
     assert many.exact_bound(1) == pytest.approx(300 * one.exact_bound(1), rel=1e-14)
     assert many.exact_limit() == pytest.approx(300 * one.exact_limit(), rel=1e-14)
     # Two equal groups of coordinates: the law of log w is that of twice as many.
-    assert many.exact_moments("pathwise", 1, "slope")[1] == pytest.approx(300 * one.exact_moments("pathwise", 1, "slope")[1])
+    assert many.exact_moments("pathwise", 1, "slope")[1] == pytest.approx(
+        300 * one.exact_moments("pathwise", 1, "slope")[1]
+    )
 
 
 def reference(name, noise, values):
