@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gradlab import moments
-from gradlab.errors import GradlabError, NotExact, unknown
+from gradlab.answers import Exact, exact_answers
+from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import Estimator, estimator
 from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, objective
@@ -31,24 +31,6 @@ COUPLINGS = ("iid", *GROUPS)
 PILOT = 1000
 # Estimates that do not vary (measure-valued with one sample on the box) still differ from the exact mean by this much.
 ROUNDING = 1e-13
-# Parameters of a posterior, by which an estimator with a target of its own approximates that (rws: wake-phi).
-INFERENCE = ("phi", "mean", "std", "a", "b")
-
-
-class Exact(NamedTuple):
-    """What is exactly true of one estimator at one k; NaN where no exact answer is known.
-
-    Attributes:
-        gradient: of the target.
-        mean: of one draw of the estimator.
-        variance: of one draw.
-        target: what the estimator approximates: the objective's name, or an objective of the estimator's own.
-    """
-
-    gradient: float
-    mean: float
-    variance: float
-    target: str
 
 
 def compare(
@@ -100,6 +82,7 @@ def compare(
     chosen = [estimator(name) for name in estimators]
     goal = _objective(objective)
     _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt, noise)
+    problem = problem.under("iwae" if goal.jackknife else goal.name)
     rows = []
     for size in sizes:
         fitted = [_fitted(problem, e, goal, size, seed, dtype) for e in chosen]
@@ -138,35 +121,6 @@ def gradients(
         return torch.zeros_like(value)
     (grad,) = torch.autograd.grad(surrogate.sum(), value, allow_unused=True)
     return torch.zeros_like(value) if grad is None else grad
-
-
-def exact_answers(problem: Problem, estimator: Estimator, objective: Objective, k: int, wrt: str) -> Exact:
-    """The exact gradient, and the exact mean and variance of one draw of the estimator, at sample size k.
-
-    The average of k single-sample bounds (``elbo``) has the gradient of one, and a k-th of its variance; but for an
-    estimator that compares the samples, which has no single-sample form.
-    """
-    own = estimator.target if estimator.target and wrt in INFERENCE else None
-    gradient = _exact_gradient(problem, objective, k, wrt, own)
-    size, share = (1, k) if objective.single else (k, 1)
-    mean, variance = math.nan, math.nan
-    if not objective.jackknife and not estimator.undefined(problem.posterior, size):
-        with suppress(NotExact):
-            mean, variance = problem.exact_moments(estimator.name, size, wrt=wrt)
-    if math.isnan(mean) and own is None and not estimator.unmet(problem.posterior, k):
-        mean = gradient  # by contract: z then tests the estimator's claim to be unbiased
-    return Exact(gradient, mean, variance / share, own or objective.name)
-
-
-def _exact_gradient(problem: Problem, objective: Objective, k: int, wrt: str, own: str | None) -> float:
-    try:
-        if own is not None:
-            return float(problem.exact_wake_gradient(wrt))
-        if objective.jackknife:
-            return k * problem.exact_gradient(k, wrt=wrt) - (k - 1) * problem.exact_gradient(k - 1, wrt=wrt)
-        return problem.exact_gradient(1 if objective.single else k, wrt=wrt)
-    except NotExact:
-        return math.nan
 
 
 def _fitted(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlab import moments
 from gradlab.codecs import Hyperprior
-from gradlab.data import Picture
+from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
     """Landscape ``[1, 3, H, W]`` floats of one common size, a multiple of ``multiple``."""
     xs = []
     for image in images:
-        pixels = image.pixels if isinstance(image, Picture) else image
-        x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+        x = floats(image)
         xs.append(torch.rot90(x, dims=(1, 2)) if x.shape[1] > x.shape[2] else x)
     if len(xs) < 2:
         raise GradlabError(f"a variance over images needs at least two of them, not {len(xs)}: give more images")
@@ -116,12 +115,11 @@ def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
 
 def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
     """All non-overlapping ``[3, size, size]`` floats in [0, 1] of the pictures, from the top left."""
-    return [
-        p.pixels[:, top : top + size, left : left + size].float() / 255
-        for p in pictures
-        for top in range(0, p.pixels.shape[1] - size + 1, size)
-        for left in range(0, p.pixels.shape[2] - size + 1, size)
-    ]
+    found = []
+    for x in map(floats, pictures):
+        tops, lefts = (range(0, side - size + 1, size) for side in x.shape[1:])
+        found += [x[:, top : top + size, left : left + size] for top in tops for left in lefts]
+    return found
 
 
 def _centre(x: Tensor, height: int, width: int) -> Tensor:

@@ -78,6 +78,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
                 rows += [
                     {"method": name, "latent": latent, "low": low, "high": high, "dimensions": int(n)}
                     for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
+                    if n > 0
                 ]
             advance(1, name)
             tables.append(latents.statistics(codec, images).assign(method=name, images=len(images)))
@@ -116,15 +117,16 @@ def draw(folder: Path) -> None:
 
     table = results.read_csv(folder / "figure3.csv")
     table["variance"] = np.sqrt(table["low"] * table["high"])
-    figure, axes = plots.figure(1, 2, width="page", height=2.6)
-    bins = int((table.groupby(["method", "latent"]).size()).max())
+    figure, axes = plots.figure(1, 2, width="page", height=2.9)
+    width = math.log10(table["high"].iloc[0] / table["low"].iloc[0])
     for ax, latent in zip(axes, ("y", "z"), strict=True):
         rows = table[(table["latent"] == latent) & (table["dimensions"] > 0)]
         decades = math.log10(rows["high"].max() / rows["low"].min())
-        shown = max(2, round(bins * decades / math.log10(HIGH / LOW)))
+        shown = max(2, round(decades / width))
         plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=shown,
                          xlabel=f"variance of a dimension of {latent} over images")  # fmt: skip
         plots.title(ax, f"latent {latent}, {table['images'].iloc[0]} images")
+    plots.shared_legend(figure, axes)
     plots.save(figure, folder / "figure3")
 
 

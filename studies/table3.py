@@ -206,8 +206,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
             "section 2.3",
             bool(abs(math.log(variance)) / 2 > abs(math.log(mean))),
             f"2-level over direct-y, at their own weights: variance x {variance:.2f}, norm of the mean x {mean:.2f}; "
-            f"the switch alone moves that norm x {moved.min():.2f} and x {moved.max():.2f}: each model is near a "
-            "stationary point of its own objective, not of the other's, and its SNR says how far it has converged",
+            f"the switch alone moves that norm x {moved.min():.2f} and x {moved.max():.2f}, since each model is near a "
+            "stationary point of its own objective and not of the other's",
         )
     )
     return found

@@ -172,7 +172,7 @@ def draw(folder: Path) -> None:
     panels = [
         ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats / unit of phi)", 1e-9),
         ("exact_variance", "variance", "variance_se", "variance", 0.0),
-        ("exact_snr", "snr", "snr_se", "SNR of one draw", 0.0),
+        ("exact_snr", "snr", "snr_se", "SNR of one draw", 1e-6),
     ]
     figure, axes = plots.figure(2, 3, width="page", height=4.0)
     for line, posterior in enumerate(("box", "normal")):
@@ -188,6 +188,8 @@ def draw(folder: Path) -> None:
             }
             plots.curves(ax, shown, "k", exact, None, "estimator", markers=False, **options)
             plots.curves(ax, shown, "k", measured, se, "estimator", points=True, **options)
+            # The exact curves set the scale: an error bar that reaches zero would stretch it without end.
+            ax.set_ylim(shown[exact].min() / 2, shown[exact].max() * 2)
             plots.title(ax, f"{posterior} posterior")
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "toys")

@@ -263,3 +263,18 @@ def test_a_broken_requirement_is_refused_with_the_way_out(kind, estimator, k, ne
 def test_bad_input(kwargs, match):
     with pytest.raises(GradlabError, match=match):
         gl.compare(**{"problem": problem("box"), "estimators": ("pathwise",), "k": 1, "draws": 10} | kwargs)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae", "ms-nic-mix", "ms-nic-dms"])
+def test_a_hierarchy_is_sampled_as_its_objective_needs(objective):
+    """From pairs or from shared samples: compare asks for what the objective takes."""
+    toy = gl.problems.TwoLevel(0.3, 1.2, (0.5, 0.1), (0.85, 0.2, 0.6), likelihood_std=0.7)
+    for start in (toy, toy.under("ms-nic-mix")):
+        for wrt in ("phi", "a", "c", "prior_std"):
+            row = gl.compare(start, ("pathwise",), 3, 20_000, seed=1, objective=objective, wrt=wrt).iloc[0]
+            assert abs(row["z"]) < 4.5
+            assert abs(row["z_variance"]) < 4.5
+    four = toy.under("ms-nic-dms", 2)
+    row = gl.compare(four, ("pathwise",), 2, 20_000, objective="ms-nic-dms").iloc[0]
+    assert row["exact"] == pytest.approx(toy.exact_gradient(2, "phi", 2, "ms-nic-dms"))
+    assert abs(row["z"]) < 4.5

@@ -2,6 +2,6 @@
 
 from gradlab.data.crops import Crops
 from gradlab.data.embedded import embedded
-from gradlab.data.images import Picture, fingerprint, load, read_image
+from gradlab.data.images import Picture, fingerprint, floats, load, read_image
 
-__all__ = ["Crops", "Picture", "embedded", "fingerprint", "load", "read_image"]
+__all__ = ["Crops", "Picture", "embedded", "fingerprint", "floats", "load", "read_image"]

@@ -140,6 +140,12 @@ def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Pictur
     return pictures
 
 
+def floats(image: Picture | Tensor) -> Tensor:
+    """``[3, H, W]`` float32 in [0, 1] of a picture or a tensor: bytes are divided by 255, floats taken as they are."""
+    pixels = image.pixels if isinstance(image, Picture) else image
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+
+
 def fingerprint(pictures: Iterable[Picture]) -> str:
     """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""
     digest = hashlib.sha256()

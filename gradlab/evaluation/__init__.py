@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradlab.codecs import Hyperprior
-from gradlab.data import Picture
+from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import bitstream
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
@@ -86,7 +86,7 @@ def named(images: Images) -> list[tuple[str, Tensor]]:
         pixels = image.pixels if isinstance(image, Picture) else image
         if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
             raise GradlabError(f"image {name} is not a [3, height, width] tensor: give RGB images")
-        x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+        x = floats(image)
         if not bool(torch.isfinite(x).all()):
             raise GradlabError(f"image {name} holds NaN or infinite values: give values in [0, 1]")
         result.append((name, x[None]))

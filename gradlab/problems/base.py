@@ -41,6 +41,10 @@ class Problem(ABC):
     def parameters(self) -> dict[str, float]:
         """Name -> value of everything that a gradient may be taken by."""
 
+    def under(self, objective: str) -> Problem:
+        """The same problem, sampled as that objective takes its samples; one latent is sampled alike for all."""
+        return self
+
     @abstractmethod
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False

@@ -149,21 +149,23 @@ class TwoLevel(TwoLevelOracle):
         """All parameters, in the order of ``GROUPS``."""
         return {name: getattr(self.model, name) for names in GROUPS.values() for name in names}
 
-    def under(self, objective: str, l: int = 1) -> TwoLevel:
+    def under(self, objective: str, l: int | None = None) -> TwoLevel:
         """The same problem, sampled for an objective, which is then also the default of the exact answers.
 
-        ``gl.compare(problem.under("ms-nic-mix"), objective="ms-nic-mix")``: here one z is shared by the k samples of y.
-        Without it the samples are k independent pairs (y_i, z_i), which ``elbo`` and ``iwae`` take.
+        ``elbo`` and ``iwae`` take k independent pairs (y_i, z_i); in ``ms-nic-mix`` one z is shared by the k samples of
+        y, in ``ms-nic-dms`` l are. ``gl.compare`` asks for what its objective needs.
 
         Args:
             objective: ``elbo``, ``iwae``, ``iwae-2level``, ``ms-nic-mix`` or ``ms-nic-dms``.
-            l: samples of z, for ``ms-nic-dms``.
+            l: samples of z, for ``ms-nic-dms``; by default as now where the objective stays, else 1.
 
         Raises:
             GradlabError: an unknown objective, or one that direct_y or l rules out.
         """
         if objective == NESTED:
             raise GradlabError(f"{NESTED} is a nested expectation that has no samples: take ms-nic-dms")
+        if l is None:
+            l = self.l if objective == self.objective else 1
         self._choose(1, l, objective)
         return self._copy(self.model, objective, l)
 
