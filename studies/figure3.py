@@ -117,7 +117,7 @@ def draw(folder: Path) -> None:
 
     table = results.read_csv(folder / "figure3.csv")
     table["variance"] = np.sqrt(table["low"] * table["high"])
-    figure, axes = plots.figure(1, 2, width="page", height=2.9)
+    figure, axes = plots.figure(1, 2, width="page", height=2.8)
     width = math.log10(table["high"].iloc[0] / table["low"].iloc[0])
     for ax, latent in zip(axes, ("y", "z"), strict=True):
         rows = table[(table["latent"] == latent) & (table["dimensions"] > 0)]
@@ -125,8 +125,8 @@ def draw(folder: Path) -> None:
         shown = max(2, round(decades / width))
         plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=shown,
                          xlabel=f"variance of a dimension of {latent} over images")  # fmt: skip
+        ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
         plots.title(ax, f"latent {latent}, {table['images'].iloc[0]} images")
-    plots.shared_legend(figure, axes)
     plots.save(figure, folder / "figure3")
 
 

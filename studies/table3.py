@@ -234,14 +234,18 @@ def draw(folder: Path) -> None:
 
     same = results.read_csv(folder / "table3_same_weights.csv")
     same = same[same["noise"] == "noise"]
-    figure, axes = plots.figure(1, 2, width="page", height=2.4)
-    for ax, column, label in zip(
-        axes, ("variance_trace_ratio", "snr_ratio"), ("gradient variance (trace)", "gradient SNR"), strict=True
-    ):
-        last = same[same["iteration"] == same["iteration"].max()]
+    figure, axes = plots.figure(1, 2, width="page", height=2.7)
+    last = same[same["iteration"] == same["iteration"].max()]
+    last = last.assign(weights_of="at the weights of the " + last["weights_of"])
+    panels = (
+        ("variance_trace_ratio", "gradient variance (trace)", "linear"),
+        ("snr_ratio", "gradient SNR", "log"),
+    )
+    for ax, (column, label, scale) in zip(axes, panels, strict=True):
         plots.bars(ax, last, "group", column, hue="weights_of", xlabel="same weights, same noise",
-                   ylabel=f"{label},\n2-level over direct-y")  # fmt: skip
+                   ylabel=f"{label},\n2-level over direct-y", yscale=scale)  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
+    plots.shared_legend(figure, axes)
     plots.save(figure, folder / "table3_same_weights")
 
     linear = results.read_csv(folder / "table3_exact.csv")

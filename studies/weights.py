@@ -107,7 +107,7 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     size, k = table["size"].max(), table["k"].max()
     plots.curves(axes[0], table[table["k"] == k], "size", "ess", "ess_se", "name", xlabel="crop (pixels per side)",
-                 ylabel="effective sample size", xscale="log")  # fmt: skip
+                 ylabel="effective sample size")  # fmt: skip
     plots.title(axes[0], f"k = {k}")
     plots.curves(axes[1], table[table["size"] == size], "k", "ess", "ess_se", "name", xlabel="samples k",
                  ylabel="effective sample size")  # fmt: skip
