@@ -48,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def script(file: str) -> None:
+    """Makes a study file a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``."""
+    sys.exit(main(["run", Path(file).stem.replace("_", "-"), *sys.argv[1:]]))
+
+
 def _version(asked: bool) -> None:
     if asked:
         from gradlab.results import version

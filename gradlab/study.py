@@ -21,7 +21,6 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-__all__ = ["PROFILES", "Context", "Verdict", "discover", "run", "script"]
+__all__ = ["PROFILES", "Context", "Verdict", "discover", "run"]
 
 PROFILES = ("quick", "gpu", "paper")
 
@@ -170,13 +169,6 @@ def run(
     took = duration(time.monotonic() - begin)
     _say(console, f"\nresults are in {out} ({took}); one page with all of them: gradlab report {shlex.quote(str(out))}")
     return 0
-
-
-def script(file: str) -> None:
-    """Makes a study file a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``."""
-    # By name: the command line lies above this module, which must not import it.
-    cli = importlib.import_module("gradlab.cli")
-    sys.exit(cli.main(["run", Path(file).stem.replace("_", "-"), *sys.argv[1:]]))
 
 
 def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str, str], console: Console) -> None:

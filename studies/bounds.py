@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradlab as gl
-from gradlab import results, study
+from gradlab import cli, results
 from gradlab.study import Context, Verdict
 
 if TYPE_CHECKING:
@@ -154,4 +154,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

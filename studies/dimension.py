@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradlab as gl
-from gradlab import results, study
+from gradlab import cli, results
 from gradlab.problems import dimension_map
 from gradlab.study import Context, Verdict
 
@@ -110,4 +110,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradlab import latents, results, study
+from gradlab import cli, latents, results
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -131,4 +131,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

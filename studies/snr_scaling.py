@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradlab as gl
-from gradlab import results, scaling, study
+from gradlab import cli, results, scaling
 from gradlab.problems.rainforth import RainforthModel
 from gradlab.study import Context, Verdict
 
@@ -153,4 +153,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

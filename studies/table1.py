@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import evaluation, paper, results, study
+from gradlab import cli, evaluation, paper, results
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -136,4 +136,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

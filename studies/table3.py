@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, paper, problems, recording, results, study
+from gradlab import cli, data, paper, problems, recording, results
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -259,4 +259,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import gradlab as gl
-from gradlab import results, study
+from gradlab import cli, results
 from gradlab.noise import stream, uniform
 from gradlab.problems.base import Problem
 from gradlab.study import Context, Verdict
@@ -205,4 +205,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

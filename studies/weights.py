@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import data, results, study
+from gradlab import cli, data, results
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab.weights import weight_statistics
@@ -117,4 +117,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    study.script(__file__)
+    cli.script(__file__)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gradlab import results
+from gradlab import cli, results
 from gradlab.study import Verdict
 
 
@@ -66,7 +66,7 @@ def draw(folder):
 if __name__ == "__main__":
     from gradlab import study
 
-    study.script(__file__)
+    cli.script(__file__)
 '''
 
 OTHER = '''

@@ -2,6 +2,7 @@
 
 from gradlab.data.crops import Crops
 from gradlab.data.embedded import embedded
-from gradlab.data.images import Picture, fingerprint, floats, load, read_image
+from gradlab.data.folders import load
+from gradlab.data.images import Picture, fingerprint, floats, read_image
 
 __all__ = ["Crops", "Picture", "embedded", "fingerprint", "floats", "load", "read_image"]

@@ -26,7 +26,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from gradlab.data.images import Picture, _read
+from gradlab.data.images import Picture, read_picture
 from gradlab.errors import GradlabError, unknown
 
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -57,4 +57,4 @@ def embedded(split: str) -> list[Picture]:
     lost = [name for name in SPLITS[split] if not (folder / name).is_file()]
     if lost:
         raise GradlabError(f"this scikit-image ships without {lost[0]}: install version 0.22 to 0.26, or give a folder")
-    return [_read(folder / name) for name in SPLITS[split]]
+    return [read_picture(folder / name) for name in SPLITS[split]]

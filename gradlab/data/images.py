@@ -51,10 +51,10 @@ def read_image(path: str | Path) -> Tensor:
         GradlabError: missing, not an image, truncated or damaged, more than 80 million pixels, 16 bits or floating
             point, CMYK, partly transparent.
     """
-    return _read(Path(path)).pixels
+    return read_picture(Path(path)).pixels
 
 
-def _read(path: Path) -> Picture:
+def read_picture(path: Path) -> Picture:
     """Read one file."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -103,41 +103,6 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in ("RGB", "L", "1", "P", "YCbCr"):
         return image.convert("RGB")
     raise GradlabError(f"{path} is a {image.mode} image: convert it to 8-bit RGB")
-
-
-def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Picture]:
-    """Every image of a folder, sorted by name, or the embedded photographs of ``split`` where ``folder`` is None.
-
-    Args:
-        folder: not searched recursively; files whose suffix is not an image's are ignored.
-        split: ``"train"`` or ``"test"``.
-        minimum: smallest allowed height and width, pixels.
-
-    Raises:
-        GradlabError: no such folder, no images in it, an image that ``read_image`` refuses or that is too small.
-    """
-    if folder is None:
-        from gradlab.data.embedded import embedded
-
-        pictures = embedded(split)
-    else:
-        folder = Path(folder)
-        if not folder.exists():
-            raise GradlabError(f"there is no folder {folder}: check the path")
-        if not folder.is_dir():
-            raise GradlabError(f"{folder} is not a folder: give the folder that holds the images")
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        if not paths:
-            raise GradlabError(f"there are no images in {folder}: put PNG, JPEG or WebP files there")
-        pictures = [_read(path) for path in paths]
-    for picture in pictures:
-        height, width = picture.pixels.shape[1:]
-        if min(height, width) < minimum:
-            raise GradlabError(
-                f"{picture.name} has {width} x {height} pixels, too small for {minimum} x {minimum}: "
-                "take it out or ask for smaller crops"
-            )
-    return pictures
 
 
 def floats(image: Picture | Tensor) -> Tensor:
