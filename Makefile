@@ -9,7 +9,9 @@ SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
 .PHONY: reproduce test lint types layers unit install lock clean
 
+# A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
+	@test -d $(OUT)/runs || { rm -rf $(addprefix $(OUT)/,$(STUDIES)); mkdir -p $(OUT)/runs; }
 	$(BIN)/gradlab run $(STUDIES) --profile quick --out $(OUT) --resume
 	$(BIN)/gradlab report $(OUT)
 
