@@ -81,7 +81,7 @@ def train_all(context: Context, wanted: Iterable[tuple[str, TrainSettings]]) -> 
     """Train every model that is not there yet, one after the other, with an ETA for each."""
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
-    fingerprint = data.fingerprint(pictures)
+    fingerprint = context.inputs["training images"]
     runs = []
     for name, settings in wanted:
         settings = replace(settings, seed=context.seed, data=fingerprint)

@@ -7,6 +7,7 @@ The score of this posterior is 0 and its support moves with phi, hence ``dL_k/dp
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -38,9 +39,9 @@ class BoxOracle(Problem):
         ends = self._evaluate(np.array([low, high]))[0]
         self._ends = float(ends[0]), float(ends[1])
 
+    @abstractmethod
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
         """``log w`` and ``d log w/dy`` at points of any shape, nats."""
-        raise NotImplementedError
 
     @property
     def nodes(self) -> Nodes:
