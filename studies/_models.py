@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Names of the methods as the tables print them.
 BASELINE, TWO_LEVEL = "Baseline", "2-level VAE"
 MIX, MIX_DREG = "MS-NIC-MIX (pathwise gradient)", "MS-NIC-MIX (DReG gradient)"
+BIG_BATCH, IWAE, DMS = "Baseline-BigBatch", "IWAE", "MS-NIC-DMS"
 
 QUICK = TrainSettings(
     codec="small-hyperprior",
@@ -49,12 +50,23 @@ ASSUMED = {
 def method(
     base: TrainSettings, name: str, k: int = 5, weighting: str = "per-term", scale: str = "bpp"
 ) -> TrainSettings:
-    """The settings of a method: ``base`` with the objective and the estimator that the name stands for."""
+    """The settings of a method: ``base`` with the objective and the estimator that the name stands for.
+
+    ``k`` is the sample size of the tables: samples of y, for DMS of y and of z alike, for the big batch the factor of
+    the batch (whose learning rate grows as that of k samples does: Appendix A.5).
+    """
     if name == BASELINE:
         return base
     if name == TWO_LEVEL:
         return replace(base, direct_y=False)
+    if name == BIG_BATCH:
+        rate = base.learning_rate * (k if base.scale_learning_rate else 1)
+        return replace(base, batch=k * base.batch, learning_rate=rate)
     multi = replace(base, objective="ms-nic-mix", k=k, weighting=weighting, scale=scale)
+    if name == IWAE:
+        return replace(multi, objective="iwae-2level", direct_y=False)
+    if name == DMS:
+        return replace(multi, objective="ms-nic-dms", l=k)
     return replace(multi, estimator="dreg", allow_biased=True) if name == MIX_DREG else multi
 
 
