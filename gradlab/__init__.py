@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gradlab.errors import GradlabError
     from gradlab.estimators import ESTIMATORS
     from gradlab.objectives import OBJECTIVES
+    from gradlab.proxies import PROXIES
     from gradlab.recorder import GradientRecorder
     from gradlab.terms import LogTerms
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ESTIMATORS",
     "OBJECTIVES",
+    "PROXIES",
     "GradientRecorder",
     "GradlabError",
     "LogTerms",
@@ -41,6 +43,7 @@ _MODULES = ("codecs", "data", "evaluation", "latents", "paper", "problems", "tra
 _OBJECTS = {
     "ESTIMATORS": "gradlab.estimators",
     "OBJECTIVES": "gradlab.objectives",
+    "PROXIES": "gradlab.proxies",
     "GradientRecorder": "gradlab.recorder",
     "GradlabError": "gradlab.errors",
     "LogTerms": "gradlab.terms",

@@ -56,6 +56,11 @@ def objectives() -> dict[str, str]:
     return _entries(Path(__file__).parent / "objectives.py", "OBJECTIVES")
 
 
+def proxies() -> dict[str, str]:
+    """Name of each proxy of rounding to the first line of its file's docstring."""
+    return _entries(Path(__file__).parent / "proxies" / "__init__.py", "PROXIES")
+
+
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key under which ``table10`` follows ``table9``."""
     return [(int(part or 0), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -71,11 +71,16 @@ def _options(
 
 @app.command("list")
 def list_() -> None:
-    """Show the studies, estimators and objectives."""
+    """Show the studies, estimators, objectives and proxies of rounding."""
     from gradlab import catalog
 
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
-    sections = {"studies": catalog.studies(), "estimators": catalog.estimators(), "objectives": catalog.objectives()}
+    sections = {
+        "studies": catalog.studies(),
+        "estimators": catalog.estimators(),
+        "objectives": catalog.objectives(),
+        "proxies of rounding": catalog.proxies(),
+    }
     column = max((len(name) for entries in sections.values() for name in entries), default=0) + 4
     for section, entries in sections.items():
         typer.echo(f"{section}:")

@@ -1,6 +1,6 @@
 """Posteriors that say of themselves what an estimator needs to know.
 
-Four facts decide which gradient estimators are right for a posterior q(.; phi), and each posterior states them:
+Five facts decide which gradient estimators are right for a posterior q(.; phi), and each posterior states them:
 
 ``support_moves``
     its support depends on phi, so that integrating by parts or differentiating under the integral leaves a term at the
@@ -10,7 +10,10 @@ Four facts decide which gradient estimators are right for a posterior q(.; phi),
 ``walls_known``
     it can say where that boundary is, so that an estimator can put the term back;
 ``derivative_known``
-    it can say d q/d phi as a difference of two densities, so that an estimator needs no derivative of log w.
+    it can say d q/d phi as a difference of two densities, so that an estimator needs no derivative of log w;
+``path_is_true``
+    what autograd takes for the derivative of a sample is, in expectation, its derivative (not so for straight-through
+    rounding).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import torch
 from scipy.special import erf, erfc, gammainccinv, gammaincinv
 from torch import Tensor
 
+from gradlab.proxies import Proxy
 from gradlab.terms import Walls
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -38,6 +42,10 @@ class Posterior(Protocol):
     walls_known: ClassVar[bool]
     derivative_known: ClassVar[bool]
     base: ClassVar[str]
+
+    @property
+    def path_is_true(self) -> bool:
+        """Whether the derivative of ``sample`` is what autograd takes for it, in expectation."""
 
     def sample(self, noise: Tensor) -> Tensor:
         """Samples from base noise of any shape that broadcasts with the parameters."""
@@ -58,6 +66,7 @@ class Box:
     score_is_zero: ClassVar[bool] = True
     walls_known: ClassVar[bool] = True
     derivative_known: ClassVar[bool] = True
+    path_is_true: ClassVar[bool] = True
     base: ClassVar[str] = "uniform"
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -101,6 +110,36 @@ class Box:
 
 
 @dataclass(frozen=True, eq=False)
+class Quantized:
+    """A latent drawn by a proxy of rounding (``gradlab.proxies``); log q is taken as 0, as in a codec."""
+
+    mean: Tensor
+    proxy: Proxy
+    support_moves: ClassVar[bool] = True
+    score_is_zero: ClassVar[bool] = True
+    walls_known: ClassVar[bool] = False
+    derivative_known: ClassVar[bool] = False
+    base: ClassVar[str] = "uniform"
+
+    @property
+    def path_is_true(self) -> bool:
+        """What the proxy says of itself."""
+        return self.proxy.path_is_true
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The latent that the prior scores, from noise of U(-1/2, 1/2)."""
+        return self.proxy.sample(self.mean, noise)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """0: no bits are had back for the noise."""
+        return torch.zeros_like(y)
+
+    def detached(self) -> Quantized:
+        """The same with its mean detached."""
+        return Quantized(self.mean.detach(), self.proxy)
+
+
+@dataclass(frozen=True, eq=False)
 class Normal:
     """N(mean, std^2) in every coordinate: the control, whose support is fixed."""
 
@@ -110,6 +149,7 @@ class Normal:
     score_is_zero: ClassVar[bool] = False
     walls_known: ClassVar[bool] = False
     derivative_known: ClassVar[bool] = True
+    path_is_true: ClassVar[bool] = True
     base: ClassVar[str] = "normal"
 
     def sample(self, noise: Tensor) -> Tensor:

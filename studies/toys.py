@@ -15,6 +15,7 @@ import torch
 
 import gradlab as gl
 from gradlab import cli, results
+from gradlab.cost import at_equal_cost
 from gradlab.noise import stream, uniform
 from gradlab.problems.base import Problem
 from gradlab.study import Context, Verdict
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the study; the target is log N(x; y, likelihood_std^2) + log N(y; 0, 1)."""
+    """Sizes of the study; the target is log N(x; y, likelihood_std^2) + log N(y; 0, 1).
+
+    Attributes:
+        budget: evaluations of log w that the mean squared errors are compared at.
+    """
 
     k: tuple[int, ...] = (1, 2, 5, 8, 16, 64, 256, 1024)
     draws: int = 10_000
+    budget: int = 10_000
     phi: float = 0.3
     x: float = 1.0
     likelihood_std: float = 0.5
@@ -63,6 +69,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
             for k in settings.k:
                 defined = [name for name, e in gl.ESTIMATORS.items() if not e.undefined(problem.posterior, k)]
                 table = gl.compare(problem, defined, k, settings.draws, settings.seed, allow_biased=True)
+                table = at_equal_cost(table, problem, settings.budget)
                 # A pair that is undefined (vimco at k = 1) is a row too: no draws, no numbers, a reason.
                 table = table.set_index("estimator").reindex(list(gl.ESTIMATORS)).reset_index()
                 table = table.fillna({"objective": "iwae", "target": "iwae", "wrt": "phi", "k": k, "draws": 0})
@@ -169,12 +176,14 @@ def draw(folder: Path) -> None:
     order = list(dict.fromkeys(toys["estimator"]))
     # Below its own standard error a measured bias is noise: the point would only repeat the number of draws.
     toys.loc[toys["abs_bias"] < 2 * toys["bias_se"], "abs_bias"] = math.nan
+    toys["rmse"], toys["exact_rmse"], toys["no_se"] = toys["mse"] ** 0.5, toys["exact_mse"] ** 0.5, math.nan
     panels = [
         ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats / unit of phi)", 1e-9),
         ("exact_variance", "variance", "variance_se", "variance", 0.0),
         ("exact_snr", "snr", "snr_se", "SNR of one draw", 1e-6),
+        ("exact_rmse", "rmse", "no_se", "rms error, equal cost", 1e-9),
     ]
-    figure, axes = plots.figure(2, 3, width="page", height=4.0)
+    figure, axes = plots.figure(2, 4, width="page", height=4.4)
     for line, posterior in enumerate(("box", "normal")):
         rows = toys[toys["posterior"] == posterior]
         for ax, (exact, measured, se, label, least) in zip(axes[line], panels, strict=True):

@@ -46,6 +46,7 @@ DERIVATIVE = Requirement(
     lambda q, k: q.derivative_known,
     to_exist=True,
 )
+TRUE_PATH = Requirement("a sample whose derivative autograd knows", lambda q, k: q.path_is_true)
 TWO_SAMPLES = Requirement("at least two samples", lambda q, k: k >= 2, to_exist=True)
 
 

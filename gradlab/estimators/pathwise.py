@@ -7,14 +7,15 @@ Equation (paper eqs. 2 and 5; Kingma & Welling 2013, Burda et al. 2016)::
 Approximates: the gradient of the objective.
 With: the total derivative of every log-weight, the weights w~ detached.
 Requires: nothing of the posterior but a differentiable transform of its base noise; log w differentiable.
-Biased when: never (on the box the score term is zero, so that it equals STL: paper section 2.1).
+Biased when: what autograd takes for the derivative of a sample is not it (straight-through rounding); else never. On
+the box the score term is zero, so that it equals STL (paper section 2.1).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from gradlab.estimators._base import Estimator
+from gradlab.estimators._base import TRUE_PATH, Estimator
 from gradlab.objectives import Objective
 from gradlab.terms import LogTerms
 
@@ -23,4 +24,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return objective(terms, weighting, scale)
 
 
-PATHWISE = Estimator("pathwise", _surrogate)
+PATHWISE = Estimator("pathwise", _surrogate, (TRUE_PATH,))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gradlab.estimators._base import ZERO_SCORE_OR_ONE_SAMPLE, Estimator
+from gradlab.estimators._base import TRUE_PATH, ZERO_SCORE_OR_ONE_SAMPLE, Estimator
 from gradlab.objectives import Objective
 from gradlab.terms import LogTerms
 
@@ -23,4 +23,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return objective(terms.without_scores(), weighting, scale)
 
 
-STL = Estimator("stl", _surrogate, (ZERO_SCORE_OR_ONE_SAMPLE,))
+STL = Estimator("stl", _surrogate, (ZERO_SCORE_OR_ONE_SAMPLE, TRUE_PATH))

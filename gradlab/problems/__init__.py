@@ -5,6 +5,16 @@ from gradlab.problems.box import BoxGaussian, BoxProblem
 from gradlab.problems.dimension import dimension_map
 from gradlab.problems.expectation import BoxExpectation
 from gradlab.problems.normal import NormalGaussian
+from gradlab.problems.rounded import RoundedGaussian
 from gradlab.problems.two_level import TwoLevel
 
-__all__ = ["BoxExpectation", "BoxGaussian", "BoxProblem", "NormalGaussian", "Problem", "TwoLevel", "dimension_map"]
+__all__ = [
+    "BoxExpectation",
+    "BoxGaussian",
+    "BoxProblem",
+    "NormalGaussian",
+    "Problem",
+    "RoundedGaussian",
+    "TwoLevel",
+    "dimension_map",
+]

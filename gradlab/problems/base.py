@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlab import noise
 from gradlab.errors import GradlabError, NotExact, unknown
-from gradlab.posteriors import Box, Normal
+from gradlab.posteriors import Posterior
 from gradlab.terms import LogTerms
 
 Moments = Callable[[int], tuple[float, float]]
@@ -33,7 +33,7 @@ class Problem(ABC):
 
     @property
     @abstractmethod
-    def posterior(self) -> Box | Normal:
+    def posterior(self) -> Posterior:
         """The posterior at the problem's own parameters, which says what estimators need to know of it."""
 
     @property

@@ -1,0 +1,171 @@
+"""Problems whose latent is drawn by a proxy of rounding: straight-through, soft rounding, Gumbel annealing and others.
+
+    mean phi --(proxy, noise ~ U(-1/2, 1/2))--> y --> log p(y)
+                                                +---(proxy.decode)--> log p(x | .),   log q = 0
+
+The bound is that of the proxy's own forward pass, so that its bias against it is that of its derivative; how far the
+forward pass is from what a codec does at test time is :meth:`RoundedGaussian.exact_gap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlab.posteriors import Quantized
+from gradlab.problems import oracle
+from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_k, check_real
+from gradlab.problems.gaussian import GENERATIVE, LinearGaussian
+from gradlab.problems.quadrature import Array, Nodes, adaptive
+from gradlab.problems.tensor import check_vimco
+from gradlab.proxies import Proxy, proxy
+from gradlab.terms import LogTerms, Tap
+
+
+class RoundedGaussian(Problem):
+    """``log N(x; slope decode(y) + offset, likelihood_std^2) + log N(y; 0, prior_std^2)``, y drawn by a proxy from phi.
+
+    For the proxies ``noise`` and ``universal`` it is :class:`BoxGaussian`.
+
+    Args:
+        phi: the mean that a codec rounds.
+        x: observation.
+        proxy: name from ``gradlab.proxies.PROXIES``, or a proxy with parameters of your own.
+        slope: of the decoder.
+        offset: of the decoder.
+        likelihood_std: standard deviation of x given what the decoder reads.
+        prior_std: standard deviation of the prior.
+
+    Raises:
+        GradlabError: unknown proxy, a parameter that is not finite, a standard deviation that is not above 0, or
+            log-weights too steep to be resolved.
+    """
+
+    def __init__(
+        self,
+        phi: float,
+        x: float,
+        proxy: str | Proxy = "noise",
+        slope: float = 1.0,
+        offset: float = 0.0,
+        likelihood_std: float = 1.0,
+        prior_std: float = 1.0,
+    ) -> None:
+        """Lays out the quadrature over the base noise, once."""
+        self.phi = check_real("phi", phi)
+        self.proxy = _proxy(proxy)
+        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self._nodes = adaptive(self._evaluate, -0.5, 0.5, np.ones_like, panels=7)
+
+    @property
+    def posterior(self) -> Quantized:
+        """The law of y, and what the proxy says of itself."""
+        return Quantized(torch.tensor(self.phi, dtype=torch.float64), self.proxy)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """``phi`` and the generative parameters."""
+        return {"phi": self.phi, **self.model.parameters}
+
+    @property
+    def nodes(self) -> Nodes:
+        """The quadrature over the base noise."""
+        return self._nodes
+
+    def log_terms(
+        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+    ) -> LogTerms:
+        """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`. A proxy has no walls to give."""
+        values = self._values(noise, overrides)
+        mean = torch.as_tensor(values["phi"], dtype=noise.dtype, device=noise.device)
+        y = self.proxy.sample(mean, noise)
+        lik, py = y.view_as(y), y.view_as(y)
+        return LogTerms(
+            log_lik=self.model.log_lik(self.proxy.decode(lik), values)[..., None],
+            log_py=self.model.log_prior(py, values)[..., None],
+            samples=(y, None),
+            taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
+        )
+
+    def exact_bound(self, k: int) -> float:
+        """``E log (1/k sum_i w_i)`` of the forward pass, nats."""
+        return oracle.bound(self._nodes, check_k(k))
+
+    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+        """``d exact_bound(k) / d wrt``; by phi 0 where the forward pass does not move with it."""
+        if self.check_wrt(wrt) == "phi" and not self.proxy.forward_moves:
+            check_k(k)
+            return 0.0
+        return self.exact_moments("pathwise", k, wrt)[0]
+
+    def exact_limit(self) -> float:
+        """``log E w`` over the noise, nats."""
+        return self._nodes.log_mean_weight()
+
+    def exact_concentration(self, k: int) -> float:
+        """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
+        return oracle.concentration(self._nodes, check_k(k))
+
+    def rounded(self) -> float:
+        """``log w(round(phi))``, nats: minus the loss of a codec that rounds, as it does at test time."""
+        return float(self.model.log_joint(np.round(np.array(self.phi))))
+
+    def exact_gap(self, k: int = 1) -> float:
+        """``exact_bound(k) - rounded()``, nats: what training believes and test does not keep.
+
+        ``universal`` may be used at test time too: it then has no gap, and minus this is what it pays for the dither.
+        """
+        return self.exact_bound(k) - self.rounded()
+
+    def _moments(self, wrt: str) -> dict[str, Moments]:
+        a = self._slope_by_phi() if wrt == "phi" else self._generative(wrt)
+        known: dict[str, Moments] = {name: lambda k: oracle.linear(self._nodes, a, k) for name in ("pathwise", "stl")}
+        if wrt in GENERATIVE:
+            return known
+        known |= {name: lambda k: oracle.squared(self._nodes, a, k) for name in ("dreg", "gdreg")}
+        known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
+        known["vimco"] = lambda k: (0.0, 0.0 * check_vimco(k))
+        return known
+
+    def _latent(self, noise: Array, mean: Tensor) -> Tensor:
+        u = torch.tensor(noise, dtype=torch.float64)
+        return mean + u if self.proxy.box else self.proxy.sample(mean, u)
+
+    def _log_w(self, y: Tensor) -> Tensor:
+        values = self.model.parameters
+        return self.model.log_lik(self.proxy.decode(y), values) + self.model.log_prior(y, values)
+
+    def _evaluate(self, noise: Array) -> tuple[Array, Array]:
+        """``log w`` and its derivative by the base noise."""
+        u = torch.tensor(noise, dtype=torch.float64, requires_grad=True)
+        mean = torch.tensor(self.phi, dtype=torch.float64)
+        with torch.enable_grad():
+            y = mean + u if self.proxy.box else self.proxy.sample(mean, u)
+            log_w = self._log_w(y)
+        if not log_w.requires_grad:  # the forward pass takes no noise
+            return log_w.numpy().copy(), np.zeros_like(noise)
+        (slope,) = torch.autograd.grad(log_w.sum(), u)
+        # At the two ends of the logistic the chain rule meets 0 times infinity, where the derivative is 0.
+        ends = np.abs(noise) == 0.5
+        return log_w.detach().numpy(), np.where(ends & ~np.isfinite(slope.numpy()), 0.0, slope.numpy())
+
+    def _slope_by_phi(self) -> Array:
+        """What autograd takes for ``d log w/d phi`` at the nodes."""
+        phi = torch.full(self._nodes.y.shape, self.phi, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            log_w = self._log_w(self._latent(self._nodes.y, phi))
+            (slope,) = torch.autograd.grad(log_w.sum(), phi)
+        return np.asarray(slope.numpy())
+
+    def _generative(self, wrt: str) -> Array:
+        """``d log w/d wrt`` at the nodes: the decoder's parameters see what it reads, the prior's the latent."""
+        y = self._latent(self._nodes.y, torch.tensor(self.phi, dtype=torch.float64))
+        seen = y if wrt == "prior_std" else self.proxy.decode(y)
+        return self.model.generative(seen.numpy(), wrt)
+
+
+# ``proxy`` is a parameter of the problem, so the look-up needs another name inside it.
+_proxy = proxy

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import gradlab as gl
+from gradlab.comparison import gradients
+from gradlab.cost import at_equal_cost, evaluations
+from gradlab.errors import GradlabError
+from gradlab.estimators import estimator
+from gradlab.noise import stream
+
+BOX = gl.problems.BoxGaussian(0.3, 1.0, likelihood_std=0.5)
+NORMAL = gl.problems.NormalGaussian(0.3, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "name", "k", "expected"),
+    [
+        (BOX, "pathwise", 5, 5),
+        (BOX, "dreg", 5, 5),
+        (BOX, "measure-valued", 5, 7),  # the two walls are the same for all samples
+        (BOX, "dreg-boundary", 5, 7),
+        (NORMAL, "measure-valued", 5, 15),  # a pair of its own for each sample
+        (
+            gl.problems.BoxGaussian(0.3, 1.0, dim=3),
+            "measure-valued",
+            5,
+            15,
+        ),  # phi's coordinate alone, each sample its own
+    ],
+)
+def test_evaluations_are_samples_and_the_places_that_an_estimator_looks_at(problem, name, k, expected):
+    assert evaluations(problem, name, k) == expected
+
+
+@pytest.mark.parametrize("name", ["pathwise", "dreg", "measure-valued"])
+def test_the_error_is_that_of_an_average_over_as_many_draws_as_the_budget_buys(name):
+    k, draws, repeats = 3, 20, 20_000
+    budget = draws * evaluations(BOX, name, k)
+    table = at_equal_cost(gl.compare(BOX, (name,), k, 100_000, allow_biased=True), BOX, budget)
+    (row,) = table.to_dict("records")
+    noise = BOX.draw_noise(draws * repeats, k, stream(0, "equal cost"))
+    means = gradients(BOX, estimator(name), noise).reshape(repeats, draws).mean(dim=1)
+    squares = (means - BOX.exact_gradient(k)) ** 2
+    se = float(squares.std() / math.sqrt(repeats))
+    assert abs(float(squares.mean()) - row["exact_mse"]) < 4.5 * se
+    assert row["mse"] == pytest.approx(row["exact_mse"], rel=0.05)
+
+
+def test_a_bias_is_not_averaged_away():
+    table = at_equal_cost(gl.compare(BOX, ("pathwise", "dreg"), 8, 1000, allow_biased=True), BOX, 10**9)
+    pathwise, dreg = table["exact_mse"]
+    assert pathwise < 1e-6 and dreg == pytest.approx(BOX.boundary_term(8) ** 2, rel=1e-6)
+
+
+def test_a_budget_that_buys_no_draw_is_refused():
+    table = gl.compare(BOX, ("pathwise",), 8, 10)
+    with pytest.raises(GradlabError, match="the budget is 7 evaluations, but one draw takes 8"):
+        at_equal_cost(table, BOX, 7)
+    assert torch.get_default_dtype() == torch.float32
