@@ -14,6 +14,9 @@ ms-nic-dms     log mean exp over all k x l combinations                   paper 
 jvi            k L_k - (k-1) x mean over i of L_(k-1) without sample i    Nowozin 2018 (first-order jackknife)
 =============  =========================================================  ==========================================
 
+``elbo`` over k samples is the control for the others: as many samples, used to average the gradient of the looser bound
+(paper Table 7 does so with a larger batch, over images as well).
+
 All are lower bounds on log p(x) but ``jvi``: the jackknife takes the 1/k term of the bias of ``iwae`` away, and with it
 the sign, so that its expectation may lie above log p(x). It needs k >= 2.
 

@@ -1,0 +1,193 @@
+"""What stands in for rounding in training: value, gradient, noise and bias of five proxies, exactly and on a codec.
+
+Additive noise, universal quantization, straight-through rounding, soft rounding and stochastic Gumbel annealing. Each
+trains a bound of its own, which is more or less far from what a codec that rounds gets at test time (the gap), with a
+gradient that is more or less noisy, and for straight-through rounding is not the gradient of anything that is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradlab as gl
+from gradlab import cli, results
+from gradlab.proxies import GumbelAnnealing, Proxy, SoftRounding
+from gradlab.study import Context, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The toy and the sizes; the target is log N(x; decoded y, likelihood_std^2) + log N(y; 0, 1).
+
+    Attributes:
+        points: means over one cell of the rounding, 0 to 1.
+        k: sample sizes.
+        draws: Monte-Carlo draws for each mean, proxy and k.
+        alpha: steepness of soft rounding along its trade-off; the second and the last are also shown over the cell.
+        temperature: of Gumbel annealing, likewise.
+    """
+
+    points: int = 40
+    k: tuple[int, ...] = (1, 8)
+    draws: int = 2000
+    alpha: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+    temperature: tuple[float, ...] = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
+    x: float = 1.0
+    likelihood_std: float = 0.5
+    seed: int = 0
+
+
+PROFILES = {"quick": Settings(), "gpu": Settings(draws=100_000), "paper": Settings(draws=100_000)}
+SMALLEST = Settings(points=4, k=(1, 2), draws=50, alpha=(1.0, 2.0, 4.0), temperature=(1.0, 0.5, 0.25))
+
+
+def label(proxy: Proxy) -> str:
+    """Name and parameter, as the figures print them."""
+    if isinstance(proxy, SoftRounding):
+        return f"soft rounding, alpha {proxy.alpha:g}"
+    if isinstance(proxy, GumbelAnnealing):
+        return f"Gumbel annealing, tau {proxy.temperature:g}"
+    return {"noise": "additive noise"}.get(proxy.name, proxy.name.replace("-", " "))
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Every proxy at every mean of a cell; and along its parameter, the gap against the variance."""
+    import pandas as pd
+
+    plain = [gl.PROXIES[name] for name in ("noise", "universal", "straight-through")]
+    soft = [SoftRounding(a) for a in settings.alpha]
+    annealed = [GumbelAnnealing(t) for t in settings.temperature]
+    shown = [*plain, soft[1], soft[-1], annealed[1], annealed[-1]]
+    cell = [(i + 0.5) / settings.points for i in range(settings.points)]
+
+    def toy(phi: float, proxy: Proxy) -> gl.problems.RoundedGaussian:
+        return gl.problems.RoundedGaussian(phi, settings.x, proxy, likelihood_std=settings.likelihood_std)
+
+    rows, trade = [], []
+    with context.progress.track("proxies over a cell", len(cell) * len(shown)) as advance:
+        for proxy in shown:
+            for phi in cell:
+                problem = toy(phi, proxy)
+                table = gl.compare(problem, ("pathwise",), settings.k, settings.draws, settings.seed, allow_biased=True)
+                table.insert(0, "proxy", label(proxy))
+                table.insert(1, "phi", phi)
+                table["bound"] = [problem.exact_bound(k) for k in settings.k]
+                table["rounded"] = problem.rounded()
+                table["gap"] = [problem.exact_gap(k) for k in settings.k]
+                rows.append(table)
+                advance(1, label(proxy))
+    families = (
+        ("soft rounding", "alpha", soft, settings.alpha),
+        ("Gumbel annealing", "tau", annealed, settings.temperature),
+    )
+    with context.progress.track("trade-off", len(cell) * (len(soft) + len(annealed))) as advance:
+        for family, parameter, proxies, values in families:
+            for proxy, value in zip(proxies, values, strict=True):
+                problems = [toy(phi, proxy) for phi in cell]
+                moments = [problem.exact_moments("pathwise", 1) for problem in problems]
+                gaps = [problem.exact_gap(1) for problem in problems]
+                trade.append(
+                    {
+                        "family": family,
+                        "parameter": parameter,
+                        "value": value,
+                        "rms_gap": math.sqrt(sum(g * g for g in gaps) / len(cell)),
+                        "rms_gradient": math.sqrt(sum(m * m for m, _ in moments) / len(cell)),
+                        "std": math.sqrt(sum(v for _, v in moments) / len(cell)),
+                    }
+                )
+                advance(len(cell), family)
+    return {"rounding": pd.concat(rows, ignore_index=True), "rounding_tradeoff": pd.DataFrame(trade)}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """What each proxy is right about."""
+    table, trade = tables["rounding"], tables["rounding_tradeoff"]
+    through = table[table["proxy"] == "straight through"]
+    spread = through.groupby("phi")["bound"].agg(lambda bound: bound.max() - bound.min()).max()
+    same = table.pivot_table(index=["phi", "k"], columns="proxy", values="exact_mean")
+    off = (same["universal"] - same["additive noise"]).abs().max()
+    missed = table[(table[["z", "z_variance"]].abs() > 4.5).any(axis=1)]
+    seen = "every measured mean and variance is within 4.5 standard errors of the exact one"
+    if len(missed):
+        seen = (
+            f"{len(table) - len(missed)} of {len(table)} measured pairs are within 4.5 standard errors of the exact "
+            f"ones; the others are of {', '.join(dict.fromkeys(missed['proxy']))}, whose few steep draws these draws miss"
+        )
+    true = table[table["proxy"] != "straight through"]
+    ends = {family: rows.iloc[[0, -1]] for family, rows in trade.groupby("family")}
+    return [
+        Verdict(
+            "MS-NIC does not apply to straight-through rounding",
+            "section 4.1",
+            bool(spread < 1e-9),
+            f"all samples are the same point: the bound of k = {table['k'].max()} exceeds that of one by {spread:.0e}",
+        ),
+        Verdict(
+            "the straight-through gradient is the gradient of what is trained",
+            "Bengio et al. 2013",
+            bool((through["bias"].abs() < 1e-9).all()),
+            f"what is trained has no gradient; the estimate is up to {through['mean'].abs().max():.2f} nats per unit",
+        ),
+        Verdict(
+            "universal quantization has the gradient of additive noise",
+            "Agustsson & Theis 2020",
+            bool(off < 1e-9),
+            f"largest difference of the exact means over the cell: {off:.0e}",
+        ),
+        Verdict(
+            "soft rounding and Gumbel annealing differentiate what they train",
+            "Agustsson & Theis 2020, Yang et al. 2020",
+            bool((true["exact_mean"] - true["exact"]).abs().max() < 1e-6),
+            seen,
+        ),
+        Verdict(
+            "a steeper proxy is nearer to rounding and has a noisier gradient",
+            "Agustsson & Theis 2020, Yang et al. 2020",
+            all(e["rms_gap"].is_monotonic_decreasing and e["std"].is_monotonic_increasing for e in ends.values()),
+            "; ".join(
+                f"{family}: gap {e['rms_gap'].iloc[0]:.2f} to {e['rms_gap'].iloc[1]:.2f} nats, standard deviation "
+                f"{e['std'].iloc[0]:.2f} to {e['std'].iloc[1]:.2f}"
+                for family, e in ends.items()
+            ),
+        ),
+    ]
+
+
+def draw(folder: Path) -> None:
+    """Bound, gradient and its standard deviation over one cell at k = 1; and the trade-off of the two families."""
+    from gradlab import plots
+
+    table = results.read_csv(folder / "rounding.csv")
+    table = table[table["k"] == 1].assign(std=lambda t: t["exact_variance"] ** 0.5)
+    order = list(dict.fromkeys(table["proxy"]))
+    figure, axes = plots.figure(2, 2, width="page", height=5.0)
+    panels = (
+        ("bound", "bound trained on (nats)"),
+        ("exact_mean", "mean gradient (nats / unit)"),
+        ("std", "std of one draw (nats / unit)"),
+    )
+    for ax, (column, name) in zip(axes.flat, panels, strict=False):
+        options: dict[str, Any] = {"order": order, "xlabel": "mean of the latent", "ylabel": name, "markers": False}
+        plots.curves(ax, table, "phi", column, None, "proxy", **options)
+    cell = table.drop_duplicates("phi")
+    axes[0, 0].plot(cell["phi"], cell["rounded"], ".", color="0.2", markersize=2, label="_")
+    plots.title(axes[0, 0], "dots: rounded, as at test time")
+    trade = results.read_csv(folder / "rounding_tradeoff.csv")
+    plots.curves(axes[1, 1], trade, "rms_gap", "std", None, "family", xlabel="rms gap to rounding (nats)",
+                 ylabel="std of one draw (nats / unit)", xscale="log", yscale="log")  # fmt: skip
+    for row in trade.groupby("family").nth([0, -1]).itertuples():
+        axes[1, 1].annotate(f"{row.parameter} {row.value:g}", (row.rms_gap, row.std), fontsize=6, xytext=(3, 3),
+                            textcoords="offset points")  # fmt: skip
+    plots.shared_legend(figure, axes.flat[:3])
+    plots.save(figure, folder / "rounding")
+
+
+if __name__ == "__main__":
+    cli.script(__file__)
