@@ -1,18 +1,22 @@
-"""The command line: ``gradlab list | run | report | claims``. Nothing heavy is imported before a command needs it."""
+"""The command line: ``gradlab list | run | report | claims | check``.
+
+Nothing heavy is imported before a command needs it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, unknown
 
 EXAMPLES = """\b
 Examples:
@@ -150,6 +154,34 @@ def report(
 
 
 @app.command()
+def check(
+    target: Annotated[str, typer.Argument(metavar="MODULE:ESTIMATOR", help="Your function, e.g. my_module:mine.")],
+    posterior: Annotated[
+        str, typer.Option("--on", metavar="box|normal|both", help="Which posterior it is tried on.")
+    ] = "both",
+    k: Annotated[list[int], typer.Option("--k", metavar="N", help="Samples of one draw; may be given again.")] = [1, 8],  # noqa: B006
+    draws: Annotated[int, typer.Option(metavar="N", help="Independent draws.")] = 100_000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the noise.")] = 0,
+) -> None:
+    """Check your own gradient estimator against exact answers.
+
+    It is a function (log_weight, samples, noise) -> estimates, one per draw; see gradlab.testing. Exit code 1: biased.
+    """
+    from rich.console import Console
+
+    from gradlab.show import show_checks
+    from gradlab.testing import check_on
+
+    found = check_on(_load(target), posterior, k, draws, seed)
+    rows = []
+    for c in found:
+        biased = f"biased, like {', '.join(c.like)}" if c.like else "biased"
+        rows.append((c.problem, c.k, c.exact, c.mean, c.se, c.z, "unbiased" if c.passed else biased))
+    show_checks(Console() if sys.stdout.isatty() else Console(width=160), rows)
+    raise typer.Exit(0 if all(c.passed for c in found) else 1)
+
+
+@app.command()
 def claims(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="A folder that 'gradlab run' wrote.", show_default="figures/quick")
@@ -162,6 +194,28 @@ def claims(
     from gradlab.show import show_ledger
 
     show_ledger(Console() if sys.stdout.isatty() else Console(width=160), ledger(folder))
+
+
+def _load(target: str) -> Callable[..., Any]:
+    """The estimator that ``module:name`` names; the module is looked for in the working folder too.
+
+    Raises:
+        GradlabError: not of that form, no such module or name, a module that does not import, or nothing to call.
+    """
+    module_name, colon, name = target.partition(":")
+    if not (colon and module_name and name.isidentifier()):
+        raise GradlabError(f"{target!r} names no estimator: give module:name, e.g. my_module:my_estimator")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module does at import
+        raise GradlabError(f"{module_name} does not import ({type(error).__name__}: {error}): correct it") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        there = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise unknown(f"estimator of {module_name}:", name, there)
+    return found
 
 
 if __name__ == "__main__":

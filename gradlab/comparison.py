@@ -190,18 +190,18 @@ def _row(
         "bias": mean - exact.gradient,
         "bias_se": se,
         "exact_mean": exact.mean,
-        "z": _z(mean - exact.mean, se, mean),
+        "z": z_score(mean - exact.mean, se, mean),
         "variance": variance,
         "variance_se": variance_se,
         "exact_variance": exact.variance,
-        "z_variance": _z(variance - exact.variance, variance_se, mean**2),
+        "z_variance": z_score(variance - exact.variance, variance_se, mean**2),
         "snr": float(state.snr()) / math.sqrt(group),
         "snr_se": float(state.snr_se()) / math.sqrt(group),
         "exact_snr": _snr(exact.mean, exact.variance),
     }
 
 
-def _z(difference: float, se: float, size: float) -> float:
+def z_score(difference: float, se: float, size: float) -> float:
     """``difference / se``; 0 where the difference is no more than the rounding of numbers of this size."""
     if abs(difference) <= ROUNDING * abs(size):
         return 0.0

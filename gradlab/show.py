@@ -70,6 +70,19 @@ def show_ledger(console: Console, entries: Iterable[tuple[int, str, str, str, st
     console.print(table)
 
 
+def show_checks(console: Console, rows: Iterable[tuple[str, int, float, float, float, float, str]]) -> None:
+    """Prints ``(posterior, k, exact, mean, se, z, verdict)`` of an estimator that was checked."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("problem", "k", "exact", "mean", "bias", "z", ""):
+        table.add_column(head, justify="left" if head in ("problem", "") else "right")
+    for problem, k, exact, mean, se, z, verdict in rows:
+        bias = f"{mean - exact:+.2g} ± {se:.1g}"
+        table.add_row(problem, str(k), f"{exact:.5g}", f"{mean:.5g}", bias, f"{z:.1f}", _plain(verdict))
+    console.print(table)
+
+
 def _plain(text: str) -> str:
     from rich.markup import escape
 

@@ -118,7 +118,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     if len(missed):
         seen = (
             f"{len(table) - len(missed)} of {len(table)} measured pairs are within 4.5 standard errors of the exact "
-            f"ones; the others are of {', '.join(dict.fromkeys(missed['proxy']))}, whose few steep draws these draws miss"
+            f"ones; the others are of {', '.join(dict.fromkeys(missed['proxy']))}, whose steep draws are rare"
         )
     true = table[table["proxy"] != "straight through"]
     ends = {family: rows.iloc[[0, -1]] for family, rows in trade.groupby("family")}
