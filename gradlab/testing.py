@@ -32,8 +32,7 @@ from gradlab.comparison import CHUNK, compare, z_score
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import ESTIMATORS, Estimator
 from gradlab.noise import stream
-from gradlab.posteriors import Box, Normal
-from gradlab.problems import BoxGaussian, NormalGaussian
+from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
 from gradlab.problems.base import Problem
 
 __all__ = ["Check", "assert_moments", "assert_unbiased", "check", "check_on"]
@@ -230,12 +229,10 @@ def _exact(problem: Problem, objective: str, k: int, wrt: str) -> float:
 
 def _transform(problem: Problem) -> tuple[float, float]:
     """Centre and scale of the transform from base noise to samples."""
-    if isinstance(problem, Problem) and problem.dim == 1:
-        posterior = problem.posterior
-        if isinstance(posterior, Box) and posterior.center.ndim == 0:
-            return float(posterior.center), 1.0
-        if isinstance(posterior, Normal) and posterior.mean.ndim == 0:
-            return float(posterior.mean), float(posterior.std)
+    if isinstance(problem, (BoxProblem, BoxGaussian)) and problem.dim == 1:
+        return problem.phi, 1.0
+    if isinstance(problem, NormalGaussian) and problem.dim == 1:
+        return problem.mean, problem.std
     raise GradlabError(
         f"a function is checked on BoxProblem, BoxGaussian or NormalGaussian with dim = 1, not on "
         f"{type(problem).__name__} with dim = {getattr(problem, 'dim', '?')}: write an Estimator for others"
