@@ -15,7 +15,7 @@ import torch
 
 import gradlab as gl
 from gradlab import cli, results
-from gradlab.cost import at_equal_cost
+from gradlab.budget import at_equal_cost
 from gradlab.noise import stream, uniform
 from gradlab.problems.base import Problem
 from gradlab.study import Context, Verdict

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import gradlab as gl
+from gradlab.budget import at_equal_cost, evaluations
 from gradlab.comparison import gradients
-from gradlab.cost import at_equal_cost, evaluations
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
 from gradlab.noise import stream
