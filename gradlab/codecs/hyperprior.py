@@ -140,6 +140,23 @@ class Hyperprior(ScaleHyperprior):
         z_bits = -self.entropy_bottleneck.likelihood(z_hat).log2().sum(dim=(1, 2, 3))
         return Latents(y, z, y_hat, z_hat, y_bits, z_bits)
 
+    @torch.no_grad()
+    def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
+        """Latents by universal quantization: y_hat = round(y - u) + u with shared dither u, z_hat likewise.
+
+        Args:
+            x: ``[B, 3, H, W]`` in [0, 1], H and W multiples of ``downsampling_factor``.
+            generator: of the dither, y's first, then z's.
+        """
+        self._check(x)
+        y = self.g_a(x)
+        y_hat = _dithered(y, generator)
+        z = self.h_a((y if self.direct_y else y_hat).abs())
+        z_hat = _dithered(z, generator)
+        y_bits = -self.gaussian_conditional.likelihood(y_hat, self.h_s(z_hat)).log2().sum(dim=(1, 2, 3))
+        z_bits = -self.entropy_bottleneck.likelihood(z_hat).log2().sum(dim=(1, 2, 3))
+        return Latents(y, z, y_hat, z_hat, y_bits, z_bits)
+
     def forward(self, x: Tensor) -> dict[str, Any]:
         """CompressAI's interface: noise in training, rounding in evaluation, by the rule of ``compress``."""
         y = self.g_a(x)
@@ -206,6 +223,11 @@ class SmallHyperprior(Hyperprior):
     def downsampling_factor(self) -> int:
         """Pixels per position of z, along one axis."""
         return 2 ** (3 + 1)
+
+
+def _dithered(t: Tensor, generator: torch.Generator | None) -> Tensor:
+    u = uniform(tuple(t.shape), generator, t.dtype, t.device)
+    return torch.round(t - u) + u
 
 
 def _fold(t: Tensor) -> Tensor:
