@@ -121,7 +121,7 @@ def _rows(
             padded, margins = pad(x.to(device), codec.downsampling_factor)
             x_hat, bits = code(padded, index)
             rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
-            rows.append({"image": name} | rates | distortion(x, crop(x_hat, margins).to(x.device)))
+            rows.append({"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))})
             advance(1, name)
     finally:
         codec.train(was_training)
