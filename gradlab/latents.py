@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 
@@ -58,10 +58,10 @@ class Spread(NamedTuple):
         }
 
 
-def spread(codec: Hyperprior, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
+def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
     """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
 
-    A codec without z has y and y_hat alone.
+    A codec without z has ``y y_hat`` alone.
 
     Args:
         codec: the codec.
@@ -97,7 +97,7 @@ def spread(codec: Hyperprior, images: Sequence[Picture | Tensor]) -> dict[str, S
     }
 
 
-def statistics(codec: Hyperprior, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
+def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """Table 6 and Table 10: one row per latent.
 
     Args:
@@ -114,7 +114,7 @@ def statistics(codec: Hyperprior, images: Sequence[Picture | Tensor], dead: floa
     return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread(codec, images).items()])
 
 
-def channels(codec: Hyperprior, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
+def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
     import pandas as pd
 
@@ -127,7 +127,7 @@ def channels(codec: Hyperprior, images: Sequence[Picture | Tensor], dead: float 
 
 
 @torch.no_grad()
-def residuals(codec: Hyperprior, images: Sequence[Picture | Tensor], bins: int = 50) -> pd.DataFrame:
+def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) -> pd.DataFrame:
     """Figure 4: histograms of y - round(y), of every element of y and of those with |y| >= 1/2, image by image.
 
     Sum ``count`` over images for the histogram of a folder.

@@ -19,7 +19,7 @@ from gradlab_studies import _models as models
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gradlab.codecs import Hyperprior
+    from gradlab.codecs import Codec
 
 ASSUMED = models.ASSUMED | {
     "dead": f"a dimension whose variance over images is below {latents.DEAD:g}",
@@ -66,7 +66,7 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     return wanted
 
 
-def codecs_and_images(settings: Settings, context: Context) -> tuple[dict[str, Hyperprior], Sequence[Any]]:
+def codecs_and_images(settings: Settings, context: Context) -> tuple[dict[str, Codec], Sequence[Any]]:
     """The three codecs after ``iterations``, and what their latents are read from."""
     wanted = trained(settings)
     runs = models.train_all(context, wanted)
@@ -77,7 +77,7 @@ def codecs_and_images(settings: Settings, context: Context) -> tuple[dict[str, H
 
 
 def statistics(
-    settings: Settings, context: Context, codecs: Mapping[str, Hyperprior], images: Sequence[Any]
+    settings: Settings, context: Context, codecs: Mapping[str, Codec], images: Sequence[Any]
 ) -> pd.DataFrame:
     """``gradlab.latents.statistics`` of every method, with what the numbers are of."""
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import bitstream
 from gradlab.evaluation.images import Images, named
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rate_distortion(
-    codec: Hyperprior, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
+    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
 ) -> pd.DataFrame:
     """Rate and distortion of each image, from a bitstream that is written, decoded and checked.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradlab.codecs import Hyperprior, Latents
+from gradlab.codecs import Codec, Latents
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.images import Images, named
@@ -24,7 +24,7 @@ def _silent(n: int = 1, note: str = "") -> None:
 
 
 def universal_quantization(
-    codec: Hyperprior, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = _silent
+    codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = _silent
 ) -> pd.DataFrame:
     """Rate and distortion of each image under universal quantization (Ziv 1985; Agustsson and Theis 2020).
 
@@ -56,7 +56,7 @@ def universal_quantization(
 
 
 def deterministic_rounding(
-    codec: Hyperprior, images: Images, lam: float, advance: Callable[..., Any] = _silent
+    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = _silent
 ) -> pd.DataFrame:
     """The same by rounding, with the rate from likelihoods too: what universal quantization is to be compared with.
 
@@ -66,7 +66,7 @@ def deterministic_rounding(
 
 
 @torch.no_grad()
-def reconstruction(codec: Hyperprior, images: Images, advance: Callable[..., Any] = _silent) -> pd.DataFrame:
+def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = _silent) -> pd.DataFrame:
     """Distortion of g_s(g_a(x)): the transforms as a plain autoencoder, nothing quantized and nothing coded.
 
     Args:
@@ -85,7 +85,7 @@ def reconstruction(codec: Hyperprior, images: Images, advance: Callable[..., Any
 
 @torch.no_grad()
 def _by_likelihood(
-    codec: Hyperprior,
+    codec: Codec,
     images: Images,
     lam: float,
     quantize: Callable[[Tensor, int], Latents],
@@ -105,7 +105,7 @@ def _by_likelihood(
 
 
 def _rows(
-    codec: Hyperprior,
+    codec: Codec,
     images: Images,
     code: Callable[[Tensor, int], tuple[Tensor, dict[str, float]]],
     advance: Callable[..., Any],
