@@ -1,4 +1,4 @@
-"""How much the latents vary from image to image: Tables 6 and 10, Figure 3."""
+"""How latents vary from image to image (Tables 6 and 10, Figure 3), and what rounding does to them (Figure 4)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,20 +20,42 @@ if TYPE_CHECKING:
 
 NAMES = ("y", "z", "y_hat", "z_hat")
 DEAD = 1e-3
+KEPT = ("all", "|y| >= 1/2")
+"""Which elements ``residuals`` counts: every one, and those that rounding does not send to 0."""
 
 
 class Spread(NamedTuple):
     """Over images, of every dimension (c, h, w) of one latent.
 
     Attributes:
-        mean: ``[dimensions]``.
+        mean: ``[dimensions]``, in the order (c, h, w).
         variance: ``[dimensions]``, with images - 1.
         bpp: bits per pixel of the rounded latent; NaN for the unrounded, which are not coded.
+        channels: how many there are.
     """
 
     mean: Tensor
     variance: Tensor
     bpp: float
+    channels: int
+
+    def by_channel(self) -> list[Spread]:
+        """The same of each channel; a channel's rate is not known."""
+        parts = zip(self.mean.chunk(self.channels), self.variance.chunk(self.channels), strict=True)
+        return [Spread(mean, variance, math.nan, 1) for mean, variance in parts]
+
+    def row(self, dead: float) -> dict[str, float]:
+        """Its statistics over dimensions, as ``statistics`` names them."""
+        usable = self.mean != 0
+        cov = self.variance[usable].sqrt() / self.mean[usable].abs()
+        return {
+            "dimensions": self.mean.numel(),
+            "variance": float(self.variance.mean()),
+            "cov": float(cov.mean()) if len(cov) else math.nan,
+            "cov_median": float(cov.median()) if len(cov) else math.nan,
+            "dead": int((self.variance < dead).sum()),
+            "bpp": self.bpp,
+        }
 
 
 def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
@@ -50,6 +73,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
     """
     xs = aligned(images, codec.downsampling_factor)
     states: dict[str, moments.Moments] = {}
+    channels: dict[str, int] = {}
     bits = {"y_hat": 0.0, "z_hat": 0.0}
     was_training = codec.training
     codec.eval()
@@ -60,6 +84,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
             latent = getattr(found, name)
             if latent is None:
                 continue
+            channels[name] = latent.shape[1]
             value = latent.flatten(1).double().cpu()
             states[name] = states.get(name, moments.Moments.init(value[0].shape)).update(value)
         bits["y_hat"] += float(found.y_bits) / len(xs)
@@ -67,7 +92,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
     codec.train(was_training)
     pixels = xs[0].shape[2] * xs[0].shape[3]
     return {
-        name: Spread(s.mean, s.variance(), bits[name] / pixels if name in bits else math.nan)
+        name: Spread(s.mean, s.variance(), bits[name] / pixels if name in bits else math.nan, channels[name])
         for name, s in states.items()
     }
 
@@ -86,22 +111,57 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
     """
     import pandas as pd
 
-    rows = []
-    for name, s in spread(codec, images).items():
-        usable = s.mean != 0
-        cov = s.variance[usable].sqrt() / s.mean[usable].abs()
-        rows.append(
-            {
-                "latent": name,
-                "dimensions": s.mean.numel(),
-                "variance": float(s.variance.mean()),
-                "cov": float(cov.mean()) if len(cov) else math.nan,
-                "cov_median": float(cov.median()) if len(cov) else math.nan,
-                "dead": int((s.variance < dead).sum()),
-                "bpp": s.bpp,
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread(codec, images).items()])
+
+
+def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
+    """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
+    import pandas as pd
+
+    rows = [
+        {"latent": name, "channel": channel, **part.row(dead)}
+        for name, s in spread(codec, images).items()
+        for channel, part in enumerate(s.by_channel())
+    ]
+    return pd.DataFrame(rows).drop(columns="bpp")
+
+
+@torch.no_grad()
+def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) -> pd.DataFrame:
+    """Figure 4: histograms of y - round(y), of every element of y and of those with |y| >= 1/2, image by image.
+
+    Sum ``count`` over images for the histogram of a folder.
+
+    Args:
+        codec: any codec; y is rounded itself, whatever the codec subtracts from it before it rounds.
+        images: pictures or ``[3, H, W]`` tensors of any sizes, cropped centrally to a multiple of
+            ``codec.downsampling_factor``.
+        bins: how many between -1/2 and 1/2.
+
+    Returns:
+        Columns ``image``, ``kept`` (``KEPT``), ``low``, ``high``, ``count``.
+
+    Raises:
+        GradlabError: no images, images smaller than one position of z, or fewer than one bin.
+    """
+    import pandas as pd
+
+    if not images:
+        raise GradlabError("there are no images: give at least one")
+    if bins < 1:
+        raise GradlabError(f"a histogram of {bins} bins holds nothing: give at least 1")
+    edges = np.linspace(-0.5, 0.5, bins + 1)
+    device = next(codec.parameters()).device
+    tables = []
+    for index, image in enumerate(images):
+        x = _cropped(floats(image), codec.downsampling_factor)
+        y = codec.g_a(x[None].to(device)).flatten().double()
+        for kept, values in zip(KEPT, (y, y[y.abs() >= 0.5]), strict=True):
+            counts, _ = np.histogram((values - values.round()).cpu().numpy(), edges)
+            name = image.name if isinstance(image, Picture) else str(index)
+            columns = {"image": name, "kept": kept, "low": edges[:-1], "high": edges[1:], "count": counts}
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
@@ -112,10 +172,8 @@ def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
         xs.append(torch.rot90(x, dims=(1, 2)) if x.shape[1] > x.shape[2] else x)
     if len(xs) < 2:
         raise GradlabError(f"a variance over images needs at least two of them, not {len(xs)}: give more images")
-    height, width = (min(x.shape[axis] for x in xs) // multiple * multiple for axis in (1, 2))
-    if height == 0 or width == 0:
-        raise GradlabError(f"the smallest image is below {multiple} pixels a side: leave it out")
-    return [_centre(x, height, width)[None] for x in xs]
+    smallest = _multiple(min(x.shape[1] for x in xs), min(x.shape[2] for x in xs), multiple)
+    return [_centre(x, *smallest)[None] for x in xs]
 
 
 def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
@@ -125,6 +183,16 @@ def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
         tops, lefts = (range(0, side - size + 1, size) for side in x.shape[1:])
         found += [x[:, top : top + size, left : left + size] for top in tops for left in lefts]
     return found
+
+
+def _cropped(x: Tensor, multiple: int) -> Tensor:
+    return _centre(x, *_multiple(x.shape[1], x.shape[2], multiple))
+
+
+def _multiple(height: int, width: int, multiple: int) -> tuple[int, int]:
+    if min(height, width) < multiple:
+        raise GradlabError(f"the smallest image is below {multiple} pixels a side: leave it out")
+    return height // multiple * multiple, width // multiple * multiple
 
 
 def _centre(x: Tensor, height: int, width: int) -> Tensor:

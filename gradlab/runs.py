@@ -34,6 +34,7 @@ class TrainSettings:
             stays there; 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
         clip: largest gradient norm, in bits per pixel.
         snapshots: iterations after which the weights are kept.
+        plain: train g_a and g_s alone on the MSE, without noise, rate or rounding (Appendix A.10).
         seed: of weights, crops and noise.
         data: fingerprint of the training images.
     """
@@ -59,6 +60,7 @@ class TrainSettings:
     final_fraction: float = 0.1
     clip: float = 1.0
     snapshots: tuple[int, ...] = ()
+    plain: bool = False
     seed: int = 0
     data: str = ""
 
@@ -72,6 +74,10 @@ class TrainSettings:
             raise GradlabError(f"learning_rate is {self.learning_rate}: it must be positive")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise GradlabError(f"snapshots {self.snapshots} must lie between 0 and steps = {self.steps}")
+        if self.plain and (self.objective, self.estimator, self.k, self.l) != ("elbo", "pathwise", 1, 1):
+            raise GradlabError(
+                "a plain autoencoder has no samples to weight: leave objective, estimator, k and l alone"
+            )
         missing = estimator(self.estimator).unmet(Box(torch.zeros(())), self.k)
         objective(self.objective)
         if missing and not self.allow_biased:
@@ -127,7 +133,7 @@ def build(settings: TrainSettings) -> Codec:
 
 def run_of(settings: TrainSettings, runs: Path) -> Run:
     """Where the run of these settings lives below ``runs``."""
-    label = "direct" if settings.direct_y else "2level"
+    label = "plain" if settings.plain else "direct" if settings.direct_y else "2level"
     name = f"{label}-{settings.objective}-{settings.estimator}-k{settings.k}-{results.settings_hash(settings)}"
     return Run(runs / name, settings)
 

@@ -23,7 +23,7 @@ from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
 from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
 
-__all__ = ["Run", "TrainSettings", "build", "loss_of", "run_of", "train"]
+__all__ = ["Run", "TrainSettings", "build", "descend", "loss_of", "optimizer", "run_of", "train"]
 
 LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_norm")
 
@@ -39,6 +39,9 @@ def loss_of(
         settings: objective, estimator, weighting, scale, k, l and lambda.
         generator: of the noise.
     """
+    if settings.plain:
+        loss = settings.lam * ((255 * (x - codec.g_s(codec.g_a(x)))) ** 2).mean()
+        return loss, {"loss": loss.item(), "bpp": 0.0, "mse": loss.item() / settings.lam}
     terms, _ = codec.log_terms(x, settings.lam, settings.k, settings.l, generator)
     loss = mean_loss(terms, settings.objective, settings.estimator, settings.weighting, settings.scale)
     per_pixel = math.log(2) * terms.pixels
@@ -46,6 +49,42 @@ def loss_of(
         rate = torch.as_tensor(terms.log_py + terms.log_pz).mean().item() / -per_pixel
         mse = terms.log_lik.mean().item() / (-per_pixel * settings.lam)
     return loss, {"loss": loss.item(), "bpp": rate, "mse": mse}
+
+
+def optimizer(codec: Codec, settings: TrainSettings) -> tuple[torch.optim.Adam, dict[str, Tensor]]:
+    """Adam, and the weights it trains by name: all but the entropy bottleneck's quantiles."""
+    weights: dict[str, Tensor] = {n: p for n, p in codec.named_parameters() if not n.endswith("quantiles")}
+    return torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas), weights
+
+
+def descend(
+    codec: Codec,
+    adam: torch.optim.Adam,
+    weights: Mapping[str, Tensor],
+    x: Tensor,
+    settings: TrainSettings,
+    noise: torch.Generator | None,
+) -> tuple[dict[str, float], float]:
+    """One iteration of training; where the loss or the gradient is not finite the weights stay as they are.
+
+    Args:
+        codec: the model; ``adam`` and ``weights`` are its ``optimizer``.
+        adam: steps at the learning rate that its groups hold.
+        weights: whose gradient is clipped to ``settings.clip``.
+        x: ``[B, 3, H, W]`` in [0, 1].
+        settings: as for ``loss_of``.
+        noise: generator of the noise.
+
+    Returns:
+        What ``loss_of`` shows for the log, and the norm of the gradient before it was clipped.
+    """
+    loss, seen = loss_of(codec, x, settings, noise)
+    adam.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = float(torch.nn.utils.clip_grad_norm_(list(weights.values()), settings.clip))
+    if math.isfinite(seen["loss"]) and math.isfinite(norm):
+        adam.step()
+    return seen, norm
 
 
 def train(
@@ -89,8 +128,7 @@ def train(
     results.write_json(run.folder / "settings.json", asdict(settings))
     crops = Crops(pictures, settings.crop, settings.batch, settings.seed, device=device)
     codec = build(settings).to(device).train()
-    weights = {name: p for name, p in codec.named_parameters() if not name.endswith("quantiles")}
-    adam = torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas)
+    adam, weights = optimizer(codec, settings)
     last = run.folder / "last.safetensors"
     start = 0
     log: list[dict[str, float]] = []
@@ -105,13 +143,9 @@ def train(
         for group in adam.param_groups:
             group["lr"] = settings.rate_at(iteration)
         noise = stream(settings.seed, "training noise", iteration, device)
-        loss, seen = loss_of(codec, crops.batch(iteration), settings, noise)
-        adam.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(list(weights.values()), settings.clip))
+        seen, norm = descend(codec, adam, weights, crops.batch(iteration), settings, noise)
         if not (math.isfinite(seen["loss"]) and math.isfinite(norm)):
             raise GradlabError(_blown_up(weights, iteration, seen["loss"], last))
-        adam.step()
         done = iteration + 1
         if done % log_every == 0 or done == settings.steps:
             row = {"iteration": done, **seen, "learning_rate": settings.rate_at(iteration), "gradient_norm": norm}

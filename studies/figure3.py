@@ -1,13 +1,11 @@
 """Figure 3: histograms of the log variance of each dimension of y and z over test images, single-sample beside MS-NIC.
 
-Reuses the models of Table 1. With the embedded photographs the "images" are non-overlapping tiles of the test
-photographs, since a variance over three images says little.
+Reuses the models of Tables 1, 6 and 10.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,61 +13,28 @@ import numpy as np
 
 from gradlab import cli, latents, results
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
+from gradlab_studies._latents import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ASSUMED = models.ASSUMED | {"dead": f"a dimension whose variance over images is below {latents.DEAD:g}"}
-LOW, HIGH = 1e-8, 1e4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Models and images.
-
-    Attributes:
-        base: the baseline, read at ``iterations``.
-        iterations: when all are compared.
-        k: samples of y in MS-NIC-MIX.
-        tile: side of the tiles that stand for images, in pixels; 0 takes whole images.
-        bins: of the histograms, from 1e-8 to 1e4.
-    """
-
-    base: TrainSettings = models.QUICK
-    iterations: int = 3600
-    k: int = 5
-    tile: int = 128
-    bins: int = 72
-    seed: int = 0
-
-
-PROFILES = {
-    "quick": Settings(),
-    "gpu": Settings(base=models.GPU, iterations=models.GPU.steps, k=8, tile=0),
-    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps, k=8, tile=0),
-}
-SMALLEST = Settings(base=models.SMALLEST, iterations=4, k=2, tile=128, bins=12)
+ASSUMED = shared.ASSUMED
+LOW, HIGH, BINS = 1e-8, 1e4, 72
+PROFILES = dict(shared.PROFILES)
+SMALLEST = shared.SMALLEST
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Histogram rows (what the figure is drawn from), and the statistics of Tables 6 and 10 for the same models."""
     import pandas as pd
 
-    names = (models.BASELINE, models.MIX)
-    wanted = [
-        settings.base,
-        models.shortened(models.method(settings.base, models.MIX, settings.k), settings.iterations),
-    ]
-    runs = models.train_all(context, list(zip(names, wanted, strict=True)))
-    pictures = models.test_pictures(context)
-    images = latents.tiles(pictures, settings.tile) if settings.tile else pictures
-    edges = np.geomspace(LOW, HIGH, settings.bins + 1)
-    rows, tables = [], []
-    with context.progress.track("latent statistics", 2 * len(names)) as advance:
-        for name, run in zip(names, runs, strict=True):
-            codec = run.codec(settings.iterations, context.device)
+    codecs, images = shared.codecs_and_images(settings, context)
+    edges = np.geomspace(LOW, HIGH, BINS + 1)
+    rows = []
+    with context.progress.track("variance of every dimension", len(codecs)) as advance:
+        for name, codec in codecs.items():
             found = latents.spread(codec, images)
             for latent in ("y", "z"):
                 # Values beyond the range are counted in the outermost bins: nothing is dropped.
@@ -81,10 +46,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
                     if n > 0
                 ]
             advance(1, name)
-            tables.append(latents.statistics(codec, images).assign(method=name, images=len(images)))
-            advance(1, name)
-    statistics = pd.concat(tables, ignore_index=True)
-    statistics = statistics[["method", *(c for c in statistics.columns if c != "method")]]
+    statistics = shared.statistics(settings, context, codecs, images)
     histogram = pd.DataFrame(rows).assign(images=len(images), iterations=settings.iterations, seed=context.seed)
     return {"figure3": histogram, "figure3_statistics": statistics}
 
@@ -94,12 +56,12 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     statistics = tables["figure3_statistics"].set_index(["method", "latent"])
     found = []
     for latent in ("y", "z"):
-        single, multi = (statistics.loc[(name, latent), "variance"] for name in (models.BASELINE, models.MIX))
-        change = multi / single - 1
-        holds = None if abs(change) < 0.02 else bool(change > 0)
-        evidence = (
-            f"mean variance {single:.4g} (single-sample), {multi:.4g} (MS-NIC-MIX): {100 * change:+.1f} %, one seed"
-        )
+        single = statistics.loc[(models.BASELINE, latent), "variance"]
+        multi = {name: statistics.loc[(name, latent), "variance"] / single - 1 for name in (models.MIX, models.DMS)}
+        each = {None if abs(c) < shared.SMALLEST_CHANGE else bool(c > 0) for c in multi.values()}
+        holds = each.pop() if len(each) == 1 else None
+        said = ", ".join(f"{100 * c:+.1f} % {shared.PAPER_METHODS[name]}" for name, c in multi.items())
+        evidence = f"mean variance of {single:.4g} in single-sample training: {said}, one seed"
         found.append(
             Verdict(
                 f"the latent {latent} of MS-NIC has a higher variance than that of single-sample training",
@@ -112,7 +74,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Two panels, y and z, outlines of both methods."""
+    """Two panels, y and z, outlines of all methods."""
     from gradlab import plots
 
     table = results.read_csv(folder / "figure3.csv")

@@ -6,7 +6,7 @@ import torch
 import gradlab as gl
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.latents import aligned, spread, statistics, tiles
+from gradlab.latents import aligned, channels, residuals, spread, statistics, tiles
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,43 @@ def test_tiles_cover_the_picture_once():
 def test_bad_input(codec, images, match):
     with pytest.raises(GradlabError, match=match):
         statistics(codec, images)
+
+
+def test_channels_are_parts_of_the_whole(codec, images):
+    table, whole = channels(codec, images), statistics(codec, images).set_index("latent")
+    assert table.groupby("latent").size().to_dict() == {"y": 6, "z": 4, "y_hat": 6, "z_hat": 4}
+    with torch.no_grad():
+        y = torch.cat([codec.g_a(x[None]) for x in images]).double()
+    row = table.set_index(["latent", "channel"]).loc[("y", 2)]
+    assert row["variance"] == pytest.approx(float(y[:, 2].var(0).mean()))
+    assert row["cov"] == pytest.approx(float((y[:, 2].std(0) / y[:, 2].mean(0).abs()).mean()))
+    for latent, rows in table.groupby("latent"):
+        assert rows["variance"].mean() == pytest.approx(whole.loc[latent, "variance"])
+        assert rows["dead"].sum() == whole.loc[latent, "dead"]
+        assert rows["dimensions"].sum() == whole.loc[latent, "dimensions"]
+
+
+def test_residuals_are_counted_as_by_hand(codec, images):
+    images = [*images[:2], torch.rand(3, 50, 33, generator=torch.Generator().manual_seed(3))]
+    table = residuals(codec, images, bins=10)
+    for index, x in enumerate(images):
+        x = x[:, 1:49, 0:32] if index == 2 else x
+        with torch.no_grad():
+            values = codec.g_a(x[None]).flatten().tolist()
+        for kept in ("all", "|y| >= 1/2"):
+            rows = table[(table["image"] == str(index)) & (table["kept"] == kept)]
+            chosen = [v for v in values if kept == "all" or abs(v) >= 0.5]
+            counts = [0] * 10
+            for v in chosen:
+                counts[min(9, int((v - round(v) + 0.5) * 10))] += 1
+            assert rows["count"].tolist() == counts, (index, kept)
+            assert len(chosen) > 0 and rows["low"].iloc[0] == -0.5 and rows["high"].iloc[-1] == 0.5
+    assert table["count"].sum() > 0
+
+
+@pytest.mark.parametrize(("images", "bins", "match"), [
+    ([], 10, "no images"), ([torch.rand(3, 8, 32)], 10, "below 16 pixels"), ([torch.rand(3, 32, 32)], 0, "0 bins"),
+])  # fmt: skip
+def test_residuals_bad_input(codec, images, bins, match):
+    with pytest.raises(GradlabError, match=match):
+        residuals(codec, images, bins)

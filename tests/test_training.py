@@ -75,6 +75,29 @@ def test_one_step_is_adam_on_the_loss(pictures, tmp_path):
     assert same(tensors(run.folder / "snapshot-0.safetensors"), _finished(settings).state_dict())
 
 
+def test_a_plain_autoencoder_descends_the_mse_of_its_transforms(pictures, tmp_path):
+    settings = replace(TINY, plain=True, steps=3, snapshots=(), clip=1e9)
+    run = training.train(settings, pictures, tmp_path, log_every=1)
+    codec = training.build(settings).train()
+    adam = torch.optim.Adam(codec.parameters(), lr=1e-3, betas=(0.90, 0.95))
+    for iteration in range(3):
+        x = data.Crops(pictures, 32, 2, 0).batch(iteration)
+        adam.zero_grad()
+        loss = 0.015 * torch.nn.functional.mse_loss(255 * codec.g_s(codec.g_a(x)), 255 * x)
+        loss.backward()
+        adam.step()
+    trained = tensors(run.folder / "final.safetensors")
+    for name, p in codec.named_parameters():
+        if name.startswith(("g_a", "g_s")):
+            assert torch.allclose(trained[name], p, atol=1e-6), name
+        elif not name.endswith("quantiles"):
+            assert torch.equal(trained[name], p), name
+    log = results.read_csv(run.folder / "log.csv")
+    assert log["loss"].iloc[-1] == pytest.approx(loss.item(), rel=1e-4)
+    assert (log["bpp"] == 0).all()
+    assert run.folder.name.startswith("plain-")
+
+
 def _finished(settings):
     codec = training.build(settings)
     codec.finish()
@@ -161,6 +184,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     ({"snapshots": (7,)}, "between 0 and steps"),
     ({"estimator": "dreg"}, "'dreg' is biased for the unit box.*allow_biased=True"),
     ({"estimator": "drag"}, "did you mean 'dreg'"),
+    ({"plain": True, "objective": "ms-nic-mix", "k": 2}, "plain autoencoder has no samples"),
     ({"objective": "mix"}, "did you mean 'ms-nic-mix'"),
 ])  # fmt: skip
 def test_bad_settings(change, match):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from gradlab.codecs import Codec
-from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import bitstream
-from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
+from gradlab.evaluation.images import Images, named
+from gradlab.evaluation.likelihood import deterministic_rounding, reconstruction, universal_quantization
+from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Images = Sequence[Picture] | Sequence[Tensor] | Tensor
 
 
 def rate_distortion(
@@ -47,21 +43,9 @@ def rate_distortion(
     rows = []
     for name, x in named(images):
         coded = bitstream(codec, x)
-        original, decoded = to_8_bit(x), to_8_bit(coded.x_hat)
-        mse = mse_255(original, decoded)
-        rows.append(
-            {
-                "image": name,
-                "bpp": coded.bpp_y + coded.bpp_z,
-                "bpp_y": coded.bpp_y,
-                "bpp_z": coded.bpp_z,
-                "bpp_estimate": coded.bpp_estimate,
-                "mse": mse,
-                "psnr": psnr(mse),
-                "ms_ssim": ms_ssim(original, decoded),
-                "rd_cost": coded.bpp_y + coded.bpp_z + lam * mse,
-            }
-        )
+        bpp, quality = coded.bpp_y + coded.bpp_z, distortion(x, coded.x_hat)
+        rates = {"bpp": bpp, "bpp_y": coded.bpp_y, "bpp_z": coded.bpp_z, "bpp_estimate": coded.bpp_estimate}
+        rows.append({"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]})
         advance(1, name)
     if not rows:
         raise GradlabError("there are no images to evaluate: give at least one")
@@ -74,23 +58,17 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
     return {**means, "psnr_of_mean_mse": psnr(means["mse"])}
 
 
-def named(images: Images) -> list[tuple[str, Tensor]]:
-    """``(name, [1, 3, H, W] floats in [0, 1])`` of each image.
-
-    Raises:
-        GradlabError: something that is no picture and no ``[3, H, W]`` tensor, or non-finite values.
-    """
-    result = []
-    for index, image in enumerate(images):
-        name = image.name if isinstance(image, Picture) else str(index)
-        pixels = image.pixels if isinstance(image, Picture) else image
-        if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
-            raise GradlabError(f"image {name} is not a [3, height, width] tensor: give RGB images")
-        x = floats(image)
-        if not bool(torch.isfinite(x).all()):
-            raise GradlabError(f"image {name} holds NaN or infinite values: give values in [0, 1]")
-        result.append((name, x[None]))
-    return result
-
-
-__all__ = ["bitstream", "ms_ssim", "mse_255", "named", "psnr", "rate_distortion", "summary", "to_8_bit"]
+__all__ = [
+    "bitstream",
+    "deterministic_rounding",
+    "distortion",
+    "ms_ssim",
+    "mse_255",
+    "named",
+    "psnr",
+    "rate_distortion",
+    "reconstruction",
+    "summary",
+    "to_8_bit",
+    "universal_quantization",
+]

@@ -36,7 +36,7 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
 
     Args:
         codec: a codec whose tables are built.
-        x: ``[1, 3, H, W]`` in [0, 1], any size; padded centrally with zeros as CompressAI does.
+        x: ``[1, 3, H, W]`` in [0, 1], any size and device; padded centrally with zeros as CompressAI does.
 
     Raises:
         GradlabError: tables not built, or a decoded image that is not the encoder's own reconstruction.
@@ -46,7 +46,7 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
     was_training = codec.training
     codec.eval()
     try:
-        padded, margins = pad(x, codec.downsampling_factor)
+        padded, margins = pad(x.to(next(codec.parameters()).device), codec.downsampling_factor)
         stream = codec.compress(padded)
         decoded = codec.decompress(**stream)["x_hat"]
         latents = codec.latents(padded)
@@ -62,7 +62,7 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
     pixels = x.shape[2] * x.shape[3]
     y_bits, z_bits = (8.0 * len(strings[0]) for strings in (*stream["strings"], [b""])[:2])
     return Coded(
-        x_hat=crop(decoded, margins),
+        x_hat=crop(decoded, margins).to(x.device),
         bpp_y=y_bits / pixels,
         bpp_z=z_bits / pixels,
         bpp_estimate=float(latents.y_bits + latents.z_bits) / pixels,

@@ -33,3 +33,10 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
     from pytorch_msssim import ms_ssim as reference
 
     return float(reference(x, x_hat, data_range=255.0))
+
+
+def distortion(x: Tensor, x_hat: Tensor) -> dict[str, float]:
+    """``mse`` (0-255), ``psnr`` (dB) and ``ms_ssim`` of two ``[1, 3, H, W]`` images in [0, 1], both taken to 8 bits."""
+    original, decoded = to_8_bit(x), to_8_bit(x_hat)
+    mse = mse_255(original, decoded)
+    return {"mse": mse, "psnr": psnr(mse), "ms_ssim": ms_ssim(original, decoded)}

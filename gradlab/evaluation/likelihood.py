@@ -1,0 +1,130 @@
+"""Evaluation without a bitstream: universal quantization beside rounding (Table 11), the transforms alone (A.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradlab.codecs import Codec, Latents
+from gradlab.errors import GradlabError
+from gradlab.evaluation.bitstream import crop, pad
+from gradlab.evaluation.images import Images, named
+from gradlab.evaluation.quality import distortion
+from gradlab.noise import stream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _silent(n: int = 1, note: str = "") -> None:
+    """Says nothing."""
+
+
+def universal_quantization(
+    codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = _silent
+) -> pd.DataFrame:
+    """Rate and distortion of each image under universal quantization (Ziv 1985; Agustsson and Theis 2020).
+
+    Encoder and decoder share a dither u ~ U(-1/2, 1/2); the encoder sends k = round(y - u) and the decoder adds u back.
+    Then y_hat = k + u is distributed as y plus the noise of training, and independent of y up to it. z alike.
+
+    No bitstream is written. The mass of k given u is p(y_hat), the very likelihood that training scores, so the rate
+    is the entropy -log2 p(y_hat) and a range coder would meet it to within a few bytes. But its tables depend on u,
+    one for every element, where CompressAI's coder has one for each scale: the entropy is what there is to say.
+
+    Args:
+        codec: any codec.
+        images: pictures, tensors ``[3, H, W]`` (uint8, or floats in [0, 1]), or one tensor ``[B, 3, H, W]``; any size.
+        lam: lambda of the R-D cost.
+        seed: of the dither; each image has its own, which depends on the seed and its place alone.
+        advance: called after each image.
+
+    Returns:
+        Per image: ``image``, ``bpp``, ``bpp_y``, ``bpp_z`` (entropies, over unpadded pixels), ``mse`` (0-255, 8-bit),
+        ``psnr`` (dB), ``ms_ssim``, and ``rd_cost`` = bpp + lam * mse.
+
+    Raises:
+        GradlabError: no images, or lam not positive.
+    """
+    device = next(codec.parameters()).device
+    return _by_likelihood(
+        codec, images, lam, lambda x, index: codec.universal(x, stream(seed, "dither", index, device)), advance
+    )
+
+
+def deterministic_rounding(
+    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = _silent
+) -> pd.DataFrame:
+    """The same by rounding, with the rate from likelihoods too: what universal quantization is to be compared with.
+
+    Args, columns and errors are those of ``universal_quantization``.
+    """
+    return _by_likelihood(codec, images, lam, lambda x, _: codec.latents(x), advance)
+
+
+@torch.no_grad()
+def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = _silent) -> pd.DataFrame:
+    """Distortion of g_s(g_a(x)): the transforms as a plain autoencoder, nothing quantized and nothing coded.
+
+    Args:
+        codec: any codec.
+        images: as for ``universal_quantization``.
+        advance: called after each image.
+
+    Returns:
+        Per image: ``image``, ``mse`` (0-255, 8-bit), ``psnr`` (dB), ``ms_ssim``.
+
+    Raises:
+        GradlabError: no images.
+    """
+    return _rows(codec, images, lambda x, _: (codec.g_s(codec.g_a(x)), {}), advance)
+
+
+@torch.no_grad()
+def _by_likelihood(
+    codec: Codec,
+    images: Images,
+    lam: float,
+    quantize: Callable[[Tensor, int], Latents],
+    advance: Callable[..., Any],
+) -> pd.DataFrame:
+    if not lam > 0:
+        raise GradlabError(f"lam is {lam}: lambda must be positive")
+
+    def code(x: Tensor, index: int) -> tuple[Tensor, dict[str, float]]:
+        found = quantize(x, index)
+        return codec.g_s(found.y_hat), {"bpp_y": float(found.y_bits), "bpp_z": float(found.z_bits)}
+
+    table = _rows(codec, images, code, advance)
+    table.insert(1, "bpp", table["bpp_y"] + table["bpp_z"])
+    table["rd_cost"] = table["bpp"] + lam * table["mse"]
+    return table
+
+
+def _rows(
+    codec: Codec,
+    images: Images,
+    code: Callable[[Tensor, int], tuple[Tensor, dict[str, float]]],
+    advance: Callable[..., Any],
+) -> pd.DataFrame:
+    """One row per image: bits (by ``code``, of the padded image) over unpadded pixels, and distortion."""
+    import pandas as pd
+
+    device, was_training = next(codec.parameters()).device, codec.training
+    codec.eval()
+    rows = []
+    try:
+        for index, (name, x) in enumerate(named(images)):
+            padded, margins = pad(x.to(device), codec.downsampling_factor)
+            x_hat, bits = code(padded, index)
+            rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
+            rows.append({"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))})
+            advance(1, name)
+    finally:
+        codec.train(was_training)
+    if not rows:
+        raise GradlabError("there are no images to evaluate: give at least one")
+    return pd.DataFrame(rows)

@@ -1,0 +1,154 @@
+"""Latents of the baseline, MS-NIC-MIX and MS-NIC-DMS over test images: what Tables 6 and 10 and Figure 3 share.
+
+With the embedded photographs the "images" are non-overlapping tiles of them, since a variance over a few images says
+little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradlab import latents, paper, results
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+from gradlab_studies import _models as models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gradlab.codecs import Codec
+
+ASSUMED = models.ASSUMED | {
+    "dead": f"a dimension whose variance over images is below {latents.DEAD:g}",
+    "images": "of one size: portraits turned, larger ones cropped centrally",
+}
+PAPER_METHODS = {models.BASELINE: "Balle et al. 2018", models.MIX: "MS-NIC-MIX", models.DMS: "MS-NIC-DMS"}
+SMALLEST_CHANGE = 0.02
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Models and images.
+
+    Attributes:
+        base: the baseline, read at ``iterations``.
+        iterations: when all are compared.
+        k: samples of y in MS-NIC-MIX.
+        k_dms: samples of y, and of z, in MS-NIC-DMS.
+        tile: side of the tiles that stand for images, in pixels; 0 takes whole images.
+    """
+
+    base: TrainSettings = models.QUICK
+    iterations: int = 3600
+    k: int = 5
+    k_dms: int = 5
+    tile: int = 128
+    seed: int = 0
+
+
+# The sample sizes of the paper's latents: "without special mention ... MS-NIC-MIX to 8 and MS-NIC-DMS to 16".
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(base=models.GPU, iterations=models.GPU.steps, k=8, k_dms=16, tile=0),
+    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps, k=8, k_dms=16, tile=0),
+}
+SMALLEST = Settings(base=models.SMALLEST, iterations=4, k=2, k_dms=2)
+
+
+def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
+    """The three models, by name."""
+    wanted = [(models.BASELINE, settings.base)]
+    for name, k in ((models.MIX, settings.k), (models.DMS, settings.k_dms)):
+        wanted.append((name, models.shortened(models.method(settings.base, name, k), settings.iterations)))
+    return wanted
+
+
+def codecs_and_images(settings: Settings, context: Context) -> tuple[dict[str, Codec], Sequence[Any]]:
+    """The three codecs after ``iterations``, and what their latents are read from."""
+    wanted = trained(settings)
+    runs = models.train_all(context, wanted)
+    pictures = models.test_pictures(context)
+    images = latents.tiles(pictures, settings.tile) if settings.tile else pictures
+    codecs = {n: run.codec(settings.iterations, context.device) for (n, _), run in zip(wanted, runs, strict=True)}
+    return codecs, images
+
+
+def statistics(
+    settings: Settings, context: Context, codecs: Mapping[str, Codec], images: Sequence[Any]
+) -> pd.DataFrame:
+    """``gradlab.latents.statistics`` of every method, with what the numbers are of."""
+    import pandas as pd
+
+    k = {models.MIX: settings.k, models.DMS: settings.k_dms}
+    tables = []
+    with context.progress.track("latent statistics", len(codecs)) as advance:
+        for name, codec in codecs.items():
+            found = latents.statistics(codec, images)
+            found.insert(0, "method", name)
+            tables.append(found.assign(sample_size=k.get(name, 1)))
+            advance(1, name)
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(seed=context.seed, iterations=settings.iterations, images=len(images))
+
+
+def table(found: pd.DataFrame, n: int, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Table ``n`` of the paper: one row per method, ``columns`` from their latent and statistic, the paper's beside."""
+    import pandas as pd
+
+    rows = []
+    for method, mine in found.groupby("method", sort=False):
+        mine = mine.set_index("latent")
+        row: dict[str, Any] = {"method": method}
+        for column, (latent, statistic) in columns.items():
+            row[column] = mine.loc[latent, statistic]
+            row[f"{column}_paper"] = paper.value(n, column, method=PAPER_METHODS[method])
+        for latent in dict.fromkeys(latent for latent, _ in columns.values()):
+            shown = latent.replace("_hat", "_bar")
+            for statistic in ("cov_median", "dead", "dimensions"):
+                row[f"{statistic}({shown})"] = mine.loc[latent, statistic]
+        row |= {name: mine[name].iloc[0] for name in ("sample_size", "seed", "iterations", "images")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def change(table: pd.DataFrame, claim: str, source: str, column: str, sign: int, name: str) -> Verdict:
+    """Whether ``column`` of both multi-sample methods lies above the baseline's (``sign`` 1) or below it (-1).
+
+    Undecided where the methods disagree or a change is below 2 %, which another seed might turn.
+    """
+    at = table.set_index("method")
+    holds, said = set(), []
+    for method in (models.MIX, models.DMS):
+        ours, theirs = (at.loc[method, c] / at.loc[models.BASELINE, c] - 1 for c in (column, f"{column}_paper"))
+        holds.add(None if abs(ours) < SMALLEST_CHANGE else bool(sign * ours > 0))
+        said.append(f"{100 * ours:+.1f} % {PAPER_METHODS[method]} (paper {100 * theirs:+.1f} %)")
+    single = at.loc[models.BASELINE, column]
+    evidence = f"{name} of {single:.4g} in single-sample training: {', '.join(said)}, one seed"
+    return Verdict(claim, source, holds.pop() if len(holds) == 1 else None, evidence)
+
+
+def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
+    """Each column of both multi-sample methods over the baseline's, here and in the paper."""
+    import pandas as pd
+
+    from gradlab import plots
+
+    rows = results.read_csv(folder / f"{name}.csv").set_index("method")
+    figure, axes = plots.figure(1, 2, width="page", height=2.7, sharey=True)
+    for ax, method in zip(axes, (models.MIX, models.DMS), strict=True):
+        ratios = [
+            {"column": column, "of": of, "ratio": rows.loc[method, c] / rows.loc[models.BASELINE, c]}
+            for column in columns
+            for of, c in (("here", column), ("paper", f"{column}_paper"))
+        ]
+        plots.bars(ax, pd.DataFrame(ratios), "column", "ratio", hue="of", xlabel="", yscale="log",
+                   ylabel="over single-sample training")  # fmt: skip
+        ax.axhline(1, color="0.3", linewidth=0.8)
+        ax.tick_params(axis="x", labelrotation=30)
+        plots.title(ax, f"{PAPER_METHODS[method]}, {rows['images'].iloc[0]} images")
+    axes[1].set_ylabel("")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / name)

@@ -1,0 +1,121 @@
+"""Figure 4: the histogram of y - round(y) of the first test image, and again without the elements that round to 0.
+
+The paper's explanation of Table 11: the error of rounding is not the uniform noise of training. Reuses the baseline of
+Table 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab import cli, latents, results
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+from gradlab_studies import _models as models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSUMED = models.ASSUMED | {
+    "concentrated": "at least twice the uniform share lies within 0.1 of 0",
+    "uniform": "at most 5 % of the elements would have to move for a uniform histogram (total variation)",
+}
+NEAR, UNIFORM = 0.1, 0.05
+PANELS = dict(zip(latents.KEPT, ("every element of y", "elements with |y| at least 1/2"), strict=True))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The model and the histogram.
+
+    Attributes:
+        base: the baseline.
+        iterations: when it is read.
+        bins: between -1/2 and 1/2; a multiple of 10, so that 0.1 is an edge.
+    """
+
+    base: TrainSettings = models.QUICK
+    iterations: int = 3600
+    bins: int = 50
+    seed: int = 0
+
+
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(base=models.GPU, iterations=models.GPU.steps),
+    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps),
+}
+SMALLEST = Settings(base=models.SMALLEST, iterations=4, bins=10)
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Both histograms of the first image; of every test image beside it."""
+    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    pictures = models.test_pictures(context)
+    found = latents.residuals(run.codec(settings.iterations, context.device), pictures, settings.bins)
+    found = found.assign(iterations=settings.iterations, seed=context.seed)
+    first = found[found["image"] == pictures[0].name].reset_index(drop=True)
+    return {"figure4": first, "figure4_images": found}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """A.8.3: concentrated at 0, and uniform where |y| is at least 1/2."""
+    near, moved, count = {}, {}, {}
+    for kept, rows in tables["figure4"].groupby("kept"):
+        share = rows["count"] / max(rows["count"].sum(), 1)
+        near[kept] = share[(rows["low"] > -NEAR - 1e-9) & (rows["high"] < NEAR + 1e-9)].sum()
+        moved[kept] = (share - 1 / len(rows)).abs().sum() / 2
+        count[kept] = rows["count"].sum()
+    whole, large = latents.KEPT
+    concentrated = bool(near[whole] > 2 * 2 * NEAR)
+    # What an exactly uniform sample of this size would show by chance: half of sum of E|share - 1/bins|.
+    bins = tables["figure4"]["low"].nunique()
+    chance = (bins / (2 * math.pi * max(count[large], 1))) ** 0.5
+    uniform = None if chance > UNIFORM / 2 else bool(moved[large] < UNIFORM)
+    first = (
+        f"{100 * near[whole]:.0f} % of {count[whole]} elements lie within {NEAR:g} of 0, where "
+        f"{100 * 2 * NEAR:.0f} % would if uniform"
+    )
+    second = (
+        f"of the {count[large]} elements with |y| >= 1/2, {100 * near[large]:.0f} % do, and {100 * moved[large]:.1f} % "
+        f"would have to move for a uniform histogram ({100 * chance:.1f} % by chance alone)"
+    )
+    both = None if uniform is None and concentrated else bool(concentrated and uniform)
+    return [
+        Verdict("y - round(y) is concentrated at 0", "Figure 4", concentrated, first),
+        Verdict("y - round(y) is uniform where |y| is at least 1/2", "Figure 4", uniform, second),
+        Verdict(
+            "y - round(y) is concentrated at 0, and uniform where |y| is at least 1/2",
+            "A.8.3, Figure 4",
+            both,
+            f"{first}; {second}",
+        ),
+    ]
+
+
+def draw(folder: Path) -> None:
+    """Two panels as in the paper, with the density of the noise of training."""
+    import numpy as np
+
+    from gradlab import plots
+
+    table = results.read_csv(folder / "figure4.csv")
+    figure, axes = plots.figure(1, 2, width="page", height=2.6)
+    for ax, (kept, name) in zip(axes, PANELS.items(), strict=True):
+        rows = table[table["kept"] == kept]
+        edges = np.append(rows["low"].to_numpy(), rows["high"].iloc[-1])
+        density = rows["count"] / max(rows["count"].sum(), 1) / np.diff(edges)
+        with plots.style():
+            ax.stairs(density, edges, fill=True, alpha=0.5, label=f"y - round(y), n = {rows['count'].sum()}")
+            ax.axhline(1, color="0.2", linestyle="--", linewidth=1.0, label="noise of training, U(-1/2, 1/2)")
+            ax.set(xlabel="y - round(y)", ylabel="density", xlim=(-0.5, 0.5), ylim=(0, 1.35 * max(1, density.max())))
+            ax.legend(loc="upper right")
+        plots.title(ax, f"{name}, {rows['image'].iloc[0]}")
+    plots.save(figure, folder / "figure4")
+
+
+if __name__ == "__main__":
+    cli.script(__file__)

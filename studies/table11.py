@@ -1,0 +1,141 @@
+"""Table 11: universal quantization beside deterministic rounding, on the first test image.
+
+Rounding from a real bitstream and by likelihood; universal quantization by likelihood, over several dithers, since its
+rate is an entropy (see ``gradlab.evaluation.universal_quantization``). Reuses the baseline of Table 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradlab import cli, evaluation, paper, results
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+from gradlab_studies import _models as models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSUMED = models.ASSUMED | {
+    "rate of both rows": "the paper does not say whether its rates are of bitstreams or entropies",
+}
+ROUNDING, UNIVERSAL = "Deterministic Rounding", "Universal Quantization"
+PAPER_COLUMNS = {"y bpp": "bpp_y", "z bpp": "bpp_z", "MSE": "mse", "RD Cost": "rd_cost"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The model and the dithers.
+
+    Attributes:
+        base: the baseline.
+        iterations: when it is read.
+        dithers: how many seeds of the shared dither.
+    """
+
+    base: TrainSettings = models.QUICK
+    iterations: int = 3600
+    dithers: int = 8
+    seed: int = 0
+
+
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(base=models.GPU, iterations=models.GPU.steps),
+    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps),
+}
+SMALLEST = Settings(base=models.SMALLEST, iterations=4, dithers=2)
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """The first image as the paper has it; every test image beside it."""
+    import pandas as pd
+
+    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    codec, lam = run.codec(settings.iterations, context.device), settings.base.lam
+    pictures = models.test_pictures(context)
+    tables = []
+    with context.progress.track("evaluating", (2 + settings.dithers) * len(pictures)) as advance:
+        coded = evaluation.rate_distortion(codec, pictures, lam, advance)
+        tables.append(coded.assign(method=ROUNDING, rate="bitstream", dither=-1))
+        rounded = evaluation.deterministic_rounding(codec, pictures, lam, advance)
+        tables.append(rounded.assign(method=ROUNDING, rate="likelihood", dither=-1))
+        for dither in range(settings.dithers):
+            # Spaced, so that dithers of one user's seed are not those of the next.
+            found = evaluation.universal_quantization(codec, pictures, lam, 1000 * context.seed + dither, advance)
+            tables.append(found.assign(method=UNIVERSAL, rate="likelihood", dither=dither))
+    each = pd.concat(tables, ignore_index=True)
+    each = each[["method", "rate", "dither", "image", "bpp", *PAPER_COLUMNS.values(), "psnr", "ms_ssim"]]
+    rows = []
+    first = each[each["image"] == pictures[0].name]
+    for (method, rate), mine in first.groupby(["method", "rate"], sort=False):
+        row: dict[str, Any] = {"method": method, "rate": rate}
+        for column, source in PAPER_COLUMNS.items():
+            row[column] = mine[source].mean()
+            row[f"{column}_spread"] = mine[source].std() if len(mine) > 1 else 0.0
+            row[f"{column}_paper"] = paper.value(11, column, method=method)
+        row |= {"dithers": int((mine["dither"] >= 0).sum()), "image": pictures[0].name}
+        rows.append(row | {"seed": context.seed, "iterations": settings.iterations, "images": 1})
+    return {"table11": pd.DataFrame(rows), "table11_images": each}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """A.8.2 and A.8.3: universal quantization costs more in all, by rate, though its MSE is lower."""
+    each = tables["table11_images"]
+    each = each[each["rate"] == "likelihood"]
+    image = tables["table11"]["image"].iloc[0]
+    table = tables["table11"].set_index(["method", "rate"])
+
+    def judge(claim: str, column: str, sign: int) -> Verdict:
+        source = PAPER_COLUMNS[column]
+        wide = each[each["method"] == UNIVERSAL].groupby("image")[source].agg(["min", "max", "mean"])
+        rounded = each[each["method"] == ROUNDING].set_index("image")[source]
+        low, high = (sign * (wide.loc[image, end] - rounded[image]) for end in ("min", "max"))
+        holds = True if min(low, high) > 0 else False if max(low, high) < 0 else None
+        theirs = [table.loc[(m, "likelihood"), f"{column}_paper"] for m in (UNIVERSAL, ROUNDING)]
+        elsewhere = int((sign * (wide["mean"] - rounded) > 0).sum())
+        evidence = (
+            f"{column} of universal quantization {wide.loc[image, 'mean']:.4g} "
+            f"({wide.loc[image, 'min']:.4g} to {wide.loc[image, 'max']:.4g} over "
+            f"{table['dithers'].max()} dithers), of rounding {rounded[image]:.4g}, both by likelihood "
+            f"(paper {theirs[0]:.4g} and {theirs[1]:.4g}); the same side on {elsewhere} of {len(rounded)} images"
+        )
+        return Verdict(claim, "Table 11", holds, evidence)
+
+    return [
+        judge("universal quantization has a higher R-D cost than deterministic rounding", "RD Cost", 1),
+        judge("universal quantization raises the rate of y", "y bpp", 1),
+        judge("universal quantization lowers the MSE", "MSE", -1),
+    ]
+
+
+def draw(folder: Path) -> None:
+    """What the R-D cost is made of, for both."""
+    import pandas as pd
+
+    from gradlab import plots
+
+    table = results.read_csv(folder / "table11.csv")
+    lam = ((table["RD Cost"] - table["y bpp"] - table["z bpp"]) / table["MSE"]).mean()
+    parts = {"y": ("y bpp", 1.0), "z": ("z bpp", 1.0), "lambda MSE": ("MSE", lam), "R-D cost": ("RD Cost", 1.0)}
+    rows = [
+        {
+            "part": part,
+            "how": row["method"] + ", " + row["rate"],
+            "bits": scale * row[column],
+            "spread": scale * row[f"{column}_spread"],
+        }
+        for _, row in table.iterrows()
+        for part, (column, scale) in parts.items()
+    ]
+    figure, ax = plots.figure(height=3.0)
+    plots.bars(ax, pd.DataFrame(rows), "part", "bits", "spread", "how", xlabel="", ylabel="bits per pixel")
+    plots.title(ax, f"{table['image'].iloc[0]}; bars: sd over {table['dithers'].max()} dithers")
+    plots.shared_legend(figure, [ax])
+    plots.save(figure, folder / "table11")
+
+
+if __name__ == "__main__":
+    cli.script(__file__)

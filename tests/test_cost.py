@@ -1,0 +1,49 @@
+"""Timing of iterations: medians of methods that take turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from gradlab import cost, data
+from gradlab.errors import GradlabError
+from gradlab.training import TrainSettings
+
+TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=1, steps=1)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [p for p in data.embedded("train") if p.name == "coffee.png"]
+
+
+def test_medians_of_turns_after_the_warm_up(pictures, monkeypatch):
+    """A clock that is read twice an iteration, and who is called in what order."""
+    ticks = [0.0]
+    cost_of = {"a": iter([100, 1, 2, 6]), "b": iter([200, 10, 30, 20])}
+    order = []
+
+    def descend(codec, adam, weights, x, settings, noise):
+        name = "a" if settings.lam == 0.01 else "b"
+        order.append(name)
+        ticks[0] += next(cost_of[name])
+
+    monkeypatch.setattr(cost, "descend", descend)
+    methods = {"a": TrainSettings(**{**vars(TINY), "lam": 0.01}), "b": TINY}
+    table = cost.step_times(methods, pictures, 3, 1, clock=lambda: ticks[0]).set_index("method")
+    assert order == ["a", "b"] * 4
+    assert table.loc["a", ["seconds", "seconds_min", "seconds_max"]].tolist() == [2, 1, 6]
+    assert table.loc["b", ["seconds", "seconds_min", "seconds_max"]].tolist() == [20, 10, 30]
+    assert (table["repetitions"] == 3).all() and (table["threads"] >= 1).all()
+
+
+def test_real_iterations_take_time(pictures):
+    seen = []
+    table = cost.step_times({"a": TINY}, pictures, 2, 0, advance=lambda n=1, note="": seen.append(note))
+    assert 0 < table["seconds_min"][0] <= table["seconds"][0] <= table["seconds_max"][0]
+    assert seen == ["a", "a"]
+
+
+@pytest.mark.parametrize(("methods", "repetitions", "match"), [({}, 1, "no method"), ({"a": TINY}, 0, "0 repetitions")])
+def test_bad_input(pictures, methods, repetitions, match):
+    with pytest.raises(GradlabError, match=match):
+        cost.step_times(methods, pictures, repetitions)
