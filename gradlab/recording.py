@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.proxies import Proxy
 from gradlab.recorder import GradientRecorder
 from gradlab.runs import mean_loss
 
@@ -26,6 +28,7 @@ def record(
     scale: str = "bpp",
     k: int = 1,
     l: int = 1,
+    proxy: str | Proxy = "noise",
     seed: int = 0,
     advance: Callable[..., Any] = lambda n=1, note="": None,
 ) -> GradientRecorder:
@@ -40,7 +43,7 @@ def record(
             minibatch).
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
-        objective, estimator, weighting, scale, k, l: as in training.
+        objective, estimator, weighting, scale, k, l, proxy: as in training.
         seed: of the noise.
         advance: called after each draw.
 
@@ -57,11 +60,35 @@ def record(
     with recorder:
         for t in range(draws):
             x = batches(t) if callable(batches) else batches
-            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device))
+            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy)
             mean_loss(terms, objective, estimator, weighting, scale).backward()
             recorder.step()
             advance()
     return recorder
+
+
+@torch.no_grad()
+def cost(codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy = "noise", seed: int = 0) -> float:
+    """R-D cost that training sees, bits per pixel: the mean of minus the ELBO over images and draws of the noise.
+
+    Args:
+        codec: the codec.
+        x: ``[B, 3, H, W]`` images in [0, 1].
+        lam: lambda of the R-D cost.
+        draws: of the noise, at least 1; those of :func:`record` at the same seed.
+        proxy: what stands in for rounding.
+        seed: of the noise.
+
+    Raises:
+        GradlabError: no draws.
+    """
+    if draws < 1:
+        raise GradlabError(f"draws is {draws}: a cost needs at least one")
+    device, total = next(codec.parameters()).device, 0.0
+    for t in range(draws):
+        terms, _ = codec.log_terms(x, lam, generator=stream(seed, "recording", t, device), proxy=proxy)
+        total += float(mean_loss(terms, "elbo", "pathwise", "joint", "bpp"))
+    return total / draws
 
 
 Setting = Literal["direct-y", "2-level"]

@@ -14,7 +14,8 @@ from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
 from gradlab.objectives import objective
-from gradlab.posteriors import Box
+from gradlab.posteriors import Quantized
+from gradlab.proxies import proxy
 from gradlab.terms import LogTerms
 
 
@@ -26,7 +27,9 @@ class TrainSettings:
         codec, channels, direct_y: the model (``gradlab.codecs.build``).
         lam: lambda of the R-D cost, MSE on the 0-255 scale.
         objective, estimator, weighting, scale, k, l: what is maximised and how its gradient is taken.
-        allow_biased: needed by estimators whose requirement the unit box breaks (DReG).
+        allow_biased: needed by estimators whose requirement the unit box breaks (DReG), and by proxies whose derivative
+            is not that of their forward pass (straight-through).
+        proxy: what stands in for rounding y (``gradlab.proxies``).
         steps, batch, crop: iterations, crops per iteration, pixels per side of a crop.
         learning_rate: for one sample; multiplied by k if ``scale_learning_rate`` (Appendix A.5: linear in the sample
             size).
@@ -50,6 +53,7 @@ class TrainSettings:
     k: int = 1
     l: int = 1
     allow_biased: bool = False
+    proxy: str = "noise"
     steps: int = 1000
     batch: int = 8
     crop: int = 256
@@ -78,11 +82,13 @@ class TrainSettings:
             raise GradlabError(
                 "a plain autoencoder has no samples to weight: leave objective, estimator, k and l alone"
             )
-        missing = estimator(self.estimator).unmet(Box(torch.zeros(())), self.k)
+        posterior = Quantized(torch.zeros(()), proxy(self.proxy))
+        missing = estimator(self.estimator).unmet(posterior, self.k)
         objective(self.objective)
         if missing and not self.allow_biased:
+            where = "the unit box" if self.proxy == "noise" else f"proxy {self.proxy!r}"
             raise GradlabError(
-                f"estimator {self.estimator!r} is biased for the unit box: it needs {' and '.join(missing)}; "
+                f"estimator {self.estimator!r} is biased for {where}: it needs {' and '.join(missing)}; "
                 "train with another, or with allow_biased=True"
             )
 

@@ -42,7 +42,7 @@ def loss_of(
     if settings.plain:
         loss = settings.lam * ((255 * (x - codec.g_s(codec.g_a(x)))) ** 2).mean()
         return loss, {"loss": loss.item(), "bpp": 0.0, "mse": loss.item() / settings.lam}
-    terms, _ = codec.log_terms(x, settings.lam, settings.k, settings.l, generator)
+    terms, _ = codec.log_terms(x, settings.lam, settings.k, settings.l, generator, settings.proxy)
     loss = mean_loss(terms, settings.objective, settings.estimator, settings.weighting, settings.scale)
     per_pixel = math.log(2) * terms.pixels
     with torch.no_grad():

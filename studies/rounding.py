@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradlab as gl
-from gradlab import cli, results
+from gradlab import cli, data, evaluation, recording, results
 from gradlab.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,8 @@ class Settings:
         draws: Monte-Carlo draws for each mean, proxy and k.
         alpha: steepness of soft rounding along its trade-off; the second and the last are also shown over the cell.
         temperature: of Gumbel annealing, likewise.
+        base: a codec, trained single-sample with additive noise.
+        gradients: recorded on it for each proxy, at the same weights and on the same noise.
     """
 
     points: int = 40
@@ -40,11 +44,25 @@ class Settings:
     temperature: tuple[float, ...] = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
     x: float = 1.0
     likelihood_std: float = 0.5
+    base: TrainSettings = models.QUICK
+    gradients: int = 200
     seed: int = 0
 
 
-PROFILES = {"quick": Settings(), "gpu": Settings(draws=100_000), "paper": Settings(draws=100_000)}
-SMALLEST = Settings(points=4, k=(1, 2), draws=50, alpha=(1.0, 2.0, 4.0), temperature=(1.0, 0.5, 0.25))
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(draws=100_000, base=models.GPU, gradients=1000),
+    "paper": Settings(draws=100_000, base=models.PAPER, gradients=1000),
+}
+SMALLEST = Settings(
+    points=4,
+    k=(1, 2),
+    draws=50,
+    alpha=(1.0, 2.0, 4.0),
+    temperature=(1.0, 0.5, 0.25),
+    base=models.SMALLEST,
+    gradients=4,
+)
 
 
 def label(proxy: Proxy) -> str:
@@ -56,14 +74,19 @@ def label(proxy: Proxy) -> str:
     return {"noise": "additive noise"}.get(proxy.name, proxy.name.replace("-", " "))
 
 
+def proxies(settings: Settings) -> tuple[list[Proxy], list[SoftRounding], list[GumbelAnnealing]]:
+    """Those shown over the cell and on the codec, and the two families."""
+    plain = [gl.PROXIES[name] for name in ("noise", "universal", "straight-through")]
+    soft = [SoftRounding(a) for a in settings.alpha]
+    annealed = [GumbelAnnealing(t) for t in settings.temperature]
+    return [*plain, soft[1], soft[-1], annealed[1], annealed[-1]], soft, annealed
+
+
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Every proxy at every mean of a cell; and along its parameter, the gap against the variance."""
     import pandas as pd
 
-    plain = [gl.PROXIES[name] for name in ("noise", "universal", "straight-through")]
-    soft = [SoftRounding(a) for a in settings.alpha]
-    annealed = [GumbelAnnealing(t) for t in settings.temperature]
-    shown = [*plain, soft[1], soft[-1], annealed[1], annealed[-1]]
+    shown, soft, annealed = proxies(settings)
     cell = [(i + 0.5) / settings.points for i in range(settings.points)]
 
     def toy(phi: float, proxy: Proxy) -> gl.problems.RoundedGaussian:
@@ -87,8 +110,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         ("Gumbel annealing", "tau", annealed, settings.temperature),
     )
     with context.progress.track("trade-off", len(cell) * (len(soft) + len(annealed))) as advance:
-        for family, parameter, proxies, values in families:
-            for proxy, value in zip(proxies, values, strict=True):
+        for family, parameter, members, values in families:
+            for proxy, value in zip(members, values, strict=True):
                 problems = [toy(phi, proxy) for phi in cell]
                 moments = [problem.exact_moments("pathwise", 1) for problem in problems]
                 gaps = [problem.exact_gap(1) for problem in problems]
@@ -103,7 +126,35 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
                     }
                 )
                 advance(len(cell), family)
-    return {"rounding": pd.concat(rows, ignore_index=True), "rounding_tradeoff": pd.DataFrame(trade)}
+    return {
+        "rounding": pd.concat(rows, ignore_index=True),
+        "rounding_tradeoff": pd.DataFrame(trade),
+        "rounding_codec": on_codec(settings, context),
+    }
+
+
+def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
+    """Every proxy at the weights of one trained codec: SNR of each group, and the cost that training would see."""
+    import pandas as pd
+
+    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    codec = run.codec(device=context.device)
+    pictures = models.train_pictures(context, settings.base)
+    x = data.Crops(pictures, settings.base.crop, settings.base.batch, context.seed, device=context.device)
+    crops = x.batch(settings.base.steps)
+    rounded = evaluation.deterministic_rounding(codec, crops, settings.base.lam)["rd_cost"].mean()
+    shown, _, _ = proxies(settings)
+    rows = []
+    with context.progress.track("gradients of the codec", len(shown) * settings.gradients) as advance:
+        for proxy in shown:
+            found = recording.record(
+                codec, crops, settings.base.lam, settings.gradients, proxy=proxy, seed=context.seed, advance=advance
+            )
+            seen = recording.cost(codec, crops, settings.base.lam, 32, proxy=proxy, seed=context.seed)
+            rows.append(found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_rounded=rounded))
+    table = pd.concat(rows, ignore_index=True)
+    first = ["proxy", "group", "rd_cost", "rd_cost_rounded"]
+    return table[[*first, *(c for c in table.columns if c not in first)]]
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
@@ -187,6 +238,16 @@ def draw(folder: Path) -> None:
                             textcoords="offset points")  # fmt: skip
     plots.shared_legend(figure, axes.flat[:3])
     plots.save(figure, folder / "rounding")
+
+    codec = results.read_csv(folder / "rounding_codec.csv")
+    figure, axes = plots.figure(1, 2, width="page", height=3.2, gridspec_kw={"width_ratios": [1, 2]})
+    costs = codec.drop_duplicates("proxy").assign(excess=lambda t: t["rd_cost"] - t["rd_cost_rounded"])
+    costs["where"] = "crops"
+    plots.bars(axes[0], costs, "where", "excess", None, "proxy", xlabel="", ylabel="cost trained on - rounded (bpp)")
+    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", xlabel="", ylabel="gradient SNR")
+    plots.title(axes[1], f"same weights, {codec['draws'].iloc[0]} draws of noise")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / "rounding_codec")
 
 
 if __name__ == "__main__":

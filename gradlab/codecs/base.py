@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from gradlab.codecs.entropy import Bottleneck
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
+from gradlab.proxies import Proxy
+from gradlab.proxies import proxy as _proxy
 from gradlab.terms import LogTerms, Tap
 
 
@@ -102,7 +104,13 @@ class Codec(CompressionModel):
         """
 
     def log_terms(
-        self, x: Tensor, lam: float, k: int = 1, l: int = 1, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        lam: float,
+        k: int = 1,
+        l: int = 1,
+        generator: torch.Generator | None = None,
+        proxy: str | Proxy = "noise",
     ) -> tuple[LogTerms, Tensor]:
         """The log-weight of each image, factor by factor; noise is injected whatever train/eval says.
 
@@ -112,18 +120,20 @@ class Codec(CompressionModel):
             k: samples of y; the encoder runs once for all of them.
             l: samples of z; must be 1 without z, and without direct-y, where each z is drawn from its own y.
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
+            proxy: what stands in for rounding y (``gradlab.proxies``); z keeps additive noise.
 
         Returns:
             The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
             context model reads of a sample y_i belongs to its tap of log p(y_i | z_j).
 
         Raises:
-            GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y.
+            GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y, unknown proxy.
         """
         self._check(x, k, l)
+        rounding = _proxy(proxy)
         b, _, height, width = x.shape
         y_mean = self.g_a(x)
-        y = y_mean[:, None] + uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
+        y = rounding.sample(y_mean[:, None], uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device))
         # Without direct-y h_a reads the sample before any tap: an estimator rescales each path of z_i once.
         z_mean = self._hyper(y_mean if self.direct_y else fold(y))
         z = None
@@ -131,7 +141,7 @@ class Codec(CompressionModel):
             z_mean = unfold(z_mean, b)
             z = z_mean + uniform((b, l if self.direct_y else k, *z_mean.shape[2:]), generator, y_mean.dtype, x.device)
         y_lik, y_py = y.view_as(y), y.view_as(y)
-        x_hat = unfold(self.g_s(fold(y_lik)), b)
+        x_hat = unfold(self.g_s(fold(rounding.decode(y_lik))), b)
         log_py, log_pz, z_taps = self._log_prior(y_py, z)
         mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
         terms = LogTerms(
