@@ -22,6 +22,10 @@ from gradlab_studies import _models as models
 if TYPE_CHECKING:
     import pandas as pd
 
+ASSUMED = models.ASSUMED | {
+    "proxies on the codec": "of y alone, z keeps additive noise; at weights that were trained with additive noise",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
