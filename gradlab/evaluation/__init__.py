@@ -11,8 +11,10 @@ from torch import Tensor
 from gradlab.codecs import Hyperprior
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
+from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate
 from gradlab.evaluation.bitstream import bitstream
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
+from gradlab.evaluation.references import is_kodak, references
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,4 +95,19 @@ def named(images: Images) -> list[tuple[str, Tensor]]:
     return result
 
 
-__all__ = ["bitstream", "ms_ssim", "mse_255", "named", "psnr", "rate_distortion", "summary", "to_8_bit"]
+__all__ = [
+    "BD",
+    "bd",
+    "bd_quality",
+    "bd_rate",
+    "bitstream",
+    "is_kodak",
+    "ms_ssim",
+    "mse_255",
+    "named",
+    "psnr",
+    "rate_distortion",
+    "references",
+    "summary",
+    "to_8_bit",
+]
