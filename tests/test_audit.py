@@ -9,7 +9,7 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 
 from gradlab import paper
-from gradlab.audit import COLUMNS, audit, tables
+from gradlab.audit import COLUMNS, audit, curves, tables
 from gradlab.audit.checks import NO, UNDEFINED, YES, Printed, at_least, at_most, equal, read
 
 
