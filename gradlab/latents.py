@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 
@@ -35,8 +35,10 @@ class Spread(NamedTuple):
     bpp: float
 
 
-def spread(codec: Hyperprior, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
+def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
     """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
+
+    A codec without z has ``y y_hat`` alone.
 
     Args:
         codec: the codec.
@@ -55,7 +57,10 @@ def spread(codec: Hyperprior, images: Sequence[Picture | Tensor]) -> dict[str, S
     for x in xs:
         found = codec.latents(x.to(device))
         for name in NAMES:
-            value = getattr(found, name).flatten(1).double().cpu()
+            latent = getattr(found, name)
+            if latent is None:
+                continue
+            value = latent.flatten(1).double().cpu()
             states[name] = states.get(name, moments.Moments.init(value[0].shape)).update(value)
         bits["y_hat"] += float(found.y_bits) / len(xs)
         bits["z_hat"] += float(found.z_bits) / len(xs)
@@ -67,7 +72,7 @@ def spread(codec: Hyperprior, images: Sequence[Picture | Tensor]) -> dict[str, S
     }
 
 
-def statistics(codec: Hyperprior, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
+def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """Table 6 and Table 10: one row per latent.
 
     Args:

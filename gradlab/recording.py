@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.recorder import GradientRecorder
@@ -15,7 +15,7 @@ from gradlab.runs import mean_loss
 
 
 def record(
-    codec: Hyperprior,
+    codec: Codec,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
     draws: int,
@@ -68,7 +68,7 @@ Setting = Literal["direct-y", "2-level"]
 
 
 def at_same_weights(
-    codec: Hyperprior,
+    codec: Codec,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
     draws: int,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab import checkpoints, codecs, results
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
 from gradlab.objectives import objective
@@ -39,7 +39,7 @@ class TrainSettings:
     """
 
     codec: str = "bmshj2018-hyperprior"
-    channels: tuple[int, int] = (128, 192)
+    channels: tuple[int, ...] = (128, 192)
     direct_y: bool = True
     lam: float = 0.015
     objective: str = "elbo"
@@ -106,7 +106,7 @@ class Run:
         """Whether the run is complete."""
         return (self.folder / "final.safetensors").exists()
 
-    def codec(self, iteration: int | None = None, device: str = "cpu") -> Hyperprior:
+    def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
 
         Raises:
@@ -120,7 +120,7 @@ class Run:
         return model.to(device).eval()
 
 
-def build(settings: TrainSettings) -> Hyperprior:
+def build(settings: TrainSettings) -> Codec:
     """The untrained model of these settings."""
     return codecs.build(settings.codec, settings.channels, settings.direct_y, seed=settings.seed)
 

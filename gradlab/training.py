@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradlab import checkpoints, codecs, results
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
@@ -29,7 +29,7 @@ LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_nor
 
 
 def loss_of(
-    codec: Hyperprior, x: Tensor, settings: TrainSettings, generator: torch.Generator | None
+    codec: Codec, x: Tensor, settings: TrainSettings, generator: torch.Generator | None
 ) -> tuple[Tensor, dict[str, float]]:
     """The training loss, bits per pixel, averaged over images; and what the log shows of it.
 
@@ -134,7 +134,7 @@ def train(
     return run
 
 
-def _snapshot(folder: Path, codec: Hyperprior, keep: str, iteration: int) -> None:
+def _snapshot(folder: Path, codec: Codec, keep: str, iteration: int) -> None:
     """The weights so far, as a codec that can write bitstreams; the model in training is left as it is."""
     copy = codecs.copy_of(codec)
     copy.finish()
@@ -144,7 +144,7 @@ def _snapshot(folder: Path, codec: Hyperprior, keep: str, iteration: int) -> Non
 def _save(
     path: Path,
     settings: TrainSettings,
-    codec: Hyperprior,
+    codec: Codec,
     adam: torch.optim.Adam,
     weights: Mapping[str, Tensor],
     done: int,
@@ -159,7 +159,7 @@ def _save(
 
 
 def _restore(
-    path: Path, settings: TrainSettings, codec: Hyperprior, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
+    path: Path, settings: TrainSettings, codec: Codec, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
 ) -> tuple[int, list[dict[str, float]]]:
     stored = checkpoints.load(path, results.settings_hash(settings))
     codec.load_state_dict({n[len("model.") :]: t for n, t in stored.tensors.items() if n.startswith("model.")})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives import OBJECTIVES, SCALES, WEIGHTINGS
@@ -26,9 +26,7 @@ TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
 
 
 @torch.no_grad()
-def weight_statistics(
-    codec: Hyperprior, x: Tensor, lam: float, k: Sequence[int], draws: int, seed: int = 0
-) -> pd.DataFrame:
+def weight_statistics(codec: Codec, x: Tensor, lam: float, k: Sequence[int], draws: int, seed: int = 0) -> pd.DataFrame:
     """Weights of MS-NIC-MIX in the four pairs of weighting and scale.
 
     Args:

@@ -196,7 +196,7 @@ def test_forward_in_training_adds_noise():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: gl.codecs.build("bmshj2018", (6, 8)), "did you mean 'bmshj2018-hyperprior'"),
+        (lambda: gl.codecs.build("bmshj2018-hyper", (6, 8)), "did you mean 'bmshj2018-hyperprior'"),
         (lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)"),
         (lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers"),
         (lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM), r"give \[batch, 3, height, width\]"),

@@ -34,9 +34,12 @@ class Bottleneck(EntropyBottleneck):
 
 
 class Conditional(GaussianConditional):
-    """p(y | z): a zero-mean Normal of the predicted scale, integrated over the unit box."""
+    """p(y | z): a Normal of the predicted scale and mean, integrated over the unit box."""
 
-    def likelihood(self, samples: Tensor, scales: Tensor) -> Tensor:
-        """Probability mass of the unit box around each sample; shapes broadcast. CompressAI's bounds are kept."""
-        mass = self._likelihood(samples, scales)
+    def likelihood(self, samples: Tensor, scales: Tensor, means: Tensor | None = None) -> Tensor:
+        """Probability mass of the unit box around each sample; shapes broadcast; a mean of None is 0.
+
+        CompressAI's bounds (scale 0.11, mass 1e-9) and their asymmetric gradients are kept, as in ``Bottleneck``.
+        """
+        mass = self._likelihood(samples, scales, means)
         return self.likelihood_lower_bound(mass) if self.use_likelihood_bound else mass

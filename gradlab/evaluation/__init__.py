@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate
@@ -23,7 +23,7 @@ Images = Sequence[Picture] | Sequence[Tensor] | Tensor
 
 
 def rate_distortion(
-    codec: Hyperprior, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
+    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
 ) -> pd.DataFrame:
     """Rate and distortion of each image, from a bitstream that is written, decoded and checked.
 

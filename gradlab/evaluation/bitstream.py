@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gradlab.codecs import Hyperprior
+from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 
 # Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
@@ -20,7 +20,7 @@ class Coded(NamedTuple):
 
     Attributes:
         x_hat: ``[1, 3, H, W]`` decoded, in [0, 1].
-        bpp_y, bpp_z: bits of each string over unpadded pixels.
+        bpp_y, bpp_z: bits of each string over unpadded pixels; ``bpp_z`` is 0 without z.
         bpp_estimate: -log2 of the likelihoods, y and z, over unpadded pixels.
     """
 
@@ -31,7 +31,7 @@ class Coded(NamedTuple):
 
 
 @torch.no_grad()
-def bitstream(codec: Hyperprior, x: Tensor) -> Coded:
+def bitstream(codec: Codec, x: Tensor) -> Coded:
     """Encode and decode one image.
 
     Args:
@@ -41,7 +41,7 @@ def bitstream(codec: Hyperprior, x: Tensor) -> Coded:
     Raises:
         GradlabError: tables not built, or a decoded image that is not the encoder's own reconstruction.
     """
-    if codec.gaussian_conditional.quantized_cdf.numel() == 0:
+    if codec.entropy_bottleneck.quantized_cdf.numel() == 0:
         raise GradlabError("the codec's coding tables are not built: call codec.finish() first")
     was_training = codec.training
     codec.eval()
@@ -60,7 +60,7 @@ def bitstream(codec: Hyperprior, x: Tensor) -> Coded:
             "encoder and decoder must run on the same kind of device"
         )
     pixels = x.shape[2] * x.shape[3]
-    y_bits, z_bits = (8.0 * len(strings[0]) for strings in stream["strings"])
+    y_bits, z_bits = (8.0 * len(strings[0]) for strings in (*stream["strings"], [b""])[:2])
     return Coded(
         x_hat=crop(decoded, margins),
         bpp_y=y_bits / pixels,

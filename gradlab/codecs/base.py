@@ -1,0 +1,233 @@
+"""What all image codecs share: one forward of ours, around transforms and entropy models that are CompressAI's.
+
+A model gives its parts (``g_a``, ``g_s``, what lies between y and z, p(y | .) and how y is rounded); everything that
+draws, scores or decodes a sample stands here once. One noisy sample of y is drawn, and that very sample is scored, read
+by the context model and decoded: CompressAI's own forward of ``mbt2018`` and ``cheng2020`` draws two, which an
+importance weight must not mix.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from compressai.models import CompressionModel
+from torch import Tensor, nn
+
+from gradlab.codecs.entropy import Bottleneck
+from gradlab.errors import GradlabError
+from gradlab.noise import uniform
+from gradlab.terms import LogTerms, Tap
+
+
+class Latents(NamedTuple):
+    """The latents of images without noise, quantised, and the information content of the quantised ones.
+
+    Attributes:
+        y: ``[B, M, h, w]``; z: ``[B, N, h', w']``, None where the model has none; y_hat, z_hat: the same, quantised:
+            as the bitstream holds them (``codec.latents``) or by universal quantization (``codec.universal``).
+        y_bits: ``[B]`` -log2 of the likelihood of y_hat given z_hat; z_bits: ``[B]`` of z_hat, 0 without z.
+    """
+
+    y: Tensor
+    z: Tensor | None
+    y_hat: Tensor
+    z_hat: Tensor | None
+    y_bits: Tensor
+    z_bits: Tensor
+
+
+class Codec(CompressionModel):
+    """An image codec of CompressAI whose forward is ours: noise injected, y scored as it was drawn.
+
+    Listed before CompressAI's class among the bases of a model, it takes over ``forward`` and leaves the parameters,
+    their order and their state-dict keys as they are.
+
+    Gradients are those of autograd through CompressAI's modules. They are derivatives except at CompressAI's bounds
+    (scales at 0.11, likelihoods at 1e-9, the parameters of GDN): below a bound the value is constant, but a gradient
+    that would lift the argument back above it is let through, so that training can leave the bound.
+
+    Args:
+        channels: CompressAI's own arguments, in the order of ``channel_names``.
+        direct_y: feed the mean y to h_a (Balle et al. 2018); False is the paper's 2-level VAE, which feeds the sample.
+
+    Attributes:
+        hyper_input: what h_a reads at test time without direct-y: the quantised y (``"rounded"``: round(y), since the
+            mean that y is rounded about is not known before z) or y itself (``"mean"``).
+    """
+
+    channel_names: ClassVar[tuple[str, ...]] = ("N", "M")
+    g_a: nn.Module
+    g_s: nn.Module
+    entropy_bottleneck: Bottleneck
+    downsampling_factor: int  # pixels per position of the coarsest latent, along one axis
+
+    def __init__(self, *channels: int, direct_y: bool = True) -> None:
+        super().__init__(*channels)
+        self.entropy_bottleneck = Bottleneck(self.entropy_bottleneck.channels)
+        self.direct_y = direct_y
+        self.hyper_input = "rounded"
+
+    @classmethod
+    @abstractmethod
+    def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The channels of a state dict with the keys of this model."""
+
+    @abstractmethod
+    def groups(self) -> dict[str, nn.Module]:
+        """The groups of Table 3. The entropy bottleneck's ``quantiles`` are no part of the model's likelihood."""
+
+    @abstractmethod
+    def _hyper(self, y: Tensor) -> Tensor | None:
+        """``[N, ...]`` z before noise from what h_a reads, without its abs; None where the model has no z."""
+
+    @abstractmethod
+    def _log_prior(self, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | float, tuple[Tap, ...]]:
+        """``log_py`` and ``log_pz`` of samples ``y [B, k, ...]``, ``z [B, l, ...]``, and the taps of z."""
+
+    @abstractmethod
+    def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
+        """y as the bitstream holds it."""
+
+    @abstractmethod
+    def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
+        """Probability mass of each element of given latents, by latent: ``"y"`` and, where the model has one, ``"z"``.
+
+        Args:
+            y_hat: ``[B, M, h, w]``, rounded, dithered or noisy.
+            z_hat: ``[B, N, h', w']``, or None without z.
+        """
+
+    def log_terms(
+        self, x: Tensor, lam: float, k: int = 1, l: int = 1, generator: torch.Generator | None = None
+    ) -> tuple[LogTerms, Tensor]:
+        """The log-weight of each image, factor by factor; noise is injected whatever train/eval says.
+
+        Args:
+            x: ``[B, 3, H, W]`` images in [0, 1]; H and W multiples of ``downsampling_factor``.
+            lam: the R-D trade-off lambda, on the 0-255 scale.
+            k: samples of y; the encoder runs once for all of them.
+            l: samples of z; must be 1 without z, and without direct-y, where each z is drawn from its own y.
+            generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
+
+        Returns:
+            The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
+            context model reads of a sample y_i belongs to its tap of log p(y_i | z_j).
+
+        Raises:
+            GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y.
+        """
+        self._check(x, k, l)
+        b, _, height, width = x.shape
+        y_mean = self.g_a(x)
+        y = y_mean[:, None] + uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
+        # Without direct-y h_a reads the sample before any tap: an estimator rescales each path of z_i once.
+        z_mean = self._hyper(y_mean if self.direct_y else fold(y))
+        z = None
+        if z_mean is not None:
+            z_mean = unfold(z_mean, b)
+            z = z_mean + uniform((b, l if self.direct_y else k, *z_mean.shape[2:]), generator, y_mean.dtype, x.device)
+        y_lik, y_py = y.view_as(y), y.view_as(y)
+        x_hat = unfold(self.g_s(fold(y_lik)), b)
+        log_py, log_pz, z_taps = self._log_prior(y_py, z)
+        mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
+        terms = LogTerms(
+            log_lik=(-math.log(2) * height * width * lam * mse)[:, :, None],
+            log_py=log_py,
+            log_pz=log_pz,
+            pixels=height * width,
+            samples=(y, z),
+            taps=(Tap(y_lik, "y", "lik"), Tap(y_py, "y", "py"), *z_taps),
+        )
+        return terms, x_hat
+
+    @torch.no_grad()
+    def latents(self, x: Tensor) -> Latents:
+        """Latents without noise and as the bitstream holds them.
+
+        Args:
+            x: ``[B, 3, H, W]`` in [0, 1], H and W multiples of ``downsampling_factor``.
+        """
+        self._check(x)
+        y, z, y_hat, z_hat = self._quantised(x)
+        return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
+
+    @torch.no_grad()
+    def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
+        """Universal quantization (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2), z likewise.
+
+        With the dither u shared by encoder and decoder, y_hat is distributed as the noisy sample of training. There is
+        no bitstream; the bits are the information content of y_hat and z_hat themselves.
+
+        Args:
+            x: ``[B, 3, H, W]`` in [0, 1], H and W multiples of ``downsampling_factor``.
+            generator: of the dither, on the device of ``x``; y's is drawn first.
+        """
+        self._check(x)
+        y = self.g_a(x)
+        y_hat = dithered(y, generator)
+        z = self._hyper(y if self.direct_y or self.hyper_input == "mean" else y_hat)
+        z_hat = None if z is None else dithered(z, generator)
+        return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
+
+    def bits(self, y_hat: Tensor, z_hat: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``[B]`` bits of given latents, -log2 of their likelihoods: of y_hat given z_hat, and of z_hat (0 without)."""
+        found = {name: -value.log2().sum(dim=(1, 2, 3)) for name, value in self.likelihoods(y_hat, z_hat).items()}
+        return found["y"], found.get("z", torch.zeros_like(found["y"]))
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """CompressAI's interface: noise in training, rounding in evaluation, by the rule of ``compress``."""
+        if self.training:
+            y = self.g_a(x)
+            y_hat = y + uniform(tuple(y.shape), None, y.dtype, y.device)
+            z = self._hyper(y if self.direct_y else y_hat)
+            z_hat = None if z is None else z + uniform(tuple(z.shape), None, z.dtype, z.device)
+        else:
+            _, _, y_hat, z_hat = self._quantised(x)
+        likelihoods = self.likelihoods(y_hat, z_hat)
+        return {"x_hat": self.g_s(y_hat), "likelihoods": likelihoods}
+
+    def finish(self) -> None:
+        """After training: solve the quantiles by bisection and build the coder's tables (no auxiliary optimizer)."""
+        self.update(force=True, update_quantiles=True)
+
+    def _quantised(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        y = self.g_a(x)
+        z = self._hyper(self._read_by_h_a(y))
+        z_hat = None if z is None else self.entropy_bottleneck.rounded(z)
+        return y, z, self._rounded(y, z_hat), z_hat
+
+    def _read_by_h_a(self, y: Tensor) -> Tensor:
+        return y if self.direct_y or self.hyper_input == "mean" else torch.round(y)
+
+    def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
+        f = self.downsampling_factor
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
+        if x.shape[2] % f or x.shape[3] % f:
+            raise GradlabError(
+                f"images are {x.shape[2]} x {x.shape[3]}: height and width must be multiples of {f}; crop or pad them"
+            )
+        if k < 1 or l < 1:
+            raise GradlabError(f"k = {k}, l = {l}: take at least one sample of each latent")
+        if l > 1 and not self.direct_y:
+            raise GradlabError(f"l = {l} without direct-y: each z is drawn from its own y, so l must be 1")
+
+
+def dithered(t: Tensor, generator: torch.Generator | None) -> Tensor:
+    """round(t - u) + u with u ~ U(-1/2, 1/2) of the generator."""
+    u = uniform(tuple(t.shape), generator, t.dtype, t.device)
+    return torch.round(t - u) + u
+
+
+def fold(t: Tensor) -> Tensor:
+    """``[B, K, ...]`` to ``[B K, ...]``."""
+    return t.flatten(0, 1)
+
+
+def unfold(t: Tensor, batch: int) -> Tensor:
+    """``[B K, ...]`` to ``[B, K, ...]``."""
+    return t.unflatten(0, (batch, -1))

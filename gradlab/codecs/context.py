@@ -1,0 +1,97 @@
+"""Autoregressive context: p(y | z) of a position also reads the positions above and to the left (Minnen et al. 2018).
+
+.. code-block:: none
+
+        z_j --> h_s ----------------------------+
+                                                +--> entropy_parameters --> scale, mean of p(y_i | z_j)
+        y_i --> context_prediction (masked) ----+
+
+The one sample y_i is decoded, scored, and read by the context model.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import MaskedConv2d
+from compressai.models import Cheng2020Anchor, Cheng2020Attention, JointAutoregressiveHierarchicalPriors
+from torch import Tensor, nn
+
+from gradlab.codecs.hyperprior import Hierarchical
+
+
+class Context(Hierarchical):
+    """A hyperprior with CompressAI's 5 x 5 masked convolution over y.
+
+    Rounding is sequential: the mean that a position is rounded about depends on the rounded positions before it. That
+    loop, position by position in Python, is what ``compress`` writes and ``decompress`` reads, and ``latents`` and
+    ``forward`` in evaluation run it too; CompressAI's own forward rounds y to integers instead, so that it shows
+    another image than the bitstream holds.
+    """
+
+    context_prediction: MaskedConv2d
+    entropy_parameters: nn.Module
+
+    def groups(self) -> dict[str, nn.Module]:
+        """The five groups of Table 3; ``z gen`` is all of p(y | z): h_s, the context model, the entropy parameters."""
+        p_y = nn.ModuleDict({name: getattr(self, name) for name in ("h_s", "context_prediction", "entropy_parameters")})
+        return {**super().groups(), "z gen": p_y}
+
+    def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and mean from h_s and the context, for every pair of the leading axes; the context runs once per y."""
+        context = self.context_prediction(y.flatten(0, -4)).unflatten(0, y.shape[:-3])
+        leading = torch.broadcast_shapes(hyper.shape[:-3], context.shape[:-3])
+        both = torch.cat([t.expand(*leading, *t.shape[-3:]) for t in (hyper, context)], dim=-3)
+        scales, means = self.entropy_parameters(both.flatten(0, -4)).unflatten(0, leading).chunk(2, dim=-3)
+        return scales, means
+
+    def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
+        return self._sequential(y, self.h_s(z_hat))[0]
+
+    def _coded(self, y: Tensor, hyper: Tensor) -> list[bytes]:
+        _, symbols, indexes = self._sequential(y, hyper)
+        conditional = self.gaussian_conditional
+        tables = [t.tolist() for t in (conditional.quantized_cdf, conditional.cdf_length, conditional.offset)]
+        # CompressAI's decoder walks over positions, and within a position over channels.
+        lists = ([one.permute(1, 2, 0).flatten().tolist() for one in t] for t in (symbols, indexes))
+        return [conditional.entropy_coder.encode_with_indexes(*one, *tables) for one in zip(*lists, strict=True)]
+
+    @torch.no_grad()
+    def _sequential(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y rounded position by position: ``y_hat``, its integer symbols, and the indexes of the coder's tables.
+
+        Image by image and window by window, as ``decompress`` computes, so that both ends get the same floats.
+        """
+        reach = self.context_prediction.padding[0]
+        weight = self.context_prediction.weight * self.context_prediction.mask
+        symbols, scales = torch.zeros_like(y, dtype=torch.int32), torch.zeros_like(y)
+        padded = F.pad(torch.zeros_like(y), (reach,) * 4)
+        for b in range(len(y)):
+            for h in range(y.shape[2]):
+                for w in range(y.shape[3]):
+                    window = padded[b : b + 1, :, h : h + 2 * reach + 1, w : w + 2 * reach + 1]
+                    context = F.conv2d(window, weight, self.context_prediction.bias)
+                    both = torch.cat((hyper[b : b + 1, :, h : h + 1, w : w + 1], context), dim=1)
+                    scale, mean = self.entropy_parameters(both).chunk(2, dim=1)
+                    symbol = torch.round(y[b : b + 1, :, h : h + 1, w : w + 1] - mean)
+                    window[:, :, reach, reach] = (symbol + mean)[:, :, 0, 0]
+                    symbols[b, :, h, w] = symbol[0, :, 0, 0].int()
+                    scales[b, :, h, w] = scale[0, :, 0, 0]
+        y_hat = F.pad(padded, (-reach,) * 4)
+        return y_hat, symbols, self.gaussian_conditional.build_indexes(scales)
+
+
+class Autoregressive(Context, JointAutoregressiveHierarchicalPriors):
+    """CompressAI's ``JointAutoregressiveHierarchicalPriors`` (``mbt2018``)."""
+
+
+class ChengAnchor(Context, Cheng2020Anchor):
+    """CompressAI's ``Cheng2020Anchor``: residual blocks, a single Normal for p(y | z)."""
+
+    channel_names = ("N",)
+
+
+class ChengAttention(Context, Cheng2020Attention):
+    """CompressAI's ``Cheng2020Attention``: the anchor with attention blocks in g_a and g_s."""
+
+    channel_names = ("N",)

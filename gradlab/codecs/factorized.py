@@ -1,0 +1,66 @@
+"""The factorised prior of Balle et al. 2018: one latent, p(y) learned channel by channel, no z.
+
+.. code-block:: none
+
+         x --> g_a --> y --> y + u_1..k --+--> g_s --> x_hat_1..k    log p(x | y_i)
+                                          |
+                                          +--> p(y_i)                log p(y_i)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compressai.models import FactorizedPrior
+from torch import Tensor, nn
+
+from gradlab.codecs.base import Codec, fold, unfold
+from gradlab.errors import GradlabError
+from gradlab.terms import Tap
+
+
+class Factorized(Codec, FactorizedPrior):
+    """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and there is nothing that h_a could read.
+
+    Args:
+        n: channels N of the transforms.
+        m: channels M of y.
+        direct_y: must be True.
+    """
+
+    def __init__(self, n: int, m: int, direct_y: bool = True) -> None:
+        super().__init__(n, m, direct_y=direct_y)
+        self._refuse_2_level()
+
+    @classmethod
+    def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """``(N, M)``: rows of the first and of the last layer of g_a."""
+        return state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
+
+    def groups(self) -> dict[str, nn.Module]:
+        """Table 3's groups as far as there are any: g_a, g_s, and the entropy bottleneck, which is y's prior here."""
+        return {"y infer": self.g_a, "y gen": self.g_s, "y prior": self.entropy_bottleneck}
+
+    def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
+        """Probability mass of each element of ``y_hat [B, M, h, w]``."""
+        return {"y": self.entropy_bottleneck.likelihood(y_hat)}
+
+    def _hyper(self, y: Tensor) -> None:
+        return None
+
+    def _log_prior(self, y: Tensor, z: Tensor | None) -> tuple[Tensor, float, tuple[Tap, ...]]:
+        mass = unfold(self.entropy_bottleneck.likelihood(fold(y)), len(y))
+        return mass.log().sum(dim=(2, 3, 4))[:, :, None], 0.0, ()
+
+    def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
+        return self.entropy_bottleneck.rounded(y)
+
+    def _refuse_2_level(self) -> None:
+        if not self.direct_y:
+            raise GradlabError("bmshj2018-factorized has no z that could read a sample of y: leave direct_y at True")
+
+    def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
+        self._refuse_2_level()
+        super()._check(x, k, l)
+        if l > 1:
+            raise GradlabError(f"l = {l} samples of z, but bmshj2018-factorized has no z: l must be 1")

@@ -1,0 +1,88 @@
+"""Weights from a file: CompressAI's own checkpoints and ours. Nothing is unpickled but tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressai.zoo.pretrained import load_pretrained
+from torch import Tensor
+
+from gradlab import checkpoints
+from gradlab.codecs.base import Codec
+from gradlab.errors import GradlabError
+
+Build = Callable[[str, Sequence[int]], Codec]
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, under CompressAI's present names.
+
+    Args:
+        path: ``.safetensors`` that gradlab wrote (weights alone, or with the optimizer's state), or else a file of
+            ``torch.save``: a state dict, or a dict that holds one as ``state_dict``.
+
+    Raises:
+        GradlabError: missing, corrupt, more than tensors, or without a state dict.
+    """
+    if path.suffix == ".safetensors":
+        tensors = checkpoints.load(path).tensors
+        return {name.removeprefix("model."): t for name, t in tensors.items() if not name.startswith("adam.")}
+    if not path.is_file():
+        raise GradlabError(f"there is no checkpoint {path}: give the path of a .pth, .pth.tar or .safetensors file")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises its own kinds for every kind of damage
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GradlabError(
+            f"checkpoint {path} is corrupt, or holds more than tensors, which is never executed "
+            f"({reason[:120]}): save its state dict alone"
+        ) from None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        raise GradlabError(
+            f"checkpoint {path} holds no state dict: save model.state_dict(), or a dict with 'state_dict'"
+        )
+    # DataParallel's prefix and the older names of CompressAI's parameters.
+    return load_pretrained({str(name): t for name, t in content.items()})
+
+
+def load_into(
+    path: Path, name: str, channels: Sequence[int] | None, kinds: Mapping[str, type[Codec]], build: Build
+) -> Codec:
+    """A codec with the weights of a file.
+
+    Args:
+        path: as for ``read``.
+        name: the architecture that it should be.
+        channels: None takes them from the weights.
+        kinds: the classes by name, one of which may be named where the architecture is another.
+        build: ``(name, channels) -> codec``.
+
+    Raises:
+        GradlabError: as for ``read``, weights of another architecture or of other channels.
+    """
+    state = read(path)
+    own = _fitting(name, kinds[name], state, build)
+    if own is None:
+        others = [other for other, kind in kinds.items() if other != name and _fitting(other, kind, state, build)]
+        looks = f"it looks like {' or '.join(others)}" if others else f"it is none of {', '.join(kinds)}"
+        raise GradlabError(f"checkpoint {path} is not of {name}: {looks}")
+    if channels is not None and tuple(channels) != (found := kinds[name].channels_of(state)):
+        raise GradlabError(
+            f"checkpoint {path} has channels {found}, not {tuple(channels)}: leave channels out to take them from it"
+        )
+    return own
+
+
+def _fitting(name: str, kind: type[Codec], state: Mapping[str, Tensor], build: Build) -> Codec | None:
+    """The codec with these weights, or None where names or shapes are of another architecture."""
+    try:
+        codec = build(name, kind.channels_of(state))
+        codec.load_state_dict(dict(state))
+    except (KeyError, IndexError, ValueError, RuntimeError):  # a name, a shape, or channels that are missing or wrong
+        return None
+    return codec.eval()
