@@ -126,13 +126,9 @@ def agreement() -> list[Check]:
             found.append(equal(BITS, str(n), ", ".join(where.values()), "bpp", whole, total.value, total.half))
     eight, nine = ([r for r in rows(n) if r["method"] == "Baseline"] for n in SWEEPS)
     for mine, theirs in zip(nine, eight, strict=True):
-        rate, there = read(mine["bpp"]), read(theirs["bpp"])
-        note = "all four numbers repeat Table 8's" if mine == theirs else ""
-        found.append(
-            Check(
-                OTHER, "9", label(mine), "bpp", rate.value, there.value, 0.0, NO if mine == theirs else YES, note=note
-            )
-        )
+        rate, eights = read(mine["bpp"]).value, read(theirs["bpp"]).value
+        holds, note = (NO, "all four numbers repeat Table 8's") if mine == theirs else (YES, "")
+        found.append(Check(OTHER, "9", label(mine), "bpp", rate, eights, 0.0, holds, note=note))
     return found
 
 

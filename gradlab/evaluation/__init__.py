@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from gradlab.codecs import Codec
-from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
+from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
 from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate
 from gradlab.evaluation.bitstream import bitstream
+from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
 from gradlab.evaluation.references import is_kodak, references
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Images = Sequence[Picture] | Sequence[Tensor] | Tensor
 
 
 def rate_distortion(
@@ -76,27 +72,12 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
     return {**means, "psnr_of_mean_mse": psnr(means["mse"])}
 
 
-def named(images: Images) -> list[tuple[str, Tensor]]:
-    """``(name, [1, 3, H, W] floats in [0, 1])`` of each image.
-
-    Raises:
-        GradlabError: something that is no picture and no ``[3, H, W]`` tensor, or non-finite values.
-    """
-    result = []
-    for index, image in enumerate(images):
-        name = image.name if isinstance(image, Picture) else str(index)
-        pixels = image.pixels if isinstance(image, Picture) else image
-        if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
-            raise GradlabError(f"image {name} is not a [3, height, width] tensor: give RGB images")
-        x = floats(image)
-        if not bool(torch.isfinite(x).all()):
-            raise GradlabError(f"image {name} holds NaN or infinite values: give values in [0, 1]")
-        result.append((name, x[None]))
-    return result
-
-
 __all__ = [
+    "ANCHORS",
     "BD",
+    "anchor_curves",
+    "anchors",
+    "available",
     "bd",
     "bd_quality",
     "bd_rate",
