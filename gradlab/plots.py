@@ -219,8 +219,9 @@ def heat(
     label: str,
     log: bool = False,
     digits: int = 2,
+    empty: str = "n/a",
 ) -> None:
-    """A map of ``value`` over ``row`` and ``column`` with the numbers in its cells; empty cells say n/a.
+    """A map of ``value`` over ``row`` and ``column`` with the numbers in its cells.
 
     Args:
         ax: where to draw.
@@ -232,6 +233,7 @@ def heat(
         label: of the colour bar, with its unit.
         log: whether the colours are in log scale (what is not above 0 gets the lowest colour).
         digits: significant digits in the cells.
+        empty: what cells without a value say.
 
     Raises:
         GradlabError: a column that is not there.
@@ -252,7 +254,7 @@ def heat(
         mesh = ax.pcolormesh(shown, cmap=colours, norm=scale, edgecolors="white", linewidth=1.0)
         for (i, j), number in np.ndenumerate(values):
             if math.isnan(number):
-                ax.text(j + 0.5, i + 0.5, "n/a", ha="center", va="center", fontsize=6, color="0.35")
+                ax.text(j + 0.5, i + 0.5, empty, ha="center", va="center", fontsize=6, color="0.35")
                 continue
             red, green, blue, _ = colours(scale(shown[i, j]))
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45

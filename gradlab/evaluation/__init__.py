@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
+from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
+from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate
 from gradlab.evaluation.bitstream import bitstream
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.likelihood import deterministic_rounding, reconstruction, universal_quantization
 from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
+from gradlab.evaluation.references import is_kodak, references
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,15 +62,25 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
 
 
 __all__ = [
+    "ANCHORS",
+    "BD",
+    "anchor_curves",
+    "anchors",
+    "available",
+    "bd",
+    "bd_quality",
+    "bd_rate",
     "bitstream",
     "deterministic_rounding",
     "distortion",
+    "is_kodak",
     "ms_ssim",
     "mse_255",
     "named",
     "psnr",
     "rate_distortion",
     "reconstruction",
+    "references",
     "summary",
     "to_8_bit",
     "universal_quantization",

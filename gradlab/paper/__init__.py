@@ -43,15 +43,23 @@ def table(n: int) -> pandas.DataFrame:
     Raises:
         GradlabError: the paper has no such table.
     """
+    frame = printed(n)
+    for column in frame.columns.difference(list(KEYS)):
+        frame[column] = frame[column].replace("-", "nan").astype("float64")
+    return frame
+
+
+def printed(n: int) -> pandas.DataFrame:
+    """Table ``n`` with every cell as it was printed, as text: ``"1.000"`` keeps its zeros.
+
+    Raises:
+        GradlabError: the paper has no such table.
+    """
     import pandas
 
     if n not in CAPTIONS:
         raise GradlabError(f"the paper has no table {n!r}: it has 1 to {max(CAPTIONS)}")
-    path = Path(__file__).with_name(f"table{n}.csv")
-    frame = pandas.read_csv(path, dtype=dict.fromkeys(KEYS, str), keep_default_na=False)
-    for column in frame.columns.difference(list(KEYS)):
-        frame[column] = frame[column].replace("-", "nan").astype("float64")
-    return frame
+    return pandas.read_csv(Path(__file__).with_name(f"table{n}.csv"), dtype=str, keep_default_na=False)
 
 
 def claims() -> pandas.DataFrame:

@@ -1,0 +1,148 @@
+"""Classical codecs that every reader knows, by Pillow: JPEG, JPEG 2000, WebP, AVIF.
+
+Rates are those of whole files, headers included; no colour profile and no metadata is written. Chroma is what each
+format is known for, and stated in every row: a codec with 4:2:0 chroma saturates in PSNR over RGB at high rates.
+
+========= ====== ===================================================================================================
+JPEG      4:2:0  baseline, Huffman tables optimised for the image
+JPEG 2000 4:4:4  irreversible wavelet and colour transform; ``quality`` is the PSNR (dB) that the encoder aims at
+WebP      4:2:0  the only sampling of its lossy mode; slowest, best effort
+AVIF      4:4:4  AV1 still picture, Pillow's default effort
+========= ====== ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError, unknown
+from gradlab.evaluation.images import Images, named
+from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Anchor(NamedTuple):
+    """How one classical codec is run.
+
+    Attributes:
+        feature: what Pillow calls its support of it.
+        format: what Pillow calls the file format.
+        chroma: sampling of the colour differences.
+        qualities: settings that span the rates of learned codecs, from low to high.
+        options: quality to the arguments of ``Image.save``.
+    """
+
+    feature: str
+    format: str
+    chroma: str
+    qualities: tuple[int, ...]
+    options: Callable[[int], dict[str, Any]]
+
+
+ANCHORS: dict[str, Anchor] = {
+    "JPEG": Anchor(
+        "jpg", "JPEG", "4:2:0", (5, 10, 20, 40, 60, 80, 90),
+        lambda q: {"quality": q, "subsampling": "4:2:0", "optimize": True},
+    ),
+    "JPEG 2000": Anchor(
+        "jpg_2000", "JPEG2000", "4:4:4", (24, 27, 30, 33, 36, 39, 42),
+        lambda q: {"quality_mode": "dB", "quality_layers": [q], "irreversible": True, "mct": 1},
+    ),
+    "WebP": Anchor("webp", "WEBP", "4:2:0", (1, 10, 30, 50, 70, 85, 95), lambda q: {"quality": q, "method": 6}),
+    "AVIF": Anchor(
+        "avif", "AVIF", "4:4:4", (10, 25, 40, 55, 65, 75, 85), lambda q: {"quality": q, "subsampling": "4:4:4"}
+    ),
+}  # fmt: skip
+
+
+def available() -> tuple[str, ...]:
+    """Those of ``ANCHORS`` that this Pillow can write and read."""
+    from PIL import features
+
+    # A Pillow that is too old for AVIF does not know its name, and would warn when asked.
+    known = {*features.modules, *features.codecs, *features.features}
+    return tuple(name for name, a in ANCHORS.items() if a.feature in known and features.check(a.feature))
+
+
+def anchors(
+    images: Images,
+    names: Sequence[str] | None = None,
+    qualities: Sequence[int] | None = None,
+    advance: Callable[..., Any] = lambda n=1, note="": None,
+) -> pd.DataFrame:
+    """Rate and distortion of each image under each classical codec and quality.
+
+    Args:
+        images: as ``rate_distortion`` takes them.
+        names: keys of ``ANCHORS``; by default those that this Pillow has.
+        qualities: settings for every codec, on its own scale; by default each one's own.
+        advance: called after each image, codec and quality.
+
+    Returns:
+        Per codec, quality and image: ``codec``, ``chroma``, ``quality``, ``image``, ``bpp`` (8 times the bytes of the
+        file over its pixels), ``mse`` (0-255, 8-bit), ``psnr`` (dB), ``ms_ssim`` (NaN below 161 pixels a side).
+
+    Raises:
+        GradlabError: no images, an unknown codec, or one that this Pillow lacks.
+    """
+    import pandas as pd
+
+    there = available()
+    wanted = there if names is None else tuple(names)
+    for name in wanted:
+        if name not in ANCHORS:
+            raise unknown("classical codec", name, ANCHORS)
+        if name not in there:
+            raise GradlabError(f"this Pillow has no {name}: install one with it, or ask for {', '.join(there)}")
+    originals = [(name, to_8_bit(x)) for name, x in named(images)]
+    if not originals:
+        raise GradlabError("there are no images to evaluate: give at least one")
+    rows = []
+    for codec in wanted:
+        anchor = ANCHORS[codec]
+        for quality in qualities if qualities is not None else anchor.qualities:
+            for image, original in originals:
+                size, decoded = encode(original, anchor, quality)
+                mse = mse_255(original, decoded)
+                rows.append(
+                    {
+                        "codec": codec,
+                        "chroma": anchor.chroma,
+                        "quality": quality,
+                        "image": image,
+                        "bpp": 8 * size / (original.shape[2] * original.shape[3]),
+                        "mse": mse,
+                        "psnr": psnr(mse),
+                        "ms_ssim": ms_ssim(original, decoded),
+                    }
+                )
+                advance(1, f"{codec} {quality}")
+    return pd.DataFrame(rows)
+
+
+def anchor_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over images of what ``anchors`` returned: one point of an R-D curve per codec and quality."""
+    keys = ["codec", "chroma", "quality"]
+    return table.groupby(keys, sort=False)[["bpp", "mse", "psnr", "ms_ssim"]].mean().reset_index()
+
+
+def encode(x: Tensor, anchor: Anchor, quality: int) -> tuple[int, Tensor]:
+    """Bytes of the file, and the image ``[1, 3, H, W]`` on 0-255 that it decodes to."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(x[0].permute(1, 2, 0).to(torch.uint8).numpy(), "RGB").save(
+        file, format=anchor.format, **anchor.options(quality)
+    )
+    size = file.tell()
+    with Image.open(file) as decoded:
+        pixels = np.array(decoded.convert("RGB"), dtype=np.uint8)
+    return size, torch.from_numpy(pixels).permute(2, 0, 1)[None].float()

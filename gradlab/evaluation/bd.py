@@ -1,0 +1,176 @@
+"""Bjontegaard's figures: how much rate one codec saves over another at equal quality, and what it gains at equal rate.
+
+Source: G. Bjontegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33 (2001), computed by the
+package ``bjontegaard``. The logarithm (base 10) of the rate is interpolated over quality for the BD-rate, quality over
+that logarithm for the BD-quality; the difference of the two curves is averaged over the interval they share.
+
+=========== ============================================================================================================
+``pchip``   shape-preserving piecewise cubic, through every point; what JCT-VC and JVET use, and what we publish
+``akima``   piecewise cubic with Akima's slopes, through every point
+``cubic``   *one* polynomial of degree 3 fitted by least squares: beyond 4 points it passes through none of them, and
+            it gives a number where the points fold back, which the other two refuse
+=========== ============================================================================================================
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gradlab.errors import GradlabError, unknown
+
+METHODS = ("pchip", "cubic", "akima")
+"""Interpolations; the first is published."""
+
+FEWEST = 4
+"""Points of a curve, as many as a cubic has coefficients."""
+
+Points = Sequence[float] | np.ndarray
+
+
+class BD(NamedTuple):
+    """Bjontegaard's two figures.
+
+    Attributes:
+        rate: BD-rate, percent; negative where the codec needs less rate than the reference.
+        quality: BD-quality, in the unit of the quality given (dB of PSNR; MS-SSIM has none); positive is better.
+    """
+
+    rate: float
+    quality: float
+
+
+def bd(reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip") -> BD:
+    """BD-rate and BD-quality of one R-D curve against a reference.
+
+    Args:
+        reference_rate: bits per pixel of the reference's points, in the order of their lambda; at least 4.
+        reference_quality: PSNR (dB), MS-SSIM, or any quality of which more is better, of the same points.
+        rate: of the codec that is judged; it need not have as many points.
+        quality: likewise.
+        method: one of ``METHODS``.
+
+    Raises:
+        GradlabError: fewer than 4 points, as many rates as qualities not given, NaN or infinite values, a rate that is
+            not positive; for ``pchip`` and ``akima`` rates or qualities that are not monotone (the point is named);
+            curves that share no rate or no quality.
+    """
+    curves = (reference_rate, reference_quality, rate, quality)
+    return BD(bd_rate(*curves, method=method), bd_quality(*curves, method=method))
+
+
+def bd_rate(
+    reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip"
+) -> float:
+    """Average difference in rate at equal quality, percent; arguments and errors as of ``bd``."""
+    r0, q0, r1, q1 = _curves(reference_rate, reference_quality, rate, quality, method)
+    _overlapping("qualities", q0, q1)
+    return float(100 * (10 ** _average(q0, np.log10(r0), q1, np.log10(r1), method) - 1))
+
+
+def bd_quality(
+    reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip"
+) -> float:
+    """Average difference in quality at equal rate, in the unit of quality; arguments and errors as of ``bd``."""
+    r0, q0, r1, q1 = _curves(reference_rate, reference_quality, rate, quality, method)
+    _overlapping("rates", r0, r1)
+    return float(_average(np.log10(r0), q0, np.log10(r1), q1, method))
+
+
+def overlap(reference: Points, other: Points) -> float:
+    """Share of the interval that two lists of rates or of qualities cover together, of what either covers; 0 to 1."""
+    a, b = np.asarray(reference, float), np.asarray(other, float)
+    shared = min(a.max(), b.max()) - max(a.min(), b.min())
+    whole = max(a.max(), b.max()) - min(a.min(), b.min())
+    return max(0.0, float(shared / whole)) if whole > 0 else 0.0
+
+
+def fold(rate: Points, quality: Points) -> str:
+    """Where an R-D curve folds back, in words; empty where rate and quality both grow from point to point.
+
+    Args:
+        rate: of points in the order of their lambda, either way.
+        quality: of the same points.
+    """
+    rates, qualities = np.asarray(rate, float), np.asarray(quality, float)
+    if len(rates) and rates[0] > rates[-1] and qualities[0] > qualities[-1]:
+        rates, qualities = rates[::-1], qualities[::-1]
+    for name, values in (("rate", rates), ("quality", qualities)):
+        for before, after in itertools.pairwise(values):
+            if not after > before:
+                return f"{name} {after:.4g} follows {before:.4g}"
+    return ""
+
+
+def lambdas(values: Sequence[float]) -> tuple[float, ...]:
+    """The lambdas of a sweep, as they were given.
+
+    Raises:
+        GradlabError: none at all, one that is not positive and finite, or one that is not larger than the one before.
+    """
+    given = tuple(float(v) for v in values)
+    if not given:
+        raise GradlabError("no lambdas are given: name at least one")
+    for lam in given:
+        if not (lam > 0 and math.isfinite(lam)):
+            raise GradlabError(f"a lambda is {lam:g}: every lambda must be positive and finite")
+    for before, after in itertools.pairwise(given):
+        if not after > before:
+            raise GradlabError(f"lambda {after:g} follows {before:g}: give the lambdas in ascending order, each once")
+    return given
+
+
+def _curves(
+    reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Both curves as arrays, after everything that makes the figures undefined but the overlap."""
+    if method not in METHODS:
+        raise unknown("interpolation", method, METHODS)
+    found = []
+    for whose, rates, qualities in (
+        ("the reference", reference_rate, reference_quality),
+        ("the codec", rate, quality),
+    ):
+        r, q = np.asarray(rates, float), np.asarray(qualities, float)
+        if r.ndim != 1 or r.shape != q.shape:
+            raise GradlabError(f"{whose} has {r.size} rates and {q.size} qualities: give one quality for each rate")
+        if len(r) < FEWEST:
+            raise GradlabError(f"{whose} has {len(r)} points: Bjontegaard's figures need at least {FEWEST}")
+        for what, values in (("rate", r), ("quality", q)):
+            bad = ~np.isfinite(values)
+            if bad.any():
+                place = int(bad.argmax())
+                raise GradlabError(f"point {place + 1} of {whose} has {what} {values[place]}: leave it out")
+        if not (r > 0).all():
+            raise GradlabError(f"{whose} has the rate {r.min():g}: every rate must be positive")
+        folded = fold(r, q)
+        if folded and method != "cubic":
+            raise GradlabError(
+                f"{whose} is not monotone ({folded}): {method} is undefined, "
+                "and only 'cubic', a least-squares fit, gives a number"
+            )
+        found += [r, q]
+    return found[0], found[1], found[2], found[3]
+
+
+def _overlapping(what: str, reference: np.ndarray, other: np.ndarray) -> None:
+    if overlap(reference, other) == 0:
+        raise GradlabError(
+            f"the curves share no {what} ({reference.min():.4g} to {reference.max():.4g} and "
+            f"{other.min():.4g} to {other.max():.4g}): Bjontegaard's figure is undefined"
+        )
+
+
+def _average(x0: np.ndarray, y0: np.ndarray, x1: np.ndarray, y1: np.ndarray, method: str) -> float:
+    from bjontegaard import bd_linear  # pyplot comes with it
+
+    # By x, whatever the order of lambda: the package asserts it, also for the least-squares fit, where it is the same.
+    (x0, y0), (x1, y1) = ((x[order], y[order]) for x, y in ((x0, y0), (x1, y1)) for order in [np.argsort(x)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a small overlap, which ``overlap`` tells
+        return float(bd_linear(x0, y0, x1, y1, method=method, require_matching_points=False))

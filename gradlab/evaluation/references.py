@@ -1,0 +1,48 @@
+"""Published R-D curves on the 24 Kodak images, to stand beside measured ones.
+
+``reference/compressai_kodak.csv``: CompressAI's own results, from the files
+``results/image/8bit-decoded/kodak/<model>_mse_ans_cuda.json`` of github.com/InterDigitalInc/CompressAI at commit
+869a9f5 (BSD 3-Clause Clear), rounded to 7 decimals. Models trained for MSE; rates are the lengths of real bitstreams;
+PSNR and MS-SSIM are means over images of decoded images in 8 bits: the conventions of ``rate_distortion``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.errors import unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
+"""Names of the 24 images, without suffix."""
+
+
+def references(model: str | None = None) -> pd.DataFrame:
+    """CompressAI's published results on Kodak.
+
+    Args:
+        model: one of its names, e.g. ``"bmshj2018-hyperprior"``; all by default.
+
+    Returns:
+        Per model and quality: ``model``, ``quality`` (1 to 8; 1 to 6 for cheng2020), ``metric`` (what was trained for),
+        ``lambda`` (of MSE on the 0-255 scale), ``bpp``, ``psnr`` (dB), ``ms_ssim``.
+
+    Raises:
+        GradlabError: a model that is not among them.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(Path(__file__).with_name("reference") / "compressai_kodak.csv")
+    if model is None:
+        return table
+    if model not in set(table["model"]):
+        raise unknown("model with published results", model, list(dict.fromkeys(table["model"])))
+    return table[table["model"] == model].reset_index(drop=True)
+
+
+def is_kodak(names: list[str]) -> bool:
+    """Whether pictures are the 24 of Kodak, by their file names (``kodim01.png`` to ``kodim24.png``)."""
+    return sorted(Path(name).stem.lower() for name in names) == list(KODAK)

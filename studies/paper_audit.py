@@ -1,0 +1,120 @@
+"""The paper against itself: every number that follows from others, recomputed from its own tables.
+
+R-D costs, PSNR from MSE, Tables 4 and 5 from Tables 8 and 9 by each interpolation, models that stand in several tables,
+orderings over lambda and over the sample size, and what the text says in numbers. A check holds where rounding of all
+printed digits can explain the difference. No images, no training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab import cli, results
+from gradlab.audit import NO, UNDEFINED, YES, audit
+from gradlab.study import Context, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Settings:
+    """There is nothing to choose; the seed is what every study has."""
+
+    seed: int = 0
+
+
+PROFILES = {"quick": Settings(), "gpu": Settings(), "paper": Settings()}
+SMALLEST = Settings()
+# Of a sweep's BD figures the published interpolation decides; the other two stand beside it.
+PUBLISHED = ("", "pchip")
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """All checks."""
+    return {"paper-audit": audit()}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """One for each kind of check: it holds where every check of it that is defined does."""
+    import pandas as pd
+
+    found = []
+    for claim, rows in tables["paper-audit"].groupby("claim", sort=False):
+        deciding = rows[rows["interpolation"].fillna("").isin(PUBLISHED)]
+        counts = {said: int((deciding["holds"] == said).sum()) for said in (YES, NO, UNDEFINED)}
+        holds = None if not counts[YES] + counts[NO] else counts[NO] == 0
+        evidence = f"{counts[YES]} of {len(deciding)} checks hold"
+        if counts[UNDEFINED]:
+            evidence += f", {counts[UNDEFINED]} are undefined (points that fold back)"
+        if (rows["interpolation"].fillna("") != "").any():
+            evidence += ", by pchip"
+        # A least-squares cubic gives a number where the points fold back; where the paper prints one, both are told.
+        cubic = rows[(rows["interpolation"] == "cubic") & rows["metric"].eq("PSNR BD-BR (%)")]
+        for row in cubic[cubic["method"].isin(deciding[deciding["holds"] == UNDEFINED]["method"])].itertuples():
+            printed = "none" if pd.isna(row.paper) else f"{row.paper:+.2f}"
+            evidence += f"; {row.method} by a least-squares cubic {row.recomputed:+.2f} % in PSNR (printed: {printed})"
+        wrong = deciding[deciding["holds"] == NO]
+        if len(wrong):
+            share = (wrong["paper"] - wrong["recomputed"]).abs() / wrong["recomputed"].abs().clip(lower=1e-12)
+            worst = wrong.loc[share.idxmax()]
+            evidence += (
+                (
+                    f"; furthest off: Table {worst['table']}, {worst['method']}, {worst['metric']}: "
+                    f"printed {worst['paper']:.4g}, {worst['recomputed']:.4g} follows"
+                )
+                .replace("Table section", "section")
+                .replace("Table A.", "appendix A.")
+            )
+        found.append(Verdict(str(claim), ", ".join(dict.fromkeys(f"{t}" for t in rows["table"])), holds, evidence))
+    return [v._replace(source=_named(v.source)) for v in found]
+
+
+def _named(tables: str) -> str:
+    """``"1, 2"`` as ``"Tables 1, 2"``; sections as they are."""
+    parts = tables.split(", ")
+    if not all(part.isdigit() for part in parts):
+        return tables
+    return ("Tables " if len(parts) > 1 else "Table ") + tables
+
+
+def draw(folder: Path) -> None:
+    """How many checks of each kind hold, and Bjontegaard's rates as printed and as recomputed."""
+    import pandas as pd
+
+    from gradlab import plots
+
+    table = results.read_csv(folder / "paper-audit.csv")
+    counts = table.groupby(["claim", "holds"], sort=False).size().rename("checks").reset_index()
+    counts["holds"] = pd.Categorical(counts["holds"], [YES, NO, UNDEFINED], ordered=True)
+    order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}
+    counts = counts.sort_values("holds").sort_values("claim", key=lambda c: c.map(order), kind="stable")
+    full = pd.MultiIndex.from_product([order, [YES, NO, UNDEFINED]], names=["claim", "holds"])
+    counts = counts.astype({"holds": str}).set_index(["claim", "holds"]).reindex(full).reset_index()
+    figure, ax = plots.figure(width="page", height=5.6)
+    plots.heat(ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", log=True, empty="")
+    plots.title(ax, f"{len(table)} checks")
+    plots.save(figure, folder / "paper-audit")
+
+    rates = table[table["metric"].str.endswith("BD-BR (%)") & table["interpolation"].notna()]
+    figure, axes = plots.figure(1, 2, width="page", height=2.9)
+    for ax, (n, source) in zip(axes, ((4, 8), (5, 9)), strict=True):
+        mine = rates[(rates["table"] == str(n)) & (rates["method"] != "IWAE")]
+        place = mine["method"].str.replace("MS-NIC-", "") + "\n" + mine["metric"].str.replace(" BD-BR (%)", "")
+        bars = pd.concat([
+            pd.DataFrame({"place": place, "rate": mine["paper"], "which": "as printed"}).drop_duplicates(),
+            pd.DataFrame({"place": place, "rate": mine["recomputed"], "error": mine["allowed"],
+                          "which": "recomputed, " + mine["interpolation"]}),
+        ])  # fmt: skip
+        plots.bars(ax, bars, "place", "rate", "error", "which", xlabel="", ylabel="BD-rate (%)",
+                   order=["as printed", *(f"recomputed, {m}" for m in ("pchip", "cubic", "akima"))])  # fmt: skip
+        ax.axhline(0, color="0.3", linewidth=0.8)
+        plots.title(ax, f"Table {n} from Table {source} (bars: what rounding allows)")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / "paper-audit_bd")
+
+
+if __name__ == "__main__":
+    cli.script(__file__)
