@@ -18,6 +18,16 @@ def test_there_is_an_example_of_each_scale():
     assert len(BLOCKS) == 3
 
 
+def test_the_test_that_it_shows_passes_and_fails_where_it_says(tmp_path):
+    (shown,) = [b for b in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL) if "def test_" in b]
+    names: dict = {}
+    exec(shown, names)
+    names["test_mine"]()
+    exec(shown.replace(".detach()", ".detach() ** 2"), names)
+    with pytest.raises(AssertionError, match="that is the mean of dreg"):
+        names["test_mine"]()
+
+
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_examples_print_what_the_readme_shows(number, tmp_path):
     code, shown = BLOCKS[number]
