@@ -1,4 +1,4 @@
-"""The command line: ``gradlab list | run | report | claims | check``.
+"""The command line: ``gradlab list | run | report | claims | check | data``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -23,6 +23,7 @@ Examples:
   gradlab list                                what there is to run
   gradlab run toys table1 --profile quick     a few minutes on a CPU
   gradlab report figures/quick                one HTML page with everything
+  gradlab data prepare photos train           a training set from your photographs
 """
 
 app = typer.Typer(
@@ -216,6 +217,42 @@ def _load(target: str) -> Callable[..., Any]:
         there = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise unknown(f"estimator of {module_name}:", name, there)
     return found
+
+
+data_app = typer.Typer(help="Prepare images to train on.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of photographs, with folders below it.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Where the training images go, outside of SRC.")],
+    count: Annotated[int, typer.Option(metavar="N", help="How many of the largest images.")] = 8000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of sizes and noise; the same seed, the same pixels.")] = 0,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Processes.", show_default="one for each core"),
+    ] = None,
+) -> None:
+    """The largest photographs of SRC, made smaller and with noise added as in Balle et al. 2018.
+
+    Run again after an interruption: what is done is kept. Then: gradlab run STUDY --train-images DST
+    """
+    from rich.console import Console
+
+    from gradlab.data.prepare import images_in, prepare
+    from gradlab.progress import Progress
+    from gradlab.show import show_prepared
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    try:
+        there, progress = images_in(source), Progress(console)
+        with progress.track("reading sizes", there) as read, progress.track("preparing", min(count, there)) as advance:
+            done = prepare(source, target, count, seed, workers, advance, read)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was finished stays: the same command goes on", err=True)
+        raise typer.Exit(130) from None
+    show_prepared(console, len(done.manifest), done.done_before, done.skipped, count, target)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,17 @@ def show_checks(console: Console, rows: Iterable[tuple[str, int, float, float, f
     console.print(table)
 
 
+def show_prepared(console: Console, made: int, done_before: int, skipped: DataFrame, asked: int, target: Path) -> None:
+    """Prints what ``gradlab data prepare`` did: how many, what it left out and why, and what to do with the set."""
+    if len(skipped):
+        show_table(console, skipped, target / "skipped.csv")
+    words = f"{made} images are in {target}, {done_before} of them done before; {len(skipped)} were left out"
+    if made < asked:
+        words += f"; {asked} were asked for, there are no more"
+    hint = f"train on them with: gradlab run STUDY --train-images {target}" if made else "there is nothing to train on"
+    console.print(f"{words}\n{hint}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _plain(text: str) -> str:
     from rich.markup import escape
 

@@ -25,7 +25,10 @@ def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["list"], ["--version"], ["data", "--help"], ["data", "prepare", "--help"]],
+)
 def test_light_commands_load_nothing_heavy(studies: Path, arguments: list[str]) -> None:
     code = (
         f"import sys; from gradlab.cli import main; code = main({arguments!r})\n"

@@ -1,0 +1,104 @@
+"""What the profiles train: each model once, and in profile paper by Appendix A.5 to the letter."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from gradlab import results
+from gradlab_studies import _models as models
+
+SHARING = ("table1", "table2", "table3", "weights", "figure3", "table6", "table10", "table11", "figure4", "table7")
+
+
+class Asked(Exception):
+    pass
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Every model that a study asks for in a profile, by method; nothing is trained."""
+
+    def of(study, profile):
+        found = []
+
+        def record(context, wanted):
+            found.extend(wanted)
+            raise Asked
+
+        monkeypatch.setattr(models, "train_all", record)
+        module = importlib.import_module(f"gradlab_studies.{study}")
+        with pytest.raises(Asked):
+            module.measure(module.PROFILES[profile], SimpleNamespace(seed=0))
+        return found
+
+    return of
+
+
+# Tables 1 and 2: 3 (5 with both weightings) and 1; latents: DMS (and MIX where k is not Table 1's); Table 7: the rest.
+@pytest.mark.parametrize(
+    ("profile", "models_of_all"), [("quick", 4 + 1 + 5), ("gpu", 6 + 2 + 13), ("paper", 6 + 2 + 13)]
+)
+def test_models_are_shared_between_studies(trained, profile, models_of_all):
+    wanted = [settings for study in SHARING for _, settings in trained(study, profile)]
+    hashes = {results.settings_hash(settings) for settings in wanted}
+    assert len(hashes) == models_of_all
+    # Nor is one trained twice to two different ends: but for its length every model is another.
+    ends = {results.settings_hash(replace(s, steps=10**9, snapshots=())) for s in wanted}
+    assert len(ends) == models_of_all
+
+
+@pytest.mark.parametrize("profile", ["quick", "gpu", "paper"])
+def test_what_is_read_was_kept(trained, profile):
+    """Table 7 and the latents read models where they have a snapshot or end."""
+    from gradlab_studies import _latents, table7
+
+    for _, _, settings, iteration in table7.trained(table7.PROFILES[profile]):
+        assert iteration == settings.steps or iteration in settings.snapshots
+    latent = _latents.PROFILES[profile]
+    for _, settings in _latents.trained(latent):
+        assert latent.iterations == settings.steps or latent.iterations in settings.snapshots
+
+
+EPOCH = 8000 // 8  # iterations: the largest 8000 images, in batches of 8 (the paper names no batch size)
+
+
+def test_profile_paper_is_appendix_a5(trained):
+    """Adam with betas 0.90, 0.95; 1e-4, linear in the sample size; 2000 epochs, of which 200 on the cosine."""
+    for study in SHARING:
+        for name, s in trained(study, "paper"):
+            name = name.partition(",")[0]
+            size = s.batch // 8 if name == models.BIG_BATCH else s.k
+            assert s.betas == (0.90, 0.95), (study, name)
+            assert s.rate_at(0) == pytest.approx(1e-4 * size), (study, name)
+            assert s.batch == (8 * size if name == models.BIG_BATCH else 8)
+            epoch = 8000 / s.batch
+            assert s.steps == int(2000 * epoch) and s.cosine_steps == int(200 * epoch)
+            assert s.rate_at(s.cosine_steps) == s.rate_at(s.steps - 1) < s.rate_at(s.cosine_steps // 2) < s.rate_at(0)
+            assert (s.codec, s.channels, s.lam, s.crop) == ("bmshj2018-hyperprior", (128, 192), 0.015, 256)
+            assert s.estimator == ("dreg" if name == models.MIX_DREG else "pathwise")
+            if name == models.DMS:
+                assert s.k == s.l and s.objective == "ms-nic-dms"
+            if name == models.IWAE:
+                assert s.objective == "iwae-2level" and not s.direct_y
+            if s.objective == "ms-nic-mix" and study != "table1":
+                assert (s.weighting, s.scale) == ("per-term", "bpp")
+
+
+def test_profile_paper_has_the_papers_sample_sizes():
+    from gradlab_studies import _latents, table1, table7
+
+    assert table1.PROFILES["paper"].k == 5  # Table 1
+    assert (_latents.PROFILES["paper"].k, _latents.PROFILES["paper"].k_dms) == (8, 16)  # section 5.2
+    assert table7.PROFILES["paper"].sizes == ((3, 5, 8, 16),) * 4
+    assert models.PAPER.steps == 2000 * EPOCH and models.PAPER.cosine_steps == 200 * EPOCH
+
+
+def test_a_big_batch_of_as_many_epochs():
+    base = replace(models.PAPER, snapshots=(80, 160), steps=800, cosine_steps=80)
+    big = models.same_epochs(models.method(base, models.BIG_BATCH, 8), 8)
+    assert (big.batch, big.steps, big.cosine_steps, big.snapshots) == (64, 100, 10, (10, 20))
+    assert big.learning_rate == pytest.approx(8e-4)
