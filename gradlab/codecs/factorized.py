@@ -20,7 +20,7 @@ from gradlab.terms import Tap
 
 
 class Factorized(Codec, FactorizedPrior):
-    """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and ``direct_y`` cannot be False: there is no h_a to read y."""
+    """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and ``direct_y`` stays True: no h_a reads y."""
 
     @property
     def direct_y(self) -> bool:
