@@ -20,17 +20,17 @@ from gradlab.terms import Tap
 
 
 class Factorized(Codec, FactorizedPrior):
-    """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and there is nothing that h_a could read.
+    """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and ``direct_y`` stays True: no h_a reads y."""
 
-    Args:
-        n: channels N of the transforms.
-        m: channels M of y.
-        direct_y: must be True.
-    """
+    @property
+    def direct_y(self) -> bool:
+        """Always True."""
+        return True
 
-    def __init__(self, n: int, m: int, direct_y: bool = True) -> None:
-        super().__init__(n, m, direct_y=direct_y)
-        self._refuse_2_level()
+    @direct_y.setter
+    def direct_y(self, value: bool) -> None:
+        if not value:
+            raise GradlabError("bmshj2018-factorized has no z that could read a sample of y: leave direct_y at True")
 
     @classmethod
     def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -55,12 +55,7 @@ class Factorized(Codec, FactorizedPrior):
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
         return self.entropy_bottleneck.rounded(y)
 
-    def _refuse_2_level(self) -> None:
-        if not self.direct_y:
-            raise GradlabError("bmshj2018-factorized has no z that could read a sample of y: leave direct_y at True")
-
     def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
-        self._refuse_2_level()
         super()._check(x, k, l)
         if l > 1:
             raise GradlabError(f"l = {l} samples of z, but bmshj2018-factorized has no z: l must be 1")

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import pickle
+import re
+
+import pytest
+import torch
+
+import gradlab as gl
+from gradlab import checkpoints
+from gradlab.errors import GradlabError
+from tests.codec_zoo import LAM, NAMES, amplified, build, channels, generator, images, theirs
+
+
+def finished(name, direct_y=True):
+    codec = build(name, direct_y, trained=True)
+    codec.finish()
+    return codec
+
+
+def older(state):
+    """Names as CompressAI wrote them up to 1.2.6, and as its first releases did."""
+    for old, new in (("_matrix", "matrices."), ("_bias", "biases."), ("_factor", "factors.")):
+        state = {name.replace(f"bottleneck.{new}", f"bottleneck.{old}"): t for name, t in state.items()}
+    return state
+
+
+def oldest(state):
+    for part in ("matrices", "biases", "factors"):
+        state = {name.replace(f"bottleneck.{part}.", f"bottleneck._{part}."): t for name, t in state.items()}
+    return {name.replace(".skip.", ".downsample."): t for name, t in state.items()}
+
+
+WRITTEN = {
+    "a state dict": lambda state: state,
+    "of a training run": lambda state: {"epoch": 3, "state_dict": state, "loss": torch.tensor(1.0), "optimizer": {"lr": 1e-4}},
+    "DataParallel": lambda state: {"state_dict": {f"module.{name}": t for name, t in state.items()}},
+    "older names": older,
+    "oldest names, DataParallel": lambda state: {f"module.{name}": t for name, t in oldest(state).items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [(name, "of a training run") for name in NAMES]
+    + [("bmshj2018-factorized", w) for w in WRITTEN]
+    + [("cheng2020-anchor", "oldest names, DataParallel")],
+)
+def test_compressais_checkpoints(tmp_path, name, written):
+    codec = finished(name)
+    path = tmp_path / "weights-3-6d87dff7.pth.tar"
+    torch.save(WRITTEN[written](dict(theirs(codec).state_dict())), path)
+    found = gl.codecs.load(path, name)
+    assert type(found) is type(codec)
+    assert not found.training
+    assert all(torch.equal(found.state_dict()[n], t) for n, t in codec.state_dict().items())
+    stream = amplified(codec).eval().compress(images())
+    assert amplified(found).compress(images())["strings"] == stream["strings"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_checkpoints_and_compressais_class_read_each_other(tmp_path, name):
+    codec = finished(name)
+    checkpoints.save(tmp_path / "final.safetensors", codec.state_dict(), "hash", 4)
+    training = {f"model.{n}": t for n, t in codec.state_dict().items()} | {"adam.step.g_a.0.bias": torch.tensor(4.0)}
+    checkpoints.save(tmp_path / "last.safetensors", training, "hash", 4)
+    for file in ("final", "last"):
+        found = gl.codecs.load(str(tmp_path / f"{file}.safetensors"), name, channels(name))
+        assert all(torch.equal(found.state_dict()[n], t) for n, t in codec.state_dict().items())
+    model = theirs(found)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    terms, _ = gl.codecs.load(tmp_path / "theirs.pth", name).log_terms(images(), LAM, generator=generator())
+    assert torch.equal(terms.log_w(), codec.log_terms(images(), LAM, generator=generator())[0].log_w())
+
+
+def test_the_switch_is_set_anew_and_a_codec_without_tables_can_be_finished(tmp_path):
+    torch.save(build("mbt2018-mean").state_dict(), tmp_path / "raw.pth")
+    found = gl.codecs.load(tmp_path / "raw.pth", "mbt2018-mean", direct_y=False)
+    assert found.direct_y is False
+    assert found.entropy_bottleneck.quantized_cdf.numel() == 0
+    found.finish()
+    assert found.compress(images())["strings"]
+
+
+@pytest.mark.parametrize("true", NAMES)
+def test_another_architecture_is_refused_and_named(tmp_path, true):
+    path = tmp_path / "weights.pth"
+    torch.save(build(true).state_dict(), path)
+    for name in NAMES:
+        if name != true:
+            with pytest.raises(GradlabError, match=rf"weights\.pth is not of {name}: it looks like {true}$"):
+                gl.codecs.load(path, name)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def write(path, content):
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+
+
+@pytest.mark.parametrize(("content", "match"), [
+    (b"no checkpoint at all", "is corrupt, or holds more than tensors"),
+    (b"", "is corrupt, or holds more than tensors"),
+    (pickle.dumps(Harmful()), "never executed"),
+    ({"state_dict": {"g_a.0.weight": Harmful()}}, "never executed"),
+    ({"epoch": 3}, "holds no state dict"),
+    ({}, "holds no state dict"),
+    ([torch.ones(3)], "holds no state dict"),
+    ({"conv.weight": torch.ones(3)}, "it is none of bmshj2018-factorized, "),
+])  # fmt: skip
+def test_bad_files(tmp_path, monkeypatch, content, match):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "bad.pth.tar", content)
+    with pytest.raises(GradlabError, match=match):
+        gl.codecs.load(tmp_path / "bad.pth.tar", "mbt2018")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damage_channels_and_names(tmp_path):
+    with pytest.raises(GradlabError, match=r"no checkpoint .*missing\.pth"):
+        gl.codecs.load(tmp_path / "missing.pth", "mbt2018")
+    with pytest.raises(GradlabError, match="did you mean 'mbt2018-mean'"):
+        gl.codecs.load(tmp_path / "missing.pth", "mbt2018-means")
+    torch.save(build("bmshj2018-factorized").state_dict(), tmp_path / "factorized.pth")
+    with pytest.raises(GradlabError, match="leave direct_y at True"):
+        gl.codecs.load(tmp_path / "factorized.pth", "bmshj2018-factorized", direct_y=False)
+    codec = finished("mbt2018-mean")
+    path = tmp_path / "weights.pth.tar"
+    torch.save(codec.state_dict(), path)
+    with pytest.raises(GradlabError, match=re.escape("has channels (6, 4), not (4, 6)")):
+        gl.codecs.load(path, "mbt2018-mean", (4, 6))
+    cut = path.read_bytes()
+    path.write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(GradlabError, match="is corrupt"):
+        gl.codecs.load(path, "mbt2018-mean")
+    ours = tmp_path / "ours.safetensors"
+    checkpoints.save(ours, codec.state_dict(), "hash", 4)
+    content = bytearray(ours.read_bytes())
+    content[-1] ^= 1
+    ours.write_bytes(bytes(content))
+    with pytest.raises(GradlabError, match="is corrupt"):
+        gl.codecs.load(ours, "mbt2018-mean")
+    torch.save({n: t for n, t in codec.state_dict().items() if not n.startswith("h_s.4")}, path)
+    with pytest.raises(GradlabError, match="is not of mbt2018-mean"):
+        gl.codecs.load(path, "mbt2018-mean")
