@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
-from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate
+from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
 from gradlab.evaluation.bitstream import bitstream
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
@@ -81,8 +81,10 @@ __all__ = [
     "bd",
     "bd_quality",
     "bd_rate",
+    "bd_table",
     "bitstream",
     "is_kodak",
+    "lambdas",
     "ms_ssim",
     "mse_255",
     "named",
