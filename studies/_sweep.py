@@ -46,7 +46,7 @@ class Settings:
         base: the baseline, but for lambda and channels.
         lams: lambdas, ascending.
         wide: channels from ``wide_from`` on.
-        wide_from: the lambda at which the channels change.
+        wide_from: the lambda at which the channels change; None for one size.
         samples: k of IWAE, of MIX, and of DMS (k = l).
         points: iterations at which all methods are compared; the last is the table's.
         test_crop: side of the central crop that is coded, pixels; 0 codes whole images. A context model decodes
@@ -56,7 +56,7 @@ class Settings:
     base: TrainSettings
     lams: tuple[float, ...] = LAMBDAS
     wide: tuple[int, ...] = (192, 320)
-    wide_from: float = math.inf
+    wide_from: float | None = None
     samples: tuple[int, int, int] = (5, 8, 16)
     points: tuple[int, ...] = (1_500_000, 2_000_000)
     test_crop: int = 0
@@ -67,7 +67,8 @@ class Settings:
 
     def trained(self, name: str, lam: float) -> TrainSettings:
         """The run of a method at a lambda."""
-        channels = self.wide if lam >= self.wide_from else self.base.channels
+        high = self.wide_from is not None and lam >= self.wide_from
+        channels = self.wide if high else self.base.channels
         base = replace(self.base, lam=lam, channels=channels)
         return models.method(base, METHODS[name], self.k(name))
 

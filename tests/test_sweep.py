@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import evaluation
+from gradlab import evaluation, results
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress
@@ -74,6 +74,7 @@ def test_bd_studies_read_the_models_of_the_points(points, deltas):
         assert settings.points[-1] == settings.base.steps
         assert set(settings.points[:-1]) <= set(settings.base.snapshots)
         assert len(settings.lams) >= 4
+        assert len(results.settings_hash(settings)) == 12
 
 
 def test_crops_are_central_and_their_fingerprint_is_kept(context, monkeypatch):
