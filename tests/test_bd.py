@@ -153,3 +153,29 @@ def test_kodak_is_known_by_its_names():
     assert evaluation.is_kodak(names[::-1])
     assert not evaluation.is_kodak(names[:23])
     assert not evaluation.is_kodak([*names, "kodim25.png"])
+
+
+def test_the_table_of_methods_says_what_is_undefined():
+    points = paper.table(8)
+    table = evaluation.bd_table(points, "Baseline")
+    assert list(table["method"].unique()) == ["Baseline", "IWAE", "MS-NIC-MIX", "MS-NIC-DMS"]
+    by = table.set_index(["method", "interpolation"])
+    assert by.loc[("MS-NIC-DMS", "pchip"), "PSNR BD-BR (%)"] == pytest.approx(-4.95, abs=0.005)
+    assert by.loc[("MS-NIC-DMS", "pchip"), "MS-SSIM BD-BR (%)"] == pytest.approx(-5.49, abs=0.005)
+    assert by.loc[("IWAE", "cubic"), "PSNR BD-BR (%)"] == pytest.approx(64.25, abs=0.005)
+    lost = by.loc[("IWAE", "pchip")]
+    assert math.isnan(lost["PSNR BD-BR (%)"])
+    assert "rate 1.753 follows 1.886" in lost["note"]
+    assert by.loc[("IWAE", "cubic"), "note"] == ""
+    assert (by.loc["Baseline", ["PSNR BD-BR (%)", "MS-SSIM BD-Metric"]].abs() < 1e-9).all(axis=None)
+    assert 0.9 < by.loc[("MS-NIC-MIX", "pchip"), "overlap"] <= 1
+    with pytest.raises(GradlabError, match="unknown method 'baseline': did you mean 'Baseline'"):
+        evaluation.bd_table(points, "baseline")
+
+
+def test_the_table_keeps_what_is_defined_of_a_curve():
+    # Table 9's IWAE shares qualities with the baseline, but no rates.
+    row = evaluation.bd_table(paper.table(9), "Baseline").set_index(["method", "interpolation"]).loc[("IWAE", "cubic")]
+    assert row["PSNR BD-BR (%)"] > 700
+    assert math.isnan(row["PSNR BD-Metric"])
+    assert "share no rates" in row["note"]

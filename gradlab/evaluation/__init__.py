@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
-from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate
+from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
 from gradlab.evaluation.bitstream import bitstream
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.likelihood import deterministic_rounding, reconstruction, universal_quantization
@@ -70,10 +70,12 @@ __all__ = [
     "bd",
     "bd_quality",
     "bd_rate",
+    "bd_table",
     "bitstream",
     "deterministic_rounding",
     "distortion",
     "is_kodak",
+    "lambdas",
     "ms_ssim",
     "mse_255",
     "named",

@@ -18,11 +18,14 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gradlab.errors import GradlabError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = ("pchip", "cubic", "akima")
 """Interpolations; the first is published."""
@@ -80,6 +83,51 @@ def bd_quality(
     r0, q0, r1, q1 = _curves(reference_rate, reference_quality, rate, quality, method)
     _overlapping("rates", r0, r1)
     return float(_average(np.log10(r0), q0, np.log10(r1), q1, method))
+
+
+def bd_table(
+    points: pd.DataFrame, reference: str, qualities: Sequence[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
+) -> pd.DataFrame:
+    """Bjontegaard's figures of every method against one of them, by every interpolation; what is undefined says why.
+
+    Args:
+        points: one row per point of a curve, in the order of lambda; column ``method`` and the columns named below.
+        reference: the method that the others are compared with; it is in the table too, with zeros.
+        qualities: columns of which more is better.
+        rate: column of the rate.
+
+    Returns:
+        Per method and interpolation: ``method``, ``interpolation``, per quality ``<quality> BD-BR (%)`` and
+        ``<quality> BD-Metric`` (NaN where undefined), ``points``, ``overlap`` (share of the range of the first quality
+        that both curves cover) and ``note`` (why figures are undefined, else empty).
+
+    Raises:
+        GradlabError: the reference is not among the methods.
+    """
+    import pandas as pd
+
+    curves = {str(name): group for name, group in points.groupby("method", sort=False)}
+    if reference not in curves:
+        raise unknown("method", reference, curves)
+    anchor = curves[reference]
+    rows = []
+    for name, curve in curves.items():
+        for method in METHODS:
+            row: dict[str, Any] = {"method": name, "interpolation": method}
+            reasons = []
+            for quality in qualities:
+                for column, figure in (("BD-BR (%)", bd_rate), ("BD-Metric", bd_quality)):
+                    try:
+                        given = (anchor[rate], anchor[quality], curve[rate], curve[quality])
+                        row[f"{quality} {column}"] = figure(*given, method=method)
+                    except GradlabError as error:
+                        row[f"{quality} {column}"] = math.nan
+                        reasons.append(f"{quality}: {error}")
+            row["points"] = len(curve)
+            row["overlap"] = overlap(anchor[qualities[0]].to_numpy(), curve[qualities[0]].to_numpy())
+            row["note"] = "; ".join(dict.fromkeys(reasons))
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def overlap(reference: Points, other: Points) -> float:

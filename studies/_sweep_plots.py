@@ -1,0 +1,64 @@
+"""Figures of the R-D sweeps, from their CSVs alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradlab import results
+from gradlab_studies import _models as models
+from gradlab_studies._sweep import METHODS
+
+
+def draw_curves(n: int, folder: Path) -> None:
+    """PSNR and MS-SSIM over rate: the four methods, the classical codecs, and CompressAI's published curves."""
+    from gradlab import plots
+
+    table = results.read_csv(folder / f"table{n}.csv")
+    anchors = results.read_csv(folder / f"table{n}_anchors.csv")
+    published = results.read_csv(folder / f"table{n}_references.csv")
+    table["label"] = table["method"] + table["sample_size"].map(lambda s: "" if s == "-" else f" (k = {s})")
+    anchors["label"] = anchors["codec"] + " (" + anchors["chroma"] + ")"
+    figure, axes = plots.figure(1, 2, width="page", height=3.4)
+    rate = "rate (bits per pixel)"
+    for ax, (column, theirs, label) in zip(
+        axes, (("PSNR", "psnr", "PSNR (dB)"), ("MS-SSIM", "ms_ssim", "MS-SSIM")), strict=True
+    ):
+        plots.curves(ax, table, "bpp", column, None, "label", xlabel=rate, ylabel=label, xscale="log")
+        plots.curves(ax, anchors, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log", markers=False,
+                     first=len(METHODS))  # fmt: skip
+        if len(published):
+            kodak = published[published["model"].isin(["bmshj2018-hyperprior", "cheng2020-attn"])]
+            kodak = kodak.assign(label=kodak["model"] + " (CompressAI)")
+            plots.curves(ax, kodak, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log",
+                         markers=False, first=len(METHODS) + anchors["label"].nunique())  # fmt: skip
+        plots.title(ax, f"n = {table['images'].iloc[0]} images, {table['iterations'].iloc[0]} iterations")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / f"table{n}")
+
+
+def draw_deltas(n: int, folder: Path) -> None:
+    """BD-rates by each interpolation beside the paper's; what is undefined has no bar and is named."""
+    import pandas as pd
+
+    from gradlab import plots
+
+    table = results.read_csv(folder / f"table{n}.csv")
+    table = table[table["method"] != models.BASELINE]
+    figure, axes = plots.figure(1, 2, width="page", height=2.9)
+    for ax, quality in zip(axes, ("PSNR", "MS-SSIM"), strict=True):
+        column = f"{quality} BD-BR (%)"
+        bars = [
+            pd.DataFrame(
+                {"method": table["method"], "rate": table[column], "which": "here, " + table["interpolation"]}
+            ),
+            pd.DataFrame({"method": table["method"], "rate": table[f"{column}_paper"], "which": "paper"}),
+        ]
+        drawn = pd.concat(bars, ignore_index=True).drop_duplicates()
+        plots.bars(ax, drawn, "method", "rate", None, "which", xlabel="", ylabel=f"BD-rate in {quality} (%)",
+                   yscale="symlog")  # fmt: skip
+        ax.axhline(0, color="0.3", linewidth=0.8)
+        lost = table[table[column].isna()].groupby("method", sort=False)["interpolation"].agg(", ".join)
+        gaps = [f"{name}: {which} undefined" for name, which in lost.items()]
+        plots.title(ax, "\n".join(gaps) or f"n = {table['images'].iloc[0]} images")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / f"table{n}")

@@ -1,0 +1,57 @@
+"""Table 8: rate and distortion of four training methods over the lambdas, on the codec of Balle et al. 2018.
+
+Baseline, IWAE without direct-y, MS-NIC-MIX and MS-NIC-DMS, with real bitstreams, beside classical codecs and, on Kodak,
+CompressAI's published curves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab import cli
+from gradlab.study import Context, Verdict
+from gradlab_studies import _models as models
+from gradlab_studies import _sweep as sweep
+from gradlab_studies import _sweep_plots as plots
+from gradlab_studies._sweep import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSUMED = sweep.ASSUMED | {
+    "channels": "128, 192 to lambda 0.03 and 192, 320 from 0.045 on: Balle et al. 2018 use more for high rates, "
+    "CompressAI from 0.0483 on",
+}
+QUICK = replace(models.QUICK, channels=(16, 24), steps=500, snapshots=(375,), cosine_steps=500)
+GPU = replace(models.GPU, crop=128, steps=6000, snapshots=(4500,), learning_rate=3e-4, scale_learning_rate=False,
+              cosine_steps=6000, final_fraction=0.02)  # fmt: skip
+PROFILES = {
+    "quick": Settings(base=QUICK, lams=sweep.SPREAD, samples=(3, 3, 3), points=(375, 500)),
+    "gpu": Settings(base=GPU, lams=sweep.SPREAD, wide_from=0.045, points=(4500, 6000), samples=(5, 5, 5)),
+    "paper": Settings(base=models.PAPER, wide_from=0.045),
+}
+SMALLEST = Settings(
+    base=replace(models.SMALLEST, snapshots=(4,)), lams=sweep.SPREAD, wide=(6, 10), wide_from=0.03, samples=(2, 2, 2),
+    points=(4, 6), test_crop=64,
+)  # fmt: skip
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Train, code, one row per method and lambda."""
+    return sweep.curves(8, settings, context)
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """MIX and DMS beat the baseline at every lambda, IWAE loses to it."""
+    return sweep.costs(8, tables)
+
+
+def draw(folder: Path) -> None:
+    """R-D curves."""
+    plots.draw_curves(8, folder)
+
+
+if __name__ == "__main__":
+    cli.script(__file__)
