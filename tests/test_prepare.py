@@ -14,7 +14,8 @@ from PIL import Image
 
 from gradlab import cli, data, results
 from gradlab.data import prepare as module
-from gradlab.data.prepare import images_in, prepare, saturated, shrink
+from gradlab.data.prepare import images_in, prepare
+from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
 
 
@@ -164,7 +165,7 @@ def test_saturation(colour, full):
 def test_embedded_photographs_are_photographs():
     # The Hubble field is mostly black: dark pixels do not count.
     for picture in [*data.embedded("train"), *data.embedded("test")]:
-        assert saturated(picture.pixels.permute(1, 2, 0).numpy()) < module.SATURATED / 2, picture.name
+        assert saturated(picture.pixels.permute(1, 2, 0).numpy()) < SATURATED / 2, picture.name
 
 
 @pytest.mark.parametrize(("source", "target", "count", "workers", "match"), [

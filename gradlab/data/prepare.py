@@ -1,19 +1,6 @@
 """A training set from a tree of photographs: the largest ones, made smaller, with noise (Balle et al. 2018).
 
-What is done to each image, in this order, on its 8-bit RGB values:
-
-1. It is left out where more than half of its pixels are bright and fully saturated (HSV: value of at least 64 of 255,
-   saturation above 0.95), which is so of drawings and logos and hardly of photographs.
-2. A length is drawn for its shorter side: a whole number of pixels, uniform from 640 to 1200, but at most its own. An
-   image whose shorter side has 640 pixels or fewer keeps its size.
-3. It is resized to that by a bicubic filter whose support grows with the factor, so that it averages (Pillow's).
-4. Noise U(-1/2, 1/2) is added to each value, on the 0-255 scale, before it is rounded to 8 bits. (Values that were not
-   resized are whole numbers, and stay what they are.)
-
-Balle et al. 2018 screened out images of excessive saturation, to be rid of those that are no photographs, and made the
-others smaller by a random factor such that the shorter side came to lie between 640 and 1200 pixels, to hide
-compression artefacts; the papers before it added a small noise. This follows their description from memory. The
-thresholds of the saturation, the filter, the amplitude of the noise and what becomes of smaller images are ours.
+What is done to each image is said, and done, in ``gradlab.data.shrink``.
 """
 
 from __future__ import annotations
@@ -35,13 +22,12 @@ import numpy as np
 
 from gradlab import results
 from gradlab.data.images import MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
+from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SHORTEST, LONGEST = 640, 1200
-SATURATED, FULL, BRIGHT = 0.5, 0.95, 64
 MANIFEST, SKIPPED, NOTE = "manifest.csv", "skipped.csv", ".prepared.json"
 COLUMNS = (
     *("file", "source", "sha256", "source_width", "source_height"),
@@ -154,41 +140,6 @@ def prepare(
 def images_in(source: str | Path) -> int:
     """How many files of a tree have the suffix of an image; 0 where there is no such folder."""
     return sum(1 for _ in _tree(Path(source)))
-
-
-def shrink(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Steps 2 to 4 of the module's docstring.
-
-    Args:
-        pixels: ``[H, W, 3]`` uint8.
-        generator: of the size, then of the noise.
-
-    Returns:
-        ``[H', W', 3]`` uint8, the short edge from 640 to 1200 pixels where the image has so many.
-    """
-    from PIL import Image
-
-    height, width = pixels.shape[:2]
-    short = min(height, width)
-    side = int(generator.integers(SHORTEST, LONGEST + 1))
-    if short > SHORTEST:
-        side = min(side, short)
-        size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
-        # Pillow resizes floats channel by channel: eight bits are taken once, at the end, together with the noise.
-        channels = [
-            Image.fromarray(pixels[..., c].astype(np.float32)).resize(size, Image.Resampling.BICUBIC) for c in range(3)
-        ]
-        values = np.stack([np.asarray(channel) for channel in channels], axis=-1)
-    else:
-        values = pixels.astype(np.float32)
-    noise = generator.random(values.shape, dtype=np.float32) - np.float32(0.5)
-    return np.clip(np.rint(values + noise), 0, 255).astype(np.uint8)
-
-
-def saturated(pixels: np.ndarray) -> float:
-    """Share of the pixels of ``[H, W, 3]`` uint8 that are bright and fully saturated, as step 1 says."""
-    low, high = pixels.min(axis=2).astype(float), pixels.max(axis=2).astype(float)
-    return float(((high - low > FULL * high) & (high >= BRIGHT)).mean())
 
 
 def _folders(source: Path, target: Path) -> tuple[Path, Path]:
