@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradlab.codecs import Codec
+from gradlab.codecs import Codec, PFrame
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.proxies import Proxy
@@ -17,7 +17,7 @@ from gradlab.runs import mean_loss
 
 
 def record(
-    codec: Codec,
+    codec: Codec | PFrame,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
     draws: int,
@@ -39,8 +39,8 @@ def record(
 
     Args:
         codec: the codec; its weights are left as they are.
-        batches: one minibatch ``[B, 3, H, W]`` for all draws (noise alone), or ``draw -> minibatch`` (noise and
-            minibatch).
+        batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone), or ``draw ->
+            minibatch`` (noise and minibatch).
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
         objective, estimator, weighting, scale, k, l, proxy: as in training.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradlab import checkpoints, codecs, results
-from gradlab.codecs import Codec
+from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
@@ -29,7 +29,7 @@ LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_nor
 
 
 def loss_of(
-    codec: Codec, x: Tensor, settings: TrainSettings, generator: torch.Generator | None
+    codec: Codec | PFrame, x: Tensor, settings: TrainSettings, generator: torch.Generator | None
 ) -> tuple[Tensor, dict[str, float]]:
     """The training loss, bits per pixel, averaged over images; and what the log shows of it.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradlab.codecs import Codec
+from gradlab.codecs import Codec, PFrame
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives import OBJECTIVES, SCALES, WEIGHTINGS
@@ -26,12 +26,14 @@ TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
 
 
 @torch.no_grad()
-def weight_statistics(codec: Codec, x: Tensor, lam: float, k: Sequence[int], draws: int, seed: int = 0) -> pd.DataFrame:
+def weight_statistics(
+    codec: Codec | PFrame, x: Tensor, lam: float, k: Sequence[int], draws: int, seed: int = 0
+) -> pd.DataFrame:
     """Weights of MS-NIC-MIX in the four pairs of weighting and scale.
 
     Args:
         codec: the codec, with direct-y.
-        x: ``[B, 3, H, W]`` images in [0, 1].
+        x: ``[B, 3, H, W]`` images in [0, 1], or videos for a P-frame.
         lam: lambda of the R-D cost.
         k: sample sizes, at least 2.
         draws: noise draws for each k.

@@ -13,6 +13,7 @@ from gradlab.codecs.context import Autoregressive, ChengAnchor, ChengAttention
 from gradlab.codecs.factorized import Factorized
 from gradlab.codecs.hyperprior import Hyperprior, MeanScale, SmallHyperprior
 from gradlab.codecs.loading import load_into
+from gradlab.codecs.video import PFrame
 from gradlab.errors import GradlabError, unknown
 
 CODECS: dict[str, type[Codec]] = {
@@ -87,4 +88,4 @@ def copy_of(codec: Codec) -> Codec:
     return copy.deepcopy(codec)
 
 
-__all__ = ["CODECS", "Codec", "Hyperprior", "Latents", "SmallHyperprior", "build", "copy_of", "load"]
+__all__ = ["CODECS", "Codec", "Hyperprior", "Latents", "PFrame", "SmallHyperprior", "build", "copy_of", "load"]

@@ -1,0 +1,160 @@
+"""A P-frame with multiple samples: synthetic pans, training, rate and distortion by likelihoods."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradlab.codecs import PFrame, video
+from gradlab.data import Crops, Picture
+from gradlab.errors import GradlabError, Stopped
+from gradlab.evaluation import mse_255, psnr, to_8_bit
+from gradlab.noise import stream
+from gradlab.training import TrainSettings, loss_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "ssf2020"
+
+
+class Pans:
+    """Batches of two-frame videos, free of state: a window moves over a photograph by whole pixels.
+
+    Args:
+        pictures: where the windows are.
+        size: height and width of a frame, pixels.
+        batch: videos per batch.
+        shift: the largest motion along each axis, pixels; each whole number up to it is as likely.
+        seed: the user's seed.
+        device: where batches appear.
+
+    Raises:
+        GradlabError: as for ``Crops`` of ``size + shift`` pixels, or a negative shift.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        size: int,
+        batch: int,
+        shift: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Move the pictures to ``device``."""
+        if shift < 0:
+            raise GradlabError(f"shift is {shift}: give the largest motion in pixels, at least 0")
+        self.size, self.shift, self.seed = size, shift, seed
+        self._crops = Crops(pictures, size + shift, batch, seed, device=device)
+
+    def batch(self, step: int) -> Tensor:
+        """``[B, 2, 3, size, size]`` in [0, 1]: the batch of ``step``, in any order of calls."""
+        areas = self._crops.batch(step)
+        motion = torch.randint(-self.shift, self.shift + 1, (len(areas), 2), generator=stream(self.seed, "pans", step))
+        videos = torch.empty(len(areas), 2, 3, self.size, self.size, device=areas.device)
+        for area, (down, right), frames in zip(areas, motion.tolist(), videos, strict=True):
+            for frame, top, left in ((0, max(0, -down), max(0, -right)), (1, max(0, down), max(0, right))):
+                frames[frame] = area[:, top : top + self.size, left : left + self.size]
+        return videos
+
+
+def train(
+    settings: TrainSettings,
+    pictures: Sequence[Picture],
+    shift: int,
+    *,
+    device: str = "cpu",
+    deadline: float | None = None,
+    advance: Callable[..., Any] = lambda n=1, note="": None,
+) -> PFrame:
+    """Train the P-frame of ``ssf2020`` on pans: short enough to need no checkpoints.
+
+    Args:
+        settings: as for an image codec; ``codec`` must be ``"ssf2020"``, ``crop`` is the side of a frame.
+        pictures: what the pans go over.
+        shift: the largest motion, pixels.
+        device: where to train.
+        deadline: ``time.monotonic()`` after which ``Stopped`` is raised.
+        advance: called as ``advance(n, note)`` after every n iterations.
+
+    Returns:
+        The codec in evaluation mode, its quantiles solved.
+
+    Raises:
+        GradlabError: another codec, pictures smaller than a pan, or a gradient that is not finite.
+        Stopped: the deadline has passed.
+    """
+    if settings.codec != NAME:
+        raise GradlabError(f"the codec is {settings.codec!r}: a P-frame is trained with {NAME!r}")
+    pans = Pans(pictures, settings.crop, settings.batch, shift, settings.seed, device)
+    codec = video.build(settings.channels, settings.seed).to(device).train()
+    # Of the parts for keyframes nothing is trained, of the bottlenecks all but the quantiles.
+    weights = [
+        p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")
+    ]
+    adam = torch.optim.Adam(weights, lr=settings.learning_rate, betas=settings.betas)
+    for iteration in range(settings.steps):
+        if deadline is not None and time.monotonic() > deadline:
+            raise Stopped(f"stopped at the time limit after iteration {iteration} of {settings.steps}")
+        for group in adam.param_groups:
+            group["lr"] = settings.rate_at(iteration)
+        noise = stream(settings.seed, "training noise", iteration, device)
+        loss, seen = loss_of(codec, pans.batch(iteration), settings, noise)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, settings.clip))
+        if not math.isfinite(norm):
+            raise GradlabError(
+                f"training broke off at iteration {iteration + 1}: the gradient is not finite; lower the learning rate"
+            )
+        adam.step()
+        advance(1, f"loss {seen['loss']:.3f}")
+    codec.finish()
+    return codec.eval()
+
+
+def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:
+    """Rate by likelihoods and distortion of the rounded last frame of each video.
+
+    Args:
+        codec: the codec, its quantiles solved.
+        videos: ``[B, T, 3, H, W]`` in [0, 1], T at least 2.
+        lam: lambda of the R-D cost.
+
+    Returns:
+        Per video: ``bpp`` = ``bpp_residual`` + ``bpp_motion`` (each with its hyperprior), ``mse`` (0-255, 8-bit),
+        ``psnr`` (dB), ``rd_cost`` = bpp + lam * mse, and ``mse_repeated``, of the frame before in its place.
+
+    Raises:
+        GradlabError: lam not positive, a video of one frame or of another shape.
+    """
+    import pandas as pd
+
+    if not lam > 0:
+        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    rows = []
+    for index, one in enumerate(videos):
+        frame = codec.rounded(one[None])
+        pixels = one.shape[-2] * one.shape[-1]
+        residual, motion = float(frame.residual_bits) / pixels, float(frame.motion_bits) / pixels
+        x, repeated = to_8_bit(one[-1:]), to_8_bit(one[-2:-1])
+        mse = mse_255(x, to_8_bit(frame.x_hat))
+        rows.append(
+            {
+                "video": index,
+                "bpp": residual + motion,
+                "bpp_residual": residual,
+                "bpp_motion": motion,
+                "mse": mse,
+                "psnr": psnr(mse),
+                "rd_cost": residual + motion + lam * mse,
+                "mse_repeated": mse_255(x, repeated),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from gradlab import data
+from gradlab.codecs import video as codecs
+from gradlab.data import Picture
+from gradlab.errors import GradlabError, Stopped
+from gradlab.evaluation import psnr
+from gradlab.training import TrainSettings
+from gradlab.video import Pans, rate_distortion, train
+
+SETTINGS = TrainSettings(codec="ssf2020", channels=(4, 6), crop=128, batch=1, steps=2, objective="ms-nic-mix", k=2)
+
+
+def coordinates():
+    """A picture whose bytes say where each pixel is."""
+    rows, columns = torch.meshgrid(torch.arange(150), torch.arange(160), indexing="ij")
+    return Picture("where", torch.stack([rows, columns, rows * 0]).to(torch.uint8), "")
+
+
+def test_a_window_moves_over_the_picture_by_whole_pixels():
+    shift, seen = 8, []
+    pans = Pans([coordinates()], 128, 16, shift, seed=1)
+    for step in range(8):
+        for first, second in (pans.batch(step) * 255).round().int():
+            assert first.shape == (3, 128, 128)
+            assert (first[0, 1:] - first[0, :-1] == 1).all()
+            moved = second - first
+            down, right = int(moved[0, 0, 0]), int(moved[1, 0, 0])
+            assert (moved[0] == down).all() and (moved[1] == right).all()
+            seen.append((down, right))
+    motion = torch.tensor(seen)
+    assert motion.min() == -shift and motion.max() == shift
+    assert motion[:, 0].unique().numel() > 12 and motion[:, 1].unique().numel() > 12
+    again = Pans([coordinates()], 128, 16, shift, seed=1)
+    assert torch.equal(pans.batch(3), again.batch(3))
+    assert not torch.equal(pans.batch(3), Pans([coordinates()], 128, 16, shift, seed=2).batch(3))
+
+
+def test_without_motion_both_frames_are_one():
+    frames = Pans([coordinates()], 128, 2, 0, seed=1).batch(0)
+    assert torch.equal(frames[:, 0], frames[:, 1])
+
+
+def test_training_moves_what_a_p_frame_uses_and_nothing_else():
+    pictures = data.embedded("train")
+    codec = train(SETTINGS, pictures, 4)
+    before = codecs.build(SETTINGS.channels, SETTINGS.seed).state_dict()
+    used = tuple(f"{part}_" for part in ("res", "motion"))
+    for name, value in codec.state_dict().items():
+        if before[name].shape != value.shape or name.endswith(("quantiles", "bound", "pedestal", "target")):
+            continue  # tables and quantiles, which finish() writes
+        assert torch.equal(before[name], value) is not name.startswith(used), name
+    again = train(SETTINGS, pictures, 4)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), codec.state_dict().values(), strict=True))
+
+
+def test_rate_and_distortion_add_up():
+    codec = codecs.build((4, 6), seed=1)
+    codec.finish()
+    videos = Pans(data.embedded("test"), 128, 3, 4, seed=0).batch(0)
+    table = rate_distortion(codec, videos, 0.015)
+    frame = codec.rounded(videos)
+    for index, row in enumerate(table.itertuples()):
+        assert row.bpp_residual == pytest.approx(float(frame.residual_bits[index]) / 128**2, rel=1e-5)
+        assert row.bpp_motion == pytest.approx(float(frame.motion_bits[index]) / 128**2, rel=1e-5)
+        ours = (frame.x_hat[index].clamp(0, 1) * 255).round()
+        assert row.mse == pytest.approx(float(((ours - videos[index, 1] * 255) ** 2).mean()), rel=1e-4)
+        repeated = float(((videos[index, 0] - videos[index, 1]) * 255).square().mean())
+        assert row.mse_repeated == pytest.approx(repeated, rel=1e-4)
+        assert row.psnr == psnr(row.mse)
+        assert row.rd_cost == row.bpp + 0.015 * row.mse
+
+
+@pytest.mark.parametrize(("call", "match"), [
+    (lambda: Pans(data.embedded("test"), 128, 1, -1, 0), "largest motion"),
+    (lambda: Pans(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328"),
+    (lambda: train(TrainSettings(), data.embedded("train"), 4), "a P-frame is trained with 'ssf2020'"),
+    (lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "lambda must be positive"),
+    (lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 1, 3, 128, 128), 0.1), "the video has one frame"),
+])  # fmt: skip
+def test_bad_input(call, match):
+    with pytest.raises(GradlabError, match=match):
+        call()
+
+
+def test_the_deadline_ends_training():
+    with pytest.raises(Stopped, match="after iteration 0 of 2"):
+        train(SETTINGS, data.embedded("train"), 4, deadline=time.monotonic() - 1)
