@@ -76,7 +76,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """A.9: 1.5 times at 8 samples, 3 times at 16; DMS a little slower than MIX; both faster than the batch."""
+    """A.9: 1.5 times at 8 samples, 3 times at 16; both faster than a batch times k; DMS a little slower than MIX."""
     table = tables["training-cost"]
     ratio = table.set_index(["method", "k"])["ratio"]
     known = table[table["ratio_paper"].notna()]
@@ -102,18 +102,31 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
             f"time of an iteration over single-sample training: {said or 'neither size was timed'}; {where}",
         ),
         Verdict(
-            "MIX and DMS take less time than a batch k times as large",
+            "MIX takes less time than a batch k times as large",
             "A.9",
-            all(max(m, d) < b for m, d, b in zip(mix, dms, big, strict=True)),
-            f"over single-sample training, MIX {each(mix)}, DMS {each(dms)}, batch times k {each(big)} at {listed}",
+            _slower(big, mix),
+            f"over single-sample training, MIX {each(mix)}, batch times k {each(big)} at {listed}",
+        ),
+        Verdict(
+            "DMS takes less time than a batch k times as large",
+            "A.9",
+            _slower(big, dms),
+            f"over single-sample training, DMS {each(dms)}, batch times k {each(big)} at {listed}; "
+            "DMS evaluates p(y | z) for each of the k * k pairs",
         ),
         Verdict(
             "DMS is slower than MIX",
             "A.9",
-            all(d > m for m, d in zip(mix, dms, strict=True)),
-            f"MIX {each(mix)}, DMS {each(dms)} at {listed}",
+            _slower(dms, mix),
+            f"over single-sample training, MIX {each(mix)}, DMS {each(dms)} at {listed}",
         ),
     ]
+
+
+def _slower(one: list[float], other: list[float]) -> bool | None:
+    """Whether ``one`` takes longer at every k where they differ by a tenth; undecided where they never do."""
+    apart = [a > b for a, b in zip(one, other, strict=True) if max(a, b) > 1.1 * min(a, b)]
+    return all(apart) if apart else None
 
 
 def draw(folder: Path) -> None:

@@ -88,6 +88,12 @@ def test_profile_paper_is_appendix_a5(trained):
                 assert (s.weighting, s.scale) == ("per-term", "bpp")
 
 
+@pytest.mark.parametrize("profile", ["quick", "gpu"])
+def test_short_profiles_compare_sample_sizes_at_one_learning_rate(trained, profile):
+    rates = {tuple(map(s.rate_at, (0, 500, 899))) for study in SHARING for _, s in trained(study, profile)}
+    assert len(rates) == 1
+
+
 def test_profile_paper_has_the_papers_sample_sizes():
     from gradlab_studies import _latents, table1, table7
 
