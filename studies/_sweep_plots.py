@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from gradlab import results
 from gradlab_studies import _models as models
 from gradlab_studies._sweep import METHODS
+
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
+PERCENT = (-80, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
 def draw_curves(n: int, folder: Path) -> None:
@@ -19,10 +24,13 @@ def draw_curves(n: int, folder: Path) -> None:
     table["label"] = table["method"] + table["sample_size"].map(lambda s: "" if s == "-" else f" (k = {s})")
     anchors["label"] = anchors["codec"] + " (" + anchors["chroma"] + ")"
     figure, axes = plots.figure(1, 2, width="page", height=3.4)
+    # In decibels, since all curves crowd below 1.
+    for frame, column in ((table, "MS-SSIM"), (anchors, "ms_ssim"), (published, "ms_ssim")):
+        frame[column] = -10 * np.log10(1 - frame[column].astype(float))
     rate = "rate (bits per pixel)"
-    for ax, (column, theirs, label) in zip(
-        axes, (("PSNR", "psnr", "PSNR (dB)"), ("MS-SSIM", "ms_ssim", "MS-SSIM")), strict=True
-    ):
+    decibels = "MS-SSIM, $-10\\,\\log_{10}(1-x)$ (dB)"
+    panels = (("PSNR", "psnr", "PSNR (dB)"), ("MS-SSIM", "ms_ssim", decibels))
+    for ax, (column, theirs, label) in zip(axes, panels, strict=True):
         plots.curves(ax, table, "bpp", column, None, "label", xlabel=rate, ylabel=label, xscale="log")
         plots.curves(ax, anchors, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log", markers=False,
                      first=len(METHODS))  # fmt: skip
@@ -31,13 +39,20 @@ def draw_curves(n: int, folder: Path) -> None:
             kodak = kodak.assign(label=kodak["model"] + " (CompressAI)")
             plots.curves(ax, kodak, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log",
                          markers=False, first=len(METHODS) + anchors["label"].nunique())  # fmt: skip
+        low, high = ax.get_xlim()
+        shown = [tick for tick in TICKS if low <= tick <= high]
+        ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        ax.set_xticks([], minor=True)
+        ax.set_xlim(low, high)
         plots.title(ax, f"n = {table['images'].iloc[0]} images, {table['iterations'].iloc[0]} iterations")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / f"table{n}")
 
 
 def draw_deltas(n: int, folder: Path) -> None:
-    """BD-rates by each interpolation beside the paper's; what is undefined has no bar and is named."""
+    """BD-rates by each interpolation beside the paper's, in a scale linear to 2 % and logarithmic beyond; what is
+    undefined has no bar and is named.
+    """
     import pandas as pd
 
     from gradlab import plots
@@ -57,6 +72,11 @@ def draw_deltas(n: int, folder: Path) -> None:
         plots.bars(ax, drawn, "method", "rate", None, "which", xlabel="", ylabel=f"BD-rate in {quality} (%)",
                    yscale="symlog")  # fmt: skip
         ax.axhline(0, color="0.3", linewidth=0.8)
+        low, high = 1.3 * min(drawn["rate"].min(), -2), 1.3 * max(drawn["rate"].max(), 2)
+        shown = [tick for tick in PERCENT if low <= tick <= high]
+        ax.set_yticks(shown, [f"{tick:+d}" if tick else "0" for tick in shown])
+        ax.set_yticks([], minor=True)
+        ax.set_ylim(low, high)
         lost = table[table[column].isna()].groupby("method", sort=False)["interpolation"].agg(", ".join)
         gaps = [f"{name}: {which} undefined" for name, which in lost.items()]
         plots.title(ax, "\n".join(gaps) or f"n = {table['images'].iloc[0]} images")
