@@ -28,6 +28,8 @@ from gradlab.codecs.base import fold, unfold
 from gradlab.codecs.entropy import Bottleneck, Conditional
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
+from gradlab.proxies import Proxy
+from gradlab.proxies import proxy as _proxy
 from gradlab.terms import LogTerms, Tap
 
 CHANNELS = (128, 192)
@@ -78,7 +80,13 @@ class PFrame(ScaleSpaceFlow):
             hyperprior.gaussian_conditional = Conditional(None)
 
     def log_terms(
-        self, video: Tensor, lam: float, k: int = 1, l: int = 1, generator: torch.Generator | None = None
+        self,
+        video: Tensor,
+        lam: float,
+        k: int = 1,
+        l: int = 1,
+        generator: torch.Generator | None = None,
+        proxy: str | Proxy = "noise",
     ) -> tuple[LogTerms, Tensor]:
         """The log-weight of the last frame of each video, factor by factor.
 
@@ -88,15 +96,17 @@ class PFrame(ScaleSpaceFlow):
             k: samples of the residual's y.
             l: must be 1.
             generator: of the noise, on the device of ``video``: of the motion, its z, the residual's y, its z.
+            proxy: what stands in for rounding the residual's y (``gradlab.proxies``); all else keeps additive noise.
 
         Returns:
             The terms in nats: ``log_lik`` and ``log_py`` of the residual's k samples, ``log_pz`` of everything that is
             drawn once (the residual's z, the motion and its z); and ``x_hat [B, k, 3, H, W]``, not clamped.
 
         Raises:
-            GradlabError: a video of one frame or of another shape, k below 1, l other than 1.
+            GradlabError: a video of one frame or of another shape, k below 1, l other than 1, unknown proxy.
         """
         x, x_ref = self._last_two(video)
+        rounding = _proxy(proxy)
         if k < 1 or l != 1:
             raise GradlabError(f"k = {k}, l = {l}: a P-frame takes at least one sample of y and exactly one of z")
         m_mean = self.motion_encoder(torch.cat((x, x_ref), dim=1))
@@ -105,11 +115,12 @@ class PFrame(ScaleSpaceFlow):
         log_motion = sum(_log_mass(self.motion_hyperprior, m[:, None], m_z + _noise(m_z, generator)), start=0.0)
         x_pred = self.forward_prediction(x_ref, self.motion_decoder(m))
         y_mean = self.res_encoder(x - x_pred)
-        y = y_mean[:, None] + uniform((len(x), k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
+        u = uniform((len(x), k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
+        y = rounding.sample(y_mean[:, None], u)
         z_mean = self.res_hyperprior.hyper_encoder(y_mean)
         z = z_mean[:, None] + uniform((len(x), 1, *z_mean.shape[1:]), generator, z_mean.dtype, x.device)
         y_lik, y_py, z_py, z_pz = (t.view_as(t) for t in (y, y, z, z))
-        read = torch.cat((y_lik, m[:, None].expand(-1, k, -1, -1, -1)), dim=2)
+        read = torch.cat((rounding.decode(y_lik), m[:, None].expand(-1, k, -1, -1, -1)), dim=2)
         x_hat = x_pred[:, None] + unfold(self.res_decoder(fold(read)), len(x))
         log_py, _ = _log_mass(self.res_hyperprior, y_py, z_py[:, 0])
         log_pz = self.res_hyperprior.entropy_bottleneck.likelihood(z_pz[:, 0]).log().sum(dim=(1, 2, 3))
