@@ -148,6 +148,8 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
                    ylabel="over single-sample training")  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
         ax.tick_params(axis="x", labelrotation=30)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
         plots.title(ax, f"{PAPER_METHODS[method]}, {rows['images'].iloc[0]} images")
     axes[1].set_ylabel("")
     plots.shared_legend(figure, axes)

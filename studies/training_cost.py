@@ -144,13 +144,16 @@ def draw(folder: Path) -> None:
     plots.curves(ax, lines, "k", "ratio", None, "method", xlabel="samples k, or factor of the batch",
                  ylabel="time of an iteration,\nover single-sample training", xscale="log", yscale="log")  # fmt: skip
     with plots.style():
-        ax.vlines(lines["k"], lines["ratio_min"], lines["ratio_max"], color="0.5", linewidth=0.8)
+        for name, line in zip(METHODS, list(ax.containers), strict=True):
+            rows = table[table["method"] == name]
+            ax.vlines(rows["k"], rows["ratio_min"], rows["ratio_max"], color=line[0].get_color(), linewidth=0.9)
         printed = table[table["ratio_paper"].notna()]
         ax.plot(printed["k"], printed["ratio_paper"], linestyle="none", marker="*", color="0.1", markersize=8,
                 label="MS-NIC-MIX in the paper")  # fmt: skip
     ticks = sorted(set(table["k"]))
     ax.set_xticks(ticks, [str(k) for k in ticks])
     ax.set_xticks([], minor=True)
+    ax.yaxis.set_major_formatter("{x:g}")
     plots.title(ax, f"median of {table['repetitions'].iloc[0]}, bars: fastest and slowest")
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "training-cost")

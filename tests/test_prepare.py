@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -197,6 +198,11 @@ def test_a_disk_that_refuses(tree, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(GradlabError, match="cannot write to"):
         prepare(tree, tmp_path / "file" / "set", 1, workers=1)
+
+
+def test_a_process_that_died():
+    with pytest.raises(GradlabError, match="died, likely for want of memory"), module._pool(2):
+        raise BrokenProcessPool
 
 
 def test_the_command(tree, tmp_path, capsys):

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,7 +99,8 @@ def prepare(
 
     Raises:
         GradlabError: no such folder, no images in it, ``target`` inside ``source`` or the other way round, count or
-            workers below 1, a target that was made with another seed or holds other files, a disk that refuses.
+            workers below 1, a target that was made with another seed or holds other files, a disk that refuses, a
+            process that died.
     """
     import pandas as pd
 
@@ -290,6 +292,8 @@ def _pool(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[_Made]]]:
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         yield lambda jobs: (future.result() for future in as_completed([pool.submit(_one, job) for job in jobs]))
+    except BrokenProcessPool:
+        raise GradlabError("a process died, likely for want of memory: run it again with fewer workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
