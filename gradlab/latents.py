@@ -46,7 +46,8 @@ class Spread(NamedTuple):
 
     def row(self, dead: float) -> dict[str, float]:
         """Its statistics over dimensions, as ``statistics`` names them."""
-        usable = self.mean != 0
+        # Streamed, whole numbers that sum to 0 leave a mean of 1e-17, and a coefficient of 1e17.
+        usable = self.mean.abs() > 1e-9 * self.variance.sqrt()
         cov = self.variance[usable].sqrt() / self.mean[usable].abs()
         return {
             "dimensions": self.mean.numel(),
@@ -107,7 +108,7 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
 
     Returns:
         Columns ``latent`` (y z y_hat z_hat), ``dimensions``, ``variance`` (mean over dimensions), ``cov`` (mean of
-        std/|mean| over dimensions whose mean is not 0; means near 0 drive it), ``cov_median``, ``dead``, ``bpp``.
+        std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``, ``dead``, ``bpp``.
     """
     import pandas as pd
 

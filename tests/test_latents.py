@@ -6,7 +6,8 @@ import torch
 import gradlab as gl
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.latents import aligned, channels, residuals, spread, statistics, tiles
+from gradlab.latents import Spread, aligned, channels, residuals, spread, statistics, tiles
+from gradlab.moments import Moments
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,15 @@ def test_statistics(codec, images):
     assert table["bpp"].isna().tolist() == [True, True, False, False]
     everything = statistics(codec, images, dead=1e9).set_index("latent")
     assert everything.loc["y", "dead"] == everything.loc["y", "dimensions"]
+
+
+def test_a_mean_that_is_zero_but_for_rounding_is_left_out():
+    state = Moments.init((2,))
+    for value in (1.0, 1.0, -1.0, 0.0, 1.0, -2.0, 0.0):  # whole numbers that sum to 0
+        state = state.update(torch.tensor([[value, value + 4]], dtype=torch.float64))
+    row = Spread(state.mean, state.variance(), float("nan"), 1).row(1e-3)
+    expected = torch.tensor([5.0, 5, 3, 4, 5, 2, 4], dtype=torch.float64)
+    assert row["cov"] == row["cov_median"] == pytest.approx(float(expected.std() / expected.mean()))
 
 
 def test_portraits_are_rotated_and_sizes_made_equal():
