@@ -64,6 +64,19 @@ class Pans:
         return videos
 
 
+def untrained(settings: TrainSettings, device: str = "cpu") -> PFrame:
+    """The codec that ``train`` starts from, its quantiles solved, in evaluation mode.
+
+    Raises:
+        GradlabError: another codec than ``"ssf2020"``.
+    """
+    if settings.codec != NAME:
+        raise GradlabError(f"the codec is {settings.codec!r}: a P-frame is trained with {NAME!r}")
+    codec = video.build(settings.channels, settings.seed).to(device)
+    codec.finish()
+    return codec.eval()
+
+
 def train(
     settings: TrainSettings,
     pictures: Sequence[Picture],
@@ -90,10 +103,8 @@ def train(
         GradlabError: another codec, pictures smaller than a pan, or a gradient that is not finite.
         Stopped: the deadline has passed.
     """
-    if settings.codec != NAME:
-        raise GradlabError(f"the codec is {settings.codec!r}: a P-frame is trained with {NAME!r}")
+    codec = untrained(settings, device).train()
     pans = Pans(pictures, settings.crop, settings.batch, shift, settings.seed, device)
-    codec = video.build(settings.channels, settings.seed).to(device).train()
     # Of the parts for keyframes nothing is trained, of the bottlenecks all but the quantiles.
     weights = [
         p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")
