@@ -108,7 +108,8 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
 
     Returns:
         Columns ``latent`` (y z y_hat z_hat), ``dimensions``, ``variance`` (mean over dimensions), ``cov`` (mean of
-        std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``, ``dead``, ``bpp``.
+        std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``,
+        ``dead``, ``bpp``.
     """
     import pandas as pd
 
