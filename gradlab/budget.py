@@ -50,8 +50,9 @@ def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.Data
 
     Returns:
         The table with ``evaluations`` (of log w, for one draw), ``mse`` = bias^2 + variance x evaluations / budget as
-        measured, and ``exact_mse`` from the exact mean and variance (NaN where they are not known). Squared units of
-        the gradient. A fraction of a draw counts as such.
+        measured (the square of the measured bias less its own noise, at least 0), and ``exact_mse`` from the exact mean
+        and variance (NaN where they are not known). Squared units of the gradient. A fraction of a draw counts as
+        such; the pilot draws that a learned baseline is fitted on do not count.
 
     Raises:
         GradlabError: a budget that does not buy one draw of each row.
@@ -59,10 +60,10 @@ def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.Data
     costs = [
         evaluations(problem, e, k, wrt) for e, k, wrt in zip(table["estimator"], table["k"], table["wrt"], strict=True)
     ]
-    if costs and budget < max(costs):
+    if costs and not budget >= max(costs):
         raise GradlabError(f"the budget is {budget} evaluations, but one draw takes {max(costs)}: give at least that")
     table = table.assign(evaluations=costs)
     share = table["evaluations"] / budget
-    table["mse"] = table["bias"] ** 2 + table["variance"] * share
+    table["mse"] = (table["bias"] ** 2 - table["bias_se"] ** 2).clip(lower=0) + table["variance"] * share
     table["exact_mse"] = (table["exact_mean"] - table["exact"]) ** 2 + table["exact_variance"] * share
     return table

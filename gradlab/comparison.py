@@ -201,9 +201,9 @@ def _row(
     }
 
 
-def z_score(difference: float, se: float, size: float) -> float:
+def z_score(difference: float, se: float, size: float, rounding: float = ROUNDING) -> float:
     """``difference / se``; 0 where the difference is no more than the rounding of numbers of this size."""
-    if abs(difference) <= ROUNDING * abs(size):
+    if abs(difference) <= rounding * abs(size):
         return 0.0
     if se > 0 or math.isnan(difference):
         return difference / se if se > 0 else math.nan

@@ -111,7 +111,10 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A latent drawn by a proxy of rounding (``gradlab.proxies``); log q is taken as 0, as in a codec."""
+    """A latent drawn by a proxy of rounding (``gradlab.proxies``), with log q put to 0, as a codec does.
+
+    With no score to trade for a path, estimators that do so are as wrong as on the box: ``support_moves`` says so.
+    """
 
     mean: Tensor
     proxy: Proxy

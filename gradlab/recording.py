@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gradlab import moments
 from gradlab.codecs import Codec, PFrame
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
@@ -68,8 +69,10 @@ def record(
 
 
 @torch.no_grad()
-def cost(codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy = "noise", seed: int = 0) -> float:
-    """R-D cost that training sees, bits per pixel: the mean of minus the ELBO over images and draws of the noise.
+def cost(
+    codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy = "noise", seed: int = 0
+) -> tuple[float, float]:
+    """R-D cost that training sees, bits per pixel: the mean of minus the ELBO over images, and over draws of the noise.
 
     Args:
         codec: the codec.
@@ -79,16 +82,19 @@ def cost(codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy 
         proxy: what stands in for rounding.
         seed: of the noise.
 
+    Returns:
+        The mean, and its standard error over draws.
+
     Raises:
-        GradlabError: no draws.
+        GradlabError: fewer than 2 draws.
     """
-    if draws < 1:
-        raise GradlabError(f"draws is {draws}: a cost needs at least one")
-    device, total = next(codec.parameters()).device, 0.0
+    if draws < 2:
+        raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
+    device, state = next(codec.parameters()).device, moments.HigherMoments.init()
     for t in range(draws):
         terms, _ = codec.log_terms(x, lam, generator=stream(seed, "recording", t, device), proxy=proxy)
-        total += float(mean_loss(terms, "elbo", "pathwise", "joint", "bpp"))
-    return total / draws
+        state = state.update(mean_loss(terms, "elbo", "pathwise", "joint", "bpp").double()[None].cpu())
+    return float(state.mean), float(state.mean_se())
 
 
 Setting = Literal["direct-y", "2-level"]

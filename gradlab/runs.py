@@ -70,19 +70,29 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "crop", "k", "l"):
-            if getattr(self, name) < 1:
-                raise GradlabError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not self.lam > 0:
-            raise GradlabError(f"lam is {self.lam}: lambda must be positive")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise GradlabError(f"{name} is {value}: it must be a whole number of at least 1")
+        if not 0 < self.lam < math.inf:
+            raise GradlabError(f"lam is {self.lam}: lambda must be positive and finite")
         if not self.learning_rate > 0:
             raise GradlabError(f"learning_rate is {self.learning_rate}: it must be positive")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise GradlabError(f"snapshots {self.snapshots} must lie between 0 and steps = {self.steps}")
-        if self.plain and (self.objective, self.estimator, self.k, self.l) != ("elbo", "pathwise", 1, 1):
+        sampled = (self.objective, self.estimator, self.k, self.l, self.proxy)
+        if self.plain and sampled != ("elbo", "pathwise", 1, 1, "noise"):
             raise GradlabError(
-                "a plain autoencoder has no samples to weight: leave objective, estimator, k and l alone"
+                "a plain autoencoder has no samples to weight: leave objective, estimator, k, l and proxy alone"
             )
+        if not isinstance(self.proxy, str):
+            raise GradlabError(f"proxy is {self.proxy!r}: settings name it, e.g. 'sga' or 'soft-rounding:8'")
         posterior = Quantized(torch.zeros(()), proxy(self.proxy))
+        lacking = estimator(self.estimator).undefined(posterior, self.k)
+        if lacking:
+            raise GradlabError(
+                f"estimator {self.estimator!r} is undefined for a codec at k = {self.k}: it needs "
+                f"{' and '.join(lacking)}; train with another"
+            )
         missing = estimator(self.estimator).unmet(posterior, self.k)
         objective(self.objective)
         if missing and not self.allow_biased:

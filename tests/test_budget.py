@@ -50,6 +50,13 @@ def test_the_error_is_that_of_an_average_over_as_many_draws_as_the_budget_buys(n
     assert row["mse"] == pytest.approx(row["exact_mse"], rel=0.05)
 
 
+def test_the_noise_of_a_measured_bias_is_not_taken_for_bias():
+    """As many draws as the budget buys: half of the square of the measured bias would be its own noise."""
+    found = [at_equal_cost(gl.compare(BOX, ("pathwise",), 1, 1000, seed), BOX, 1000) for seed in range(100)]
+    ratios = torch.tensor([float((t["mse"] / t["exact_mse"]).iloc[0]) for t in found])
+    assert float(ratios.median()) == pytest.approx(1.0, abs=0.15) and float(ratios.min()) > 0.5
+
+
 def test_a_bias_is_not_averaged_away():
     table = at_equal_cost(gl.compare(BOX, ("pathwise", "dreg"), 8, 1000, allow_biased=True), BOX, 10**9)
     pathwise, dreg = table["exact_mse"]
@@ -60,4 +67,5 @@ def test_a_budget_that_buys_no_draw_is_refused():
     table = gl.compare(BOX, ("pathwise",), 8, 10)
     with pytest.raises(GradlabError, match="the budget is 7 evaluations, but one draw takes 8"):
         at_equal_cost(table, BOX, 7)
-    assert torch.get_default_dtype() == torch.float32
+    with pytest.raises(GradlabError, match="the budget is nan"):
+        at_equal_cost(table, BOX, math.nan)

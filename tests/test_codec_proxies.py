@@ -79,15 +79,33 @@ def test_the_recorder_records_every_proxy(codec, name):
 def test_the_cost_is_the_mean_of_the_training_loss(codec):
     settings = TrainSettings(codec="small-hyperprior", channels=(6, 8), crop=32, proxy="sga")
     by_hand = [loss_of(codec, X, settings, stream(5, "recording", t))[0].item() for t in range(4)]
-    assert recording.cost(codec, X, LAM, 4, proxy="sga", seed=5) == pytest.approx(sum(by_hand) / 4, rel=1e-10)
-    with pytest.raises(GradlabError, match="draws is 0"):
-        recording.cost(codec, X, LAM, 0)
+    mean, se = recording.cost(codec, X, LAM, 4, proxy="sga", seed=5)
+    assert mean == pytest.approx(sum(by_hand) / 4, rel=1e-10)
+    assert se == pytest.approx(torch.tensor(by_hand, dtype=torch.float64).std().item() / 2, rel=1e-8)
+    with pytest.raises(GradlabError, match="draws is 1"):
+        recording.cost(codec, X, LAM, 1)
+
+
+def test_without_direct_y_z_is_read_from_what_the_proxy_drew():
+    model = gl.codecs.build("small-hyperprior", (6, 8), direct_y=False, seed=1).double()
+    terms, _ = model.log_terms(X, LAM, 2, 1, stream(0, "noise"), "straight-through")
+    y, z = terms.samples
+    drawn = torch.stack([model.h_a(y[:, i].abs()) for i in range(2)], dim=1)
+    assert (z - drawn).abs().max().item() <= 0.5
 
 
 def test_training_with_a_derivative_that_is_none_must_be_asked_for():
     with pytest.raises(GradlabError, match=r"biased for proxy 'straight-through'.*allow_biased=True"):
         TrainSettings(proxy="straight-through")
     assert TrainSettings(proxy="straight-through", allow_biased=True).proxy == "straight-through"
+    with pytest.raises(GradlabError, match="leave objective, estimator, k, l and proxy alone"):
+        TrainSettings(plain=True, proxy="sga")
+    with pytest.raises(GradlabError, match="settings name it"):
+        TrainSettings(proxy=SoftRounding(3.0))
+    for name in ("measure-valued", "dreg-boundary"):
+        with pytest.raises(GradlabError, match=f"{name}.* is undefined for a codec at k = 1"):
+            TrainSettings(estimator=name, allow_biased=True)
+    assert TrainSettings(proxy="soft-rounding:8").proxy == "soft-rounding:8"
     with pytest.raises(GradlabError, match="unknown proxy 'rounding'"):
         TrainSettings(proxy="rounding")
     with pytest.raises(GradlabError, match="unknown proxy"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README.read_text(), flags=re.DOTALL)
+BLOCKS = re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
 def test_there_is_an_example_of_each_scale():

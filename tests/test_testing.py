@@ -75,7 +75,7 @@ def test_a_wrong_one_fails_and_is_told_what_it_became(mine, problem, became):
         assert_unbiased(mine, problem, 5, draws=20_000)
     message = str(failure.value)
     assert mine.__name__ in message and "exact gradient" in message and "z = " in message and "+-" in message
-    assert f"that is the mean of {became}:" in message
+    assert f"within error that is the mean of {became}:" in message
 
 
 def test_a_bias_of_no_name_is_only_measured():
@@ -116,13 +116,20 @@ def test_the_outcome_is_that_of_the_seed_and_chunks_do_not_matter(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((lambda w, y, e: y, BOX), r"returned \(.*return one estimate per draw, a tensor \[100\]"),
+        (
+            (lambda w, y, e: y, BOX),
+            r"returned torch.float64 \(100, 2\).*return one estimate per draw, a tensor \[100\] of floats",
+        ),
         ((lambda w, y, e: 1.0, BOX), "returned float"),
         ((lambda w, y, e: y[:, 0].detach() * math.nan, BOX), "NaN or infinite"),
         ((pathwise, gl.problems.BoxGaussian(0.3, 1.0, dim=3)), "with dim = 3"),
         ((pathwise, gl.problems.RoundedGaussian(0.3, 1.0, "sga")), "not on RoundedGaussian"),
         ((pathwise, 3), "not on int"),
         (("pathwize", BOX), "did you mean 'pathwise'"),
+        ((lambda w, y, e: y[:, 0].detach() > 0, BOX), "returned torch.bool"),
+        ((lambda w, y: y[:, 0], BOX), "failed on .* with TypeError"),
+        ((lambda w, y, e: y.mul_(2)[:, 0], BOX), "failed on .* with RuntimeError"),
+        ((None, BOX), "None is no estimator"),
     ],
 )
 def test_bad_input(arguments, match):
@@ -139,8 +146,37 @@ def test_bad_options():
         check(pathwise, BOX, k=0)
     with pytest.raises(GradlabError, match="say like='pathwise'"):
         assert_moments(pathwise, BOX, 2, draws=100)
+    for bad, match in (({"draws": 100.0}, "draws is 100.0"), ({"seed": -1}, "seed is -1"), ({"k": 2.5}, "k is 2.5")):
+        for mine in (pathwise, "pathwise"):
+            with pytest.raises(GradlabError, match=match):
+                check(mine, BOX, **bad)
+    for z in (0, -1, math.nan):
+        with pytest.raises(GradlabError, match="allow a positive number"):
+            assert_unbiased(pathwise, BOX, z=z)
+    with pytest.raises(GradlabError, match="did you mean 'pathwise'"):
+        assert_moments(pathwise, BOX, like="pathwize")
+    with pytest.raises(GradlabError, match="both given"):
+        assert_moments(pathwise, BOX, like="pathwise", exact=(0.0, 1.0))
+    with pytest.raises(GradlabError, match="give two finite numbers"):
+        assert_moments(pathwise, BOX, exact=(1.0,))
     with pytest.raises(GradlabError, match="dim = 1"):
         check(pathwise, gl.problems.TwoLevel(0.3, 1.0, (0.5, 0.1), (0.85, 0.2, 0.6)))
+
+
+def test_a_function_that_draws_for_itself_has_the_same_outcome_and_leaves_the_generator_alone():
+    def noisy(log_weight, samples, noise):
+        return pathwise(log_weight, samples, noise) + torch.randn(len(samples))
+
+    before = torch.get_rng_state()
+    assert check(noisy, BOX, 4, 5000) == check(noisy, BOX, 4, 5000)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_float32_estimates_without_variance_are_judged_to_their_own_digits():
+    def constant(log_weight, samples, noise):
+        return torch.full((len(samples),), BOX.exact_gradient(1), dtype=torch.float32)
+
+    assert_unbiased(constant, BOX, 1, draws=100)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -152,20 +188,37 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         "    return slope.sum(1)\n"
     )
     (tmp_path / "broken_estimators.py").write_text("import nowhere\n")
+    (tmp_path / "leaving_estimators.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "odd_estimators.py").write_text(
+        "class A: pass\ndef few(a): pass\ndef leave(a, b, c): raise SystemExit(0)\ndef draws(w, y, e): return e[:, 0] * 0 + 1\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
     options = ["--draws", "5000", "--k", "4"]
     assert cli.main(["check", "own_estimators:right", "--on", "box", *options]) == 0
     assert "unbiased" in capsys.readouterr().out
-    assert cli.main(["check", "own_estimators:right", *options]) == 1  # without its score it is STL on the Normal
+    assert (
+        cli.main(["check", "own_estimators:right", "--on", "both", *options]) == 1
+    )  # without its score it is STL on the Normal
     assert "biased, like stl" in capsys.readouterr().out
     for target, said in (
         ("own_estimators", "names no estimator"),
         ("own_estimators:rigth", "did you mean 'right'"),
         ("broken_estimators:x", "does not import (ModuleNotFoundError"),
         ("no_such_module_here:x", "does not import"),
+        ("leaving_estimators:x", "does not import (SystemExit"),
+        ("./own_estimators.py:right", "as Python imports it"),
+        ("odd_estimators:A", "unknown estimator of odd_estimators"),
+        ("odd_estimators:few", "few failed on"),
+        ("odd_estimators:leave", "leave failed on"),
     ):
         assert cli.main(["check", target, *options]) == 2
         assert said in capsys.readouterr().err
+    seeded = ["check", "own_estimators:right", "--on", "box", *options]
+    printed = []
+    for seed in ("0", "0", "1"):
+        assert cli.main([*seeded, "--seed", seed]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
     assert cli.main(["check", "own_estimators:right", "--on", "boxes", *options]) == 2
     assert "did you mean 'box'" in capsys.readouterr().err

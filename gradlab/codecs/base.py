@@ -120,7 +120,8 @@ class Codec(CompressionModel):
             k: samples of y; the encoder runs once for all of them.
             l: samples of z; must be 1 without z, and without direct-y, where each z is drawn from its own y.
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
-            proxy: what stands in for rounding y (``gradlab.proxies``); z keeps additive noise.
+            proxy: what stands in for rounding y (``gradlab.proxies``); z keeps additive noise. Proxies round to
+                integers, also where the codec rounds about a predicted mean at test time.
 
         Returns:
             The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
@@ -169,7 +170,7 @@ class Codec(CompressionModel):
     def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
         """Universal quantization (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2), z likewise.
 
-        With the dither u shared by encoder and decoder, y_hat is distributed as the noisy sample of training. There is
+        With the dither u shared by encoder and decoder, y_hat is distributed as y plus additive noise. There is
         no bitstream; the bits are the information content of y_hat and z_hat themselves.
 
         Args:

@@ -3,8 +3,9 @@
     mean phi --(proxy, noise ~ U(-1/2, 1/2))--> y --> log p(y)
                                                 +---(proxy.decode)--> log p(x | .),   log q = 0
 
-The bound is that of the proxy's own forward pass, so that its bias against it is that of its derivative; how far the
-forward pass is from what a codec does at test time is :meth:`RoundedGaussian.exact_gap`.
+The objective is that of the proxy's own forward pass with log q put to 0, so that a bias is that of the derivative. It
+bounds log p(x) where y has the density 1 on a box (``noise``, ``universal``); for the others "bound" is but the name.
+How far the forward pass is from what a codec does at test time is :meth:`RoundedGaussian.exact_gap`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab.errors import GradlabError, NotExact
 from gradlab.posteriors import Quantized
 from gradlab.problems import oracle
 from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_k, check_real
@@ -79,6 +81,8 @@ class RoundedGaussian(Problem):
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
         """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`. A proxy has no walls to give."""
+        if walls:
+            raise GradlabError(f"proxy {self.proxy.name!r} has no walls to look at: use BoxGaussian for the unit box")
         values = self._values(noise, overrides)
         mean = torch.as_tensor(values["phi"], dtype=noise.dtype, device=noise.device)
         y = self.proxy.sample(mean, noise)
@@ -95,9 +99,16 @@ class RoundedGaussian(Problem):
         return oracle.bound(self._nodes, check_k(k))
 
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
-        """``d exact_bound(k) / d wrt``; by phi 0 where the forward pass does not move with it."""
-        if self.check_wrt(wrt) == "phi" and not self.proxy.forward_moves:
+        """``d exact_bound(k) / d wrt``; by phi 0 where the forward pass does not move with it.
+
+        Raises:
+            NotExact: by phi, where the forward pass moves otherwise than autograd says.
+            GradlabError: as for :meth:`Problem.exact_gradient`.
+        """
+        if self.check_wrt(wrt) == "phi" and not self.proxy.path_is_true:
             check_k(k)
+            if self.proxy.forward_moves:
+                raise NotExact(f"what proxy {self.proxy.name!r} trains has a derivative that autograd does not know")
             return 0.0
         return self.exact_moments("pathwise", k, wrt)[0]
 
@@ -116,7 +127,7 @@ class RoundedGaussian(Problem):
     def exact_gap(self, k: int = 1) -> float:
         """``exact_bound(k) - rounded()``, nats: what training believes and test does not keep.
 
-        ``universal`` may be used at test time too: it then has no gap, and minus this is what it pays for the dither.
+        ``universal`` may be used at test time too, and then has no gap: minus this (k = 1) is what its dither costs.
         """
         return self.exact_bound(k) - self.rounded()
 

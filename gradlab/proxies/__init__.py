@@ -6,7 +6,7 @@ from its mean and a base noise of U(-1/2, 1/2), what the decoder then reads, and
 
 from __future__ import annotations
 
-from gradlab.errors import unknown
+from gradlab.errors import GradlabError, unknown
 from gradlab.proxies._base import Proxy
 from gradlab.proxies.noise import AdditiveNoise
 from gradlab.proxies.sga import GumbelAnnealing
@@ -24,16 +24,23 @@ PROXIES: dict[str, Proxy] = {
 
 
 def proxy(name: str | Proxy) -> Proxy:
-    """The proxy of that name, with its usual parameter.
+    """The proxy of that name, with its usual parameter or with that after a colon: ``"sga"``, ``"soft-rounding:8"``.
 
     Raises:
-        GradlabError: unknown name (with the nearest one).
+        GradlabError: unknown name (with the nearest one), or a parameter that it does not take.
     """
     if isinstance(name, Proxy):
         return name
-    if name not in PROXIES:
+    plain, colon, value = str(name).partition(":")
+    if plain not in PROXIES:
         raise unknown("proxy", name, PROXIES)
-    return PROXIES[name]
+    if not colon:
+        return PROXIES[plain]
+    try:
+        number = float(value)
+    except ValueError:
+        raise GradlabError(f"proxy {name!r} has the parameter {value!r}: give a number after the colon") from None
+    return PROXIES[plain].at(number)
 
 
 __all__ = [

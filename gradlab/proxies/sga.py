@@ -8,7 +8,7 @@ which is the two-way Gumbel softmax with logits ``-atanh(d)/tau`` (down) and ``-
 of two Gumbels is logistic.
 
 Approximates: rounding, as tau goes to 0.
-With: the derivative of the relaxed choice, which is right; its variance grows as tau falls.
+With: the derivative of the relaxed choice, which is right; over a cell its variance grows as tau falls.
 Biased when: never, for the bound of its own forward pass, which depends on tau.
 """
 
@@ -23,7 +23,9 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.proxies._base import Proxy
 
-EDGE = 1e-5  # closer than this to an integer the choice is made: atanh is unbounded there (as in the authors' code)
+# Closer than this to an integer the odds are those at this distance, since atanh is unbounded there (as in the authors'
+# code): at tau = 1 the mean of y then still lies 0.01 off the integer; an integer itself is left as it is.
+EDGE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,18 @@ class GumbelAnnealing(Proxy):
     name: ClassVar[str] = "sga"
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature <= 1:
-            raise GradlabError(f"temperature of sga is {self.temperature}: give one above 0 and at most 1")
+        if not (isinstance(self.temperature, (int, float)) and 0 < self.temperature <= 1):
+            raise GradlabError(f"temperature of sga is {self.temperature!r}: give a number above 0 and at most 1")
+
+    def at(self, value: float) -> GumbelAnnealing:
+        """Another temperature."""
+        return GumbelAnnealing(value)
 
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
         """The relaxed choice; the logistic g is ``logit(noise + 1/2)``."""
         down = torch.floor(mean).detach()
-        d = (mean - down).clamp(EDGE, 1 - EDGE)
-        g = torch.logit(noise + 0.5)
-        return down + torch.sigmoid(((torch.atanh(d) - torch.atanh(1 - d)) / self.temperature + g) / self.temperature)
+        above = mean - down
+        d = above.clamp(EDGE, 1 - EDGE)
+        odds = (torch.atanh(d) - torch.atanh(1 - d)) / self.temperature
+        up = torch.sigmoid((odds + torch.logit(noise + 0.5)) / self.temperature)
+        return down + torch.where(above == 0, 0.0, up)

@@ -7,7 +7,8 @@ Equation (Agustsson & Theis 2020), with r the distance to the centre of the cell
 
 Approximates: rounding, by universal quantization of ``s(mean)``; as alpha grows s becomes the staircase, as alpha goes
 to 0 it becomes the identity and the proxy additive noise.
-With: the derivative of the smooth staircase, which is right; its variance grows without bound in alpha.
+With: the derivative of the smooth staircase, which is right; over a cell its variance grows without
+bound in alpha.
 Biased when: never, for the bound of its own forward pass, which depends on alpha.
 """
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.proxies._base import Proxy
 
-STEEPEST = 14.0
+GENTLEST, STEEPEST = 1e-3, 14.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SoftRounding(Proxy):
     """``s(mean) + u``, of which the decoder reads the conditional mean.
 
     Args:
-        alpha: steepness, above 0 and at most 14 (beyond, the inverse has no digits left in float32).
+        alpha: steepness, from 0.001 (the identity) to 14 (beyond, the inverse has no digits left in float32).
 
     Raises:
         GradlabError: alpha is out of that range.
@@ -41,10 +42,14 @@ class SoftRounding(Proxy):
     name: ClassVar[str] = "soft-rounding"
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= STEEPEST:
+        if not (isinstance(self.alpha, (int, float)) and GENTLEST <= self.alpha <= STEEPEST):
             raise GradlabError(
-                f"alpha of soft rounding is {self.alpha}: give a steepness above 0, at most {STEEPEST:g}"
+                f"alpha of soft rounding is {self.alpha!r}: give a number from {GENTLEST:g} to {STEEPEST:g}"
             )
+
+    def at(self, value: float) -> SoftRounding:
+        """Another steepness."""
+        return SoftRounding(value)
 
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
         """``s(mean) + noise``."""

@@ -4,8 +4,8 @@ Equation (Bengio et al. 2013; Theis et al. 2017)::
 
     y = round(mean),   dy/dmean := 1
 
-Approximates: the slope that the loss would have were rounding the identity. What is trained is what is tested, and its
-derivative is 0 almost everywhere.
+Approximates: the slope that the loss would have were rounding the identity. What is trained is what is tested (where
+the codec rounds to integers, and not about a predicted mean), and its derivative is 0 almost everywhere.
 With: no noise: every draw gives the same gradient.
 Biased when: always, for the derivative of its own forward pass.
 """

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, NotExact
 from gradlab.proxies import PROXIES, GumbelAnnealing, SoftRounding
 
 X, STD, PHI = 1.0, 0.5, 0.3
@@ -130,6 +130,31 @@ def test_noise_and_universal_quantization_are_the_unit_box(name, k):
         assert ours.exact_moments(estimator, k) == pytest.approx(box.exact_moments(estimator, k), rel=1e-9)
     assert ours.exact_limit() == pytest.approx(box.exact_limit(), abs=1e-12)
     assert ours.exact_ess(k) == pytest.approx(box.exact_ess(k), rel=1e-9)
+
+
+def test_a_derivative_that_autograd_does_not_know_is_not_passed_for_exact():
+    class Wrong(SoftRounding):
+        path_is_true = False
+
+        def sample(self, mean, noise):
+            return mean + super().sample(mean.detach(), noise) - mean.detach()
+
+    problem = gl.problems.RoundedGaussian(PHI, X, Wrong(4.0), likelihood_std=STD)
+    with pytest.raises(NotExact, match="derivative that autograd does not know"):
+        problem.exact_gradient(2)
+    with pytest.raises(GradlabError, match="'stl' is biased"):
+        gl.compare(problem, ("stl",))
+    (row,) = gl.compare(problem, ("pathwise",), 2, 100, allow_biased=True).to_dict("records")
+    assert math.isnan(row["exact"])
+
+
+def test_the_gap_is_what_training_sees_less_what_rounding_gives():
+    problem = gl.problems.RoundedGaussian(PHI, X, "noise", likelihood_std=STD)
+    rounded = -0.5 * ((X - 0.0) / STD) ** 2 - math.log(STD) - math.log(2 * math.pi)  # round(0.3) = 0
+    assert problem.exact_gap(1) == pytest.approx(problem.exact_bound(1) - rounded, abs=1e-12)
+    assert problem.exact_gap(1) > 0  # nearer to x than 0 is
+    with pytest.raises(GradlabError, match="has no walls to look at"):
+        problem.log_terms(problem.draw_noise(3, 2), walls=True)
 
 
 def test_straight_through_is_biased_by_all_of_its_gradient_and_has_no_gap():
