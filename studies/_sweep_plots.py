@@ -11,7 +11,8 @@ from gradlab_studies import _models as models
 from gradlab_studies._sweep import METHODS
 
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
-PERCENT = (-80, -50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+PERCENT = (-80, -40, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500)
+MOST = 500.0  # percent; a fit of a few points that fold back may give any number, and would set the scale
 
 
 def draw_curves(n: int, folder: Path) -> None:
@@ -69,6 +70,8 @@ def draw_deltas(n: int, folder: Path) -> None:
             pd.DataFrame({"method": table["method"], "rate": table[f"{column}_paper"], "which": "paper"}),
         ]
         drawn = pd.concat(bars, ignore_index=True).drop_duplicates()
+        beyond = drawn[drawn["rate"] > MOST]
+        drawn["rate"] = drawn["rate"].clip(upper=MOST)
         plots.bars(ax, drawn, "method", "rate", None, "which", xlabel="", ylabel=f"BD-rate in {quality} (%)",
                    yscale="symlog")  # fmt: skip
         ax.axhline(0, color="0.3", linewidth=0.8)
@@ -79,6 +82,7 @@ def draw_deltas(n: int, folder: Path) -> None:
         ax.set_ylim(low, high)
         lost = table[table[column].isna()].groupby("method", sort=False)["interpolation"].agg(", ".join)
         gaps = [f"{name}: {which} undefined" for name, which in lost.items()]
+        gaps += [f"{row.method}, {row.which}: {row.rate:+.0e} %, cut" for row in beyond.itertuples()]
         plots.title(ax, "\n".join(gaps) or f"n = {table['images'].iloc[0]} images")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / f"table{n}")
