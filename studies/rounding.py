@@ -261,7 +261,8 @@ def draw(folder: Path) -> None:
     plots.bars(
         axes[0], costs, "where", "excess", "rd_cost_se", "proxy", xlabel="", ylabel="cost trained on - rounded (bpp)"
     )
-    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", xlabel="", ylabel="gradient SNR")
+    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", xlabel="", ylabel="gradient SNR", yscale="log")
+    plots.title(axes[0], "how far from rounding")
     plots.title(axes[1], f"same weights, {codec['draws'].iloc[0]} draws of noise")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "rounding_codec")
