@@ -27,6 +27,7 @@ ASSUMED = models.ASSUMED | {
 }
 PAPER_METHODS = {models.BASELINE: "Balle et al. 2018", models.MIX: "MS-NIC-MIX", models.DMS: "MS-NIC-DMS"}
 SMALLEST_CHANGE = 0.02
+TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20)
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,10 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
                    ylabel="over single-sample training")  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
         ax.tick_params(axis="x", labelrotation=30)
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        low, high = ax.get_ylim()
+        shown = [tick for tick in TICKS if low <= tick <= high]
+        ax.set_yticks(shown, [f"{tick:g}" for tick in shown])
+        ax.set_yticks([], minor=True)
         plots.title(ax, f"{PAPER_METHODS[method]}, {rows['images'].iloc[0]} images")
     axes[1].set_ylabel("")
     plots.shared_legend(figure, axes)
