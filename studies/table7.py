@@ -39,6 +39,8 @@ class Settings:
         sizes: samples, or factors of the batch, for each of ``METHODS``.
         longer: sizes of MIX and of DMS that another study trains longer, and by which iteration: read there.
         epochs: whether a big batch trains for as many epochs as the others instead of as many iterations.
+        equations: sizes at which MIX and DMS are also trained by the weights of the paper's equations (one for all
+            terms, in nats) instead of its listing's; a table of its own.
     """
 
     base: TrainSettings = models.QUICK
@@ -46,6 +48,7 @@ class Settings:
     sizes: tuple[tuple[int, ...], ...] = ((3, 5), (5,), (3, 5), (3, 5))
     longer: tuple[tuple[str, int, int], ...] = ()
     epochs: bool = False
+    equations: tuple[int, ...] = ()
     seed: int = 0
 
 
@@ -62,17 +65,22 @@ def _longer(profile: str) -> tuple[tuple[str, int, int], ...]:
 ALL = (3, 5, 8, 16)
 PROFILES = {
     "quick": Settings(longer=_longer("quick")),
-    "gpu": Settings(base=models.GPU, iterations=2_500, sizes=(ALL,) * 4, longer=_longer("gpu")),
+    "gpu": Settings(base=models.GPU, iterations=2_500, sizes=(ALL,) * 4, longer=_longer("gpu"), equations=(8,)),
     "paper": Settings(
         base=models.PAPER,
         iterations=models.PAPER.steps,
         sizes=(ALL,) * 4,
         longer=_longer("paper"),
         epochs=True,
+        equations=ALL,
     ),
 }
 SMALLEST = Settings(
-    base=models.SMALLEST, iterations=2, sizes=((2,), (2,), (2,), (2,)), longer=((models.MIX, 2, 4), (models.DMS, 2, 4))
+    base=models.SMALLEST,
+    iterations=2,
+    sizes=((2,), (2,), (2,), (2,)),
+    longer=((models.MIX, 2, 4), (models.DMS, 2, 4)),
+    equations=(2,),
 )
 
 
@@ -92,11 +100,28 @@ def trained(settings: Settings) -> list[tuple[str, int, TrainSettings, int]]:
     return found
 
 
+def by_equations(settings: Settings) -> list[tuple[str, int, TrainSettings, int]]:
+    """MIX and DMS with the weights of the equations, as ``trained`` gives the others."""
+    return [
+        (name, k, models.shortened(models.method(settings.base, name, k, "joint", "nats"), settings.iterations),
+         settings.iterations)
+        for name in (models.MIX, models.DMS)
+        for k in settings.equations
+    ]  # fmt: skip
+
+
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train, evaluate with real bitstreams, one row per method and size."""
+    """Train, evaluate with real bitstreams, one row per method and size; the equations' weights in a second table."""
+    tables = _measured(trained(settings), settings, context)
+    second = by_equations(settings)
+    return tables | ({"table7_equations": _measured(second, settings, context)["table7"]} if second else {})
+
+
+def _measured(
+    wanted: list[tuple[str, int, TrainSettings, int]], settings: Settings, context: Context
+) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
-    wanted = trained(settings)
     runs = models.train_all(context, [(f"{name}, {k}", s) for name, k, s, _ in wanted])
     pictures = models.test_pictures(context)
     rows, per_image = [], []
@@ -112,6 +137,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
                 "bpp_estimate": means["bpp_estimate"],
                 "bpp_z": means["bpp_z"],
                 "MS-SSIM": means["ms_ssim"],
+                "weighting": trained_with.weighting if trained_with.k > 1 else "-",
                 "batch": trained_with.batch,
                 "seed": context.seed,
                 "iterations": iteration,

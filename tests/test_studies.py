@@ -210,3 +210,10 @@ def test_the_ledger_finds_a_verdict_for_every_claim_that_a_study_decides(out):
     first = next(e for e in entries if e.study == "toys")
     printed = results.read_csv(out / "toys" / "verdicts.csv")
     assert first.evidence in set(printed["evidence"])
+
+
+def test_table7_shows_the_weights_of_the_equations_beside_those_of_the_listing(out):
+    listing, equations = (results.read_csv(out / "table7" / f"{name}.csv") for name in ("table7", "table7_equations"))
+    assert list(listing["weighting"]) == ["-", "-", "per-term", "per-term", "per-term"]
+    assert list(equations["weighting"]) == ["joint", "joint"] and list(equations["size"]) == [2, 2]
+    assert (equations["iterations"] == 2).all()
