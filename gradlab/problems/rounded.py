@@ -141,8 +141,9 @@ class RoundedGaussian(Problem):
         known["vimco"] = lambda k: (0.0, 0.0 * check_vimco(k))
         return known
 
-    def _latent(self, noise: Array, mean: Tensor) -> Tensor:
-        u = torch.tensor(noise, dtype=torch.float64)
+    def _latent(self, noise: Array | Tensor, mean: Tensor) -> Tensor:
+        """The latent; that of a proxy which is a box in law by its smooth twin, since quadrature cannot cross jumps."""
+        u = torch.as_tensor(noise, dtype=torch.float64)
         return mean + u if self.proxy.box else self.proxy.sample(mean, u)
 
     def _log_w(self, y: Tensor) -> Tensor:
@@ -154,8 +155,7 @@ class RoundedGaussian(Problem):
         u = torch.tensor(noise, dtype=torch.float64, requires_grad=True)
         mean = torch.tensor(self.phi, dtype=torch.float64)
         with torch.enable_grad():
-            y = mean + u if self.proxy.box else self.proxy.sample(mean, u)
-            log_w = self._log_w(y)
+            log_w = self._log_w(self._latent(u, mean))
         if not log_w.requires_grad:  # the forward pass takes no noise
             return log_w.numpy().copy(), np.zeros_like(noise)
         (slope,) = torch.autograd.grad(log_w.sum(), u)
