@@ -46,7 +46,7 @@ $(VENV)/installed: requirements.lock requirements-uv.lock pyproject.toml
 
 # Renew both lock files from pyproject.toml (one lock for Python 3.10 to 3.12).
 lock:
-	$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.10 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes \
 	  --custom-compile-command "make lock" --quiet -o requirements.lock
 	echo uv | $(BIN)/uv pip compile - --universal --python-version 3.10 --generate-hashes \
 	  --custom-compile-command "make lock" --quiet -o requirements-uv.lock
