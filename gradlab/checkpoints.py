@@ -26,11 +26,13 @@ class Stored(NamedTuple):
         tensors: by name, on the CPU.
         iteration: training iterations behind it.
         extra: what else was stored with it.
+        settings_hash: of the run that wrote it.
     """
 
     tensors: dict[str, Tensor]
     iteration: int
     extra: dict[str, Any]
+    settings_hash: str
 
 
 def save(
@@ -53,7 +55,7 @@ def save(
     header = {
         "settings_hash": settings_hash,
         "iteration": iteration,
-        "digest": _digest(flat),
+        "digest": digest(flat),
         "extra": dict(extra or {}),
     }
     results.write_bytes(path, safetensors.torch.save(flat, metadata={"gradlab": json.dumps(header)}))
@@ -75,19 +77,20 @@ def load(path: Path, settings_hash: str | None = None) -> Stored:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {})["gradlab"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, iteration, digest, extra = (header[key] for key in ("settings_hash", "iteration", "digest", "extra"))
+        found, iteration, stored, extra = (header[key] for key in ("settings_hash", "iteration", "digest", "extra"))
     except Exception as error:  # safetensors raises its own kinds for every kind of damage
         raise GradlabError(f"checkpoint {path} is corrupt ({error}): delete it and train again") from None
-    if digest != _digest(tensors):
+    if stored != digest(tensors):
         raise GradlabError(f"checkpoint {path} is corrupt (its digest does not match): delete it and train again")
     if settings_hash is not None and found != settings_hash:
         raise GradlabError(
             f"checkpoint {path} is of other settings ({found}, not {settings_hash}): delete it or choose another folder"
         )
-    return Stored(tensors, int(iteration), extra)
+    return Stored(tensors, int(iteration), extra, found)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes, types and values, in hexadecimal; the order of the names does not matter."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())

@@ -1,4 +1,4 @@
-"""The command line: ``gradlab list | run | report | claims | check | data``.
+"""The command line: ``gradlab list | run | report | claims | check | data | pack | unpack``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -104,7 +104,7 @@ def run(
         str,
         typer.Option(
             metavar="quick|gpu|paper",
-            help="quick: minutes on a CPU; gpu: about an hour on one accelerator; paper: its own settings.",
+            help="quick: minutes on a CPU; gpu: hours on one accelerator; paper: its own settings.",
         ),
     ] = "quick",
     out: Annotated[
@@ -204,6 +204,48 @@ def claims(
     from gradlab.show import show_ledger
 
     show_ledger(Console() if sys.stdout.isatty() else Console(width=160), ledger(folder))
+
+
+@app.command()
+def pack(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' wrote.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder for the files.")],
+    limit: Annotated[float, typer.Option(metavar="MB", help="Largest file, in units of 2^20 bytes.")] = 15.0,
+    snapshots: Annotated[
+        list[int],
+        typer.Option("--snapshot", metavar="N", help="Also the weights after N iterations; may be repeated."),
+    ] = [],  # noqa: B006
+    optimizer: Annotated[
+        bool, typer.Option("--optimizer", help="Also the optimizer of unfinished runs: they go on to the same numbers.")
+    ] = False,
+) -> None:
+    """Pack trained weights into a few small files."""
+    from gradlab.packing import pack as pack_
+
+    _show_packed(pack_(out, target, limit, snapshots=snapshots, optimizer=optimizer), target)
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder that 'gradlab pack' wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Where 'gradlab run --out DIR --resume' goes on.")],
+) -> None:
+    """Put packed weights where a run goes on from them.
+
+    What is there already stays. Then: gradlab run STUDY --out DIR --resume, with the same profile and images.
+    Unfinished runs that were packed without --optimizer restart warm: with a new optimizer, which provenance tells.
+    """
+    from gradlab.packing import unpack as unpack_
+
+    _show_packed(unpack_(source, out), out)
+
+
+def _show_packed(found: Sequence[Any], where: Path) -> None:
+    from rich.console import Console
+
+    from gradlab.show import show_packed
+
+    show_packed(Console() if sys.stdout.isatty() else Console(width=160), found, where)
 
 
 def _load(target: str) -> Callable[..., Any]:

@@ -128,6 +128,11 @@ class Run:
         """Whether the run is complete."""
         return (self.folder / "final.safetensors").exists()
 
+    @property
+    def warm_restarts(self) -> tuple[int, ...]:
+        """Iterations after which training went on with a new optimizer; empty for a run in one piece, or resumed."""
+        return tuple(checkpoints.load(self.folder / "final.safetensors").extra.get("warm_restarts", ()))
+
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
 

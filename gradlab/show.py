@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlab.sheets import columns
 
@@ -92,6 +92,20 @@ def show_prepared(console: Console, made: int, done_before: int, skipped: DataFr
         words += f"; {asked} were asked for, there are no more"
     hint = f"train on them with: gradlab run STUDY --train-images {target}" if made else "there is nothing to train on"
     console.print(f"{words}\n{hint}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_packed(console: Console, found: Sequence[Any], where: Path) -> None:
+    """Prints the weights that were packed or unpacked (``packing.Packed``), and where they are now."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("run", "weights", "iteration", "optimizer", "MB", "SHA-256"):
+        table.add_column(head, justify="right" if head in ("iteration", "MB") else "left")
+    for p in found:
+        optimizer = "-" if p.kind != "last" else "kept" if p.optimizer else "left out"
+        table.add_row(_plain(p.run), p.kind, str(p.iteration), optimizer, f"{p.megabytes:.1f}", p.digest[:16])
+    console.print(table)
+    console.print(f"{len(found)} sets of weights are in {where}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

@@ -25,6 +25,8 @@ from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
 
 __all__ = ["Run", "TrainSettings", "build", "descend", "loss_of", "optimizer", "run_of", "train"]
 
+WARM_UP = 1000
+"""Iterations over which the learning rate rises after a warm restart."""
 LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_norm")
 
 
@@ -107,7 +109,8 @@ def train(
         pictures: training images; their fingerprint must be ``settings.data`` where that is given.
         runs: folder of all runs.
         device: where to train.
-        resume: continue from the last checkpoint, if there is one; otherwise an unfinished run starts anew.
+        resume: continue from the last checkpoint, if there is one; otherwise an unfinished run starts anew. One without
+            the optimizer's state (``gradlab pack``) is a warm restart, which ``Run.warm_restarts`` tells.
         deadline: ``time.monotonic()`` after which a checkpoint is written and ``Stopped`` raised.
         advance: called as ``advance(n, note)`` after every n iterations.
         checkpoint_every: iterations between checkpoints.
@@ -132,23 +135,25 @@ def train(
     last = run.folder / "last.safetensors"
     start = 0
     log: list[dict[str, float]] = []
+    restarts: list[int] = []
     if resume and last.exists():
-        start, log = _restore(last, settings, codec, adam, weights)
+        start, log, restarts = _restore(last, settings, codec, adam, weights)
         advance(start, "resumed")
     board = _tensorboard(run.folder) if tensorboard else None
     keep = results.settings_hash(settings)
     for iteration in range(start, settings.steps):
         if iteration in settings.snapshots:
             _snapshot(run.folder, codec, keep, iteration)
+        rate = settings.rate_at(iteration) * _warm_up(iteration, restarts)
         for group in adam.param_groups:
-            group["lr"] = settings.rate_at(iteration)
+            group["lr"] = rate
         noise = stream(settings.seed, "training noise", iteration, device)
         seen, norm = descend(codec, adam, weights, crops.batch(iteration), settings, noise)
         if not (math.isfinite(seen["loss"]) and math.isfinite(norm)):
             raise GradlabError(_blown_up(weights, iteration, seen["loss"], last))
         done = iteration + 1
         if done % log_every == 0 or done == settings.steps:
-            row = {"iteration": done, **seen, "learning_rate": settings.rate_at(iteration), "gradient_norm": norm}
+            row = {"iteration": done, **seen, "learning_rate": rate, "gradient_norm": norm}
             log.append(row)
             if board is not None:
                 for name in LOG_COLUMNS[1:]:
@@ -156,14 +161,15 @@ def train(
         advance(1, f"loss {seen['loss']:.3f}")
         late = deadline is not None and time.monotonic() > deadline
         if done < settings.steps and (late or done % checkpoint_every == 0):
-            _save(last, settings, codec, adam, weights, done, log)
+            _save(last, settings, codec, adam, weights, done, log, restarts)
         if late and done < settings.steps:
             raise Stopped(f"stopped at the time limit after iteration {done} of {settings.steps}")
     if board is not None:
         board.close()
     codec.finish()
     _write_log(run.folder, log)
-    checkpoints.save(run.folder / "final.safetensors", codec.state_dict(), keep, settings.steps)
+    extra = {"warm_restarts": restarts}
+    checkpoints.save(run.folder / "final.safetensors", codec.state_dict(), keep, settings.steps, extra)
     last.unlink(missing_ok=True)
     return run
 
@@ -183,18 +189,19 @@ def _save(
     weights: Mapping[str, Tensor],
     done: int,
     log: list[dict[str, float]],
+    restarts: list[int],
 ) -> None:
     tensors = {f"model.{name}": value for name, value in codec.state_dict().items()}
     for name, parameter in weights.items():
         for key, value in adam.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
     _write_log(path.parent, log)
-    checkpoints.save(path, tensors, results.settings_hash(settings), done, {"log": log})
+    checkpoints.save(path, tensors, results.settings_hash(settings), done, {"log": log, "warm_restarts": restarts})
 
 
 def _restore(
     path: Path, settings: TrainSettings, codec: Codec, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
-) -> tuple[int, list[dict[str, float]]]:
+) -> tuple[int, list[dict[str, float]], list[int]]:
     stored = checkpoints.load(path, results.settings_hash(settings))
     codec.load_state_dict({n[len("model.") :]: t for n, t in stored.tensors.items() if n.startswith("model.")})
     for name, parameter in weights.items():
@@ -202,7 +209,16 @@ def _restore(
             value = stored.tensors.get(f"adam.{key}.{name}")
             if value is not None:
                 adam.state[parameter][key] = value.to(parameter.device) if key != "step" else value
-    return stored.iteration, list(stored.extra["log"])
+    restarts = list(stored.extra.get("warm_restarts", []))
+    if not adam.state:
+        restarts.append(stored.iteration)
+    return stored.iteration, list(stored.extra["log"]), restarts
+
+
+def _warm_up(iteration: int, restarts: list[int]) -> float:
+    """After a restart without the optimizer's state the learning rate rises linearly: Adam's first steps have full size
+    whatever the gradient."""
+    return min(1.0, (iteration - restarts[-1] + 1) / WARM_UP) if restarts else 1.0
 
 
 def _write_log(folder: Path, log: list[dict[str, float]]) -> None:

@@ -46,7 +46,7 @@ class Settings:
 BOTH = (("per-term", "bpp"), ("joint", "nats"))
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, points=(5_000, 7_500, 10_000), weightings=BOTH),
+    "gpu": Settings(base=models.GPU, points=(25_000, 50_000), weightings=BOTH),
     "paper": Settings(base=models.PAPER, points=(1_000_000, 1_500_000, 2_000_000), weightings=BOTH),
 }
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 4), k=2)

@@ -37,7 +37,7 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, points=(5_000, 7_500, 10_000)),
+    "gpu": Settings(base=models.GPU, points=(25_000, 50_000)),
     "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000, 2_000_000)),
 }
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 6))

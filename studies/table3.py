@@ -54,7 +54,7 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, points=(5_000, 7_500, 10_000), stages=("-", "-", "-"), draws=1000),
+    "gpu": Settings(base=models.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=1000),
     "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
 }
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 4, 6), draws=4)

@@ -91,10 +91,27 @@ def test_profile_paper_is_appendix_a5(trained):
                 assert (s.weighting, s.scale) == ("per-term", "bpp")
 
 
-@pytest.mark.parametrize("profile", ["quick", "gpu"])
-def test_short_profiles_compare_sample_sizes_at_one_learning_rate(trained, profile):
-    rates = {tuple(map(s.rate_at, (0, 500, 899))) for study in SHARING for _, s in trained(study, profile)}
+def test_profile_quick_compares_sample_sizes_at_one_learning_rate(trained):
+    rates = {tuple(map(s.rate_at, (0, 500, 899))) for study in SHARING for _, s in trained(study, "quick")}
     assert len(rates) == 1
+
+
+def test_profile_gpu_is_the_beginning_of_profile_paper(trained):
+    """But for the big batches of Table 7, which profile paper trains for as many epochs instead of iterations."""
+    open_end = {"steps": 10**9, "snapshots": ()}
+    for study in SHARING:
+        paper = {results.settings_hash(replace(s, **open_end)) for _, s in trained(study, "paper")}
+        for name, s in trained(study, "gpu"):
+            if not name.startswith(models.BIG_BATCH):
+                assert results.settings_hash(replace(s, **open_end)) in paper, (study, name)
+                assert s.steps <= models.GPU.steps == 50_000
+
+
+def test_table3_calls_the_papers_early_point_by_its_name():
+    from gradlab_studies import table3
+
+    settings = table3.PROFILES["gpu"]
+    assert dict(zip(settings.points, settings.stages, strict=True))[50_000] == "early"
 
 
 def test_profile_paper_has_the_papers_sample_sizes():
