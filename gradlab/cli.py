@@ -130,6 +130,9 @@ def run(
         Optional[float],  # noqa: UP045
         typer.Option(metavar="MINUTES", help="Stop training in time, with a checkpoint.", show_default="none"),
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="One thread and fixed orders of addition: the same bytes again.")
+    ] = False,
 ) -> None:
     """Run studies and write their tables and figures."""
     from rich.console import Console
@@ -139,7 +142,7 @@ def run(
     # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     code = study.run(
-        studies, profile, out, device, seed, resume, train_images, test_images, time_limit, console=console
+        studies, profile, out, device, seed, resume, train_images, test_images, time_limit, console, deterministic
     )
     raise typer.Exit(code)
 

@@ -26,4 +26,4 @@ class NotExact(GradlabError):
 
 
 class Stopped(Exception):
-    """Training reached the deadline of ``--time-limit`` and left a checkpoint behind: an orderly end, not an error."""
+    """A deadline or a signal asked for the end, and training left a checkpoint behind: orderly, not an error."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gradlab import stopping
 
 if TYPE_CHECKING:
     import rich.progress
@@ -18,7 +20,36 @@ class Advance(Protocol):
     """Says that ``n`` more units are done; ``note`` is shown beside, e.g. ``"loss 1.02"``."""
 
     def __call__(self, n: int = 1, note: str = "") -> None:
-        """Counts ``n`` units."""
+        """Counts ``n`` units.
+
+        Raises:
+            Stopped: a signal has asked for the end (``gradlab.stopping``).
+        """
+
+
+def skip(advance: Callable[..., Any], n: int, note: str = "") -> None:
+    """Counts ``n`` units that were done by an earlier run: they do not count for the speed, and so for the ETA.
+
+    Args:
+        advance: what ``track`` gave, or any other function of ``n`` and ``note``.
+        n: how many.
+        note: shown beside.
+    """
+    getattr(advance, "skip", advance)(n, note)
+
+
+class _Counter:
+    """What ``track`` gives: counts, and ends the work when a signal has asked for that."""
+
+    def __init__(self, count: Callable[[int, str, bool], None]) -> None:
+        self._count = count
+
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        self._count(n, note, True)
+        stopping.check()
+
+    def skip(self, n: int, note: str = "") -> None:
+        self._count(n, note, False)
 
 
 class Progress:
@@ -66,11 +97,15 @@ class Progress:
         bars = self._bars
         task = bars.add_task(escape(description), total=total, completed=done, note="")
 
-        def advance(n: int = 1, note: str = "") -> None:
-            bars.update(task, advance=n, note=escape(note))
+        def count(n: int, note: str, worked: bool) -> None:
+            nonlocal done
+            done += n
+            if not worked:
+                bars.reset(task, completed=done)  # forgets the speed, which such a leap would falsify
+            bars.update(task, completed=done, note=escape(note))
 
         try:
-            yield advance
+            yield _Counter(count)
         finally:
             if outermost:
                 bars.stop()
@@ -82,9 +117,12 @@ class Progress:
         first = said = done
         last = ""
 
-        def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done, said, said_at, last
+        def count(n: int, note: str, worked: bool) -> None:
+            nonlocal done, first, said, said_at, last
             done, last = done + n, note or last
+            if not worked:
+                first, said = first + n, said + n
+                return
             now = time.monotonic()
             due = done - said >= QUIET_SHARE * total and now - said_at >= SOONEST_SECONDS
             if done >= total or not (due or now - said_at >= QUIET_SECONDS):
@@ -93,7 +131,7 @@ class Progress:
             left = (now - start) / max(done - first, 1) * (total - done)
             self._say(f"{description}: {done}/{total}, {duration(now - start)}, {duration(left)} left", last)
 
-        yield advance
+        yield _Counter(count)
         self._say(f"{description}: {done}/{total} in {duration(time.monotonic() - start)}", last)
 
     def _say(self, line: str, note: str) -> None:

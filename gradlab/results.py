@@ -45,11 +45,36 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _to_disk(path.parent)
     except OSError as error:
-        raise _refusal(path, error) from None
+        raise refusal(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def _to_disk(folder: Path) -> None:
+    """The names in the folder as well, so that files reach the disk in the order in which they were written."""
+    with contextlib.suppress(OSError):  # not every file system knows this of folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: str | Path) -> None:
+    """Removes a file, if it is there, before anything that is written after.
+
+    Raises:
+        GradlabError: the folder refuses.
+    """
+    path = Path(path)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from None
+    _to_disk(path.parent)
 
 
 def write_text(path: str | Path, content: str) -> None:
@@ -117,7 +142,7 @@ def ensure_folder(path: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refusal(path, error) from None
+        raise refusal(path, error) from None
     probe = path / f".{secrets.token_hex(4)}.tmp"
     try:
         # A page, to the disk: a full disk takes an empty file, and the superuser passes every check of permissions.
@@ -126,18 +151,24 @@ def ensure_folder(path: str | Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise _refusal(path, error) from None
+        raise refusal(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
     return path
 
 
-def _refusal(path: Path, error: OSError) -> GradlabError:
+def refusal(path: Path, error: OSError) -> GradlabError:
+    """What to say where the disk or the folder refuses to take ``path``."""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return GradlabError(f"cannot write to {path}: it, or a part of it, is a file; choose another folder")
     reason = error.strerror or type(error).__name__
     return GradlabError(f"cannot write to {path} ({reason}): free space, change permissions or choose another folder")
+
+
+def command() -> str:
+    """The command line of this process, without the folder that the program lies in."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def version(package: str) -> str:
@@ -186,7 +217,7 @@ def provenance(
         "gradlab": version("gradlab"),
         **_checkout(),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "seed": seed,
         "settings_hash": settings_hash(settings),
         "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=_plain)),

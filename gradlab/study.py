@@ -18,6 +18,7 @@ A study is a module of the folder ``studies`` (installed as ``gradlab_studies``)
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shlex
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import catalog, results
+from gradlab import catalog, determinism, locks, results, stopping
 from gradlab.catalog import studies as discover
 from gradlab.errors import GradlabError, Stopped, unknown
 from gradlab.progress import Progress, duration
@@ -75,6 +76,7 @@ class Context:
         time_limit: the deadline on ``time.monotonic()``, or None.
         train_images: folder of images, or None for the embedded photographs; ``test_images`` likewise.
         progress: shows how far a task has come.
+        deterministic: whether ``--deterministic`` was given; for the provenance.
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
     """
 
@@ -89,6 +91,7 @@ class Context:
     train_images: Path | None
     test_images: Path | None
     progress: Progress
+    deterministic: bool = False
     inputs: dict[str, str] = field(default_factory=dict)
 
 
@@ -103,6 +106,7 @@ def run(
     test_images: str | Path | None = None,
     time_limit: float | None = None,
     console: Console | None = None,
+    deterministic: bool = False,
 ) -> int:
     """Runs studies one after the other; all that is asked for is checked before the first begins.
 
@@ -116,12 +120,14 @@ def run(
         train_images: a folder of images; the embedded photographs by default. ``test_images`` likewise.
         time_limit: minutes after which training stops with a checkpoint.
         console: where to print.
+        deterministic: one thread, and of each operation an implementation that gives the same bits every time.
 
     Returns:
-        The exit code: 0 (also when stopped at the time limit) or 130 (interrupted).
+        The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
 
     Raises:
-        GradlabError: something asked for is not there, or a study failed; what earlier ones wrote stays.
+        GradlabError: something asked for is not there, another process works in ``out``, or a study failed; what
+            earlier ones wrote stays.
     """
     from rich.console import Console
 
@@ -131,12 +137,17 @@ def run(
     options = {"--profile": profile, "--out": out, "--device": device, "--seed": seed, "--time-limit": time_limit}
     options |= {"--train-images": train_images, "--test-images": test_images}
     given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
+    given += ["--deterministic"] if deterministic else []
     again = shlex.join(["gradlab", "run", *names, *given, "--resume"])
+    held = contextlib.ExitStack()
     try:
+        held.enter_context(stopping.listening())
         modules = _check(names, profile, seed, time_limit)
         folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
         device = _device(device, profile)
         results.ensure_folder(out)
+        held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
+        locks.tidy(out)
         _use_all_cores()
         deadline = None if time_limit is None else begin + 60 * time_limit
         for position, (name, module) in enumerate(modules.items(), 1):
@@ -153,19 +164,22 @@ def run(
                 train_images=Path(train_images) if train_images else None,
                 test_images=Path(test_images) if test_images else None,
                 progress=Progress(console),
+                deterministic=deterministic,
             )
-            if deadline is not None and time.monotonic() > deadline:
-                raise Stopped
+            stopping.check(deadline)
             try:
-                _run_one(name, module, context, folders, console)
+                with determinism.enforced() if deterministic else contextlib.nullcontext():
+                    _run_one(name, module, context, folders, console)
             except GradlabError as error:
                 raise GradlabError(f"{name}: {error}") from error
     except Stopped:
-        _say(console, f"stopped at the time limit; resume with: {again}")
+        _say(console, f"stopped {stopping.cause() or 'at the time limit'}; resume with: {again}")
         return 0
     except KeyboardInterrupt:
         _say(console, f"interrupted; what was finished stays, resume with: {again}")
         return 130
+    finally:
+        held.close()
     took = duration(time.monotonic() - begin)
     _say(console, f"\nresults are in {out} ({took}); one page with all of them: gradlab report {shlex.quote(str(out))}")
     return 0
@@ -177,7 +191,7 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
         context.inputs.update(module.inputs(settings, context))
     record = results.provenance(settings, context.seed, context.device, {}, 0.0, getattr(module, "ASSUMED", {}))
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
-    record |= {"folders": folders}
+    record |= {"folders": folders, "deterministic": context.deterministic}
     path = context.folder / "provenance.json"
     if context.resume and _done(path, record, context.inputs):
         _say(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
@@ -188,7 +202,7 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     if name not in tables:
         raise GradlabError(f"measure() returned no table {name!r}: name its main table after the study")
     # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
-    path.unlink(missing_ok=True)
+    results.remove(path)
     for table, rows in tables.items():
         results.write_csv(context.folder / f"{table}.csv", rows)
     verdicts = _judge(module, tables, context.folder)

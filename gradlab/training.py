@@ -7,7 +7,6 @@ derives from (seed, purpose, iteration): a killed run resumes to the same number
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlab import checkpoints, codecs, results
+from gradlab import breakdown, checkpoints, codecs, locks, results, stopping
 from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
+from gradlab.progress import skip
 from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
 
 __all__ = ["Run", "TrainSettings", "build", "descend", "loss_of", "optimizer", "run_of", "train"]
@@ -101,8 +101,11 @@ def train(
     checkpoint_every: int = 500,
     log_every: int = 50,
     tensorboard: bool = False,
+    explosion: float = 20.0,
 ) -> Run:
     """Train to the end, or return the run that is already there.
+
+    While another process trains the same run, this one waits for it.
 
     Args:
         settings: the run's identity.
@@ -111,23 +114,61 @@ def train(
         device: where to train.
         resume: continue from the last checkpoint, if there is one; otherwise an unfinished run starts anew. One without
             the optimizer's state (``gradlab pack``) is a warm restart, which ``Run.warm_restarts`` tells.
-        deadline: ``time.monotonic()`` after which a checkpoint is written and ``Stopped`` raised.
+        deadline: ``time.monotonic()`` after which a checkpoint is written and ``Stopped`` raised, as it is after the
+            signals of ``gradlab.stopping``.
         advance: called as ``advance(n, note)`` after every n iterations.
         checkpoint_every: iterations between checkpoints.
         log_every: iterations between rows of the log.
         tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
+        explosion: a loss so many times its lowest median is an explosion (``gradlab.breakdown.Watch``).
 
     Raises:
-        GradlabError: images smaller than a crop, a non-finite loss or gradient (with the iteration and the parameter),
-            a corrupt checkpoint or one of other settings.
-        Stopped: the deadline has passed; a checkpoint was written.
+        GradlabError: images smaller than a crop, a corrupt checkpoint or one of other settings, or a loss or gradient
+            that is not finite or explodes: with the iteration and the module where it began. The batch is in
+            ``broken.safetensors``, the last good checkpoint stays.
+        Stopped: the deadline has passed or a signal has come; a checkpoint was written.
     """
     run = run_of(settings, runs)
-    if run.done:
-        checkpoints.load(run.folder / "final.safetensors", results.settings_hash(settings))
-        advance(settings.steps, "already trained")
-        return run
-    results.ensure_folder(run.folder)
+    if not run.done:
+        results.ensure_folder(run.folder)
+
+        def waiting(holder: str) -> None:
+            stopping.check(deadline)
+            advance(0, f"waiting for {holder}")
+
+        with locks.hold(run.folder, "wait until it has ended", waiting):
+            if not run.done:
+                _train(
+                    run,
+                    pictures,
+                    device,
+                    resume,
+                    deadline,
+                    advance,
+                    checkpoint_every,
+                    log_every,
+                    tensorboard,
+                    explosion,
+                )
+                return run
+    checkpoints.load(run.folder / "final.safetensors", results.settings_hash(settings))
+    skip(advance, settings.steps, "already trained")
+    return run
+
+
+def _train(
+    run: Run,
+    pictures: list[Picture],
+    device: str,
+    resume: bool,
+    deadline: float | None,
+    advance: Callable[..., Any],
+    checkpoint_every: int,
+    log_every: int,
+    tensorboard: bool,
+    explosion: float,
+) -> None:
+    settings = run.settings
     results.write_json(run.folder / "settings.json", asdict(settings))
     crops = Crops(pictures, settings.crop, settings.batch, settings.seed, device=device)
     codec = build(settings).to(device).train()
@@ -136,9 +177,11 @@ def train(
     start = 0
     log: list[dict[str, float]] = []
     restarts: list[int] = []
+    watch = breakdown.Watch(explosion)
     if resume and last.exists():
-        start, log, restarts = _restore(last, settings, codec, adam, weights)
-        advance(start, "resumed")
+        start, log, restarts, watched = _restore(last, settings, codec, adam, weights)
+        watch = breakdown.Watch(explosion, watched)
+        skip(advance, start, "resumed")
     board = _tensorboard(run.folder) if tensorboard else None
     keep = results.settings_hash(settings)
     for iteration in range(start, settings.steps):
@@ -147,10 +190,11 @@ def train(
         rate = settings.rate_at(iteration) * _warm_up(iteration, restarts)
         for group in adam.param_groups:
             group["lr"] = rate
-        noise = stream(settings.seed, "training noise", iteration, device)
-        seen, norm = descend(codec, adam, weights, crops.batch(iteration), settings, noise)
-        if not (math.isfinite(seen["loss"]) and math.isfinite(norm)):
-            raise GradlabError(_blown_up(weights, iteration, seen["loss"], last))
+        x, noise = crops.batch(iteration), stream(settings.seed, "training noise", iteration, device)
+        seen, norm = descend(codec, adam, weights, x, settings, noise)
+        wrong = watch.see(seen["loss"], norm)
+        if wrong:
+            raise _broken(run, codec, x, iteration, wrong, device)
         done = iteration + 1
         if done % log_every == 0 or done == settings.steps:
             row = {"iteration": done, **seen, "learning_rate": rate, "gradient_norm": norm}
@@ -158,20 +202,31 @@ def train(
             if board is not None:
                 for name in LOG_COLUMNS[1:]:
                     board.add_scalar(name, row[name], done)
-        advance(1, f"loss {seen['loss']:.3f}")
-        late = deadline is not None and time.monotonic() > deadline
-        if done < settings.steps and (late or done % checkpoint_every == 0):
-            _save(last, settings, codec, adam, weights, done, log, restarts)
-        if late and done < settings.steps:
-            raise Stopped(f"stopped at the time limit after iteration {done} of {settings.steps}")
+        stop = stopping.cause(deadline)
+        try:
+            advance(1, f"loss {seen['loss']:.3f}")
+        except Stopped:  # a signal, in between: the checkpoint comes first
+            stop = stopping.cause(deadline) or "early"
+        if done < settings.steps and watch.calm and (stop or done % checkpoint_every == 0):
+            _save(last, settings, codec, adam, weights, done, log, restarts, watch)
+        if stop and done < settings.steps:
+            raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
     if board is not None:
         board.close()
     codec.finish()
     _write_log(run.folder, log)
     extra = {"warm_restarts": restarts}
     checkpoints.save(run.folder / "final.safetensors", codec.state_dict(), keep, settings.steps, extra)
-    last.unlink(missing_ok=True)
-    return run
+    results.remove(last)
+
+
+def _broken(run: Run, codec: Codec, x: Tensor, iteration: int, wrong: str, device: str) -> GradlabError:
+    """The error for a breakdown, from the same noise again; where only the size exploded the weights have stepped."""
+    noise = stream(run.settings.seed, "training noise", iteration, device)
+    keep = results.settings_hash(run.settings)
+    return breakdown.keep(
+        run.folder, codec, x, lambda: loss_of(codec, x, run.settings, noise)[0], iteration, wrong, keep
+    )
 
 
 def _snapshot(folder: Path, codec: Codec, keep: str, iteration: int) -> None:
@@ -190,18 +245,20 @@ def _save(
     done: int,
     log: list[dict[str, float]],
     restarts: list[int],
+    watch: breakdown.Watch,
 ) -> None:
     tensors = {f"model.{name}": value for name, value in codec.state_dict().items()}
     for name, parameter in weights.items():
         for key, value in adam.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
     _write_log(path.parent, log)
-    checkpoints.save(path, tensors, results.settings_hash(settings), done, {"log": log, "warm_restarts": restarts})
+    extra = {"log": log, "warm_restarts": restarts, "watch": watch.state()}
+    checkpoints.save(path, tensors, results.settings_hash(settings), done, extra)
 
 
 def _restore(
     path: Path, settings: TrainSettings, codec: Codec, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
-) -> tuple[int, list[dict[str, float]], list[int]]:
+) -> tuple[int, list[dict[str, float]], list[int], list[float]]:
     stored = checkpoints.load(path, results.settings_hash(settings))
     codec.load_state_dict({n[len("model.") :]: t for n, t in stored.tensors.items() if n.startswith("model.")})
     for name, parameter in weights.items():
@@ -212,7 +269,7 @@ def _restore(
     restarts = list(stored.extra.get("warm_restarts", []))
     if not adam.state:
         restarts.append(stored.iteration)
-    return stored.iteration, list(stored.extra["log"]), restarts
+    return stored.iteration, list(stored.extra["log"]), restarts, list(stored.extra.get("watch", []))
 
 
 def _warm_up(iteration: int, restarts: list[int]) -> float:
@@ -225,13 +282,6 @@ def _write_log(folder: Path, log: list[dict[str, float]]) -> None:
     import pandas as pd
 
     results.write_csv(folder / "log.csv", pd.DataFrame(log, columns=list(LOG_COLUMNS)))
-
-
-def _blown_up(weights: Mapping[str, Tensor], iteration: int, loss: float, last: Path) -> str:
-    bad = next((n for n, p in weights.items() if p.grad is not None and not torch.isfinite(p.grad).all()), None)
-    where = f"the gradient of {bad} is not finite" if bad else f"the loss is {loss}"
-    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written"
-    return f"training broke off at iteration {iteration + 1}: {where}; lower the learning rate or clip more ({kept})"
 
 
 def _tensorboard(folder: Path) -> Any:

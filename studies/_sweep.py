@@ -7,13 +7,12 @@ same numbers of iterations; an ordering counts where the last two agree.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, evaluation, paper, results
+from gradlab import data, evaluation, paper, results, stopping
 from gradlab.data import Picture
-from gradlab.errors import Stopped
+from gradlab.progress import skip
 from gradlab.study import Context, Verdict
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
@@ -139,10 +138,9 @@ def coded(run: Run, iteration: int, images: list[Picture], context: Context, adv
     """Rate and distortion of one model, from its folder if these images have been coded by it before."""
     path = run.folder / f"rate-distortion-{iteration}-{data.fingerprint(images)[:12]}.csv"
     if path.exists():
-        advance(len(images), "coded before")
+        skip(advance, len(images), "coded before")
         return results.read_csv(path)
-    if context.time_limit is not None and time.monotonic() > context.time_limit:
-        raise Stopped
+    stopping.check(context.time_limit)
     codec = run.codec(iteration, context.device)
     found = evaluation.rate_distortion(codec, images, run.settings.lam, advance)
     results.write_csv(path, found)
