@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import re
 import socket
@@ -50,7 +51,8 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
         _tidy(folder)
         since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         who = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": results.command()}
-        results.write_json(folder / HOLDER, who)
+        with contextlib.suppress(OSError):  # news for whoever is refused, no result: it need not reach the disk
+            (folder / HOLDER).write_text(json.dumps(who))
         yield
     finally:
         with contextlib.suppress(OSError):

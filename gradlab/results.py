@@ -45,7 +45,6 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        _to_disk(path.parent)
     except OSError as error:
         raise refusal(path, error) from None
     finally:
@@ -53,18 +52,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             beside.unlink()
 
 
-def _to_disk(folder: Path) -> None:
-    """The names in the folder as well, so that files reach the disk in the order in which they were written."""
-    with contextlib.suppress(OSError):  # not every file system knows this of folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def remove(path: str | Path) -> None:
-    """Removes a file, if it is there, before anything that is written after.
+    """Removes a file, if it is there.
 
     Raises:
         GradlabError: the folder refuses.
@@ -74,7 +63,6 @@ def remove(path: str | Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise refusal(path, error) from None
-    _to_disk(path.parent)
 
 
 def write_text(path: str | Path, content: str) -> None:
