@@ -1,0 +1,127 @@
+"""The same numbers again: by --deterministic to the byte, over thread counts to a tolerance, in any order of studies."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from gradlab import compare, data, determinism, evaluation, problems, results, study, training
+from gradlab.errors import GradlabError
+from tests.fake_studies import studies
+from tests.test_training import TINY
+
+__all__ = ["studies"]  # a fixture
+
+TABLES = ("table1", "table2", "weights", "bounds")
+"""Two that train, and share a model; one that trains another; one that is exact."""
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[data.Picture]:
+    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that runs studies at their smallest, on two small photographs."""
+    root = tmp_path_factory.mktemp("photographs")
+    for purpose in ("train", "test"):
+        (root / purpose).mkdir()
+        for picture in data.embedded(purpose)[:2]:
+            pixels = picture.pixels[:, :128, :128].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(root / purpose / f"{Path(picture.name).stem}.png")
+
+    def run(names: tuple[str, ...], out: Path, **options: Any) -> dict[str, bytes]:
+        modules = [importlib.import_module(f"gradlab_studies.{name}") for name in names]
+        with pytest.MonkeyPatch.context() as patch:
+            for module in modules:
+                patch.setitem(module.PROFILES, "quick", module.SMALLEST)
+            folders = {"train_images": root / "train", "test_images": root / "test"}
+            assert study.run(names, "quick", out, console=Console(file=io.StringIO()), **folders, **options) == 0
+        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in out.glob("*/*.csv")}
+
+    return run
+
+
+def test_what_else_is_run_and_in_which_order_changes_no_byte(smallest: Any, tmp_path: Path) -> None:
+    together = smallest(TABLES, tmp_path / "together")
+    assert {name.partition("/")[0] for name in together} == set(TABLES)
+    for number, names in enumerate((TABLES[:0:-1], TABLES[:1])):
+        found = smallest(names, tmp_path / str(number))
+        assert found and found == {name: together[name] for name in found}
+
+
+def test_deterministic_gives_the_same_bytes_and_says_so(smallest: Any, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        once, again = (smallest(("weights",), tmp_path / name, deterministic=True) for name in ("once", "again"))
+        assert torch.get_num_threads() == 2 and not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
+    assert once == again
+    record = results.read_json(tmp_path / "once" / "weights" / "provenance.json")
+    assert record["deterministic"] is True
+
+
+def test_what_deterministic_sets_is_set_back() -> None:
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        cudnn.benchmark,
+        cudnn.deterministic,
+    )
+    with determinism.enforced():
+        assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
+        assert cudnn.deterministic and not cudnn.benchmark
+    after = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        cudnn.benchmark,
+        cudnn.deterministic,
+    )
+    assert before == after
+
+
+def test_an_operation_without_a_fixed_order_is_refused(studies: Path) -> None:
+    """torch's own error for put_ without accumulate, which is one on every device."""
+    text = (studies / "an_other.py").read_text()
+    body = "import torch\n    torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))\n    return {"
+    (studies / "table2.py").write_text(text.replace("return {", body).replace('"an-other":', '"table2":'))
+    assert study.run(["table2"], out="a", console=Console(file=io.StringIO())) == 0
+    message = (
+        r"^table2: put_.* does not have a deterministic implementation.*: give --device cpu, or leave out --determin"
+    )
+    with pytest.raises(GradlabError, match=message):
+        study.run(["table2"], out="b", console=Console(file=io.StringIO()), deterministic=True)
+
+
+def test_over_thread_counts_the_first_iterations_and_the_evaluation_agree(
+    pictures: list[data.Picture], tmp_path: Path
+) -> None:
+    """What docs/reliability.md promises; the end of a long training run is not promised."""
+    settings = replace(TINY, steps=10, snapshots=(), channels=(16, 24), crop=64)
+    toy, threads, tables, qualities, toys = problems.BoxGaussian(phi=0.3, x=1.0), torch.get_num_threads(), [], [], []
+    codec = training.train(settings, pictures, tmp_path / "weights").codec()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            run = training.train(settings, pictures, tmp_path / str(count), log_every=1)
+            tables.append(results.read_csv(run.folder / "log.csv")[["loss", "bpp", "mse", "gradient_norm"]])
+            qualities.append(evaluation.rate_distortion(codec, pictures[:1], settings.lam).drop(columns="image"))
+            found = compare(toy, ("pathwise", "dreg"), k=(1, 8), draws=20_000, allow_biased=True)
+            toys.append(found[["mean", "variance", "exact_mean"]])
+    finally:
+        torch.set_num_threads(threads)
+    assert (tables[0] / tables[1] - 1).abs().to_numpy().max() < 1e-3
+    assert (qualities[0] / qualities[1] - 1).abs().to_numpy().max() < 1e-4
+    assert (toys[0] / toys[1] - 1).abs().to_numpy().max() < 1e-9
