@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit install lock clean
+.PHONY: reproduce test lint types layers unit faults install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -29,6 +29,10 @@ layers: install
 
 unit: install
 	$(BIN)/pytest
+
+# Sixty trials: kill a run at a random moment, resume it, compare with one that nobody killed (docs/reliability.md).
+faults: install
+	$(BIN)/python benchmarks/faults.py --trials 60 --out figures/reliability/kills
 
 install: $(VENV)/installed
 

@@ -20,8 +20,8 @@ from tests.test_training import TINY
 
 __all__ = ["studies"]  # a fixture
 
-TABLES = ("table1", "table2", "weights", "bounds")
-"""Two that train, and share a model; one that trains another; one that is exact."""
+TABLES = ("table1", "table2", "bounds")
+"""Two that train, and share a model; one that is exact."""
 
 
 @pytest.fixture(scope="module")

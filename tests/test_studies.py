@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import random
 from dataclasses import asdict
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from gradlab import paper, report, results, study
@@ -21,12 +24,38 @@ def module(name):
     return importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}")
 
 
+def generators():
+    """The state of every generator that is global."""
+    numpy = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numpy[1].tolist(), numpy[2:], random.getstate()
+
+
+TOUCHED = {}
+"""Whether a study used or set a global generator while it measured and drew."""
+
+
+def watched(name, part, before):
+    function = getattr(module(name), part)
+    before[name, part] = function
+
+    def wrapped(*arguments):
+        state = generators()
+        made = function(*arguments)
+        TOUCHED[name, part] = generators() != state
+        return made
+
+    setattr(module(name), part, wrapped)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "smallest"
     before = {name: dict(module(name).PROFILES) for name in STUDIES}
+    parts = {}
     for name in STUDIES:
         module(name).PROFILES["quick"] = module(name).SMALLEST
+        for part in ("measure", "draw"):
+            watched(name, part, parts)
     try:
         console = Console(file=io.StringIO(), width=200)
         assert study.run(STUDIES, "quick", folder, console=console) == 0
@@ -35,6 +64,8 @@ def out(tmp_path_factory):
     finally:
         for name, profiles in before.items():
             module(name).PROFILES.update(profiles)
+        for (name, part), function in parts.items():
+            setattr(module(name), part, function)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -53,6 +84,12 @@ def test_a_study_writes_table_figure_verdicts_and_provenance(out, name):
     if hasattr(module(name).SMALLEST, "base"):  # a codec was trained
         assert provenance["assumed"]
         assert any("images" in key for key in provenance["inputs"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_neither_uses_nor_changes_a_global_generator(out, name):
+    """Every stream derives from (seed, purpose, index), so that no study can change another's numbers."""
+    assert TOUCHED[name, "measure"] is False and TOUCHED[name, "draw"] is False
 
 
 @pytest.mark.parametrize("name", STUDIES)
