@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradlab import breakdown, checkpoints, codecs, locks, results, stopping
 from gradlab.codecs import Codec, PFrame
@@ -23,7 +23,18 @@ from gradlab.noise import stream
 from gradlab.progress import skip
 from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
 
-__all__ = ["Run", "TrainSettings", "build", "descend", "loss_of", "optimizer", "run_of", "train"]
+__all__ = [
+    "Run",
+    "TrainSettings",
+    "build",
+    "descend",
+    "loss_of",
+    "optimizer",
+    "run_of",
+    "set_state",
+    "state_of",
+    "train",
+]
 
 WARM_UP = 1000
 """Iterations over which the learning rate rises after a warm restart."""
@@ -60,7 +71,7 @@ def optimizer(codec: Codec, settings: TrainSettings) -> tuple[torch.optim.Adam, 
 
 
 def descend(
-    codec: Codec,
+    codec: Codec | PFrame,
     adam: torch.optim.Adam,
     weights: Mapping[str, Tensor],
     x: Tensor,
@@ -87,6 +98,27 @@ def descend(
     if math.isfinite(seen["loss"]) and math.isfinite(norm):
         adam.step()
     return seen, norm
+
+
+def state_of(codec: nn.Module, adam: torch.optim.Adam, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint holds: ``model.<name>`` and ``adam.<moment>.<name>``."""
+    tensors = {f"model.{name}": value for name, value in codec.state_dict().items()}
+    for name, parameter in weights.items():
+        for key, value in adam.state[parameter].items():
+            tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def set_state(
+    tensors: Mapping[str, Tensor], codec: nn.Module, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
+) -> None:
+    """Puts back what ``state_of`` gave."""
+    codec.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
+    for name, parameter in weights.items():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors.get(f"adam.{key}.{name}")
+            if value is not None:
+                adam.state[parameter][key] = value.to(parameter.device) if key != "step" else value
 
 
 def train(
@@ -247,10 +279,7 @@ def _save(
     restarts: list[int],
     watch: breakdown.Watch,
 ) -> None:
-    tensors = {f"model.{name}": value for name, value in codec.state_dict().items()}
-    for name, parameter in weights.items():
-        for key, value in adam.state[parameter].items():
-            tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
+    tensors = state_of(codec, adam, weights)
     _write_log(path.parent, log)
     extra = {"log": log, "warm_restarts": restarts, "watch": watch.state()}
     checkpoints.save(path, tensors, results.settings_hash(settings), done, extra)
@@ -260,12 +289,7 @@ def _restore(
     path: Path, settings: TrainSettings, codec: Codec, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
 ) -> tuple[int, list[dict[str, float]], list[int], list[float]]:
     stored = checkpoints.load(path, results.settings_hash(settings))
-    codec.load_state_dict({n[len("model.") :]: t for n, t in stored.tensors.items() if n.startswith("model.")})
-    for name, parameter in weights.items():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = stored.tensors.get(f"adam.{key}.{name}")
-            if value is not None:
-                adam.state[parameter][key] = value.to(parameter.device) if key != "step" else value
+    set_state(stored.tensors, codec, adam, weights)
     restarts = list(stored.extra.get("warm_restarts", []))
     if not adam.state:
         restarts.append(stored.iteration)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from gradlab import breakdown, checkpoints, results, stopping
 from gradlab.codecs import PFrame, video
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import mse_255, psnr, to_8_bit
 from gradlab.noise import stream
-from gradlab.training import TrainSettings, loss_of
+from gradlab.progress import skip
+from gradlab.training import TrainSettings, descend, loss_of, set_state, state_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,52 +83,80 @@ def train(
     pictures: Sequence[Picture],
     shift: int,
     *,
+    folder: Path | None = None,
     device: str = "cpu",
+    resume: bool = False,
     deadline: float | None = None,
     advance: Callable[..., Any] = lambda n=1, note="": None,
+    checkpoint_every: int = 500,
 ) -> PFrame:
-    """Train the P-frame of ``ssf2020`` on pans: short enough to need no checkpoints.
+    """Train the P-frame of ``ssf2020`` on pans, or return the one that was trained in this folder.
 
     Args:
         settings: as for an image codec; ``codec`` must be ``"ssf2020"``, ``crop`` is the side of a frame.
         pictures: what the pans go over.
         shift: the largest motion, pixels.
+        folder: where the checkpoint lives, of this training alone; None for a training without.
         device: where to train.
-        deadline: ``time.monotonic()`` after which ``Stopped`` is raised.
+        resume: continue from the checkpoint, if there is one; otherwise an unfinished training starts anew.
+        deadline: ``time.monotonic()`` after which a checkpoint is written and ``Stopped`` raised.
         advance: called as ``advance(n, note)`` after every n iterations.
+        checkpoint_every: iterations between checkpoints.
 
     Returns:
         The codec in evaluation mode, its quantiles solved.
 
     Raises:
-        GradlabError: another codec, pictures smaller than a pan, or a gradient that is not finite.
-        Stopped: the deadline has passed.
+        GradlabError: another codec, pictures smaller than a pan, a checkpoint that is corrupt or of other settings, a
+            loss or gradient that is not finite or explodes.
+        Stopped: the deadline has passed or a signal has come.
     """
     codec = untrained(settings, device).train()
     pans = Pans(pictures, settings.crop, settings.batch, shift, settings.seed, device)
     # Of the parts for keyframes nothing is trained, of the bottlenecks all but the quantiles.
-    weights = [
-        p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")
-    ]
-    adam = torch.optim.Adam(weights, lr=settings.learning_rate, betas=settings.betas)
-    for iteration in range(settings.steps):
-        if deadline is not None and time.monotonic() > deadline:
-            raise Stopped(f"stopped at the time limit after iteration {iteration} of {settings.steps}")
+    used = {p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")}
+    weights: dict[str, Tensor] = {name: p for name, p in codec.named_parameters() if p in used}
+    adam = torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas)
+    keep, watch, start = f"{results.settings_hash(settings)}-{shift}", breakdown.Watch(20.0), 0
+    last = None if folder is None else results.ensure_folder(folder) / "last.safetensors"
+    if last and last.exists():
+        stored = checkpoints.load(last, keep)
+        if resume or stored.iteration == settings.steps:
+            set_state(stored.tensors, codec, adam, weights)
+            start, watch = stored.iteration, breakdown.Watch(20.0, stored.extra["watch"])
+            skip(advance, start, "resumed")
+    for iteration in range(start, settings.steps):
         for group in adam.param_groups:
             group["lr"] = settings.rate_at(iteration)
-        noise = stream(settings.seed, "training noise", iteration, device)
-        loss, seen = loss_of(codec, pans.batch(iteration), settings, noise)
-        adam.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, settings.clip))
-        if not math.isfinite(norm):
-            raise GradlabError(
-                f"training broke off at iteration {iteration + 1}: the gradient is not finite; lower the learning rate"
-            )
-        adam.step()
-        advance(1, f"loss {seen['loss']:.3f}")
+        x, noise = pans.batch(iteration), stream(settings.seed, "training noise", iteration, device)
+        seen, norm = descend(codec, adam, weights, x, settings, noise)
+        if wrong := watch.see(seen["loss"], norm):
+            raise _broken(folder, codec, x, settings, iteration, wrong, keep)
+        done, stop = iteration + 1, stopping.cause(deadline)
+        try:
+            advance(1, f"loss {seen['loss']:.3f}")
+        except Stopped:  # a signal, in between: the checkpoint comes first
+            stop = stopping.cause(deadline) or "early"
+        if last and watch.calm and (stop or done % checkpoint_every == 0 or done == settings.steps):
+            checkpoints.save(last, state_of(codec, adam, weights), keep, done, {"watch": watch.state()})
+        if stop and done < settings.steps:
+            raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
     codec.finish()
     return codec.eval()
+
+
+def _broken(
+    folder: Path | None, codec: PFrame, x: Tensor, settings: TrainSettings, iteration: int, wrong: str, keep: str
+) -> GradlabError:
+    noise = stream(settings.seed, "training noise", iteration, x.device)
+
+    def again() -> Tensor:
+        return loss_of(codec, x, settings, noise)[0]
+
+    if folder is not None:
+        return breakdown.keep(folder, codec, x, again, iteration, wrong, keep)
+    where = breakdown.where(codec, again)
+    return GradlabError(f"training broke off at iteration {iteration + 1}: {wrong}; {where}; lower the learning rate")
 
 
 def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:

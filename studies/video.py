@@ -88,8 +88,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         run = models.method(base, method, settings.k)
         with context.progress.track(f"training {method}", run.steps) as advance:
             codec = video.train(
-                run, pictures["train"], settings.shift, device=context.device, deadline=context.time_limit,
-                advance=advance,
+                run, pictures["train"], settings.shift, folder=_folder(run, settings.shift, context),
+                device=context.device, resume=context.resume, deadline=context.time_limit, advance=advance,
             )  # fmt: skip
         found = video.rate_distortion(codec, tested, run.lam)
         each.append(found.assign(method=method))
@@ -109,6 +109,10 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         )
     tables = {"video_frames": each, "video_groups": groups, "video_weights": weights}
     return {"video": pd.DataFrame(rows), **{name: pd.concat(t, ignore_index=True) for name, t in tables.items()}}
+
+
+def _folder(run: TrainSettings, shift: int, context: Context) -> Path:
+    return context.folder / "runs" / f"{run.objective}-k{run.k}-pan{shift}-{results.settings_hash(run)}"
 
 
 def _row(method: str, run: TrainSettings, found: pd.DataFrame, iterations: int) -> dict[str, object]:

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from gradlab import data
+from gradlab import checkpoints, data
 from gradlab.codecs import video as codecs
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
@@ -88,6 +88,32 @@ def test_bad_input(call, match):
         call()
 
 
-def test_the_deadline_ends_training():
-    with pytest.raises(Stopped, match="after iteration 0 of 2"):
-        train(SETTINGS, data.embedded("train"), 4, deadline=time.monotonic() - 1)
+def test_the_deadline_ends_training_with_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
+    pictures, late = data.embedded("train")[:1], time.monotonic() - 1
+    with pytest.raises(Stopped, match="at the time limit after iteration 1 of 2"):
+        train(SETTINGS, pictures, 4, folder=tmp_path, deadline=late)
+    assert checkpoints.load(tmp_path / "last.safetensors").iteration == 1
+    counted = []
+    resumed = train(SETTINGS, pictures, 4, folder=tmp_path, resume=True, advance=lambda n=1, note="": counted.append(n))
+    assert counted == [1, 1]
+    done = train(SETTINGS, pictures, 4, folder=tmp_path, deadline=late)  # nothing left to do
+    whole = train(SETTINGS, pictures, 4)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value) and torch.equal(done.state_dict()[name], value), name
+    with pytest.raises(GradlabError, match="of other settings"):
+        train(SETTINGS, pictures, 5, folder=tmp_path)
+
+
+def test_a_breakdown_names_the_module(monkeypatch):
+    build = codecs.build
+
+    def spoilt(channels, seed):
+        codec = build(channels, seed)
+        codec.get_submodule("res_encoder.0").register_forward_hook(lambda module, x, y: y * float("nan"))
+        return codec
+
+    monkeypatch.setattr(codecs, "build", spoilt)
+    with pytest.raises(
+        GradlabError, match=r"iteration 1: the loss is nan; the first module .* is res_encoder\.0; lower"
+    ):
+        train(SETTINGS, data.embedded("train")[:1], 4)
