@@ -33,6 +33,7 @@ from PIL import Image
 from gradlab import checkpoints, cli, data, report, results, training
 from gradlab_studies import table1
 
+OUTSIDE = "between the parts"  # of the study: reading images, tables and provenance
 MOMENTS = ("half written", "written, not on disk", "on disk, not in place", "in place")
 HIDDEN = re.compile(r"\.lock|\.lock-holder\.json|\..*\.[0-9a-f]{8}\.tmp")
 WALL_TIMES = re.compile(rb'"time": "[^"]*"|"wall_s": [0-9.]+|<dt>(took|begun)</dt><dd>[^<]*</dd>')
@@ -69,7 +70,7 @@ class Child(NamedTuple):
 
 def instrument(note: Callable[[str, int], None], kill: Kill) -> None:
     """Lets the process say what it does, and kills it within a write; for the child alone, whose end undoes it."""
-    state = {"doing": "starting", "writes": 0, "armed": ""}
+    state = {"doing": OUTSIDE, "writes": 0, "armed": ""}
 
     def say(doing: str) -> None:
         state["doing"] = doing
@@ -149,7 +150,7 @@ def run(root: Path, out: Path, kill: Kill = NEVER, resume: bool = False) -> Chil
         text = f"{writes} {doing}".encode()
         shared[: len(text) + 1] = text + b"\n"
 
-    note("starting", 0)
+    note(OUTSIDE, 0)
     begin = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -223,7 +224,7 @@ def trial(index: int, seed: int, root: Path, reference: dict[str, bytes], quiet:
     moments, doing, wrong, files, beside = [], [], "", 0, 0
     for again in range(2 if index % 3 == 2 else 1):
         if index % 2 == 0:
-            kill = Kill(after=chance.uniform(0, quiet.seconds))
+            kill = Kill(after=chance.uniform(0, 0.9 * quiet.seconds))
         else:
             kill = Kill(write=chance.randint(1, quiet.writes), moment=chance.choice(MOMENTS))
         ended = run(root, out, kill, resume=again > 0)
