@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit install lock clean
+.PHONY: reproduce test lint types layers unit notebooks install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -31,6 +31,10 @@ unit: install
 	$(BIN)/pytest
 
 install: $(VENV)/installed
+
+# Executes the teaching notebooks anew, from the halves that are edited (studies/notebooks/*.py); pytest runs them too.
+notebooks: install
+	$(BIN)/python studies/notebooks/_pair.py
 
 # The environment of the lock file, with hashes. uv installs it in a fraction of pip's time; pip installs uv.
 $(VENV)/installed: requirements.lock requirements-uv.lock pyproject.toml
