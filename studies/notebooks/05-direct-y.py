@@ -117,7 +117,7 @@ summary.loc[GROUPS].round(3)
 #
 # With direct-y the second factor is a constant, which leaves the ratio of mean and standard deviation alone. Without it the
 # factor is noisy: harmless where $|\varphi|$ is large, ruinous where $\varphi$ is near zero, because then the noise is all
-# there is. Most latents of a codec at a low rate are near zero.
+# there is. In a codec many latents are near zero: notebook 6 counts them.
 
 
 # %%

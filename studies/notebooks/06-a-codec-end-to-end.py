@@ -77,7 +77,7 @@ log[["iteration", "loss", "bpp", "mse", "learning_rate"]].iloc[::2].round(4)
 # ## Bytes
 #
 # `compress` runs the encoder, rounds $y$ and $z$, and codes both with a range coder whose probabilities are those that the
-# model learned. What comes out is two strings. `decompress` gets the strings and nothing else.
+# model learned. What comes out is two strings. `decompress` gets the strings, the size of $z$ and nothing else.
 
 # %%
 photograph = test[2]
@@ -171,8 +171,8 @@ with plots.style():
 figure
 
 # %% [markdown]
-# *A crop of 112 x 112 pixels.* The two codecs err differently. JPEG keeps the hairs and
-# shows its blocks. Ours has lost the green of the eye: colour is expensive, and it has not learned yet that it matters.
+# *A crop of 112 x 112 pixels.* The two codecs err differently. JPEG keeps most of the hairs.
+# Ours has lost them, and with them the green of the eye.
 #
 # ## Where the bits go
 #
