@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit faults install lock clean
+.PHONY: reproduce test lint types layers unit faults notebooks install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -35,6 +35,10 @@ faults: install
 	$(BIN)/python benchmarks/faults.py --trials 60 --out figures/reliability/kills
 
 install: $(VENV)/installed
+
+# Executes the teaching notebooks anew, from the halves that are edited (studies/notebooks/*.py); pytest runs them too.
+notebooks: install
+	$(BIN)/python studies/notebooks/_pair.py
 
 # The environment of the lock file, with hashes. uv installs it in a fraction of pip's time; pip installs uv.
 $(VENV)/installed: requirements.lock requirements-uv.lock pyproject.toml
