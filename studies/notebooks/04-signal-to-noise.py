@@ -178,7 +178,7 @@ law.pivot(index="k", columns="part", values="snr").round(3)
 #
 # The proof needs the gradient of the bound to vanish as $k \to \infty$: all encoders lead to the same $\log p(x)$. On the box
 # they do not. The limit is the evidence *inside the box*, which depends on where the box is; its derivative is a flux
-# through the walls, and does not vanish. The noise does, like $1/\sqrt{k}$. So in the end the SNR *grows* like $\sqrt{k}$.
+# through the walls, which vanishes at the optimum alone. The noise does, like $1/\sqrt{k}$. So in the end the SNR *grows* like $\sqrt{k}$.
 # All of this is exact:
 
 
@@ -210,9 +210,9 @@ reversal(likelihood_std=0.1, x=0.5)
 # *Exact SNR of the pathwise gradient of $\varphi$ over $k$. Above: far from the optimum. Below: a narrow likelihood, close to its
 # optimum.*
 #
-# Above, the box dips at $k = 2$ and grows from there. Below, it first follows Rainforth's law, from 0.68 down to 0.013 at
-# $k = 10$, and then turns: as long as the few samples do not see the walls, the box behaves like any other posterior. The
-# Normal never turns.
+# Above, the box dips at $k = 2$ and grows from there. Below, it first falls, from 0.68 down to 0.013 at $k = 10$, even
+# faster than the Normal, and then turns: as long as the few samples do not see the walls, a better bound has less and less
+# to say about $\varphi$, as for any other posterior. The Normal falls all the way.
 #
 # ## And in a codec?
 #
