@@ -307,7 +307,8 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     table = results.read_csv(tmp_path / "kills.csv")
-    assert table["outcome"].tolist() == ["as undisturbed"] * 4 and table["kills"].sum() >= 4
+    assert table["outcome"].tolist() == ["as undisturbed"] * 4
+    assert table["kills"][[1, 3]].tolist() == [1, 1]  # within a write; by time a run may have ended before
     assert (table["files_checked"] > 20).all()
 
 
