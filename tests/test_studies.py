@@ -137,7 +137,7 @@ def labelled(ax, axes):
 def readable_in_grey(ax):
     """Colour never stands alone: lines differ in dash or marker, bars in hatch."""
     lines = {c.get_label(): (str(c[0]._unscaled_dash_pattern), c[0].get_marker()) for c in ax.containers
-             if hasattr(c, "has_yerr") and c[0].get_linestyle() != "None"}  # fmt: skip
+             if hasattr(c, "has_yerr") and c[0] is not None and c[0].get_linestyle() != "None"}  # fmt: skip
     assert len(set(lines.values())) == len(lines), lines
     bars = [c.patches[0].get_hatch() for c in ax.containers if hasattr(c, "patches") and c.patches]
     assert len(set(bars)) == len(bars), bars
