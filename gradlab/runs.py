@@ -128,6 +128,10 @@ class Run:
         """Whether the run is complete."""
         return (self.folder / "final.safetensors").exists()
 
+    def snr(self, every: int, draws: int) -> Path:
+        """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""
+        return self.folder / f"snr-{every}x{draws}.csv"
+
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
 
