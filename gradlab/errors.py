@@ -25,5 +25,9 @@ class NotExact(GradlabError):
     """An exact answer that is asked of a problem but is not known to it."""
 
 
+class NonFinite(GradlabError):
+    """A gradient with NaN or Inf in it."""
+
+
 class Stopped(Exception):
     """Training reached the deadline of ``--time-limit`` and left a checkpoint behind: an orderly end, not an error."""

@@ -20,6 +20,7 @@ from gradlab import checkpoints, codecs, results
 from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
+from gradlab.live import SNRMonitor
 from gradlab.noise import stream
 from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
 
@@ -101,6 +102,8 @@ def train(
     checkpoint_every: int = 500,
     log_every: int = 50,
     tensorboard: bool = False,
+    snr_every: int = 0,
+    snr_draws: int = 20,
 ) -> Run:
     """Train to the end, or return the run that is already there.
 
@@ -116,6 +119,9 @@ def train(
         checkpoint_every: iterations between checkpoints.
         log_every: iterations between rows of the log.
         tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
+        snr_every: record the gradient SNR of the codec's groups every so many iterations, on one minibatch that no
+            iteration trains on, to ``run.snr(...)``; 0 for never. The weights come out the same.
+        snr_draws: gradients of each such point; the cost is that of snr_draws / snr_every more iterations.
 
     Raises:
         GradlabError: images smaller than a crop, a non-finite loss or gradient (with the iteration and the parameter),
@@ -141,6 +147,10 @@ def train(
         advance(start, "resumed")
     board = _tensorboard(run.folder) if tensorboard else None
     keep = results.settings_hash(settings)
+    monitor, unseen = None, crops.batch(settings.steps) if snr_every else None
+    if unseen is not None:
+        monitor = SNRMonitor(codec, codec.groups(), every=snr_every, draws=snr_draws, exclude=("quantiles",),
+                             csv=run.snr(snr_every, snr_draws), tensorboard=board, seed=settings.seed)  # fmt: skip
     for iteration in range(start, settings.steps):
         if iteration in settings.snapshots:
             _snapshot(run.folder, codec, keep, iteration)
@@ -158,6 +168,8 @@ def train(
             if board is not None:
                 for name in LOG_COLUMNS[1:]:
                     board.add_scalar(name, row[name], done)
+        if monitor is not None and unseen is not None:
+            monitor.after_step(done, lambda: loss_of(codec, unseen, settings, None)[0])
         advance(1, f"loss {seen['loss']:.3f}")
         late = deadline is not None and time.monotonic() > deadline
         if done < settings.steps and (late or done % checkpoint_every == 0):
