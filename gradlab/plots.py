@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["bars", "curves", "figure", "heat", "histograms", "save", "shared_legend", "style", "title"]
+__all__ = ["bars", "curves", "figure", "heat", "histograms", "photograph", "save", "shared_legend", "style", "title"]
 
 
 def curves(
@@ -87,8 +87,24 @@ def title(ax: Axes, text: str) -> None:
         ax.set_title(text)
 
 
-def shared_legend(fig: Figure, axes: Iterable[Axes]) -> None:
-    """One legend below the figure instead of one in each of its axes: what any of them names, once."""
+def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None) -> None:
+    """A photograph ``[H, W, 3]`` of 8 bits as it is, its caption below; ``frame``: top, left and side of a square."""
+    with style():
+        # As many samples as there are: nothing is smoothed on the way to the page.
+        ax.imshow(pixels, interpolation="none")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(visible=False)
+        ax.set_xlabel(text, fontsize=7)
+        if frame is not None:
+            top, left, side = frame
+            for colour, width in (("black", 2.2), ("white", 1.0)):  # seen on any ground
+                ax.plot([left, left + side, left + side, left, left], [top, top, top + side, top + side, top],
+                        color=colour, linewidth=width)  # fmt: skip
+
+
+def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> None:
+    """One legend below the figure, or in the empty panel ``at``, instead of one in each of its axes."""
     entries: dict[str, Any] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
@@ -97,6 +113,10 @@ def shared_legend(fig: Figure, axes: Iterable[Axes]) -> None:
         if legend is not None:
             legend.remove()
     with style():
+        if at is not None:
+            at.axis("off")
+            at.legend(entries.values(), entries.keys(), loc="center")
+            return
         # Inches that one entry takes: its handle and some 0.06 a letter.
         each = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
         columns = max(1, min(len(entries), int(fig.get_figwidth() // each)))
