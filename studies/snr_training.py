@@ -43,7 +43,7 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, every=250),
+    "gpu": Settings(base=models.GPU, every=1000),
     "paper": Settings(base=models.PAPER, every=20_000, draws=100),
 }
 SMALLEST = Settings(base=models.SMALLEST, every=2, draws=3)
