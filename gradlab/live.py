@@ -80,7 +80,7 @@ def undisturbed(model: nn.Module, seed: int = 0, generators: Iterable[torch.Gene
         np.random.set_state(legacy)  # noqa: NPY002
         with torch.no_grad():
             for holder, name, buffer, value in buffers:
-                if buffer is not None:
+                if buffer is not None and value is not None:
                     buffer.copy_(value)
                 holder[name] = buffer  # it may have been replaced rather than written to
 

@@ -100,7 +100,8 @@ class _Plain(LogFormatterSciNotation):
     """Numbers of a short logarithmic axis as they are written: 6, and not 6 x 10^0."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        low, high = sorted(self.axis.get_view_interval())
+        axis: Any = self.axis
+        low, high = sorted(axis.get_view_interval())
         text = super().__call__(x, pos)
         return f"{x:g}" if text and low >= 1e-3 and high < 1e4 and high < 300 * low else text
 

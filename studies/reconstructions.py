@@ -32,6 +32,7 @@ class Settings:
 
     Attributes:
         models: those of Table 8.
+        lams: the lambdas whose models are tried.
         target: rate, bits per pixel.
         images: places among the test images.
         centres: of the crop in each: shares of its height and width.
@@ -39,6 +40,7 @@ class Settings:
     """
 
     models: sweep.Settings = field(default_factory=lambda: table8.PROFILES["quick"])
+    lams: tuple[float, ...] = (0.0016, 0.0075, 0.03)
     target: float = 0.5
     images: tuple[int, ...] = (0, 2)
     centres: tuple[tuple[float, float], ...] = ((0.22, 0.43), (0.42, 0.47))
@@ -55,7 +57,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     swept = settings.models
-    wanted = [(method, lam) for method in METHODS for lam in swept.lams]
+    wanted = [(method, lam) for method in METHODS for lam in settings.lams]
     runs = models.train_all(context, [(f"{name}, lambda {lam:g}", swept.trained(name, lam)) for name, lam in wanted])
     pictures = models.test_pictures(context)
     shown = [pictures[place % len(pictures)] for place in settings.images]
