@@ -246,6 +246,8 @@ def _train(
             if board is not None:
                 for name in LOG_COLUMNS[1:]:
                     board.add_scalar(name, row[name], done)
+        if monitor is not None and unseen is not None:
+            monitor.after_step(done, lambda: loss_of(codec, unseen, settings, None)[0])
         stop = stopping.cause(deadline)
         try:
             advance(1, f"loss {seen['loss']:.3f}")
@@ -255,14 +257,6 @@ def _train(
             _save(last, settings, codec, adam, weights, done, log, restarts, watch)
         if stop and done < settings.steps:
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
-        if monitor is not None and unseen is not None:
-            monitor.after_step(done, lambda: loss_of(codec, unseen, settings, None)[0])
-        advance(1, f"loss {seen['loss']:.3f}")
-        late = deadline is not None and time.monotonic() > deadline
-        if done < settings.steps and (late or done % checkpoint_every == 0):
-            _save(last, settings, codec, adam, weights, done, log, restarts)
-        if late and done < settings.steps:
-            raise Stopped(f"stopped at the time limit after iteration {done} of {settings.steps}")
     if board is not None:
         board.close()
     codec.finish()
