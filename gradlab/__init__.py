@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradlab.comparison import compare
     from gradlab.errors import GradlabError
     from gradlab.estimators import ESTIMATORS
+    from gradlab.live import SNRMonitor
     from gradlab.objectives import OBJECTIVES
     from gradlab.proxies import PROXIES
     from gradlab.recorder import GradientRecorder
@@ -28,6 +29,7 @@ __all__ = [
     "GradientRecorder",
     "GradlabError",
     "LogTerms",
+    "SNRMonitor",
     "__version__",
     "codecs",
     "compare",
@@ -47,6 +49,7 @@ _OBJECTS = {
     "GradientRecorder": "gradlab.recorder",
     "GradlabError": "gradlab.errors",
     "LogTerms": "gradlab.terms",
+    "SNRMonitor": "gradlab.live",
     "compare": "gradlab.comparison",
 }
 

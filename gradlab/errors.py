@@ -25,5 +25,9 @@ class NotExact(GradlabError):
     """An exact answer that is asked of a problem but is not known to it."""
 
 
+class NonFinite(GradlabError):
+    """A gradient with NaN or Inf in it."""
+
+
 class Stopped(Exception):
     """A deadline or a signal asked for the end, and training left a checkpoint behind: orderly, not an error."""

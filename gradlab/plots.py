@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.container import ErrorbarContainer
+from matplotlib.ticker import LogFormatterSciNotation
 
 from gradlab.errors import unknown
 from gradlab.plotstyle import COLOURS, DASHES, HATCHES, MARKERS, figure, save, style
@@ -22,7 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["bars", "curves", "figure", "heat", "histograms", "save", "shared_legend", "style", "title"]
+__all__ = [
+    "bars",
+    "curves",
+    "figure",
+    "heat",
+    "histograms",
+    "photograph",
+    "save",
+    "shared_legend",
+    "style",
+    "title",
+]
 
 
 def curves(
@@ -54,7 +67,8 @@ def curves(
         xlabel: with its unit; ``ylabel`` likewise.
         xscale: ``"linear"`` or ``"log"``; ``yscale`` likewise.
         order: values of ``hue`` in the order of the legend; by default that of the rows.
-        points: markers without a line and without an entry in the legend, e.g. Monte-Carlo values over exact curves.
+        points: markers without a line, e.g. Monte-Carlo values over exact curves, whose entry in a ``shared_legend``
+            they join.
         markers: False draws the line alone.
         first: number of the first colour, to continue another call or to keep colours equal.
 
@@ -69,7 +83,7 @@ def curves(
                 rows[x],
                 rows[y],
                 rows[yerr] if yerr else None,
-                label="_" if points else name,
+                label=name,
                 color=COLOURS[number % len(COLOURS)],
                 marker=MARKERS[number % len(MARKERS)] if markers else "",
                 linestyle="none" if points else DASHES[number % len(DASHES)],
@@ -77,8 +91,26 @@ def curves(
                 markeredgewidth=0.4,
             )
         ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+        _plain_numbers(ax)
         if hue and not points:
             ax.legend()
+
+
+class _Plain(LogFormatterSciNotation):
+    """Numbers of a short logarithmic axis as they are written: 6, and not 6 x 10^0."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        axis: Any = self.axis
+        low, high = sorted(axis.get_view_interval())
+        text = super().__call__(x, pos)
+        return f"{x:g}" if text and low >= 1e-3 and high < 1e4 and high < 300 * low else text
+
+
+def _plain_numbers(ax: Axes) -> None:
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(_Plain())
+            axis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.5)))
 
 
 def title(ax: Axes, text: str) -> None:
@@ -87,20 +119,49 @@ def title(ax: Axes, text: str) -> None:
         ax.set_title(text)
 
 
-def shared_legend(fig: Figure, axes: Iterable[Axes]) -> None:
-    """One legend below the figure instead of one in each of its axes: what any of them names, once."""
-    entries: dict[str, Any] = {}
+def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None) -> None:
+    """A photograph ``[H, W, 3]`` of 8 bits as it is, its caption below; ``frame``: top, left and side of a square."""
+    with style():
+        # As many samples as there are: nothing is smoothed on the way to the page.
+        ax.imshow(pixels, interpolation="none")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(visible=False)
+        ax.set_xlabel(text, fontsize=7)
+        if frame is not None:
+            top, left, side = frame
+            for colour, width in (("black", 2.2), ("white", 1.0)):  # seen on any ground
+                ax.plot([left, left + side, left + side, left, left], [top, top, top + side, top + side, top],
+                        color=colour, linewidth=width)  # fmt: skip
+
+
+def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> None:
+    """One legend below the figure, or in the empty panel ``at``, instead of one in each of its axes."""
+    entries: dict[str, list[Any]] = {}
     for ax in axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries = dict(zip(labels, handles, strict=True)) | entries
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            # The line of a curve and the marker of its points are drawn over each other.
+            entries.setdefault(label, []).append(handle)
         legend = ax.get_legend()
         if legend is not None:
             legend.remove()
+    handles = [_shown(found) for found in entries.values()]
     with style():
+        if at is not None:
+            at.axis("off")
+            at.legend(handles, entries.keys(), loc="upper center")
+            return
         # Inches that one entry takes: its handle and some 0.06 a letter.
         each = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
         columns = max(1, min(len(entries), int(fig.get_figwidth() // each)))
-        fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+        fig.legend(handles, entries.keys(), loc="outside lower center", ncols=columns)
+
+
+def _shown(handles: Sequence[Any]) -> Any:
+    """What a legend shows of all that has one name: the first, or the first line with the first marker over it."""
+    drawn = {bool(handle[0].get_linestyle() in ("None", "none", "")): handle
+             for handle in reversed(handles) if isinstance(handle, ErrorbarContainer)}  # fmt: skip
+    return (drawn[False], drawn[True]) if len(drawn) == 2 else handles[0]
 
 
 def bars(
@@ -115,6 +176,7 @@ def bars(
     ylabel: str,
     order: Sequence[str] | None = None,
     yscale: str = "linear",
+    base: float = 0.0,
 ) -> None:
     """Bars of ``value`` for each ``category``, one beside the other for each ``hue``, with error bars.
 
@@ -128,6 +190,7 @@ def bars(
         xlabel: with its unit; ``ylabel`` likewise.
         order: values of ``hue`` in the order of the legend.
         yscale: ``"linear"`` or ``"log"``.
+        base: where bars begin, e.g. 1 for ratios.
 
     Raises:
         GradlabError: a column that is not there.
@@ -141,8 +204,9 @@ def bars(
             centre = np.array([places[c] for c in rows[category]]) + (number - (len(groups) - 1) / 2) * width
             ax.bar(
                 centre,
-                rows[value],
+                rows[value] - base,
                 width,
+                bottom=base,
                 yerr=rows[error] if error else None,
                 label=name,
                 color=COLOURS[number % len(COLOURS)],
@@ -152,8 +216,10 @@ def bars(
                 error_kw={"elinewidth": 1.0, "capsize": 2, "ecolor": "0.1"},
             )
         ax.set_xticks(range(len(places)), [str(name) for name in places])
+        ax.set_xlim(-0.55, len(places) - 0.45)  # a group whose bars are all undefined keeps its place
         ax.grid(visible=False, axis="x")
         ax.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+        _plain_numbers(ax)
         if hue:
             ax.legend()
 
@@ -218,6 +284,7 @@ def heat(
     ylabel: str,
     label: str,
     log: bool = False,
+    limits: tuple[float, float] | None = None,
     digits: int = 2,
     empty: str = "n/a",
 ) -> None:
@@ -232,6 +299,7 @@ def heat(
         xlabel: name of ``column``; ``ylabel`` of ``row``.
         label: of the colour bar, with its unit.
         log: whether the colours are in log scale (what is not above 0 gets the lowest colour).
+        limits: of the colours; numbers beyond have the last one, and the colour bar an arrow.
         digits: significant digits in the cells.
         empty: what cells without a value say.
 
@@ -243,6 +311,10 @@ def heat(
     values = frame.set_index([row, column])[value].unstack(column).reindex(index=down, columns=across).to_numpy(float)
     known = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (known.min(), known.max()) if len(known) else (0.1, 1.0)
+    extend = "neither"
+    if limits is not None:
+        extend = "max" if high > limits[1] * (1 + 1e-6) else "neither"
+        low, high = limits
     if not high > low:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     scale = LogNorm(low, high) if log else Normalize(low, high)
@@ -264,7 +336,7 @@ def heat(
         ax.set_yticks(np.arange(len(down)) + 0.5, [str(name) for name in down])
         ax.invert_yaxis()
         ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.figure.colorbar(mesh, ax=ax, label=label)
+        ax.figure.colorbar(mesh, ax=ax, label=label, extend=extend)
 
 
 def _groups(frame: DataFrame, hue: str | None, order: Sequence[str] | None) -> list[tuple[str, DataFrame]]:

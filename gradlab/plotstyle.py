@@ -19,7 +19,19 @@ from gradlab.errors import unknown
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
 COLOURS = [*sns.color_palette("colorblind", 10)]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+# As many as colours: a line that is told apart by its dashes alone is told apart in grey.
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (1.5, 2)),
+    (0, (6, 1.2, 1, 1.2, 1, 1.2, 1, 1.2)),
+    (0, (12, 3)),
+    (0, (3, 1, 3, 3)),
+    (0, (2.5, 1.2)),
+)
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo", "----", "||||", "****")
 STYLE: dict[str, Any] = {
     **sns.axes_style("whitegrid"),

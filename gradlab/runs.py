@@ -133,6 +133,10 @@ class Run:
         """Iterations after which training went on with a new optimizer; empty for a run in one piece, or resumed."""
         return tuple(checkpoints.load(self.folder / "final.safetensors").extra.get("warm_restarts", ()))
 
+    def snr(self, every: int, draws: int) -> Path:
+        """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""
+        return self.folder / f"snr-{every}x{draws}.csv"
+
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
 

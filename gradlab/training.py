@@ -19,6 +19,7 @@ from gradlab import breakdown, checkpoints, codecs, locks, results, stopping
 from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
+from gradlab.live import SNRMonitor
 from gradlab.noise import stream
 from gradlab.progress import skip
 from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
@@ -134,6 +135,8 @@ def train(
     log_every: int = 50,
     tensorboard: bool = False,
     explosion: float = 20.0,
+    snr_every: int = 0,
+    snr_draws: int = 20,
 ) -> Run:
     """Train to the end, or return the run that is already there.
 
@@ -153,6 +156,9 @@ def train(
         log_every: iterations between rows of the log.
         tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
         explosion: a loss so many times its lowest median is an explosion (``gradlab.breakdown.Watch``).
+        snr_every: record the gradient SNR of the codec's groups every so many iterations, on one minibatch that no
+            iteration trains on, to ``run.snr(...)``; 0 for never. The weights come out the same.
+        snr_draws: gradients of each such point; the cost is that of snr_draws / snr_every more iterations.
 
     Raises:
         GradlabError: images smaller than a crop, a corrupt checkpoint or one of other settings, or a loss or gradient
@@ -181,6 +187,7 @@ def train(
                     log_every,
                     tensorboard,
                     explosion,
+                    (snr_every, snr_draws),
                 )
                 return run
     checkpoints.load(run.folder / "final.safetensors", results.settings_hash(settings))
@@ -199,8 +206,9 @@ def _train(
     log_every: int,
     tensorboard: bool,
     explosion: float,
+    snr: tuple[int, int],
 ) -> None:
-    settings = run.settings
+    settings, (snr_every, snr_draws) = run.settings, snr
     results.write_json(run.folder / "settings.json", asdict(settings))
     crops = Crops(pictures, settings.crop, settings.batch, settings.seed, device=device)
     codec = build(settings).to(device).train()
@@ -216,6 +224,10 @@ def _train(
         skip(advance, start, "resumed")
     board = _tensorboard(run.folder) if tensorboard else None
     keep = results.settings_hash(settings)
+    monitor, unseen = None, crops.batch(settings.steps) if snr_every else None
+    if unseen is not None:
+        monitor = SNRMonitor(codec, codec.groups(), every=snr_every, draws=snr_draws, exclude=("quantiles",),
+                             csv=run.snr(snr_every, snr_draws), tensorboard=board, seed=settings.seed)  # fmt: skip
     for iteration in range(start, settings.steps):
         if iteration in settings.snapshots:
             _snapshot(run.folder, codec, keep, iteration)
@@ -234,6 +246,8 @@ def _train(
             if board is not None:
                 for name in LOG_COLUMNS[1:]:
                     board.add_scalar(name, row[name], done)
+        if monitor is not None and unseen is not None:
+            monitor.after_step(done, lambda: loss_of(codec, unseen, settings, None)[0])
         stop = stopping.cause(deadline)
         try:
             advance(1, f"loss {seen['loss']:.3f}")

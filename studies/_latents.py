@@ -146,8 +146,8 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
             for column in columns
             for of, c in (("here", column), ("paper", f"{column}_paper"))
         ]
-        plots.bars(ax, pd.DataFrame(ratios), "column", "ratio", hue="of", xlabel="", yscale="log",
-                   ylabel="over single-sample training")  # fmt: skip
+        plots.bars(ax, pd.DataFrame(ratios), "column", "ratio", hue="of", xlabel="", yscale="log", base=1,
+                   ylabel="ratio to single-sample training")  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
         ax.tick_params(axis="x", labelrotation=30)
         low, high = ax.get_ylim()

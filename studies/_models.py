@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradlab import data, training
+from gradlab import data, results, training
 from gradlab.data import Picture
 from gradlab.training import Run, TrainSettings
 
@@ -103,27 +103,49 @@ def test_pictures(context: Context) -> list[Picture]:
     return pictures
 
 
-def train_all(context: Context, wanted: Iterable[tuple[str, TrainSettings]]) -> list[Run]:
-    """Train every model that is not there yet, one after the other, with an ETA for each."""
+def train_all(
+    context: Context, wanted: Iterable[tuple[str, TrainSettings]], snr: tuple[int, int] | None = None
+) -> list[Run]:
+    """Train every model that is not there yet, one after the other, with an ETA for each.
+
+    Args:
+        context: where, on what and until when.
+        wanted: name and settings of each.
+        snr: record gradient SNR meanwhile: iterations between points, and draws of each. A model that was trained
+            without is trained once more, inside its own folder, and what others have read of it stays.
+    """
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
     fingerprint = context.inputs["training images"]
     runs = []
     for name, settings in wanted:
         settings = replace(settings, seed=context.seed, data=fingerprint)
+        folder = context.runs
+        every, draws = snr or (0, 2)
+        there = training.run_of(settings, folder)
+        if snr and there.done and not _recorded(there, every, draws):
+            folder = there.folder / f"snr-{every}x{draws}"
         with context.progress.track(f"training {name}", settings.steps) as advance:
             runs.append(
                 training.train(
                     settings,
                     pictures,
-                    context.runs,
+                    folder,
                     device=context.device,
                     resume=context.resume,
                     deadline=context.time_limit,
                     advance=advance,
+                    snr_every=every,
+                    snr_draws=draws,
                 )
             )
         if restarts := runs[-1].warm_restarts:
             at = ", ".join(map(str, restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
     return runs
+
+
+def _recorded(run: Run, every: int, draws: int) -> bool:
+    """Whether the monitor saw the run to its end: a run may have been finished without it."""
+    path = run.snr(every, draws)
+    return path.exists() and results.read_csv(path)["iteration"].max() == run.settings.steps // every * every

@@ -11,12 +11,13 @@ from gradlab_studies import _models as models
 from gradlab_studies._sweep import METHODS
 
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
+FINER = (0.03, 0.05, 0.07, 0.1, 0.13, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.3, 2, 3, 4, 5)
 PERCENT = (-80, -40, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500)
 MOST = 500.0  # percent; a fit of a few points that fold back may give any number, and would set the scale
 
 
 def draw_curves(n: int, folder: Path) -> None:
-    """PSNR and MS-SSIM over rate: the four methods, the classical codecs, and CompressAI's published curves."""
+    """PSNR and MS-SSIM over rate: the four methods; below, with classical codecs and CompressAI's published curves."""
     from gradlab import plots
 
     table = results.read_csv(folder / f"table{n}.csv")
@@ -24,29 +25,31 @@ def draw_curves(n: int, folder: Path) -> None:
     published = results.read_csv(folder / f"table{n}_references.csv")
     table["label"] = table["method"] + table["sample_size"].map(lambda s: "" if s == "-" else f" (k = {s})")
     anchors["label"] = anchors["codec"] + " (" + anchors["chroma"] + ")"
-    figure, axes = plots.figure(1, 2, width="page", height=3.4)
+    figure, axes = plots.figure(2, 2, width="page", height=5.4)
     # In decibels, since all curves crowd below 1.
     for frame, column in ((table, "MS-SSIM"), (anchors, "ms_ssim"), (published, "ms_ssim")):
         frame[column] = -10 * np.log10(1 - frame[column].astype(float))
     rate = "rate (bits per pixel)"
     decibels = "MS-SSIM, $-10\\,\\log_{10}(1-x)$ (dB)"
     panels = (("PSNR", "psnr", "PSNR (dB)"), ("MS-SSIM", "ms_ssim", decibels))
-    for ax, (column, theirs, label) in zip(axes, panels, strict=True):
+    for ax, (column, theirs, label), beside in zip(axes.flat, panels * 2, (False, False, True, True), strict=True):
         plots.curves(ax, table, "bpp", column, None, "label", xlabel=rate, ylabel=label, xscale="log")
-        plots.curves(ax, anchors, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log", markers=False,
-                     first=len(METHODS))  # fmt: skip
-        if len(published):
+        if beside:
+            plots.curves(ax, anchors, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log",
+                         markers=False, first=len(METHODS))  # fmt: skip
+        if beside and len(published):
             kodak = published[published["model"].isin(["bmshj2018-hyperprior", "cheng2020-attn"])]
             kodak = kodak.assign(label=kodak["model"] + " (CompressAI)")
             plots.curves(ax, kodak, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log",
                          markers=False, first=len(METHODS) + anchors["label"].nunique())  # fmt: skip
         low, high = ax.get_xlim()
-        shown = [tick for tick in TICKS if low <= tick <= high]
+        shown = [tick for tick in (TICKS if high > 20 * low else FINER) if low <= tick <= high]
         ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
         ax.set_xticks([], minor=True)
         ax.set_xlim(low, high)
-        plots.title(ax, f"n = {table['images'].iloc[0]} images, {table['iterations'].iloc[0]} iterations")
-    plots.shared_legend(figure, axes)
+        where = "beside other codecs" if beside else f"{table['iterations'].iloc[0]} iterations"
+        plots.title(ax, f"n = {table['images'].iloc[0]} images, {where}")
+    plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / f"table{n}")
 
 

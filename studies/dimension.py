@@ -104,7 +104,9 @@ def draw(folder: Path) -> None:
                 "markers": False,
             }
             plots.curves(ax, rows, "k", column, None, "D", **options)
-            plots.title(ax, "weights in nats" if temperature == 1 else f"weights tempered by {temperature:g}")
+            plots.title(
+                ax, "weights in nats, exact" if temperature == 1 else f"weights tempered by {temperature:g}, exact"
+            )
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "dimension")
 

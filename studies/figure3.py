@@ -86,7 +86,7 @@ def draw(folder: Path) -> None:
         decades = math.log10(rows["high"].max() / rows["low"].min())
         shown = max(2, round(decades / width))
         plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=shown,
-                         xlabel=f"variance of a dimension of {latent} over images")  # fmt: skip
+                         xlabel=f"variance of a dimension of {latent} over images (steps$^2$)")  # fmt: skip
         ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
         plots.title(ax, f"latent {latent}, {table['images'].iloc[0]} images")
     plots.save(figure, folder / "figure3")

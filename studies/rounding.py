@@ -236,21 +236,27 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(2, 2, width="page", height=5.0)
     panels = (
         ("bound", "bound trained on (nats)"),
-        ("exact_mean", "mean gradient (nats / unit)"),
-        ("std", "std of one draw (nats / unit)"),
+        ("exact_mean", "mean gradient (nats / step)"),
+        ("std", "std of one draw (nats / step)"),
     )
     for ax, (column, name) in zip(axes.flat, panels, strict=False):
-        options: dict[str, Any] = {"order": order, "xlabel": "mean of the latent", "ylabel": name, "markers": False}
+        options: dict[str, Any] = {
+            "order": order,
+            "xlabel": "mean of the latent (steps)",
+            "ylabel": name,
+            "markers": False,
+        }
         plots.curves(ax, table, "phi", column, None, "proxy", **options)
     cell = table.drop_duplicates("phi")
     axes[0, 0].plot(cell["phi"], cell["rounded"], ".", color="0.2", markersize=2, label="_")
-    plots.title(axes[0, 0], "dots: rounded, as at test time")
+    plots.title(axes[0, 0], "exact; dots: rounded, as at test time")
     trade = results.read_csv(folder / "rounding_tradeoff.csv")
     plots.curves(axes[1, 1], trade, "rms_gap", "std", None, "family", xlabel="rms gap to rounding (nats)",
-                 ylabel="std of one draw (nats / unit)", xscale="log", yscale="log")  # fmt: skip
+                 ylabel="std of one draw (nats / step)", xscale="log", yscale="log")  # fmt: skip
     for row in trade.groupby("family").nth([0, -1]).itertuples():
         axes[1, 1].annotate(f"{row.parameter} {row.value:g}", (row.rms_gap, row.std), fontsize=6, xytext=(3, 3),
                             textcoords="offset points")  # fmt: skip
+    axes[1, 1].margins(x=0.18, y=0.12)  # room for the annotations
     plots.shared_legend(figure, axes.flat[:3])
     plots.save(figure, folder / "rounding")
 

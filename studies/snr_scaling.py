@@ -133,22 +133,28 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Measured SNR over K and M on the Gaussian model; exact SNR over K on the box."""
+    """Measured SNR over K and M on the Gaussian model; exact SNR over K on the box (slope at its end)."""
     from gradlab import plots
 
     table = results.read_csv(folder / "snr-scaling.csv")
-    figure, axes = plots.figure(1, 3, width="page", height=2.9)
-    for ax, over in zip(axes, ("k", "m"), strict=False):
+    slopes = results.read_csv(folder / "slopes.csv").set_index(["model", "part", "over"])["slope"]
+    table["line"] = [
+        f"{part}, slope {slopes[model, part, over]:+.2f}"
+        for model, part, over in table[["model", "part", "over"]].values
+    ]
+    figure, axes = plots.figure(2, 3, width="page", height=3.6, gridspec_kw={"height_ratios": [4, 1]})
+    for ax, over in zip(axes[0], ("k", "m"), strict=False):
         rows = table[(table["model"] == "Gaussian") & (table["over"] == over)]
-        plots.curves(ax, rows, over, "snr", "snr_se", "part", xlabel=f"samples {over.upper()}",
+        plots.curves(ax, rows, over, "snr", "snr_se", "line", xlabel=f"samples {over.upper()}",
                      ylabel="SNR", xscale="log", yscale="log")  # fmt: skip
-        plots.title(ax, f"Gaussian model, {rows['draws'].iloc[0]} draws")
+        plots.title(ax, f"Gaussian model, n = {rows['draws'].iloc[0]}")
     box = table[table["model"] != "Gaussian"].copy()
-    box["name"] = box["model"].str.replace("box, ", "") + ", " + box["part"]
-    plots.curves(axes[2], box, "k", "snr", None, "name", markers=False, xlabel="samples K", ylabel="SNR",
+    box["name"] = box["model"].str.replace("box, ", "") + ", " + box["line"]
+    plots.curves(axes[0, 2], box, "k", "snr", None, "name", markers=False, xlabel="samples K", ylabel="SNR",
                  xscale="log", yscale="log")  # fmt: skip
-    plots.title(axes[2], "unit box, exact")
-    plots.shared_legend(figure, axes)
+    plots.title(axes[0, 2], "unit box, exact")
+    for ax, below in zip(*axes, strict=True):
+        plots.shared_legend(figure, [ax], at=below)
     plots.save(figure, folder / "snr-scaling")
 
 

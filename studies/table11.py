@@ -131,7 +131,7 @@ def draw(folder: Path) -> None:
         for part, (column, scale) in parts.items()
     ]
     figure, ax = plots.figure(height=3.0)
-    plots.bars(ax, pd.DataFrame(rows), "part", "bits", "spread", "how", xlabel="", ylabel="bits per pixel")
+    plots.bars(ax, pd.DataFrame(rows), "part", "bits", "spread", "how", xlabel="", ylabel="cost (bits per pixel)")
     plots.title(ax, f"{table['image'].iloc[0]}; bars: sd over {table['dithers'].max()} dithers")
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "table11")

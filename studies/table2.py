@@ -101,8 +101,9 @@ def draw(folder: Path) -> None:
     table = results.read_csv(folder / "table2.csv")
     table["label"] = table["method"] + ", h_a reads " + table["h_a reads"]
     figure, ax = plots.figure()
+    baseline_first = sorted(dict.fromkeys(table["label"]), key=lambda label: not label.startswith(models.BASELINE))
     plots.curves(ax, table, "iterations", "R-D cost", None, "label", xlabel="iterations",
-                 ylabel="R-D cost (bits per pixel)")  # fmt: skip
+                 ylabel="R-D cost (bits per pixel)", order=baseline_first)  # fmt: skip
     plots.title(ax, f"n = {table['images'].iloc[0]} images")
     plots.save(figure, folder / "table2")
 

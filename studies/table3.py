@@ -31,6 +31,7 @@ ASSUMED = models.ASSUMED | {
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 STAGES = ("early", "mid", "late")
 METHODS = {models.TWO_LEVEL: "2-level", models.BASELINE: "direct-y"}
+ORDER = (models.BASELINE, models.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
 PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
 
 
@@ -222,9 +223,10 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(1, len(GROUPS), width="page", height=2.2)
     for ax, group in zip(axes, GROUPS, strict=True):
         plots.curves(ax, mine[mine["group"] == group], "iteration", "snr", "snr_se", "weights_of",
-                     xlabel="iterations", ylabel="gradient SNR")  # fmt: skip
+                     xlabel="iterations", ylabel=f"gradient SNR, n = {mine['draws'].iloc[0]} draws",
+                     order=ORDER)  # fmt: skip
         floor = mine["noise_floor"].iloc[0]
-        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":")
+        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="noise floor")
         plots.title(ax, group)
         ax.set_ylim(bottom=0)
         if ax is not axes[0]:
@@ -243,7 +245,8 @@ def draw(folder: Path) -> None:
     )
     for ax, (column, label, scale) in zip(axes, panels, strict=True):
         plots.bars(ax, last, "group", column, hue="weights_of", xlabel="same weights, same noise",
-                   ylabel=f"{label},\n2-level over direct-y", yscale=scale)  # fmt: skip
+                   ylabel=f"{label},\n2-level over direct-y", yscale=scale, base=1,
+                   order=[f"at the weights of the {name}" for name in ORDER])  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "table3_same_weights")

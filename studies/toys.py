@@ -179,9 +179,9 @@ def draw(folder: Path) -> None:
     toys["rmse"], toys["exact_rmse"], toys["no_se"] = toys["mse"] ** 0.5, toys["exact_mse"] ** 0.5, math.nan
     panels = [
         ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats / unit of phi)", 1e-9),
-        ("exact_variance", "variance", "variance_se", "variance", 0.0),
+        ("exact_variance", "variance", "variance_se", "variance (nats / unit)$^2$", 0.0),
         ("exact_snr", "snr", "snr_se", "SNR of one draw", 1e-6),
-        ("exact_rmse", "rmse", "no_se", "rms error, equal cost", 1e-9),
+        ("exact_rmse", "rmse", "no_se", "rms error (nats / unit)", 1e-9),
     ]
     figure, axes = plots.figure(2, 4, width="page", height=4.4)
     for line, posterior in enumerate(("box", "normal")):
@@ -199,17 +199,20 @@ def draw(folder: Path) -> None:
             plots.curves(ax, shown, "k", measured, se, "estimator", points=True, **options)
             # The exact curves set the scale: an error bar that reaches zero would stretch it without end.
             ax.set_ylim(shown[exact].min() / 2, shown[exact].max() * 2)
-            plots.title(ax, f"{posterior} posterior")
+            what = "equal cost" if exact == "exact_rmse" else f"n = {toys['draws'].max()}"
+            plots.title(ax, f"{posterior}, {what}")
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "toys")
 
-    figure, axes = plots.figure(2, 1, width="page", height=0.5 + 0.5 * len(order))
-    for ax, posterior in zip(axes, ("box", "normal"), strict=True):
+    figure, axes = plots.figure(2, 1, width="page", height=0.7 + 0.5 * len(order))
+    titles = {"box": "unit box", "normal": "Normal of the same mean and variance"}
+    for ax, (posterior, name) in zip(axes, titles.items(), strict=True):
         rows = toys[toys["posterior"] == posterior].copy()
         rows["relative"] = 100 * rows["exact_abs_bias"] / rows["exact"].abs()
         rows.loc[rows["relative"] < 1e-6, "relative"] = 0.0
-        plots.heat(ax, rows, "estimator", "k", "relative", xlabel="samples k", ylabel=posterior,
-                   label="|bias| (%)")  # fmt: skip
+        plots.heat(ax, rows, "estimator", "k", "relative", xlabel="samples k", ylabel="estimator",
+                   label="|bias| (% of the gradient)", limits=(0, 100))  # fmt: skip
+        plots.title(ax, f"{name}, exact")
     plots.save(figure, folder / "toys_matrix")
 
 

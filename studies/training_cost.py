@@ -153,7 +153,6 @@ def draw(folder: Path) -> None:
     ticks = sorted(set(table["k"]))
     ax.set_xticks(ticks, [str(k) for k in ticks])
     ax.set_xticks([], minor=True)
-    ax.yaxis.set_major_formatter("{x:g}")
     plots.title(ax, f"median of {table['repetitions'].iloc[0]}, bars: fastest and slowest")
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "training-cost")

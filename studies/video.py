@@ -181,13 +181,16 @@ def draw(folder: Path) -> None:
     shown = (weights["method"] == MIX) & (equations | (listing & (weights["term"] == "distortion")))
     figure, axes = plots.figure(1, 3, width="page", height=2.9)
     plots.bars(axes[0], rows, "training", "R-D cost", "R-D cost_se", xlabel="training",
-               ylabel="R-D cost (error over videos)")  # fmt: skip
+               ylabel="R-D cost (bits per pixel)")  # fmt: skip
+    plots.title(axes[0], "bars: s.e. over videos")
     plots.bars(
         axes[1], groups, "group", "snr", "snr_se", "training", xlabel="part", ylabel="gradient SNR", yscale="log"
     )
     decades = np.log10(groups.loc[groups["snr"] > 0, "snr"])
     axes[1].set_ylim(10 ** np.floor(decades.min()), 10 ** np.ceil(decades.max()))
     axes[1].tick_params(axis="x", rotation=45)
+    plots.title(axes[1], f"n = {groups['draws'].iloc[0]} draws")
+    plots.title(axes[2], "how many samples count")
     plots.curves(axes[2], weights[shown], "k", "ess", "ess_se", "name", xlabel="samples k of the residual",
                  ylabel="effective sample size")  # fmt: skip
     axes[2].set_xticks(sorted(set(weights["k"])))

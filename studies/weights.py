@@ -106,11 +106,12 @@ def draw(folder: Path) -> None:
     table.loc[each, "name"] += ", " + table.loc[each, "term"]
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     size, k = table["size"].max(), table["k"].max()
-    plots.curves(axes[0], table[table["k"] == k], "size", "ess", "ess_se", "name", xlabel="crop (pixels per side)",
-                 ylabel="effective sample size")  # fmt: skip
+    # Bars: half of these series are equal, and lines would hide each other.
+    plots.bars(axes[0], table[table["k"] == k], "size", "ess", "ess_se", "name", xlabel="crop (pixels per side)",
+               ylabel="effective sample size")  # fmt: skip
     plots.title(axes[0], f"k = {k}")
-    plots.curves(axes[1], table[table["size"] == size], "k", "ess", "ess_se", "name", xlabel="samples k",
-                 ylabel="effective sample size")  # fmt: skip
+    plots.bars(axes[1], table[table["size"] == size], "k", "ess", "ess_se", "name", xlabel="samples k",
+               ylabel="effective sample size")  # fmt: skip
     plots.title(axes[1], f"{size} x {size} pixels")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "weights")

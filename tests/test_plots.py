@@ -15,6 +15,7 @@ import pytest
 
 from gradlab import plots
 from gradlab.errors import GradlabError
+from gradlab.plotstyle import COLOURS, DASHES, HATCHES, MARKERS
 
 CURVES = pd.DataFrame(
     {"k": [1, 2, 4] * 2, "snr": [1.0, 0.7, 0.5, 1.0, 1.4, 2.0], "se": 0.1, "estimator": ["a"] * 3 + ["b"] * 3}
@@ -72,6 +73,50 @@ def test_curves_differ_in_more_than_colour() -> None:
     np.testing.assert_allclose(bars[1][:, 1], [0.6, 0.8])  # one standard error up and down
 
 
+def test_as_many_lines_as_colours_are_told_apart_in_grey() -> None:
+    assert len(COLOURS) == len({str(dash) for dash in DASHES}) == len(set(MARKERS)) == len(set(HATCHES))
+    # Lines and markers stand out from white paper, by the contrast that WCAG asks of graphics (3:1), or differ in dash.
+    luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in COLOURS]
+    assert max(luminance[:5]) < 0.72 and max(luminance) < 0.9
+
+
+def test_a_shared_legend_shows_line_and_marker_of_one_name() -> None:
+    fig, axes = plots.figure(1, 2, width="page")
+    plots.curves(axes[0], CURVES, "k", "snr", None, "estimator", xlabel="k", ylabel="SNR", markers=False)
+    plots.curves(axes[0], CURVES, "k", "snr", "se", "estimator", xlabel="k", ylabel="SNR", points=True)
+    plots.shared_legend(fig, axes[:1], at=axes[1])
+    legend = axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"] and not axes[1].axison
+    lines = [handle for handle in legend.findobj(matplotlib.lines.Line2D) if handle.get_marker() == "o"]
+    assert lines and axes[0].get_legend() is None
+
+
+def test_ratios_stand_on_one_and_an_empty_group_keeps_its_place() -> None:
+    ratios = pd.DataFrame({"group": ["a", "b", "c"], "ratio": [math.nan, 0.5, 3.0]})
+    _, ax = plots.figure()
+    plots.bars(ax, ratios, "group", "ratio", xlabel="", ylabel="ratio", yscale="log", base=1)
+    tops = [(p.get_y(), p.get_y() + p.get_height()) for p in ax.patches[1:]]
+    assert tops == [(1, 0.5), (1, 3.0)]
+    assert ax.get_xlim()[0] < -0.5 and ax.get_xlim()[1] > 2.5
+
+
+def test_short_logarithmic_axes_have_plain_numbers() -> None:
+    for values, expected in (([2.0, 5.0, 20.0], "10"), ([1.0, 1e3, 1e6], "$\\mathdefault{10^{3}}$")):
+        fig, ax = plots.figure()
+        frame = pd.DataFrame({"k": [1, 2, 3], "snr": values})
+        plots.curves(ax, frame, "k", "snr", xlabel="k", ylabel="SNR", yscale="log")
+        fig.canvas.draw()
+        assert expected in [tick.get_text() for tick in ax.get_yticklabels()]
+
+
+def test_a_photograph_is_shown_pixel_by_pixel() -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    _, ax = plots.figure()
+    plots.photograph(ax, pixels, "caption", (1, 1, 2))
+    assert (ax.images[0].get_array() == pixels).all() and ax.images[0].get_interpolation() == "none"
+    assert ax.get_xlabel() == "caption" and len(ax.lines) == 2
+
+
 def test_bars_stand_side_by_side_with_hatches() -> None:
     _, ax = plots.figure()
     draw_bars(ax)
@@ -112,6 +157,7 @@ def test_histograms_of_next_to_nothing(tmp_path: Path, values: list[float]) -> N
 def test_heat_writes_every_cell() -> None:
     _, ax = plots.figure()
     draw_heat(ax)
+    plots.heat(plots.figure()[1], HEAT, "e", "k", "bias", xlabel="k", ylabel="e", label="|bias|", limits=(0, 0.1))
     assert [text.get_text() for text in ax.texts] == ["0.5", "0", "1e-4", "n/a"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top

@@ -28,6 +28,14 @@ def test_the_test_that_it_shows_passes_and_fails_where_it_says(tmp_path):
         names["test_mine"]()
 
 
+def test_the_monitor_that_it_shows_watches_a_training():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (at,) = [i for i, block in enumerate(blocks) if "SNRMonitor" in block]
+    names: dict = {}
+    exec(blocks[at - 1] + blocks[at], names)
+    assert names["monitor"].iteration == 100 and 0 < names["monitor"].cost < 1
+
+
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_examples_print_what_the_readme_shows(number, tmp_path):
     code, shown = BLOCKS[number]

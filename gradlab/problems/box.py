@@ -79,6 +79,29 @@ class BoxOracle(Problem):
         """
         return oracle.boundary_term(self._nodes, *self._ends, check_k(k))
 
+    def weight_density(self, y: Array, k: int) -> Array:
+        """``k E[w~_1 | y_1 = y]`` at points ``y [N]`` of the box; its difference at the walls is ``boundary_term``.
+
+        Raises:
+            NotExact: several dimensions.
+        """
+        self._one_dimension()
+        return oracle.weight_density(self._nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
+
+    def wall_flux(self, k: int) -> tuple[float, float]:
+        """What flows through the walls phi - 1/2 and phi + 1/2, nats per unit of phi; the gradient is the difference.
+
+        Raises:
+            NotExact: several dimensions.
+        """
+        self._one_dimension()
+        low, high = (oracle.flux(self._nodes, end, check_k(k)) for end in self._ends)
+        return low, high
+
+    def _one_dimension(self) -> None:
+        if self.dim > 1:
+            raise NotExact(f"the flux through the walls of {self.dim} dimensions is not drawn: take dim=1")
+
     def exact_concentration(self, k: int) -> float:
         """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
         return oracle.concentration(self._nodes, check_k(k))

@@ -225,3 +225,36 @@ def boundary_term(nodes: Nodes, low: float, high: float, k: int) -> float:
 
     (value,) = integrate(nodes, k, lambda s: (k * (s.peak(high) - s.peak(low)) * s.m(k - 1),))
     return float(value)
+
+
+def weight_density(nodes: Nodes, log_w: Array, k: int) -> Array:
+    """``k E[w~_1 | y_1 = y]``: the density, over that of the posterior, of a sample drawn by its normalised weight.
+
+    1 everywhere at k = 1, ``w / E[w]`` as k grows: the true posterior, cut off at the walls.
+
+    Args:
+        nodes: of a posterior of one dimension.
+        log_w: ``[N]`` log-weights at the points y, nats.
+        k: samples.
+    """
+    if k == 1:
+        return np.ones_like(log_w)
+    return integrate(nodes, k, lambda s: tuple(k * s.peak(float(at)) * s.m(k - 1) for at in log_w))
+
+
+def flux(nodes: Nodes, log_w: float, k: int) -> float:
+    """``k (E[log S | y_1 = y] - E log S)``, nats: what the bound gains from a sample that is put at y.
+
+    Of a box the difference of the two walls is the gradient: moving it by d takes the share d of the samples off one
+    wall and puts it at the other. ``k int M^(k-1) (M - exp(-t w)) dt/t``.
+
+    Args:
+        nodes: of a posterior of one dimension.
+        log_w: log-weight at y, nats.
+        k: samples.
+    """
+    if k == 1:
+        return log_w - nodes.mean(nodes.log_w)
+    one = np.ones_like(nodes.p)
+    (value,) = integrate(nodes, k, lambda s: (k * (s.rise(log_w) - s.gap(one)) * s.m(k - 1),))
+    return float(value)

@@ -87,6 +87,10 @@ class Slice:
         h = self._wall(log_w)
         return np.asarray(h * np.exp(-h))
 
+    def rise(self, log_w: float) -> Array:
+        """``1 - exp(-h)`` at a point whose log-weight is ``log_w``."""
+        return np.asarray(-np.expm1(-self._wall(log_w)))
+
     def drop(self, low: float, high: float) -> Array:
         """``exp(-h_low) - exp(-h_high)`` at points of these log-weights, ``low < high``, without cancellation."""
         return np.asarray(np.exp(-self._wall(low)) * np.expm1(self._wall(high) * np.expm1(low - high))) * -1.0

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab import snr as definitions
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError, NonFinite, unknown
 from gradlab.recorder.members import Group, Members, resolve
 from gradlab.recorder.state import load, pack
 from gradlab.recorder.stream import Stream
@@ -82,6 +82,11 @@ class GradientRecorder:
         """Number of draws recorded."""
         return self._stream.draws
 
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The distinct tensors that are recorded."""
+        return self._members.parameters
+
     def __enter__(self) -> GradientRecorder:
         """Hook the parameters and put their ``.grad`` aside."""
         if self._stash is not None:
@@ -129,8 +134,8 @@ class GradientRecorder:
         """Finish a draw: everything that went backward since the last step is one draw of the gradient.
 
         Raises:
-            GradlabError: called outside of the context or without a backward pass; a gradient with NaN or Inf (that
-                draw is dropped, the statistics stay as they were).
+            GradlabError: called outside of the context or without a backward pass; ``NonFinite``, a kind of it, where
+                a gradient holds NaN or Inf (that draw is dropped, the statistics stay as they were).
         """
         if self._stash is None:
             raise GradlabError("step() outside of the recorder's context: put the draws inside 'with recorder:'")
@@ -158,7 +163,7 @@ class GradientRecorder:
                 index = indices[at]
                 # The sum of finite numbers may overflow: look at each.
                 if not torch.isfinite(pending[index]).all():
-                    raise GradlabError(
+                    raise NonFinite(
                         f"the gradient of {self._members.label(index)} is not finite in draw {self.draws + 1}: "
                         "the draw was dropped; look for the loss or the noise that caused it"
                     )

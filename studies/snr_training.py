@@ -1,0 +1,98 @@
+"""Gradient SNR of the five groups while the hyperprior trains, with direct-y and without it.
+
+Table 3 has three points of training; here the monitor (``gl.SNRMonitor``) looks at many, live, on one minibatch that no
+iteration trains on. The models are those of Tables 2 and 3: a monitor changes no weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab import cli, results
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
+from gradlab_studies import _models as models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSUMED = models.ASSUMED | {
+    "minibatch": "one, seen by no iteration: the SNR is that of the noise alone",
+}
+GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
+METHODS = (models.TWO_LEVEL, models.BASELINE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Models and points.
+
+    Attributes:
+        base: the direct-y model.
+        every: iterations between points.
+        draws: gradients of each point; 17 or more for standard errors.
+    """
+
+    base: TrainSettings = models.QUICK
+    every: int = 150
+    draws: int = 32
+    seed: int = 0
+
+
+PROFILES = {
+    "quick": Settings(),
+    "gpu": Settings(base=models.GPU, every=1000),
+    "paper": Settings(base=models.PAPER, every=20_000, draws=100),
+}
+SMALLEST = Settings(base=models.SMALLEST, every=2, draws=3)
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Train both models with the monitor at work, or read what it has written before."""
+    import pandas as pd
+
+    wanted = [(name, models.method(settings.base, name)) for name in METHODS]
+    runs = models.train_all(context, wanted, (settings.every, settings.draws))
+    found = [results.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
+    table = pd.concat([rows.assign(method=name) for name, rows in zip(METHODS, found, strict=True)], ignore_index=True)
+    table = table[["iteration", "method", *(c for c in table.columns if c not in ("iteration", "method"))]]
+    return {"snr-training": table.assign(seed=context.seed)}
+
+
+def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+    """Table 3's ordering, at every point of training."""
+    table = tables["snr-training"]
+    snr = table[table["group"] == "z infer"].pivot(index="iteration", columns="method", values="snr")
+    error = table[table["group"] == "z infer"].pivot(index="iteration", columns="method", values="snr_se")
+    gap = snr[models.BASELINE] - snr[models.TWO_LEVEL]
+    clear = gap.abs() > 2 * (error**2).sum(axis=1, skipna=False) ** 0.5
+    lower, higher = int((clear & (gap > 0)).sum()), int((clear & (gap < 0)).sum())
+    holds = None if not lower + higher else True if not higher else False if not lower else None
+    evidence = (
+        f"of {len(gap)} points the SNR of z infer without direct-y is lower at {lower}, higher at {higher}, within two "
+        f"standard errors at {len(gap) - lower - higher}; mean over the points "
+        f"{snr[models.TWO_LEVEL].mean():.2f} without, {snr[models.BASELINE].mean():.2f} with, one seed"
+    )
+    return [Verdict("without direct-y the SNR of z infer is lower throughout training", "Table 3", holds, evidence)]
+
+
+def draw(folder: Path) -> None:
+    """One panel per group: SNR over the iterations, both models, the noise floor dotted."""
+    from gradlab import plots
+
+    table = results.read_csv(folder / "snr-training.csv")
+    figure, axes = plots.figure(2, 3, width="page", height=4.2)
+    panels = list(axes.flat)
+    for ax, group in zip(panels, GROUPS, strict=False):
+        plots.curves(ax, table[table["group"] == group], "iteration", "snr", "snr_se", "method",
+                     xlabel="iterations", ylabel="gradient SNR", yscale="log", order=METHODS[::-1])  # fmt: skip
+        ax.axhline(table["noise_floor"].iloc[0], color="0.4", linewidth=0.8, linestyle=":", label="noise floor")
+        plots.title(ax, f"{group}, n = {table['draws'].iloc[0]} draws")
+    plots.shared_legend(figure, panels[:-1], at=panels[-1])
+    plots.save(figure, folder / "snr-training")
+
+
+if __name__ == "__main__":
+    cli.script(__file__)
