@@ -169,6 +169,30 @@ def test_ties_resolve_or_say_so():
     assert not tie.tests_in(ROOT / "tests" / "nothing.py")
 
 
+GOOD = ("gradlab.problems.oracle.bound", "tests/test_snr.py::test_definitions_on_stored_draws", "x^2")
+
+
+@pytest.mark.parametrize(("function", "test", "latex", "code"), [
+    (*GOOD, 0),
+    ("gradlab.problems.oracle.nothing", *GOOD[1:], 1),
+    (GOOD[0], "tests/test_snr.py::test_nothing", GOOD[2], 1),
+    (GOOD[0], "", GOOD[2], 1),
+    (*GOOD[:2], r"\nothing", 1),
+    (*GOOD[:2], r"\begin{gathered} a & b \end{gathered}", 1),
+])  # fmt: skip
+def test_what_is_tied_to_nothing_does_not_build(tmp_path, monkeypatch, function, test, latex, code):
+    from sphinx.cmd.build import build_main
+
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    (tmp_path / "conf.py").write_text(
+        "extensions = ['myst_parser', 'mathml', 'tie']\nmyst_enable_extensions = ['dollarmath']\n"
+        "html_math_renderer = 'mathml'\n"
+    )
+    tied = f"```{{tie}} here\n{function}\n{test}\n```\n"
+    (tmp_path / "index.md").write_text(f"# Page\n\n$$\n{latex}\n$$ (here)\n\n{tied}")
+    assert build_main(["-W", "-q", str(tmp_path), str(tmp_path / "out")]) == code
+
+
 def test_make_docs_treats_warnings_as_errors_as_the_test_does():
     makefile = (ROOT / "Makefile").read_text()
     assert "sphinx-build -W -n --keep-going -q -b html docs docs/_build/html" in makefile
