@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit faults notebooks install lock clean
+.PHONY: reproduce test lint types layers unit faults notebooks docs links install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -33,6 +33,15 @@ unit: install
 # Sixty trials: kill a run at a random moment, resume it, compare with one that nobody killed (docs/reliability.md).
 faults: install
 	$(BIN)/python benchmarks/faults.py --trials 60 --out figures/reliability/kills
+
+# The documentation, in docs/_build/html; needs no network. Whatever Sphinx warns of is an error.
+docs: install
+	$(BIN)/sphinx-build -W -n --keep-going -q -b html docs docs/_build/html
+	@echo "wrote docs/_build/html/index.html"
+
+# Asks every site that the documentation links to; needs a network.
+links: install
+	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/linkcheck
 
 install: $(VENV)/installed
 
@@ -60,4 +69,4 @@ lock:
 	  --custom-compile-command "make lock" --quiet -o requirements-uv.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist docs/_build docs/reference *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

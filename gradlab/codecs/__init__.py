@@ -25,6 +25,7 @@ CODECS: dict[str, type[Codec]] = {
     "cheng2020-anchor": ChengAnchor,
     "cheng2020-attn": ChengAttention,
 }
+"""Name -> codec, as ``build`` and ``load`` know them."""
 NUMBERS = ("no", "one positive integer", "two positive integers")
 
 

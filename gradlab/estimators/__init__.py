@@ -27,6 +27,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "vimco": VIMCO,
     "rws": RWS,
 }
+"""Name -> estimator: the one table that the command line, ``compare`` and the tests read."""
 
 
 def estimator(name: str | Estimator) -> Estimator:

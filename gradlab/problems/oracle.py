@@ -93,7 +93,7 @@ def squared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
 
     ``E D = k int t B_1 M^(k-1) dt``, ``E D^2 = k int t^3/6 B_2 M^(k-1) dt + k(k-1) int t^3/6 B_1^2 M^(k-2) dt`` with
     ``B_n = E[(w^2 a)^n exp(-t w)]``. Where the variance is so small beside the squared mean that the difference would
-    lose digits (a and w nearly constant), it is taken from the centred form :func:`_squared_variance`.
+    lose digits (a and w nearly constant), it is taken from the centred form ``_squared_variance``.
     """
     if k == 1:
         return linear(nodes, a, 1)

@@ -122,7 +122,7 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
 
 
 def integrate(nodes: Nodes, k: int, integrand: Callable[[Any], tuple[Array, ...]]) -> Array:
-    """Trapezoid sums over u of the integrands ``[m]``, functions of a :class:`Slice` or a :class:`ProductSlice`."""
+    """Trapezoid sums over u of the integrands ``[m]``, functions of a :class:`Slice` or a ``ProductSlice``."""
     return np.asarray(STEP * sum(np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k)))
 
 

@@ -12,18 +12,18 @@ v, so that its mean and variance are closed forms. Let r0 and z0 be y - c z - d 
 
 gamma / kappa is the slope of the true posterior mean E[z|y]; delta = 0 where the encoder has found it.
 
-===========  ========================  =============================  ==============================================
-by           mean, both                12 variance, direct-y          12 variance, z from the sample
-===========  ========================  =============================  ==============================================
-b            h                         gamma^2 + kappa^2              delta^2 + kappa^2
-a            phi h (+ delta/12         phi^2 (gamma^2 + kappa^2)      (h + delta phi)^2 + (kappa phi)^2
-             from the sample)                                         + delta^2/15 + kappa^2/12
-phi          of d log w/dy + a h       (lam - a gamma)^2 + delta^2    (lam - a gamma - a delta)^2 + delta^2
-d            r0 / y_std^2              (1 + c^2) / y_std^4            ((1 - a c)^2 + c^2) / y_std^4
-prior_std    (z0^2 + n/12)/prior_std^3 (4 z0^2 + 1/15)/prior_std^6    (4 z0^2 (1 + a^2) + (1 + a^4)/15
-             - 1/prior_std; n = 1, or                                 + a^2/3) / prior_std^6
+===========  ==========================  =============================  ==============================================
+by           mean, both                  12 variance, direct-y          12 variance, z from the sample
+===========  ==========================  =============================  ==============================================
+b            h                           gamma^2 + kappa^2              delta^2 + kappa^2
+a            phi h (+ delta/12           phi^2 (gamma^2 + kappa^2)      (h + delta phi)^2 + (kappa phi)^2
+             from the sample)                                           + delta^2/15 + kappa^2/12
+phi          of d log w/dy + a h         (lam - a gamma)^2 + delta^2    (lam - a gamma - a delta)^2 + delta^2
+d            r0 / y_std^2                (1 + c^2) / y_std^4            ((1 - a c)^2 + c^2) / y_std^4
+prior_std    (z0^2 + n/12)/prior_std^3   (4 z0^2 + 1/15)/prior_std^6    (4 z0^2 (1 + a^2) + (1 + a^4)/15
+             - 1/prior_std; n = 1, or                                   + a^2/3) / prior_std^6
              1 + a^2 from the sample
-===========  ========================  =============================  ==============================================
+===========  ==========================  =============================  ==============================================
 
 - *z infer*: the noise of y reaches a by two ways. As a **factor**: the gradient is (d log w/dz)(phi + u) instead of
   (d log w/dz) phi. With direct-y the SNR of a is that of b and grows with h without end; from the sample it tends to

@@ -51,7 +51,7 @@ class TwoLevelOracle(Problem):
         Args:
             k: samples of y; of pairs (y_i, z_i) for ``iwae`` and ``iwae-2level``, which are the same here.
             l: samples of z, for the two forms of DMS (otherwise 1).
-            objective: ``elbo``, ``iwae`` (the default, unless :meth:`under` chose another), ``iwae-2level``,
+            objective: ``elbo``, ``iwae`` (the default, unless ``under`` chose another), ``iwae-2level``,
                 ``ms-nic-mix`` (eq. 12), ``ms-nic-dms`` (eq. 15), or ``ms-nic-dms-nested`` (eq. 14).
 
         Raises:
@@ -192,7 +192,7 @@ class TwoLevelOracle(Problem):
         return oracle.squared(case.nodes, case.values, k)
 
     def _choose(self, k: int, l: int | None, objective: str | None) -> tuple[int, int, str]:
-        """Valid (k, l, objective), with what :meth:`under` chose put in."""
+        """Valid (k, l, objective), with what ``under`` chose put in."""
         l = (self.l if objective is None else 1) if l is None else l
         objective = self.objective if objective is None else objective
         if objective not in (*PAIRS, *SHARED, NESTED):

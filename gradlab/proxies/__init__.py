@@ -21,6 +21,7 @@ PROXIES: dict[str, Proxy] = {
     "soft-rounding": SoftRounding(),
     "sga": GumbelAnnealing(),
 }
+"""Name -> proxy of rounding, with its usual parameter."""
 
 
 def proxy(name: str | Proxy) -> Proxy:
