@@ -10,6 +10,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
 from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
 from gradlab.evaluation.bitstream import bitstream
+from gradlab.evaluation.container import Container, decode, encode, pack, read, unpack, write
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.likelihood import deterministic_rounding, reconstruction, universal_quantization
 from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
@@ -64,6 +65,7 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
 __all__ = [
     "ANCHORS",
     "BD",
+    "Container",
     "anchor_curves",
     "anchors",
     "available",
@@ -72,18 +74,24 @@ __all__ = [
     "bd_rate",
     "bd_table",
     "bitstream",
+    "decode",
     "deterministic_rounding",
     "distortion",
+    "encode",
     "is_kodak",
     "lambdas",
     "ms_ssim",
     "mse_255",
     "named",
+    "pack",
     "psnr",
     "rate_distortion",
+    "read",
     "reconstruction",
     "references",
     "summary",
     "to_8_bit",
     "universal_quantization",
+    "unpack",
+    "write",
 ]
