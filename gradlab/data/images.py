@@ -23,6 +23,9 @@ MAX_PIXELS = 80_000_000
 MAX_BYTES = 1 << 29
 """Larger files are refused before they are read."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What is decoded, whatever a file is called: Pillow would hand others, such as EPS, to programs outside of it."""
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 """What counts as an image in a folder; other files there are ignored."""
 
@@ -44,8 +47,8 @@ class Picture(NamedTuple):
 def read_image(path: str | Path) -> Tensor:
     """``[3, H, W]`` uint8 RGB of a PNG, JPEG, WebP, ... file.
 
-    Grey and palette images become RGB; of many frames the first is taken.
-    The stored orientation is kept: an EXIF rotation is not applied.
+    Grey and palette images become RGB; of many frames the first is taken. The picture is turned as its EXIF orientation
+    says, so that it is what a viewer shows.
 
     Raises:
         GradlabError: missing, not an image, truncated or damaged, more than 80 million pixels, 16 bits or floating
@@ -69,11 +72,14 @@ def read_picture(path: Path) -> Picture:
 
 def _decode(raw: bytes, path: Path) -> Tensor:
     """Pixels ``[3, H, W]`` of the bytes of a file."""
-    from PIL import Image, UnidentifiedImageError
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_large = f"{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller image"
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # of decoders; what they read is used or refused
             if image.width * image.height > MAX_PIXELS:
                 raise GradlabError(too_large)
             # Pillow opens 16-bit colour as 8-bit RGB without a word; only the raw mode tells.
@@ -81,7 +87,7 @@ def _decode(raw: bytes, path: Path) -> Tensor:
             if deep:
                 raise GradlabError(f"{path} has more than 8 bits per channel: convert it to 8-bit RGB")
             image.load()
-            rgb = _rgb(image, path)
+            rgb = _rgb(ImageOps.exif_transpose(image), path)
             return torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1).contiguous()
     except GradlabError:
         raise

@@ -26,7 +26,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -178,7 +178,8 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
         GradlabError: tables not built, something that is no image, or an image too large.
     """
     check_tables(codec)
-    ((_, x),) = named([image])
+    one: list[Any] = [image]
+    ((_, x),) = named(one)
     height, width = x.shape[-2:]
     _bound((height, width), (1, 1))
     padded, _ = pad(x.to(next(codec.parameters()).device), codec.downsampling_factor)
