@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradlab import moments
 from gradlab.answers import Exact, exact_answers
+from gradlab.arguments import checked
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import Estimator, estimator
 from gradlab.noise import GROUPS, coupled, stream
@@ -33,6 +34,7 @@ PILOT = 1000
 ROUNDING = 1e-13
 
 
+@checked
 def compare(
     problem: Problem,
     estimators: Sequence[str | Estimator] = ("pathwise", "dreg"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
+from gradlab.arguments import checked
 from gradlab.codecs import Codec, PFrame
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
@@ -17,6 +18,7 @@ from gradlab.recorder import GradientRecorder
 from gradlab.runs import mean_loss
 
 
+@checked
 def record(
     codec: Codec | PFrame,
     batches: Tensor | Callable[[int], Tensor],
@@ -68,6 +70,7 @@ def record(
     return recorder
 
 
+@checked
 @torch.no_grad()
 def cost(
     codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy = "noise", seed: int = 0
@@ -100,6 +103,7 @@ def cost(
 Setting = Literal["direct-y", "2-level"]
 
 
+@checked
 def at_same_weights(
     codec: Codec,
     batches: Tensor | Callable[[int], Tensor],

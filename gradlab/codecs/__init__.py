@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gradlab.arguments import checked
 from gradlab.codecs.base import Codec, Latents
 from gradlab.codecs.context import Autoregressive, ChengAnchor, ChengAttention
 from gradlab.codecs.factorized import Factorized
@@ -28,6 +29,7 @@ CODECS: dict[str, type[Codec]] = {
 NUMBERS = ("no", "one positive integer", "two positive integers")
 
 
+@checked
 def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int = 0) -> Codec:
     """A codec with freshly drawn weights.
 
@@ -57,6 +59,7 @@ def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int =
         return CODECS[name](*(int(c) for c in channels), direct_y=direct_y)
 
 
+@checked
 def load(path: str | Path, name: str, channels: Sequence[int] | None = None, direct_y: bool = True) -> Codec:
     """A codec with the weights of a checkpoint: CompressAI's own or one that gradlab wrote.
 
@@ -83,6 +86,7 @@ def load(path: str | Path, name: str, channels: Sequence[int] | None = None, dir
     return codec
 
 
+@checked
 def copy_of(codec: Codec) -> Codec:
     """An independent copy: same weights, same device, same mode."""
     return copy.deepcopy(codec)

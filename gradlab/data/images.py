@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.errors import GradlabError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Picture(NamedTuple):
     sha256: str
 
 
+@checked
 def read_image(path: str | Path) -> Tensor:
     """``[3, H, W]`` uint8 RGB of a PNG, JPEG, WebP, ... file.
 
@@ -111,12 +113,14 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     raise GradlabError(f"{path} is a {image.mode} image: convert it to 8-bit RGB")
 
 
+@checked
 def floats(image: Picture | Tensor) -> Tensor:
     """``[3, H, W]`` float32 in [0, 1] of a picture or a tensor: bytes are divided by 255, floats taken as they are."""
     pixels = image.pixels if isinstance(image, Picture) else image
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 
 
+@checked
 def fingerprint(pictures: Iterable[Picture]) -> str:
     """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""
     digest = hashlib.sha256()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gradlab import digests, results
+from gradlab.arguments import checked
 from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
 from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
@@ -72,6 +73,7 @@ class _Made(NamedTuple):
     before: bool
 
 
+@checked
 def prepare(
     source: str | Path,
     target: str | Path,

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.errors import GradlabError, unknown
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
@@ -72,6 +73,7 @@ def available() -> tuple[str, ...]:
     return tuple(name for name, a in ANCHORS.items() if a.feature in known and features.check(a.feature))
 
 
+@checked
 def anchors(
     images: Images,
     names: Sequence[str] | None = None,
@@ -128,6 +130,7 @@ def anchors(
     return pd.DataFrame(rows)
 
 
+@checked
 def anchor_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Means over images of what ``anchors`` returned: one point of an R-D curve per codec and quality."""
     keys = ["codec", "chroma", "quality"]

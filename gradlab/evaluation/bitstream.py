@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import named
@@ -31,6 +32,7 @@ class Coded(NamedTuple):
     bpp_estimate: float
 
 
+@checked
 @torch.no_grad()
 def bitstream(codec: Codec, x: Tensor) -> Coded:
     """Encode and decode one image.

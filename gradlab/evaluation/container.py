@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from gradlab import checkpoints, results
+from gradlab.arguments import checked
 from gradlab.codecs import Codec
 from gradlab.codecs.factorized import Factorized
 from gradlab.data import Picture
@@ -130,6 +131,7 @@ def damaged(what: str) -> GradlabError:
     return GradlabError(f"the bitstream is damaged: {what}; fetch it or encode the image again")
 
 
+@checked
 def write(path: str | Path, data: bytes) -> None:
     """Writes a stream that ``encode`` made, whole or not at all.
 
@@ -140,6 +142,7 @@ def write(path: str | Path, data: bytes) -> None:
     results.write_bytes(path, data)
 
 
+@checked
 def read(path: str | Path) -> bytes:
     """The stream in a file, whole and with its checksum right.
 
@@ -166,6 +169,7 @@ def fingerprint(codec: Codec) -> str:
     return digest[:16]
 
 
+@checked
 @torch.no_grad()
 def encode(codec: Codec, image: Picture | Tensor) -> bytes:
     """One image as a stream that ``decode`` reads.
@@ -194,6 +198,7 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
     return pack(Container(fingerprint(codec), (height, width), (h, w), strings))
 
 
+@checked
 @torch.no_grad()
 def decode(codec: Codec, data: bytes) -> Tensor:
     """The image in a stream, ``[3, H, W]`` floats in [0, 1]: bit for bit what the codec's own ``decompress`` gives.

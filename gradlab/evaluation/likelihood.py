@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.codecs import Codec, Latents
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import crop, pad
@@ -23,6 +24,7 @@ def _silent(n: int = 1, note: str = "") -> None:
     """Says nothing."""
 
 
+@checked
 def universal_quantization(
     codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = _silent
 ) -> pd.DataFrame:
@@ -55,6 +57,7 @@ def universal_quantization(
     )
 
 
+@checked
 def deterministic_rounding(
     codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = _silent
 ) -> pd.DataFrame:
@@ -65,6 +68,7 @@ def deterministic_rounding(
     return _by_likelihood(codec, images, lam, lambda x, _: codec.latents(x), advance)
 
 
+@checked
 @torch.no_grad()
 def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = _silent) -> pd.DataFrame:
     """Distortion of g_s(g_a(x)): the transforms as a plain autoencoder, nothing quantized and nothing coded.

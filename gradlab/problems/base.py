@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab import noise
+from gradlab.arguments import checked
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.posteriors import Posterior
 from gradlab.terms import LogTerms
@@ -128,10 +129,11 @@ class Problem(ABC):
                 is not one of ``parameters``.
         """
         known = self._moments(self.check_wrt(wrt))
-        if estimator not in known:
+        if not isinstance(estimator, str) or estimator not in known:
             raise NotExact(f"no exact moments on {type(self).__name__}: {unknown('estimator', estimator, known)}")
         return known[estimator](check_k(k))
 
+    @checked
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
     ) -> Tensor:
@@ -148,7 +150,7 @@ class Problem(ABC):
         Raises:
             GradlabError: it is not one of ``parameters``.
         """
-        if wrt not in self.parameters:
+        if not isinstance(wrt, str) or wrt not in self.parameters:
             raise unknown(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
         return wrt
 
@@ -222,8 +224,10 @@ def check_real(name: str, value: float) -> float:
         GradlabError: it is not a finite number.
     """
     try:
+        if isinstance(value, (str, bool)):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise GradlabError(f"{name} is {value!r}: give a number") from None
     if not math.isfinite(number):
         raise GradlabError(f"{name} is {number}: give a finite number")

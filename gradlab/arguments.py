@@ -1,0 +1,170 @@
+"""Arguments of public functions are held against their annotations, at the boundary and nowhere else.
+
+``checked`` refuses what is of another kind than the signature says, and whole numbers that no float holds where one is
+asked for, by a sentence that names the argument. What a value must be beyond its kind (finite, positive, of a shape)
+the function says itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeVar, cast
+
+from gradlab.errors import GradlabError
+
+F = TypeVar("F", bound=Callable[..., Any])
+LATE = {"pd": "pandas", "pandas": "pandas", "np": "numpy", "numpy": "numpy"}  # imported for annotations alone
+
+
+def checked(function: F) -> F:
+    """The function, with a check of the kinds of its arguments before it begins.
+
+    Raises:
+        GradlabError: when called with an argument of another kind.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def boundary(*args: Any, **options: Any) -> Any:
+        given = signature.bind(*args, **options).arguments
+        for name, hint in _hints(function).items():
+            if name in given:
+                kind = signature.parameters[name].kind
+                if kind is inspect.Parameter.VAR_KEYWORD:
+                    continue
+                many = kind is inspect.Parameter.VAR_POSITIONAL
+                for value in given[name] if many else (given[name],):
+                    require(name, value, hint)
+        return function(*args, **options)
+
+    return boundary  # type: ignore[return-value]
+
+
+def check_fields(instance: Any) -> None:
+    """Hold the fields of a dataclass against their annotations.
+
+    Raises:
+        GradlabError: a field of another kind.
+    """
+    for name, hint in _hints(cast(Any, type(instance))).items():
+        if name in instance.__dataclass_fields__:
+            require(name, getattr(instance, name), hint)
+
+
+def require(name: str, value: object, hint: Any) -> None:
+    """Refuse a value of another kind than the hint.
+
+    Raises:
+        GradlabError: names the argument, what it is and what it should be.
+    """
+    if not fits(value, hint):
+        raise GradlabError(f"{name} is {_short(value)}: give {describe(hint)}")
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is of the kind that a hint names; what the hint does not say is taken."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, (TypeVar, str)) or hint is _Unknown:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and _is_number(value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    kind = origin or hint
+    if kind is Callable or kind is typing.get_origin(Callable[..., Any]):
+        return callable(value)
+    if not isinstance(kind, type):
+        return True
+    if issubclass(kind, tuple) and origin is not None and inner and inner[-1] is not ...:
+        return _is_sequence(value) and len(value) == len(inner) and all(map(fits, list(value), inner))  # type: ignore[arg-type, call-overload]
+    if issubclass(kind, (Sequence, list, tuple)) and origin is not None:
+        return _is_sequence(value) and all(fits(one, inner[0]) for one in value)  # type: ignore[attr-defined]
+    if kind is typing.get_origin(Iterable[int]):
+        return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    if kind is dict:
+        return isinstance(value, Mapping)
+    if not getattr(kind, "__module__", "").startswith("jaxtyping"):
+        return isinstance(value, kind)
+    return True
+
+
+def describe(hint: Any) -> str:
+    """A hint in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(describe, inner)))
+    plain = {float: "a number", int: "a whole number", str: "text", bool: "True or False", bytes: "bytes"}
+    if hint in plain:
+        return plain[hint]
+    if hint is None or hint is type(None):
+        return "None"
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, (Sequence, Iterable)) and inner and not issubclass(kind, Mapping):
+        if inner[-1] is not ... and len(inner) > 1:
+            return f"{len(inner)} values ({', '.join(map(describe, inner))})"
+        return f"a sequence, each {describe(inner[0])}"
+    name = getattr(kind, "__name__", str(kind))
+    return "a function" if name == "Callable" else f"a{'n' * (name[0] in 'AEIOU')} {name}"
+
+
+class _Names(dict[str, Any]):
+    """Where annotations are looked up: the function's module, and what it imports for annotations alone."""
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        if name in LATE:
+            return importlib.import_module(LATE[name])
+        return importlib.import_module("pandas").DataFrame if name == "DataFrame" else _Unknown
+
+
+class _Nothing(type):
+    def __getattr__(cls, name: str) -> Any:
+        return _Unknown
+
+
+class _Unknown(metaclass=_Nothing):
+    """A name that only a type checker sees: anything is taken."""
+
+
+@functools.lru_cache(None)
+def _hints(function: Any) -> dict[str, Any]:
+    owner = importlib.import_module(str(function.__module__))
+    hints = typing.get_type_hints(function, localns=_Names(vars(owner)))
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def _is_number(value: Real) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _is_sequence(value: object) -> bool:
+    # Arrays and series too: they have a length and an order, and are no ``Sequence``.
+    if isinstance(value, (str, bytes, Mapping, set)) or getattr(value, "ndim", 1) == 0:
+        return False
+    return all(hasattr(value, part) for part in ("__len__", "__iter__", "__getitem__")) and not isinstance(value, type)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, (int, float, str, bool, type(None))):
+        text = f"{value!r}" if not isinstance(value, int) or abs(value) < 10**30 else "a number beyond all floats"
+        return text if len(text) <= 60 else text[:57] + "..."
+    name = type(value).__name__
+    return f"a{'n' * (name[0] in 'AEIOUaeiou')} {name}"
