@@ -13,18 +13,24 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar, cast
 
 from gradlab.errors import GradlabError
 
 F = TypeVar("F", bound=Callable[..., Any])
+LONGEST = 300
 LATE = {"pd": "pandas", "pandas": "pandas", "np": "numpy", "numpy": "numpy"}  # imported for annotations alone
 
 
-def checked(function: F) -> F:
+def checked(function: F, *, own_first: bool = False) -> F:
     """The function, with a check of the kinds of its arguments before it begins.
+
+    Args:
+        function: to be checked.
+        own_first: where a kind is wrong let the function say so, if it does; for functions without side effects whose
+            own words say more.
 
     Raises:
         GradlabError: when called with an argument of another kind.
@@ -33,18 +39,45 @@ def checked(function: F) -> F:
 
     @functools.wraps(function)
     def boundary(*args: Any, **options: Any) -> Any:
-        given = signature.bind(*args, **options).arguments
-        for name, hint in _hints(function).items():
-            if name in given:
-                kind = signature.parameters[name].kind
-                if kind is inspect.Parameter.VAR_KEYWORD:
-                    continue
-                many = kind is inspect.Parameter.VAR_POSITIONAL
-                for value in given[name] if many else (given[name],):
-                    require(name, value, hint)
+        try:
+            for name, values in _given(signature, args, options):
+                for value in values:
+                    require(name, value, _hints(function).get(name, Any))
+        except GradlabError:
+            if own_first:
+                _own_words(function, args, options)
+            raise
         return function(*args, **options)
 
     return boundary  # type: ignore[return-value]
+
+
+def checked_class(cls: type) -> None:
+    """The same, own words first, for what a class defines itself: its constructor and its public methods."""
+    for name, member in list(vars(cls).items()):
+        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
+            abstract = getattr(member, "__isabstractmethod__", False)
+            setattr(cls, name, member if abstract else checked(member, own_first=True))
+
+
+def _own_words(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    try:
+        function(*args, **options)
+    except GradlabError as error:
+        if len(str(error)) < LONGEST:  # it may have quoted a whole tensor
+            raise
+    except Exception:  # whatever it stumbles over: the caller has the sentence
+        return
+
+
+def _given(
+    signature: inspect.Signature, args: tuple[Any, ...], options: dict[str, Any]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Name and values of each argument that was given; what goes into ``**options`` has no kind."""
+    for name, value in signature.bind(*args, **options).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is not inspect.Parameter.VAR_KEYWORD:
+            yield name, value if kind is inspect.Parameter.VAR_POSITIONAL else (value,)
 
 
 def check_fields(instance: Any) -> None:
@@ -93,12 +126,40 @@ def fits(value: object, hint: Any) -> bool:
     if issubclass(kind, (Sequence, list, tuple)) and origin is not None:
         return _is_sequence(value) and all(fits(one, inner[0]) for one in value)  # type: ignore[attr-defined]
     if kind is typing.get_origin(Iterable[int]):
-        return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
-    if kind is dict:
-        return isinstance(value, Mapping)
+        return isinstance(value, Iterable) and not isinstance(value, bytes) and getattr(value, "ndim", 1) > 0
+    if issubclass(kind, Mapping):
+        return isinstance(value, Mapping) and (len(inner) < 2 or all(fits(one, inner[1]) for one in value.values()))
     if not getattr(kind, "__module__", "").startswith("jaxtyping"):
         return isinstance(value, kind)
     return True
+
+
+def require_columns(table: Any, columns: Iterable[str], what: str) -> None:
+    """Refuse a table without rows or without one of the columns.
+
+    Raises:
+        GradlabError: names the column and what the table should be.
+    """
+    missing = [column for column in columns if column not in table.columns]
+    if missing or not len(table):
+        lacks = f"no column {missing[0]!r}" if missing else "no rows"
+        raise GradlabError(f"the table has {lacks}: give {what}")
+
+
+def device(name: Any) -> Any:
+    """A ``torch.device`` that is there.
+
+    Raises:
+        GradlabError: no such device.
+    """
+    import torch
+
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError):
+        raise GradlabError(f"there is no device {_short(name)} here: give cpu, or cuda where there is one") from None
+    return found
 
 
 def describe(hint: Any) -> str:

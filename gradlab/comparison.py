@@ -80,7 +80,9 @@ def compare(
     """
     import pandas as pd
 
-    sizes = [k] if isinstance(k, int) else list(k)
+    sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
+    if not dtype.is_floating_point:
+        raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
     chosen = [estimator(name) for name in estimators]
     goal = _objective(objective)
     _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt, noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -93,6 +94,8 @@ def cost(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
+    if not 0 < lam < math.inf:
+        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
     device, state = next(codec.parameters()).device, moments.HigherMoments.init()
     for t in range(draws):
         terms, _ = codec.log_terms(x, lam, generator=stream(seed, "recording", t, device), proxy=proxy)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradlab.arguments import checked
+from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator as estimator_of
 from gradlab.moments import Moments
@@ -109,6 +109,7 @@ def slope(table: pd.DataFrame, over: str) -> Slope:
     Raises:
         GradlabError: fewer than two values of ``over``.
     """
+    require_columns(table, [over, "snr", *(f"snr_without_{i}" for i in range(BLOCKS))], "rows of rainforth_snr()")
     if table[over].nunique() < 2:
         raise GradlabError(f"a slope over {over} takes at least two values of it")
     x = np.log(table[over].to_numpy(float))

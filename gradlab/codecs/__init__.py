@@ -26,6 +26,7 @@ CODECS: dict[str, type[Codec]] = {
     "cheng2020-anchor": ChengAnchor,
     "cheng2020-attn": ChengAttention,
 }
+MOST_CHANNELS = 4096
 NUMBERS = ("no", "one positive integer", "two positive integers")
 
 
@@ -54,6 +55,10 @@ def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int =
     if len(channels) != len(expected) or any(int(c) != c or c < 1 for c in channels):
         given, wanted = ", ".join(map(str, channels)), ", ".join(expected)
         raise GradlabError(f"channels of {name} are ({given}): give {NUMBERS[len(expected)]} ({wanted})")
+    if max(channels) > MOST_CHANNELS:
+        raise GradlabError(f"{max(channels)} channels fill any memory: give at most {MOST_CHANNELS}")
+    if not -(2**63) <= seed < 2**63:
+        raise GradlabError("the seed is beyond 64 bits: give a whole number from 0 to 2^63 - 1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CODECS[name](*(int(c) for c in channels), direct_y=direct_y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,8 +67,10 @@ def read_picture(path: Path) -> Picture:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise GradlabError(f"there is no image {path}: check the path") from None
-    except OSError as error:
-        raise GradlabError(f"{path} cannot be read ({error.strerror}): check what it is and its permissions") from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise GradlabError(
+            f"{str(path)!r} cannot be read ({getattr(error, 'strerror', error)}): check what it is and its permissions"
+        ) from None
     return Picture(path.name, _decode(raw, path), hashlib.sha256(raw).hexdigest())
 
 
@@ -121,7 +123,7 @@ def floats(image: Picture | Tensor) -> Tensor:
 
 
 @checked
-def fingerprint(pictures: Iterable[Picture]) -> str:
+def fingerprint(pictures: Sequence[Picture]) -> str:
     """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""
     digest = hashlib.sha256()
     for picture in pictures:

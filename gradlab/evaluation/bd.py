@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gradlab.arguments import checked
+from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError, unknown
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ def bd_table(
     """
     import pandas as pd
 
+    if not len(qualities):
+        raise GradlabError("no qualities are named: name at least one column")
+    require_columns(points, ["method", rate, *qualities], "one row for each point of a curve")
     curves = {str(name): group for name, group in points.groupby("method", sort=False)}
     if reference not in curves:
         raise unknown("method", reference, curves)

@@ -139,7 +139,12 @@ def write(path: str | Path, data: bytes) -> None:
         GradlabError: a damaged stream, or the disk refuses.
     """
     unpack(data)
-    results.write_bytes(path, data)
+    try:
+        results.write_bytes(path, data)
+    except GradlabError:
+        raise
+    except ValueError as error:
+        raise GradlabError(f"cannot write to {str(path)!r} ({error}): give the path of a file") from None
 
 
 @checked
@@ -154,8 +159,11 @@ def read(path: str | Path) -> bytes:
         if path.stat().st_size > MAX_BYTES:
             raise GradlabError(f"{path} has more than {MAX_BYTES >> 20} MiB: no bitstream of an image is so large")
         data = path.read_bytes()
-    except OSError as error:
-        raise GradlabError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        if isinstance(error, GradlabError):
+            raise
+        reason = getattr(error, "strerror", error)
+        raise GradlabError(f"cannot read {str(path)!r} ({reason}): check the path and its permissions") from None
     try:
         unpack(data)
     except GradlabError as error:

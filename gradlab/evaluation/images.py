@@ -30,8 +30,8 @@ def named(images: Images) -> list[tuple[str, Tensor]]:
         pixels = image.pixels if isinstance(image, Picture) else image
         if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
             raise GradlabError(f"image {name} is not a [3, height, width] tensor: give RGB images")
-        if pixels.numel() == 0 or pixels.device.type == "meta":
-            raise GradlabError(f"image {name} has no pixels: give at least one")
+        if pixels.numel() == 0 or pixels.device.type == "meta" or pixels.layout != torch.strided:
+            raise GradlabError(f"image {name} has no pixels, or is sparse: give a dense tensor")
         if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
             raise GradlabError(f"image {name} is of {pixels.dtype}: give bytes (torch.uint8), or floats in [0, 1]")
         x = floats(image)

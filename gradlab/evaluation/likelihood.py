@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 def _silent(n: int = 1, note: str = "") -> None:
     """Says nothing."""
+
+
+def check_lambda(lam: float) -> None:
+    """Refuse what is no lambda.
+
+    Raises:
+        GradlabError: not positive, or not finite.
+    """
+    if not 0 < lam < math.inf:
+        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
 
 
 @checked
@@ -95,8 +106,7 @@ def _by_likelihood(
     quantize: Callable[[Tensor, int], Latents],
     advance: Callable[..., Any],
 ) -> pd.DataFrame:
-    if not lam > 0:
-        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    check_lambda(lam)
 
     def code(x: Tensor, index: int) -> tuple[Tensor, dict[str, float]]:
         found = quantize(x, index)
