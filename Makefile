@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit faults notebooks install lock clean
+.PHONY: reproduce test lint types layers unit faults fuzz long-runs notebooks install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -33,6 +33,13 @@ unit: install
 # Sixty trials: kill a run at a random moment, resume it, compare with one that nobody killed (docs/reliability.md).
 faults: install
 	$(BIN)/python benchmarks/faults.py --trials 60 --out figures/reliability/kills
+
+# Damaged files of every kind, for five minutes, and 10^9 toy draws: figures/reliability (docs/reliability-input.md).
+fuzz: install
+	$(BIN)/python benchmarks/fuzz.py --seconds 300 --seed 0
+
+long-runs: install
+	$(BIN)/python benchmarks/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
 
 install: $(VENV)/installed
 

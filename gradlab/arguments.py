@@ -52,12 +52,17 @@ def checked(function: F, *, own_first: bool = False) -> F:
     return boundary  # type: ignore[return-value]
 
 
+def checked_after(function: F) -> F:
+    """``checked`` with ``own_first``: for pure functions that explain themselves."""
+    return checked(function, own_first=True)
+
+
 def checked_class(cls: type) -> None:
     """The same, own words first, for what a class defines itself: its constructor and its public methods."""
     for name, member in list(vars(cls).items()):
         if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
             abstract = getattr(member, "__isabstractmethod__", False)
-            setattr(cls, name, member if abstract else checked(member, own_first=True))
+            setattr(cls, name, member if abstract else checked_after(member))
 
 
 def _own_words(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:

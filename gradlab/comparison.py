@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradlab import moments
 from gradlab.answers import Exact, exact_answers
-from gradlab.arguments import checked
+from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import Estimator, estimator
 from gradlab.noise import GROUPS, coupled, stream
@@ -34,7 +34,7 @@ PILOT = 1000
 ROUNDING = 1e-13
 
 
-@checked
+@checked_after
 def compare(
     problem: Problem,
     estimators: Sequence[str | Estimator] = ("pathwise", "dreg"),

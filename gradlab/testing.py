@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
-from gradlab.arguments import checked
+from gradlab.arguments import checked_after
 from gradlab.comparison import CHUNK, ROUNDING, compare, z_score
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import ESTIMATORS, Estimator
@@ -84,7 +84,7 @@ class Check(NamedTuple):
         return "\n".join(lines)
 
 
-@checked
+@checked_after
 def check(
     estimator: str | Estimator | Function,
     problem: Problem,
@@ -139,7 +139,7 @@ def check(
     return Check(name, type(problem).__name__, k, wrt, draws, exact, mean, se, z, variance, variance_se, like)
 
 
-@checked
+@checked_after
 def assert_unbiased(
     estimator: str | Estimator | Function,
     problem: Problem,
@@ -168,7 +168,7 @@ def assert_unbiased(
     return found
 
 
-@checked
+@checked_after
 def assert_moments(
     estimator: str | Estimator | Function,
     problem: Problem,

@@ -59,15 +59,18 @@ def _refuse_bomb(path: Path) -> None:
     """Refuse an archive that grows when it is unpacked: ``torch.save`` stores, it does not compress.
 
     Raises:
-        GradlabError: compressed entries, or more bytes in the entries than in the file.
+        GradlabError: compressed entries, more bytes in the entries than in the file, or a checksum that does not match.
     """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or (
-        sum(e.file_size for e in entries) > path.stat().st_size
-    ):
+        stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+        # torch does not look at the checksums of the archive.
+        hurt = archive.testzip() if stored else None
+    if hurt is not None:
+        raise GradlabError(f"the checksum of {hurt} in its archive does not match")
+    if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
         raise GradlabError("its archive grows when it is unpacked, and torch.save never compresses")
 
 

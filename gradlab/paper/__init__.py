@@ -97,7 +97,7 @@ def value(n: int, column: str, **where: object) -> float:
             raise unknown(f"column of the paper's table {n}", name, list(frame.columns))
         match = match[match[name].astype(str) == str(wanted)]
     if len(match) != 1:
-        asked = ", ".join(f"{key}={str(wanted)[:40]!r}" for key, wanted in where.items()) or "no condition"
+        asked = ", ".join(f"{key}={repr(wanted)[:40]}" for key, wanted in where.items()) or "no condition"
         found = "no row" if match.empty else f"{len(match)} rows"
         rows = "; ".join(frame[[c for c in (*KEYS, "lambda") if c in frame]].astype(str).agg(" ".join, axis=1))
         raise GradlabError(f"table {n} of the paper has {found} with {asked}: name one of {rows}")

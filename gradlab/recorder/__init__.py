@@ -14,7 +14,6 @@ The definitions are those of ``gradlab.snr``, the standard errors those of ``gra
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab import snr as definitions
-from gradlab.arguments import checked
+from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, unknown
 from gradlab.recorder.members import Group, Members, resolve
 from gradlab.recorder.state import load, pack
@@ -62,7 +61,7 @@ class GradientRecorder:
         GradlabError: nothing to record in a group, or a group of an unknown kind.
     """
 
-    @functools.partial(checked, own_first=True)
+    @checked_after
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],
