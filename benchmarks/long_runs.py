@@ -239,9 +239,9 @@ def draw(folder: Path) -> None:
     lost = table[table["run"] == "moments"]
     bottom.plot(lost["draws"], lost["naive_variance_error"], "k--", lw=1, label=r"$E[g^2] - E[g]^2$ in float64")
     top.set(ylabel="resident memory (MiB)", ylim=(0, None))
-    bottom.set(xscale="log", yscale="log", xlabel="draws", ylabel="relative error")
+    bottom.set(xscale="log", yscale="log", ylim=(1e-21, 1), xlabel="draws", ylabel="relative error")
     top.legend(fontsize=8)
-    bottom.legend(fontsize=7)
+    bottom.legend(fontsize=7, loc="lower right")
     for suffix in ("png", "pdf"):
         content = io.BytesIO()
         figure.savefig(content, format=suffix, dpi=200)
