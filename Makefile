@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit faults notebooks docs links install lock clean
+.PHONY: reproduce test lint types layers unit faults notebooks docs links fuzz long-runs install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -42,6 +42,12 @@ docs: install
 # Asks every site that the documentation links to; needs a network.
 links: install
 	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/linkcheck
+# Damaged files of every kind, for five minutes, and 10^9 toy draws: figures/reliability (docs/reliability-input.md).
+fuzz: install
+	$(BIN)/python benchmarks/fuzz.py --seconds 300 --seed 0
+
+long-runs: install
+	$(BIN)/python benchmarks/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
 
 install: $(VENV)/installed
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from gradlab import results
@@ -52,12 +53,10 @@ def save(
         extra: JSON-able.
     """
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    header = {
-        "settings_hash": settings_hash,
-        "iteration": iteration,
-        "digest": digest(flat),
-        "extra": dict(extra or {}),
-    }
+    header = {"settings_hash": settings_hash, "iteration": iteration, "extra": dict(extra or {})}
+    # Over the header too: a flipped digit of the iteration is as wrong as one of a weight.
+    header = json.loads(json.dumps(header))
+    header["seal"] = digest(flat, header)
     results.write_bytes(path, safetensors.torch.save(flat, metadata={"gradlab": json.dumps(header)}))
 
 
@@ -77,22 +76,29 @@ def load(path: Path, settings_hash: str | None = None) -> Stored:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {})["gradlab"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, iteration, stored, extra = (header[key] for key in ("settings_hash", "iteration", "digest", "extra"))
+        said = {key: header[key] for key in ("settings_hash", "iteration", "extra")}
+        found, iteration, extra = said.values()
+        # Files of version 0.1.0 and before have a digest of the tensors alone.
+        whole = header["seal"] == digest(tensors, said) if "seal" in header else header["digest"] == digest(tensors)
+        iteration = int(iteration)
     except Exception as error:  # safetensors raises its own kinds for every kind of damage
         raise GradlabError(f"checkpoint {path} is corrupt ({error}): delete it and train again") from None
-    if stored != digest(tensors):
+    if not whole:
         raise GradlabError(f"checkpoint {path} is corrupt (its digest does not match): delete it and train again")
     if settings_hash is not None and found != settings_hash:
         raise GradlabError(
             f"checkpoint {path} is of other settings ({found}, not {settings_hash}): delete it or choose another folder"
         )
-    return Stored(tensors, int(iteration), extra, found)
+    return Stored(tensors, iteration, extra, found)
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes, types and values, in hexadecimal; the order of the names does not matter."""
-    digest = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 over the names, shapes, types and bytes of tensors on the CPU, and over what is said of them."""
+    sha = hashlib.sha256()
+    if header is not None:
+        sha.update(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()
+        value = tensors[name].detach()
+        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        sha.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

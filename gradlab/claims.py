@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from gradlab import paper, results
+from gradlab import digests, paper
 from gradlab.errors import GradlabError
 
 WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
@@ -55,11 +55,13 @@ def _entry(folder: Path, claim: dict[str, str]) -> Entry:
     path = folder / study / "verdicts.csv"
     if not path.exists():
         return said._replace(evidence=f"run it: gradlab run {study}")
-    found = results.read_csv(path)
+    record = digests.read_record(folder / study)
+    found = digests.read_table(path, record)
+    if not {"claim", "holds", "evidence"} <= set(found.columns):
+        raise GradlabError(f"{path} lacks one of the columns claim, holds, evidence: run its study again")
     match = found[found["claim"] == claim["verdict"]]
     if match.empty:
         return said._replace(evidence=f"{study} was run by another version: run it again")
-    record = folder / study / "provenance.json"
-    budget = str(results.read_json(record).get("profile", "")) if record.exists() else ""
+    budget = str(record.get("profile", ""))
     row = match.iloc[0]
     return said._replace(verdict=WORDS.get(row["holds"], "undecided"), evidence=str(row["evidence"]), budget=budget)

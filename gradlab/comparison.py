@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradlab import moments
 from gradlab.answers import Exact, exact_answers
+from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import Estimator, estimator
 from gradlab.noise import GROUPS, coupled, stream
@@ -33,6 +34,7 @@ PILOT = 1000
 ROUNDING = 1e-13
 
 
+@checked_after
 def compare(
     problem: Problem,
     estimators: Sequence[str | Estimator] = ("pathwise", "dreg"),
@@ -78,7 +80,9 @@ def compare(
     """
     import pandas as pd
 
-    sizes = [k] if isinstance(k, int) else list(k)
+    sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
+    if not dtype.is_floating_point:
+        raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
     chosen = [estimator(name) for name in estimators]
     goal = _objective(objective)
     _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt, noise)

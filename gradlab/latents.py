@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
+from gradlab.arguments import checked
 from gradlab.codecs import Codec
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
@@ -59,6 +60,7 @@ class Spread(NamedTuple):
         }
 
 
+@checked
 def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
     """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
 
@@ -98,6 +100,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
     }
 
 
+@checked
 def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """Table 6 and Table 10: one row per latent.
 
@@ -116,6 +119,7 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
     return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread(codec, images).items()])
 
 
+@checked
 def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
     import pandas as pd
@@ -128,6 +132,7 @@ def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEA
     return pd.DataFrame(rows).drop(columns="bpp")
 
 
+@checked
 @torch.no_grad()
 def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) -> pd.DataFrame:
     """Figure 4: histograms of y - round(y), of every element of y and of those with |y| >= 1/2, image by image.
@@ -148,7 +153,7 @@ def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) 
     """
     import pandas as pd
 
-    if not images:
+    if len(images) == 0:
         raise GradlabError("there are no images: give at least one")
     if bins < 1:
         raise GradlabError(f"a histogram of {bins} bins holds nothing: give at least 1")
@@ -156,7 +161,7 @@ def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) 
     device = next(codec.parameters()).device
     tables = []
     for index, image in enumerate(images):
-        x = _cropped(floats(image), codec.downsampling_factor)
+        x = _cropped(_image(image), codec.downsampling_factor)
         y = codec.g_a(x[None].to(device)).flatten().double()
         for kept, values in zip(KEPT, (y, y[y.abs() >= 0.5]), strict=True):
             counts, _ = np.histogram((values - values.round()).cpu().numpy(), edges)
@@ -166,11 +171,14 @@ def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) 
     return pd.concat(tables, ignore_index=True)
 
 
+@checked
 def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
     """Landscape ``[1, 3, H, W]`` floats of one common size, a multiple of ``multiple``."""
+    if multiple < 1:
+        raise GradlabError(f"multiple is {multiple}: give at least 1 pixel")
     xs = []
     for image in images:
-        x = floats(image)
+        x = _image(image)
         xs.append(torch.rot90(x, dims=(1, 2)) if x.shape[1] > x.shape[2] else x)
     if len(xs) < 2:
         raise GradlabError(f"a variance over images needs at least two of them, not {len(xs)}: give more images")
@@ -178,13 +186,37 @@ def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
     return [_centre(x, *smallest)[None] for x in xs]
 
 
+@checked
 def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
     """All non-overlapping ``[3, size, size]`` floats in [0, 1] of the pictures, from the top left."""
     found = []
-    for x in map(floats, pictures):
+    if size < 1:
+        raise GradlabError(f"tiles of {size} pixels: give at least 1")
+    for x in map(_image, pictures):
         tops, lefts = (range(0, side - size + 1, size) for side in x.shape[1:])
         found += [x[:, top : top + size, left : left + size] for top in tops for left in lefts]
     return found
+
+
+def _image(image: Picture | Tensor) -> Tensor:
+    """``[3, H, W]`` floats.
+
+    Raises:
+        GradlabError: another shape, or values that are not finite numbers.
+    """
+    pixels = image.pixels if isinstance(image, Picture) else image
+    if (
+        pixels.ndim != 3
+        or pixels.shape[0] != 3
+        or pixels.layout != torch.strided
+        or pixels.is_complex()
+        or pixels.is_meta
+    ):
+        raise GradlabError(f"an image has shape {tuple(pixels.shape)}: give dense [3, height, width] tensors")
+    x = floats(image)
+    if not bool(torch.isfinite(x).all()):
+        raise GradlabError("an image holds NaN or infinite values: give finite ones")
+    return x
 
 
 def _cropped(x: Tensor, multiple: int) -> Tensor:

@@ -71,6 +71,8 @@ def draw(
     """
     if kind not in BASE:
         raise unknown("base noise", kind, BASE)
+    if not dtype.is_floating_point:
+        raise GradlabError(f"noise of {dtype} cannot be drawn: give a floating-point type, e.g. torch.float64")
     if any(size < 1 for size in shape):
         raise GradlabError(f"noise of shape {tuple(shape)} is empty: every size must be at least 1")
     return BASE[kind](shape, generator, dtype, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
+from gradlab.arguments import checked
 from gradlab.codecs import Codec, PFrame
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
@@ -17,6 +19,7 @@ from gradlab.recorder import GradientRecorder
 from gradlab.runs import mean_loss
 
 
+@checked
 def record(
     codec: Codec | PFrame,
     batches: Tensor | Callable[[int], Tensor],
@@ -68,6 +71,7 @@ def record(
     return recorder
 
 
+@checked
 @torch.no_grad()
 def cost(
     codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy = "noise", seed: int = 0
@@ -90,6 +94,8 @@ def cost(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
+    if not 0 < lam < math.inf:
+        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
     device, state = next(codec.parameters()).device, moments.HigherMoments.init()
     for t in range(draws):
         terms, _ = codec.log_terms(x, lam, generator=stream(seed, "recording", t, device), proxy=proxy)
@@ -100,6 +106,7 @@ def cost(
 Setting = Literal["direct-y", "2-level"]
 
 
+@checked
 def at_same_weights(
     codec: Codec,
     batches: Tensor | Callable[[int], Tensor],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from gradlab import results
+from gradlab import digests, results
 from gradlab.catalog import natural
 from gradlab.claims import WORDS, ledger
 from gradlab.errors import GradlabError
@@ -120,13 +122,13 @@ def _is_study(path: Path) -> bool:
 
 
 def _part(folder: Path) -> Part:
-    record = results.read_json(folder / "provenance.json") if (folder / "provenance.json").exists() else {}
+    record = digests.read_record(folder)
     name = str(record.get("study", folder.name))
     there = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.stem != "verdicts"}
     # In the order in which the study gave them; files of other runs, and of unfinished ones, after.
     listed = record.get("tables")
     order = [table for table in (listed if isinstance(listed, list) else [name]) if table in there]
-    sheets = [_sheet(results.read_csv(there[table]), table) for table in dict.fromkeys([*order, *there])]
+    sheets = [_sheet(digests.read_table(there[table], record), table) for table in dict.fromkeys([*order, *there])]
     main = sheets[0] if sheets and sheets[0].name == name else None
     title, _, rest = str(record.get("description", "")).partition("\n")
     return Part(
@@ -136,7 +138,7 @@ def _part(folder: Path) -> Part:
         main=main,
         further=sheets[1:] if main else sheets,
         figures=[_picture(path) for path in sorted(folder.glob("*.png"), key=lambda p: natural(p.name))],
-        verdicts=_verdicts(folder / "verdicts.csv"),
+        verdicts=_verdicts(folder / "verdicts.csv", record),
         provenance=_summary(record),
         details=_details(record),
     )
@@ -154,14 +156,29 @@ def _picture(path: Path) -> Picture:
         raise GradlabError(f"cannot read {path} ({error.strerror}): run its study again") from None
     if content[:8] != PNG or content[12:16] != b"IHDR":
         raise GradlabError(f"{path} is not a PNG image: delete it, or run its study again")
+    if not _whole(content):
+        raise GradlabError(f"{path} is damaged (a checksum inside it does not match): run its study again")
     width = int.from_bytes(content[16:20], "big") // PIXELS
     return Picture(path.stem, "data:image/png;base64," + base64.b64encode(content).decode(), width)
 
 
-def _verdicts(path: Path) -> list[dict[str, str]]:
+def _whole(png: bytes) -> bool:
+    """Whether every chunk of a PNG is there, with its CRC-32 right."""
+    at = len(PNG)
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if end > len(png) or zlib.crc32(png[at + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
+            return False
+        if png[at + 4 : at + 8] == b"IEND":
+            return end == len(png)
+        at = end
+    return False
+
+
+def _verdicts(path: Path, record: dict[str, Any]) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    frame = results.read_csv(path)
+    frame = digests.read_table(path, record)
     wanted = ["claim", "source", "holds", "evidence"]
     if not set(wanted) <= set(frame.columns):
         raise GradlabError(f"{path} lacks one of the columns {', '.join(wanted)}: run its study again")
@@ -178,7 +195,7 @@ def _summary(record: dict[str, Any]) -> dict[str, str]:
         "profile": record.get("profile"),
         "device": record.get("device"),
         "processor": f"{record.get('cpu')}, {record.get('threads')} threads",
-        "took": duration(took) if isinstance(took := record.get("wall_s"), (int, float)) else None,
+        "took": duration(took) if _is_time(took := record.get("wall_s")) else None,
         "begun": record.get("time"),
         "seed": record.get("seed"),
         "gradlab": record.get("gradlab"),
@@ -187,6 +204,10 @@ def _summary(record: dict[str, Any]) -> dict[str, str]:
         "command": record.get("command"),
     }
     return {key: str(value) for key, value in lines.items() if value is not None}
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _details(record: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab import checkpoints, codecs, results
+from gradlab.arguments import check_fields, checked
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
@@ -69,6 +70,7 @@ class TrainSettings:
     data: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("steps", "batch", "crop", "k", "l"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -151,11 +153,13 @@ class Run:
         return model.to(device).eval()
 
 
+@checked
 def build(settings: TrainSettings) -> Codec:
     """The untrained model of these settings."""
     return codecs.build(settings.codec, settings.channels, settings.direct_y, seed=settings.seed)
 
 
+@checked
 def run_of(settings: TrainSettings, runs: Path) -> Run:
     """Where the run of these settings lives below ``runs``."""
     label = "plain" if settings.plain else "direct" if settings.direct_y else "2level"

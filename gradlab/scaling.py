@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator as estimator_of
 from gradlab.moments import Moments
@@ -36,6 +37,7 @@ class Slope(NamedTuple):
     high: float
 
 
+@checked
 def rainforth_snr(
     model: RainforthModel,
     k: Sequence[int],
@@ -96,6 +98,7 @@ def rainforth_snr(
     return pd.DataFrame(rows)
 
 
+@checked
 def slope(table: pd.DataFrame, over: str) -> Slope:
     """Slope of log SNR over log ``over`` by least squares, with a jackknife interval over blocks of draws.
 
@@ -106,6 +109,7 @@ def slope(table: pd.DataFrame, over: str) -> Slope:
     Raises:
         GradlabError: fewer than two values of ``over``.
     """
+    require_columns(table, [over, "snr", *(f"snr_without_{i}" for i in range(BLOCKS))], "rows of rainforth_snr()")
     if table[over].nunique() < 2:
         raise GradlabError(f"a slope over {over} takes at least two values of it")
     x = np.log(table[over].to_numpy(float))

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import catalog, determinism, locks, results, stopping
+from gradlab import catalog, determinism, digests, locks, results, stopping
 from gradlab.catalog import studies as discover
 from gradlab.errors import GradlabError, Stopped, unknown
 from gradlab.progress import Progress, duration
@@ -201,6 +201,9 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     tables: dict[str, DataFrame] = module.measure(settings, context)
     if name not in tables:
         raise GradlabError(f"measure() returned no table {name!r}: name its main table after the study")
+    for table in tables:
+        if Path(table).name != table or table.startswith("."):
+            raise GradlabError(f"a table is called {table!r}: give it the plain name of a file, without folders")
     # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
     results.remove(path)
     for table, rows in tables.items():
@@ -210,7 +213,9 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
         module.draw(context.folder)
     wall_s = round(time.monotonic() - begin, 3)
     record |= {"inputs": dict(context.inputs), "wall_s": wall_s, "tables": list(tables)}
-    results.write_json(path, record)
+    written = [f"{table}.csv" for table in tables] + ["verdicts.csv"] * hasattr(module, "verdicts")
+    record |= {digests.FILES: digests.of_files(context.folder, written)}
+    results.write_json(path, digests.sealed(record))
     show_table(console, tables[name], context.folder / f"{name}.csv")
     show_verdicts(console, verdicts)
 
@@ -230,10 +235,12 @@ def _judge(module: ModuleType, tables: dict[str, DataFrame], folder: Path) -> li
 def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
     """Whether ``path`` is the provenance of a finished study with these settings, seed, version and inputs."""
     try:
-        before = results.read_json(path)
+        before = digests.read_record(path.parent)
         same = all(before.get(key) == record[key] for key in ("settings_hash", "seed", "gradlab", "folders"))
         read = before.get("inputs", {})
         whole = all((path.parent / f"{table}.csv").is_file() for table in before.get("tables", ["?"]))
+        listed = before.get(digests.FILES, {})
+        whole = whole and digests.of_files(path.parent, listed) == listed
         return same and whole and all(read.get(key) == value for key, value in inputs.items())
     except (GradlabError, AttributeError, TypeError):
         return False  # absent or damaged: the study is measured again

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gradlab.arguments import require
 from gradlab.errors import GradlabError
 
 Latent = Literal["y", "z"]
@@ -106,6 +107,8 @@ class LogTerms:
     rate_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, kind in (("pixels", int), ("rate_weight", float)):
+            require(name, getattr(self, name), kind)
         for name in ("log_lik", "log_py", "log_pz", "log_q"):
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim not in (0, 3):

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from gradlab import moments
+from gradlab.arguments import checked_after
 from gradlab.comparison import CHUNK, ROUNDING, compare, z_score
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import ESTIMATORS, Estimator
@@ -83,6 +84,7 @@ class Check(NamedTuple):
         return "\n".join(lines)
 
 
+@checked_after
 def check(
     estimator: str | Estimator | Function,
     problem: Problem,
@@ -137,6 +139,7 @@ def check(
     return Check(name, type(problem).__name__, k, wrt, draws, exact, mean, se, z, variance, variance_se, like)
 
 
+@checked_after
 def assert_unbiased(
     estimator: str | Estimator | Function,
     problem: Problem,
@@ -165,6 +168,7 @@ def assert_unbiased(
     return found
 
 
+@checked_after
 def assert_moments(
     estimator: str | Estimator | Function,
     problem: Problem,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab import breakdown, checkpoints, codecs, locks, results, stopping
+from gradlab.arguments import checked
 from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
@@ -42,6 +43,7 @@ WARM_UP = 1000
 LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_norm")
 
 
+@checked
 def loss_of(
     codec: Codec | PFrame, x: Tensor, settings: TrainSettings, generator: torch.Generator | None
 ) -> tuple[Tensor, dict[str, float]]:
@@ -65,12 +67,14 @@ def loss_of(
     return loss, {"loss": loss.item(), "bpp": rate, "mse": mse}
 
 
+@checked
 def optimizer(codec: Codec, settings: TrainSettings) -> tuple[torch.optim.Adam, dict[str, Tensor]]:
     """Adam, and the weights it trains by name: all but the entropy bottleneck's quantiles."""
     weights: dict[str, Tensor] = {n: p for n, p in codec.named_parameters() if not n.endswith("quantiles")}
     return torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas), weights
 
 
+@checked
 def descend(
     codec: Codec | PFrame,
     adam: torch.optim.Adam,
@@ -122,6 +126,7 @@ def set_state(
                 adam.state[parameter][key] = value.to(parameter.device) if key != "step" else value
 
 
+@checked
 def train(
     settings: TrainSettings,
     pictures: list[Picture],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gradlab.arguments import checked
 from gradlab.codecs.base import Codec, Latents
 from gradlab.codecs.context import Autoregressive, ChengAnchor, ChengAttention
 from gradlab.codecs.factorized import Factorized
@@ -26,9 +27,11 @@ CODECS: dict[str, type[Codec]] = {
     "cheng2020-attn": ChengAttention,
 }
 """Name -> codec, as ``build`` and ``load`` know them."""
+MOST_CHANNELS = 4096
 NUMBERS = ("no", "one positive integer", "two positive integers")
 
 
+@checked
 def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int = 0) -> Codec:
     """A codec with freshly drawn weights.
 
@@ -53,11 +56,16 @@ def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int =
     if len(channels) != len(expected) or any(int(c) != c or c < 1 for c in channels):
         given, wanted = ", ".join(map(str, channels)), ", ".join(expected)
         raise GradlabError(f"channels of {name} are ({given}): give {NUMBERS[len(expected)]} ({wanted})")
+    if max(channels) > MOST_CHANNELS:
+        raise GradlabError(f"{max(channels)} channels fill any memory: give at most {MOST_CHANNELS}")
+    if not -(2**63) <= seed < 2**63:
+        raise GradlabError("the seed is beyond 64 bits: give a whole number from 0 to 2^63 - 1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CODECS[name](*(int(c) for c in channels), direct_y=direct_y)
 
 
+@checked
 def load(path: str | Path, name: str, channels: Sequence[int] | None = None, direct_y: bool = True) -> Codec:
     """A codec with the weights of a checkpoint: CompressAI's own or one that gradlab wrote.
 
@@ -84,6 +92,7 @@ def load(path: str | Path, name: str, channels: Sequence[int] | None = None, dir
     return codec
 
 
+@checked
 def copy_of(codec: Codec) -> Codec:
     """An independent copy: same weights, same device, same mode."""
     return copy.deepcopy(codec)

@@ -17,6 +17,7 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
+from gradlab.arguments import checked
 from gradlab.codecs.entropy import Bottleneck
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
@@ -103,6 +104,7 @@ class Codec(CompressionModel):
             z_hat: ``[B, N, h', w']``, or None without z.
         """
 
+    @checked
     def log_terms(
         self,
         x: Tensor,
@@ -155,6 +157,7 @@ class Codec(CompressionModel):
         )
         return terms, x_hat
 
+    @checked
     @torch.no_grad()
     def latents(self, x: Tensor) -> Latents:
         """Latents without noise and as the bitstream holds them.
@@ -166,6 +169,7 @@ class Codec(CompressionModel):
         y, z, y_hat, z_hat = self._quantised(x)
         return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
 
+    @checked
     @torch.no_grad()
     def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
         """Universal quantization (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2), z likewise.
@@ -218,6 +222,13 @@ class Codec(CompressionModel):
         f = self.downsampling_factor
         if x.ndim != 4 or x.shape[1] != 3:
             raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
+        weight = next(self.parameters())
+        if x.dtype != weight.dtype or x.device != weight.device:
+            raise GradlabError(
+                f"images are {x.dtype} on {x.device} and the codec is {weight.dtype} on {weight.device}: move one there"
+            )
+        if 0 in x.shape:
+            raise GradlabError(f"images have shape {tuple(x.shape)}: give at least one pixel")
         if x.shape[2] % f or x.shape[3] % f:
             raise GradlabError(
                 f"images are {x.shape[2]} x {x.shape[3]}: height and width must be multiples of {f}; crop or pad them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise GradlabError(f"there is no checkpoint {path}: give the path of a .pth, .pth.tar or .safetensors file")
     try:
+        _refuse_bomb(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises its own kinds for every kind of damage
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -46,8 +48,30 @@ def read(path: Path) -> dict[str, Tensor]:
         raise GradlabError(
             f"checkpoint {path} holds no state dict: save model.state_dict(), or a dict with 'state_dict'"
         )
+    # A tensor of a few bytes may claim any shape by strides of 0. (Tied weights are saved once and count as often.)
+    if sum(t.numel() * t.element_size() for t in content.values()) > 4 * path.stat().st_size:
+        raise GradlabError(f"checkpoint {path} claims more numbers than it has bytes: it is damaged, fetch it again")
     # DataParallel's prefix and the older names of CompressAI's parameters.
     return load_pretrained({str(name): t for name, t in content.items()})
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an archive that grows when it is unpacked: ``torch.save`` stores, it does not compress.
+
+    Raises:
+        GradlabError: compressed entries, more bytes in the entries than in the file, or a checksum that does not match.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+        # torch does not look at the checksums of the archive.
+        hurt = archive.testzip() if stored else None
+    if hurt is not None:
+        raise GradlabError(f"the checksum of {hurt} in its archive does not match")
+    if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
+        raise GradlabError("its archive grows when it is unpacked, and torch.save never compresses")
 
 
 def load_into(
@@ -81,7 +105,11 @@ def load_into(
 def _fitting(name: str, kind: type[Codec], state: Mapping[str, Tensor], build: Build) -> Codec | None:
     """The codec with these weights, or None where names or shapes are of another architecture."""
     try:
-        codec = build(name, kind.channels_of(state))
+        channels = kind.channels_of(state)
+        # One tensor of a damaged file may claim channels whose model fills the memory; the others do not bear it out.
+        if sum(t.numel() for t in state.values()) < 9 * channels[0] ** 2 + channels[0] * channels[-1]:
+            return None
+        codec = build(name, channels)
         codec.load_state_dict(dict(state))
     except (KeyError, IndexError, ValueError, RuntimeError):  # a name, a shape, or channels that are missing or wrong
         return None

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradlab import arguments
+from gradlab.arguments import checked
 from gradlab.data.images import Picture
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
@@ -28,6 +30,7 @@ class Crops:
         GradlabError: no pictures, a picture smaller than ``size``, size or batch below 1.
     """
 
+    @checked
     def __init__(
         self,
         pictures: Sequence[Picture],
@@ -38,7 +41,7 @@ class Crops:
         device: str | torch.device = "cpu",
     ) -> None:
         """Move the pictures to ``device``."""
-        if not pictures:
+        if len(pictures) == 0:
             raise GradlabError("there are no pictures to crop: give at least one")
         if size < 1 or batch < 1:
             raise GradlabError(f"crops of size {size} in batches of {batch}: both must be at least 1")
@@ -50,9 +53,10 @@ class Crops:
                     "take it out or ask for smaller crops"
                 )
         self.size, self.size_of_batch, self.seed, self.flips = size, batch, seed, flips
-        self.device = torch.device(device)
+        self.device = arguments.device(device)
         self._pixels = [picture.pixels.to(self.device) for picture in pictures]
 
+    @checked
     def batch(self, step: int) -> Tensor:
         """``[B, 3, size, size]`` float32 in [0, 1]: the batch of ``step``, in any order of calls.
 

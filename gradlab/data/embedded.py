@@ -26,6 +26,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from gradlab.arguments import checked
 from gradlab.data.images import Picture, read_picture
 from gradlab.errors import GradlabError, unknown
 
@@ -42,6 +43,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 
 
+@checked
 def embedded(split: str) -> list[Picture]:
     """The embedded photographs of ``"train"`` or ``"test"``, sorted by name; scikit-image itself is not imported.
 

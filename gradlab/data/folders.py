@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gradlab.arguments import checked
 from gradlab.data.embedded import embedded
 from gradlab.data.images import SUFFIXES, Picture, read_picture
 from gradlab.errors import GradlabError
 
 
+@checked
 def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Picture]:
     """Every image of a folder, sorted by name, or the embedded photographs of ``split`` where ``folder`` is None.
 

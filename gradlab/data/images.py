@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.errors import GradlabError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ MAX_PIXELS = 80_000_000
 
 MAX_BYTES = 1 << 29
 """Larger files are refused before they are read."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What is decoded, whatever a file is called: Pillow would hand others, such as EPS, to programs outside of it."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 """What counts as an image in a folder; other files there are ignored."""
@@ -41,11 +45,12 @@ class Picture(NamedTuple):
     sha256: str
 
 
+@checked
 def read_image(path: str | Path) -> Tensor:
     """``[3, H, W]`` uint8 RGB of a PNG, JPEG, WebP, ... file.
 
-    Grey and palette images become RGB; of many frames the first is taken.
-    The stored orientation is kept: an EXIF rotation is not applied.
+    Grey and palette images become RGB; of many frames the first is taken. The picture is turned as its EXIF orientation
+    says, so that it is what a viewer shows.
 
     Raises:
         GradlabError: missing, not an image, truncated or damaged, more than 80 million pixels, 16 bits or floating
@@ -62,18 +67,23 @@ def read_picture(path: Path) -> Picture:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise GradlabError(f"there is no image {path}: check the path") from None
-    except OSError as error:
-        raise GradlabError(f"{path} cannot be read ({error.strerror}): check what it is and its permissions") from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise GradlabError(
+            f"{str(path)!r} cannot be read ({getattr(error, 'strerror', error)}): check what it is and its permissions"
+        ) from None
     return Picture(path.name, _decode(raw, path), hashlib.sha256(raw).hexdigest())
 
 
 def _decode(raw: bytes, path: Path) -> Tensor:
     """Pixels ``[3, H, W]`` of the bytes of a file."""
-    from PIL import Image, UnidentifiedImageError
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_large = f"{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller image"
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # of decoders; what they read is used or refused
             if image.width * image.height > MAX_PIXELS:
                 raise GradlabError(too_large)
             # Pillow opens 16-bit colour as 8-bit RGB without a word; only the raw mode tells.
@@ -81,7 +91,7 @@ def _decode(raw: bytes, path: Path) -> Tensor:
             if deep:
                 raise GradlabError(f"{path} has more than 8 bits per channel: convert it to 8-bit RGB")
             image.load()
-            rgb = _rgb(image, path)
+            rgb = _rgb(ImageOps.exif_transpose(image), path)
             return torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1).contiguous()
     except GradlabError:
         raise
@@ -105,13 +115,15 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     raise GradlabError(f"{path} is a {image.mode} image: convert it to 8-bit RGB")
 
 
+@checked
 def floats(image: Picture | Tensor) -> Tensor:
     """``[3, H, W]`` float32 in [0, 1] of a picture or a tensor: bytes are divided by 255, floats taken as they are."""
     pixels = image.pixels if isinstance(image, Picture) else image
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 
 
-def fingerprint(pictures: Iterable[Picture]) -> str:
+@checked
+def fingerprint(pictures: Sequence[Picture]) -> str:
     """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""
     digest = hashlib.sha256()
     for picture in pictures:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gradlab import results
-from gradlab.data.images import MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
+from gradlab import digests, results
+from gradlab.arguments import checked
+from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
 from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
 
@@ -72,6 +73,7 @@ class _Made(NamedTuple):
     before: bool
 
 
+@checked
 def prepare(
     source: str | Path,
     target: str | Path,
@@ -197,8 +199,8 @@ def _header(path: Path) -> int:
         if path.stat().st_size > MAX_BYTES:
             raise GradlabError(f"more than {MAX_BYTES >> 20} MiB")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
                 pixels = int(image.width) * int(image.height)
     except GradlabError:
         raise
@@ -233,10 +235,12 @@ def _done(job: _Job) -> dict[str, Any] | None:
     """The row of an image that is in place, whole and of this very source; None otherwise."""
     try:
         row = json.loads(_row_path(job.target).read_text("utf-8"))
+        if not digests.is_whole(row) or row["file"] != job.target.name:
+            return None
         whole = row["output_sha256"] == hashlib.sha256(job.target.read_bytes()).hexdigest()
         same = row["source"] == job.name and row["sha256"] == hashlib.sha256(job.source.read_bytes()).hexdigest()
-        return row if whole and same and row["seed"] == job.seed else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return {c: row[c] for c in COLUMNS} if whole and same and row["seed"] == job.seed else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -278,7 +282,7 @@ def _one(job: _Job) -> _Made:
         "output_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
     }
     # Last: an image without it was cut off, and is made again.
-    results.write_json(_row_path(job.target), row)
+    results.write_json(_row_path(job.target), digests.sealed(row))
     return _Made(job, row, "", False)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gradlab.arguments import checked, require_columns
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
 from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
 from gradlab.evaluation.bitstream import bitstream
+from gradlab.evaluation.container import Container, decode, encode, pack, read, unpack, write
 from gradlab.evaluation.images import Images, named
-from gradlab.evaluation.likelihood import deterministic_rounding, reconstruction, universal_quantization
+from gradlab.evaluation.likelihood import check_lambda, deterministic_rounding, reconstruction, universal_quantization
 from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
 from gradlab.evaluation.references import is_kodak, references
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 def rate_distortion(
     codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
 ) -> pd.DataFrame:
@@ -41,8 +44,7 @@ def rate_distortion(
     """
     import pandas as pd
 
-    if not lam > 0:
-        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    check_lambda(lam)
     rows = []
     for name, x in named(images):
         coded = bitstream(codec, x)
@@ -55,8 +57,13 @@ def rate_distortion(
     return pd.DataFrame(rows)
 
 
+@checked
 def summary(per_image: pd.DataFrame) -> dict[str, float]:
     """Means over images; ``psnr`` is the mean of per-image PSNR, ``psnr_of_mean_mse`` the other convention, named."""
+    require_columns(per_image, ["image", "mse"], "what rate_distortion() returned")
+    texts = [c for c in per_image.select_dtypes(exclude="number").columns if c != "image"]
+    if texts:
+        raise GradlabError(f"column {texts[0]!r} holds no numbers: give what rate_distortion() returned")
     means = {column: float(per_image[column].mean()) for column in per_image.columns if column != "image"}
     return {**means, "psnr_of_mean_mse": psnr(means["mse"])}
 
@@ -64,6 +71,7 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
 __all__ = [
     "ANCHORS",
     "BD",
+    "Container",
     "anchor_curves",
     "anchors",
     "available",
@@ -72,18 +80,24 @@ __all__ = [
     "bd_rate",
     "bd_table",
     "bitstream",
+    "decode",
     "deterministic_rounding",
     "distortion",
+    "encode",
     "is_kodak",
     "lambdas",
     "ms_ssim",
     "mse_255",
     "named",
+    "pack",
     "psnr",
     "rate_distortion",
+    "read",
     "reconstruction",
     "references",
     "summary",
     "to_8_bit",
     "universal_quantization",
+    "unpack",
+    "write",
 ]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError, unknown
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
@@ -72,6 +73,7 @@ def available() -> tuple[str, ...]:
     return tuple(name for name, a in ANCHORS.items() if a.feature in known and features.check(a.feature))
 
 
+@checked
 def anchors(
     images: Images,
     names: Sequence[str] | None = None,
@@ -102,6 +104,9 @@ def anchors(
             raise unknown("classical codec", name, ANCHORS)
         if name not in there:
             raise GradlabError(f"this Pillow has no {name}: install one with it, or ask for {', '.join(there)}")
+    for quality in () if qualities is None else qualities:
+        if not 1 <= quality <= 100:
+            raise GradlabError(f"quality is {quality}: give whole numbers from 1 to 100")
     originals = [(name, to_8_bit(x)) for name, x in named(images)]
     if not originals:
         raise GradlabError("there are no images to evaluate: give at least one")
@@ -128,9 +133,11 @@ def anchors(
     return pd.DataFrame(rows)
 
 
+@checked
 def anchor_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Means over images of what ``anchors`` returned: one point of an R-D curve per codec and quality."""
     keys = ["codec", "chroma", "quality"]
+    require_columns(table, [*keys, "bpp", "mse", "psnr", "ms_ssim"], "what anchors() returned")
     return table.groupby(keys, sort=False)[["bpp", "mse", "psnr", "ms_ssim"]].mean().reset_index()
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError, unknown
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class BD(NamedTuple):
     quality: float
 
 
+@checked
 def bd(reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip") -> BD:
     """BD-rate and BD-quality of one R-D curve against a reference.
 
@@ -67,6 +69,7 @@ def bd(reference_rate: Points, reference_quality: Points, rate: Points, quality:
     return BD(bd_rate(*curves, method=method), bd_quality(*curves, method=method))
 
 
+@checked
 def bd_rate(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip"
 ) -> float:
@@ -76,6 +79,7 @@ def bd_rate(
     return float(100 * (10 ** _average(q0, np.log10(r0), q1, np.log10(r1), method) - 1))
 
 
+@checked
 def bd_quality(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip"
 ) -> float:
@@ -85,6 +89,7 @@ def bd_quality(
     return float(_average(np.log10(r0), q0, np.log10(r1), q1, method))
 
 
+@checked
 def bd_table(
     points: pd.DataFrame, reference: str, qualities: Sequence[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
 ) -> pd.DataFrame:
@@ -106,6 +111,9 @@ def bd_table(
     """
     import pandas as pd
 
+    if not len(qualities):
+        raise GradlabError("no qualities are named: name at least one column")
+    require_columns(points, ["method", rate, *qualities], "one row for each point of a curve")
     curves = {str(name): group for name, group in points.groupby("method", sort=False)}
     if reference not in curves:
         raise unknown("method", reference, curves)
@@ -130,6 +138,7 @@ def bd_table(
     return pd.DataFrame(rows)
 
 
+@checked
 def overlap(reference: Points, other: Points) -> float:
     """Share of the interval that two lists of rates or of qualities cover together, of what either covers; 0 to 1."""
     a, b = np.asarray(reference, float), np.asarray(other, float)
@@ -138,6 +147,7 @@ def overlap(reference: Points, other: Points) -> float:
     return max(0.0, float(shared / whole)) if whole > 0 else 0.0
 
 
+@checked
 def fold(rate: Points, quality: Points) -> str:
     """Where an R-D curve folds back, in words; empty where rate and quality both grow from point to point.
 
@@ -155,6 +165,7 @@ def fold(rate: Points, quality: Points) -> str:
     return ""
 
 
+@checked
 def lambdas(values: Sequence[float]) -> tuple[float, ...]:
     """The lambdas of a sweep, as they were given.
 

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
+from gradlab.evaluation.images import named
 
 # Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
 TOLERANCE = 0.5 / 255
@@ -30,6 +32,7 @@ class Coded(NamedTuple):
     bpp_estimate: float
 
 
+@checked
 @torch.no_grad()
 def bitstream(codec: Codec, x: Tensor) -> Coded:
     """Encode and decode one image.
@@ -39,10 +42,13 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
         x: ``[1, 3, H, W]`` in [0, 1], any size and device; padded centrally with zeros as CompressAI does.
 
     Raises:
-        GradlabError: tables not built, or a decoded image that is not the encoder's own reconstruction.
+        GradlabError: no codec, no such tensor, tables not built, or a decoded image that is not the encoder's own
+            reconstruction.
     """
-    if codec.entropy_bottleneck.quantized_cdf.numel() == 0:
-        raise GradlabError("the codec's coding tables are not built: call codec.finish() first")
+    check_tables(codec)
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[:2] != (1, 3):
+        raise GradlabError("a bitstream holds one image: give a tensor [1, 3, height, width]")
+    named(x)
     was_training = codec.training
     codec.eval()
     try:
@@ -69,11 +75,29 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
     )
 
 
-def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """Zero-pad ``[..., H, W]`` centrally to multiples; also the margins (left, right, top, bottom)."""
-    height, width = x.shape[-2:]
+def check_tables(codec: Codec) -> None:
+    """Refuse what is no codec, and a codec that cannot write bitstreams yet.
+
+    Raises:
+        GradlabError: no codec, or coding tables not built.
+    """
+    if not isinstance(codec, Codec):
+        raise GradlabError(f"a {type(codec).__name__} is no codec: make one with gradlab.codecs.build or load")
+    if codec.entropy_bottleneck.quantized_cdf.numel() == 0:
+        raise GradlabError("the codec's coding tables are not built: call codec.finish() first")
+
+
+def padding(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """Margins (left, right, top, bottom) that pad height and width centrally to multiples, and the padded size."""
+    height, width = size
     extra_w, extra_h = -width % multiple, -height % multiple
     margins = (extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2)
+    return margins, (height + extra_h, width + extra_w)
+
+
+def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Zero-pad ``[..., H, W]`` centrally to multiples; also the margins (left, right, top, bottom)."""
+    margins, _ = padding((x.shape[-2], x.shape[-1]), multiple)
     return F.pad(x, margins), margins
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from gradlab.arguments import checked
 from gradlab.codecs import Codec, Latents
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import crop, pad
@@ -23,6 +25,17 @@ def _silent(n: int = 1, note: str = "") -> None:
     """Says nothing."""
 
 
+def check_lambda(lam: float) -> None:
+    """Refuse what is no lambda.
+
+    Raises:
+        GradlabError: not positive, or not finite.
+    """
+    if not 0 < lam < math.inf:
+        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
+
+
+@checked
 def universal_quantization(
     codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = _silent
 ) -> pd.DataFrame:
@@ -55,6 +68,7 @@ def universal_quantization(
     )
 
 
+@checked
 def deterministic_rounding(
     codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = _silent
 ) -> pd.DataFrame:
@@ -65,6 +79,7 @@ def deterministic_rounding(
     return _by_likelihood(codec, images, lam, lambda x, _: codec.latents(x), advance)
 
 
+@checked
 @torch.no_grad()
 def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = _silent) -> pd.DataFrame:
     """Distortion of g_s(g_a(x)): the transforms as a plain autoencoder, nothing quantized and nothing coded.
@@ -91,8 +106,7 @@ def _by_likelihood(
     quantize: Callable[[Tensor, int], Latents],
     advance: Callable[..., Any],
 ) -> pd.DataFrame:
-    if not lam > 0:
-        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    check_lambda(lam)
 
     def code(x: Tensor, index: int) -> tuple[Tensor, dict[str, float]]:
         found = quantize(x, index)

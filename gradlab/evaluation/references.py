@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradlab.arguments import checked
 from gradlab.errors import unknown
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
 """Names of the 24 images, without suffix."""
 
 
+@checked
 def references(model: str | None = None) -> pd.DataFrame:
     """CompressAI's published results on Kodak.
 
@@ -43,6 +45,7 @@ def references(model: str | None = None) -> pd.DataFrame:
     return table[table["model"] == model].reset_index(drop=True)
 
 
+@checked
 def is_kodak(names: list[str]) -> bool:
     """Whether pictures are the 24 of Kodak, by their file names (``kodim01.png`` to ``kodim24.png``)."""
     return sorted(Path(name).stem.lower() for name in names) == list(KODAK)

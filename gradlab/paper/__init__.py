@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradlab.arguments import checked
 from gradlab.errors import GradlabError, unknown
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ CAPTIONS = {
 KEYS = ("method", "sample_size", "iteration")  # text; every other column is a number
 
 
+@checked
 def table(n: int) -> pandas.DataFrame:
     """Table ``n`` of the paper; a dash among the numbers is NaN.
 
@@ -49,6 +51,7 @@ def table(n: int) -> pandas.DataFrame:
     return frame
 
 
+@checked
 def printed(n: int) -> pandas.DataFrame:
     """Table ``n`` with every cell as it was printed, as text: ``"1.000"`` keeps its zeros.
 
@@ -69,6 +72,7 @@ def claims() -> pandas.DataFrame:
     return pandas.read_csv(Path(__file__).with_name("claims.csv"), dtype={"study": str, "verdict": str}).fillna("")
 
 
+@checked
 def value(n: int, column: str, **where: object) -> float:
     """One number of Table ``n``: that of ``column`` in the one row that matches every ``where``.
 
@@ -93,7 +97,7 @@ def value(n: int, column: str, **where: object) -> float:
             raise unknown(f"column of the paper's table {n}", name, list(frame.columns))
         match = match[match[name].astype(str) == str(wanted)]
     if len(match) != 1:
-        asked = ", ".join(f"{key}={wanted!r}" for key, wanted in where.items()) or "no condition"
+        asked = ", ".join(f"{key}={repr(wanted)[:40]}" for key, wanted in where.items()) or "no condition"
         found = "no row" if match.empty else f"{len(match)} rows"
         rows = "; ".join(frame[[c for c in (*KEYS, "lambda") if c in frame]].astype(str).agg(" ".join, axis=1))
         raise GradlabError(f"table {n} of the paper has {found} with {asked}: name one of {rows}")

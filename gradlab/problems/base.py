@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradlab import noise
+from gradlab.arguments import checked_class
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.posteriors import Posterior
 from gradlab.terms import LogTerms
 
 Moments = Callable[[int], tuple[float, float]]
 NO_OVERRIDES: Mapping[str, Tensor] = {}
+LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
@@ -30,6 +33,11 @@ class Problem(ABC):
     """
 
     dim: int = 1
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Constructors and public methods of every problem refuse arguments of a wrong kind."""
+        super().__init_subclass__(**options)
+        checked_class(cls)
 
     @property
     @abstractmethod
@@ -128,7 +136,7 @@ class Problem(ABC):
                 is not one of ``parameters``.
         """
         known = self._moments(self.check_wrt(wrt))
-        if estimator not in known:
+        if not isinstance(estimator, str) or estimator not in known:
             raise NotExact(f"no exact moments on {type(self).__name__}: {unknown('estimator', estimator, known)}")
         return known[estimator](check_k(k))
 
@@ -148,7 +156,7 @@ class Problem(ABC):
         Raises:
             GradlabError: it is not one of ``parameters``.
         """
-        if wrt not in self.parameters:
+        if not isinstance(wrt, str) or wrt not in self.parameters:
             raise unknown(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
         return wrt
 
@@ -175,6 +183,9 @@ class Problem(ABC):
             return value[:, None, None]
         others = value.new_full((len(value), self.dim - 1), self.parameters[name])
         return torch.cat([value[:, None], others], dim=1)[:, None]
+
+
+checked_class(Problem)
 
 
 def in_one_dimension(estimator: str, dim: int) -> Moments:
@@ -222,11 +233,15 @@ def check_real(name: str, value: float) -> float:
         GradlabError: it is not a finite number.
     """
     try:
+        if isinstance(value, (str, bool)):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise GradlabError(f"{name} is {value!r}: give a number") from None
     if not math.isfinite(number):
         raise GradlabError(f"{name} is {number}: give a finite number")
+    if abs(number) > LARGEST:
+        raise GradlabError(f"{name} is {number}: its powers are beyond floats, give at most {LARGEST:g}")
     return number
 
 
@@ -239,4 +254,6 @@ def check_std(name: str, value: float) -> float:
     number = check_real(name, value)
     if number <= 0:
         raise GradlabError(f"{name} is {number}: a standard deviation must be above 0")
+    if number < 1 / LARGEST:
+        raise GradlabError(f"{name} is {number}: its powers are beyond floats, give at least {1 / LARGEST:g}")
     return number

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError
 from gradlab.problems import oracle
 from gradlab.problems.base import check_dim, check_k, check_std
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked_after
 def dimension_map(
     problem: BoxGaussian | NormalGaussian,
     k: Sequence[int] = (1, 8, 64, 1024, 65536, 1_000_000),

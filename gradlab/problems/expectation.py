@@ -8,6 +8,7 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
+from gradlab.arguments import checked_class
 from gradlab.errors import GradlabError
 from gradlab.problems.base import check_real
 
@@ -55,7 +56,7 @@ class BoxExpectation:
 
     def pathwise(self, noise: Tensor) -> Tensor:
         """The pathwise estimate ``f'(theta + noise)`` of each draw ``[draws]`` (eq. 7): unbiased."""
-        x = (self.theta + noise).detach().requires_grad_()
+        x = (self.theta + _dense(noise)).detach().requires_grad_()
         with torch.enable_grad():
             value = self._evaluate(x)
         if not value.requires_grad:  # constant
@@ -69,4 +70,13 @@ class BoxExpectation:
         It is 0 on the support, whatever f is: wrong wherever ``exact_gradient`` is not 0, because the walls, where all
         of the gradient sits, are left out.
         """
-        return torch.zeros_like(self._evaluate(self.theta + noise))
+        return torch.zeros_like(self._evaluate(self.theta + _dense(noise)))
+
+
+def _dense(noise: Tensor) -> Tensor:
+    if not noise.is_floating_point() or noise.is_meta or noise.layout != torch.strided:
+        raise GradlabError(f"noise is a {noise.dtype} tensor on {noise.device}: give dense floats")
+    return noise
+
+
+checked_class(BoxExpectation)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab import snr as definitions
+from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, NonFinite, unknown
 from gradlab.recorder.members import Group, Members, resolve
 from gradlab.recorder.state import load, pack
@@ -60,6 +61,7 @@ class GradientRecorder:
         GradlabError: nothing to record in a group, or a group of an unknown kind.
     """
 
+    @checked_after
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],

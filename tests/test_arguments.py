@@ -1,0 +1,372 @@
+"""Every public function with bad arguments: a correct result or a ``GradlabError``, never a traceback from inside.
+
+What is public is found by introspection. Each name has one good call here; the property takes it, puts bad values in for
+one or two of its arguments, and looks at how it ends. A new public name without a good call fails the first test.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gradlab as gl
+from gradlab import arguments, recording, testing
+from gradlab.errors import GradlabError, NotExact
+from gradlab.evaluation import container
+from tests.codec_zoo import build
+
+EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
+ROOMS = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}
+ROOMS |= {"testing": testing, "recording": recording}
+
+# ----------------------------------------------------------------------------------------------------- one good call
+
+
+def picture(side=24, name="a.png", seed=0):
+    pixels = torch.randint(0, 256, (3, side, side + 8), generator=torch.Generator().manual_seed(seed))
+    return gl.data.Picture(name, pixels.to(torch.uint8), "0" * 64)
+
+
+CODEC = build("small-hyperprior", trained=True)
+CODEC.finish()
+CODEC.eval()
+X = torch.rand(1, 3, 16, 32, generator=torch.Generator().manual_seed(0))
+BOX = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+STREAM = container.encode(CODEC, X[0])
+SETTINGS = gl.training.TrainSettings(codec="small-hyperprior", channels=(6, 4), crop=16, batch=1, steps=1, seed=1)
+RATE, QUALITY = [0.2, 0.4, 0.7, 1.1], [28.0, 30.0, 32.5, 35.0]
+CURVES = dict(reference_rate=RATE, reference_quality=QUALITY, rate=[r * 0.9 for r in RATE], quality=QUALITY)
+POINTS = pd.DataFrame({"method": ["a"] * 4 + ["b"] * 4, "bpp": RATE * 2, "PSNR": QUALITY * 2, "MS-SSIM": QUALITY * 2})
+IMAGES = [picture(), picture(32, "b.png", 1)]
+GAUSSIAN = dict(x=1.0, slope=1.0, offset=0.0, likelihood_std=0.5, prior_std=1.0)
+
+
+def parabola(y):
+    return -(y**2)
+
+
+def fresh(run=None):
+    """A codec that a call may train, and what trains it."""
+    codec = gl.training.build(SETTINGS).train()
+    return codec, *gl.training.optimizer(codec, SETTINGS)
+
+
+def descend():
+    codec, adam, weights = fresh()
+    return dict(codec=codec, adam=adam, weights=weights, x=X, settings=SETTINGS, noise=None)
+
+
+GOOD = {
+    "compare": lambda: dict(
+        problem=BOX, estimators=("pathwise",), k=2, draws=64, seed=0, allow_biased=False, objective="iwae", wrt="phi",
+        noise="iid", dtype=torch.float64,
+    ),
+    "GradientRecorder": lambda: dict(groups={"a": torch.nn.Linear(2, 2)}, standard_errors=True, exclude=()),
+    "LogTerms": lambda: dict(
+        log_lik=torch.zeros(2, 3, 1), log_py=torch.zeros(2, 3, 1), log_pz=0.0, log_q=0.0, pixels=1, rate_weight=1.0
+    ),
+    "codecs.build": lambda: dict(name="small-hyperprior", channels=(6, 4), direct_y=True, seed=0),
+    "codecs.load": lambda: dict(path="weights.pth", name="small-hyperprior", channels=(6, 4), direct_y=True),
+    "codecs.copy_of": lambda: dict(codec=CODEC),
+    "data.Crops": lambda: dict(pictures=IMAGES, size=8, batch=2, seed=0, flips=True, device="cpu"),
+    "data.embedded": lambda: dict(split="test"),
+    "data.fingerprint": lambda: dict(pictures=IMAGES),
+    "data.floats": lambda: dict(image=IMAGES[0]),
+    "data.load": lambda: dict(folder="images", split="test", minimum=1),
+    "data.read_image": lambda: dict(path="images/a.png"),
+    "evaluation.anchor_curves": lambda: dict(table=anchors()),
+    "evaluation.anchors": lambda: dict(images=IMAGES[:1], names=("JPEG",), qualities=(10,)),
+    "evaluation.available": dict,
+    "evaluation.bd": lambda: dict(CURVES, method="pchip"),
+    "evaluation.bd_quality": lambda: dict(CURVES, method="pchip"),
+    "evaluation.bd_rate": lambda: dict(CURVES, method="pchip"),
+    "evaluation.bd_table": lambda: dict(points=POINTS, reference="a", qualities=("PSNR",), rate="bpp"),
+    "evaluation.bitstream": lambda: dict(codec=CODEC, x=X),
+    "evaluation.decode": lambda: dict(codec=CODEC, data=STREAM),
+    "evaluation.deterministic_rounding": lambda: dict(codec=CODEC, images=IMAGES[:1], lam=0.01),
+    "evaluation.distortion": lambda: dict(x=X, x_hat=X / 2),
+    "evaluation.encode": lambda: dict(codec=CODEC, image=X[0]),
+    "evaluation.is_kodak": lambda: dict(names=["kodim01.png"]),
+    "evaluation.lambdas": lambda: dict(values=(0.01, 0.02)),
+    "evaluation.ms_ssim": lambda: dict(x=torch.zeros(1, 3, 161, 161), x_hat=torch.zeros(1, 3, 161, 161)),
+    "evaluation.mse_255": lambda: dict(x=X, x_hat=X / 2),
+    "evaluation.named": lambda: dict(images=IMAGES),
+    "evaluation.pack": lambda: dict(container=container.unpack(STREAM)),
+    "evaluation.psnr": lambda: dict(mse=4.0),
+    "evaluation.rate_distortion": lambda: dict(codec=CODEC, images=IMAGES[:1], lam=0.01),
+    "evaluation.read": lambda: dict(path="a.glc"),
+    "evaluation.reconstruction": lambda: dict(codec=CODEC, images=IMAGES[:1]),
+    "evaluation.references": lambda: dict(model="mbt2018"),
+    "evaluation.summary": lambda: dict(per_image=pd.DataFrame({"image": ["a"], "mse": [2.0], "bpp": [0.5]})),
+    "evaluation.to_8_bit": lambda: dict(x=X),
+    "evaluation.universal_quantization": lambda: dict(codec=CODEC, images=IMAGES[:1], lam=0.01, seed=0),
+    "evaluation.unpack": lambda: dict(data=STREAM),
+    "evaluation.write": lambda: dict(path="b.glc", data=STREAM),
+    "latents.spread": lambda: dict(codec=CODEC, images=IMAGES),
+    "latents.statistics": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
+    "latents.channels": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
+    "latents.residuals": lambda: dict(codec=CODEC, images=IMAGES, bins=4),
+    "latents.aligned": lambda: dict(images=IMAGES, multiple=16),
+    "latents.tiles": lambda: dict(pictures=IMAGES, size=8),
+    "paper.table": lambda: dict(n=1),
+    "paper.printed": lambda: dict(n=1),
+    "paper.claims": dict,
+    "paper.value": lambda: dict(n=4, column="PSNR BD-BR (%)", method="IWAE"),
+    "problems.BoxExpectation": lambda: dict(f=parabola, theta=0.2),
+    "problems.BoxGaussian": lambda: dict(phi=0.3, dim=1, **GAUSSIAN),
+    "problems.BoxProblem": lambda: dict(log_w=parabola, phi=0.3),
+    "problems.NormalGaussian": lambda: dict(mean=0.3, std=0.5, dim=1, **GAUSSIAN),
+    "problems.RoundedGaussian": lambda: dict(phi=0.3, proxy="noise", **GAUSSIAN),
+    "problems.TwoLevel": lambda: dict(
+        phi=0.3, encode=(0.5, 0.1), decode=(0.8, 0.1, 0.6), direct_y=True, **GAUSSIAN
+    ),
+    "problems.dimension_map": lambda: dict(problem=BOX, k=(1, 4), dim=(1, 10), temperature=(1.0,)),
+    "training.TrainSettings": lambda: {
+        f.name: getattr(SETTINGS, f.name) for f in SETTINGS.__dataclass_fields__.values()
+    },
+    "training.build": lambda: dict(settings=SETTINGS),
+    "training.descend": descend,
+    "training.loss_of": lambda: dict(codec=CODEC, x=X, settings=SETTINGS, generator=None),
+    "training.optimizer": lambda: dict(codec=CODEC, settings=SETTINGS),
+    "training.run_of": lambda: dict(settings=SETTINGS, runs=Path("runs")),
+    "training.train": lambda: dict(
+        settings=SETTINGS, pictures=IMAGES, runs=Path("runs"), device="cpu", resume=False, deadline=None, checkpoint_every=1,
+        log_every=1,
+    ),
+    "testing.assert_moments": lambda: dict(estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, wrt="phi", z=9.0),
+    "testing.assert_unbiased": lambda: dict(
+        estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, objective="iwae", wrt="phi", z=9.0
+    ),
+    "testing.check": lambda: dict(
+        estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, objective="iwae", wrt="phi"
+    ),
+    "recording.record": lambda: dict(
+        codec=CODEC, batches=X, lam=0.01, draws=2, objective="elbo", estimator="pathwise", weighting="joint",
+        scale="bpp", k=1, l=1, proxy="noise", seed=0,
+    ),
+    "recording.cost": lambda: dict(codec=CODEC, x=X, lam=0.01, draws=2, proxy="noise", seed=0),
+    "recording.at_same_weights": lambda: dict(codec=CODEC, batches=X, lam=0.01, draws=2, settings=("direct-y",)),
+}  # fmt: skip
+
+# Methods of what these return, by the names of their arguments.
+ANSWERS = {"k": 2, "wrt": "phi", "estimator": "pathwise", "draws": 3, "generator": None, "dtype": torch.float64,
+           "objective": "iwae", "noise": torch.full((3, 2), 0.1, dtype=torch.float64), "step": 0, "level": "group",
+           "l": 1, "walls": False, "overrides": {}, "x": X, "lam": 0.01, "proxy": "noise",
+           "direct_y": True, "wrts": ("phi",), "method": "pathwise"}  # fmt: skip
+INSTANCES = {
+    "BoxGaussian": BOX,
+    "BoxProblem": gl.problems.BoxProblem(parabola, 0.3),
+    "NormalGaussian": gl.problems.NormalGaussian(0.3, 0.5, 1.0),
+    "RoundedGaussian": gl.problems.RoundedGaussian(0.3, 1.0),
+    "TwoLevel": gl.problems.TwoLevel(0.3, 1.0, (0.5, 0.1), (0.8, 0.1, 0.6)),
+    "BoxExpectation": gl.problems.BoxExpectation(parabola, 0.2),
+    "Crops": gl.data.Crops(IMAGES, 8, 2, 0),
+    "Codec": CODEC,
+}
+OF_CODEC = ("log_terms", "latents", "universal")  # the rest is torch's and CompressAI's own interface
+
+# Names that take no argument of a user's, or only hold what they are given.
+PASSIVE = {"codecs.Codec", "codecs.Hyperprior", "codecs.SmallHyperprior", "codecs.PFrame", "problems.Problem",
+           "training.Run", "GradlabError"}  # fmt: skip
+
+
+def anchors():
+    return gl.evaluation.anchors(IMAGES[:1], ("JPEG",), (10,))
+
+
+def public():
+    """Name of everything public that can be called -> itself."""
+    found = {name: getattr(gl, name) for name in gl.__all__ if callable(getattr(gl, name))}
+    for room, module in ROOMS.items():
+        own = [n for n, v in vars(module).items() if not n.startswith("_") and vars_module(v) == module.__name__]
+        for name in getattr(module, "__all__", own):
+            value = getattr(module, name)
+            if callable(value) and not isinstance(value, types.GenericAlias):
+                found[f"{room}.{name}"] = value
+    return {n: v for n, v in found.items() if not hasattr(v, "_fields")}  # a NamedTuple is a record
+
+
+def vars_module(value):
+    return getattr(value, "__module__", None) if inspect.isfunction(value) or inspect.isclass(value) else None
+
+
+def methods():
+    """``Class.method`` -> (bound method, a good call)."""
+    found = {}
+    for name, instance in INSTANCES.items():
+        for method, value in inspect.getmembers(instance, inspect.ismethod):
+            if method.startswith("_") or (name == "Codec" and method not in OF_CODEC):
+                continue
+            needs = [n for n in inspect.signature(value).parameters if n in ANSWERS]
+            call = {n: ANSWERS[n] for n in needs}
+            if name == "BoxExpectation" and "noise" in call:
+                call["noise"] = torch.zeros(3, dtype=torch.float64)
+            found[f"{name}.{method}"] = (value, call)
+    return found
+
+
+CALLS = {name: (value, GOOD[name]) for name, value in public().items() if name in GOOD}
+CALLS |= {name: (value, lambda call=call: dict(call)) for name, (value, call) in methods().items()}
+
+
+def test_every_public_name_has_a_good_call():
+    assert set(public()) - set(GOOD) - PASSIVE == set()
+    assert set(GOOD) - set(public()) == set()
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The files that good calls read."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(IMAGES[0].pixels.permute(1, 2, 0).numpy()).save(tmp_path / "images" / "a.png")
+    torch.save(CODEC.state_dict(), tmp_path / "weights.pth")
+    (tmp_path / "a.glc").write_bytes(STREAM)
+
+
+# ------------------------------------------------------------------------------------------------------- bad values
+
+BAD = {
+    "None": None, "True": True, "empty text": "", "text": "nonsense", "out": "../../x", "zero byte": "a\0b",
+    "bytes": b"\x00", "zero": 0, "one": 1, "minus one": -1, "huge": 2**63, "beyond floats": 10**400, "half": 0.5,
+    "minus half": -0.5, "nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "tiny": 5e-324, "large": 1e308,
+    "complex": 1j, "empty list": [], "list of None": [None], "numbers": [1.0, 2.0], "texts": ["a", "b"], "nested": [[1]],
+    "nan list": [math.nan] * 4, "inf list": [math.inf] * 4, "dict": {}, "dict of None": {"a": None}, "set": {1},
+    "object": object(), "type": int, "function": lambda *a, **o: None, "raising": [].pop, "generator": iter(()),
+    "array": np.zeros((0, 3)), "nan array": np.full(4, math.nan), "numpy int": np.int64(3), "numpy float": np.float32(2),
+    "scalar": torch.tensor(1.0), "empty tensor": torch.zeros(0), "no pixels": torch.zeros(1, 3, 0, 16),
+    "vector": torch.zeros(3), "image": torch.zeros(3, 16, 16), "batch": torch.zeros(2, 3, 16, 16),
+    "odd batch": torch.zeros(1, 3, 17, 16), "one channel": torch.zeros(1, 1, 16, 16), "nan image": X * math.nan,
+    "inf image": X * math.inf, "bytes image": torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "negative": -X,
+    "int tensor": torch.zeros(1, 3, 16, 16, dtype=torch.int64), "half tensor": X.half(), "double": X.double(),
+    "complex tensor": torch.zeros(1, 3, 16, 16, dtype=torch.complex64),
+    "bool tensor": torch.zeros(1, 3, 16, 16, dtype=torch.bool), "meta": torch.zeros(1, 3, 16, 16, device="meta"),
+    "sparse": torch.zeros(3, 16, 16).to_sparse(), "frame": pd.DataFrame(), "other frame": pd.DataFrame({"a": [1]}),
+    "text frame": pd.DataFrame({c: ["x"] for c in ("method", "bpp", "PSNR", "image", "mse", "codec")}),
+    "picture": IMAGES[0], "pictures": IMAGES, "small picture": [picture(1)], "module": torch.nn.Linear(1, 1),
+    "untrained": build("small-hyperprior"), "other codec": build("bmshj2018-factorized"), "problem": BOX,
+    "settings": SETTINGS, "dtype": torch.float32, "int dtype": torch.int64, "device": "cuda:99", "stream": STREAM[:-1],
+    "foreign": "meta", "rng": torch.Generator(),
+}  # fmt: skip
+# A large number of these is work that was asked for, and not an error.
+LONG = {"draws", "k", "l", "dim", "batch", "size", "steps", "bins", "workers", "minimum", "multiple", "channels", "m"}
+WORK = {"huge", "beyond floats"}
+# Results of these are not finite by definition: two images that are equal, a bound that is not there.
+INFINITE = {"evaluation.psnr", "evaluation.distortion", "evaluation.ms_ssim", "data.floats"}
+# What goes straight into a network comes out as it went in: finding NaN there costs a copy from the accelerator.
+STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "training.descend", "training.loss_of",
+            "recording.cost"}  # fmt: skip
+INFINITE |= STRAIGHT
+CONSTANT = {
+    "other codec",
+    "untrained",
+    "large",
+    "batch",
+    "bytes image",
+    "odd batch",
+}  # zeros have no std / mean, nor PSNR
+CALLBACKS = {"f", "log_w", "batches"}  # what a user's own function raises is the user's
+
+
+def not_finite(value):
+    """How many NaN and infinite numbers a result holds."""
+    if isinstance(value, float):
+        return int(not math.isfinite(value))
+    if isinstance(value, torch.Tensor):
+        real = value.device.type != "meta" and value.is_floating_point() and value.layout == torch.strided
+        return int((~torch.isfinite(value)).sum()) if real else 0
+    if isinstance(value, pd.DataFrame):
+        return int((~np.isfinite(value.select_dtypes("number").to_numpy(float))).any(0).sum())  # columns
+    if isinstance(value, dict):
+        return sum(map(not_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(not_finite, value))
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_bad_arguments_end_in_a_result_or_a_clear_error(name, files):
+    function, good = CALLS[name]
+    try:
+        usual = not_finite(function(**good()))
+    except NotExact:  # an answer that this problem does not have
+        usual = 0
+    arguments_of = sorted(good())
+    if not arguments_of:
+        return
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(st.lists(st.tuples(st.sampled_from(arguments_of), st.sampled_from(sorted(BAD))), min_size=1, max_size=2))
+    def property_of(changes):
+        call = good()
+        for argument, kind in changes:
+            if (argument in LONG and kind in WORK) or (argument in CALLBACKS and callable(BAD[kind])):
+                continue
+            call[argument] = BAD[kind]
+        try:
+            result = function(**call)
+        except (GradlabError, AssertionError) as error:
+            if isinstance(error, AssertionError) and not name.startswith("testing.assert"):
+                raise
+            sentence = str(error)
+            assert len(sentence) > 10 and (len(sentence) < 1000 or isinstance(error, AssertionError)), sentence
+            return
+        finally:
+            CODEC.eval()
+        if name not in INFINITE and not CONSTANT & {kind for _, kind in changes}:
+            assert not_finite(result) <= usual, f"{changes} gave {result}"
+
+    property_of()
+
+
+# ------------------------------------------------------------------------------------------------- the check itself
+
+
+def sample(a: int, b: float = 1.0, c: str | None = None, d: tuple[int, ...] = (), *, e: list[str] | None = None):
+    return a
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ({"a": 1.5}, "a is 1.5: give a whole number"),
+        ({"a": True}, "a is True: give a whole number"),
+        ({"a": 1, "b": "x"}, "b is 'x': give a number"),
+        ({"a": 1, "b": 10**400}, "b is a number beyond all floats: give a number"),
+        ({"a": 1, "c": 2}, "c is 2: give text or None"),
+        ({"a": 1, "d": (1, "x")}, "d is a tuple: give a sequence, each a whole number"),
+        ({"a": 1, "e": "ab"}, "e is 'ab': give a sequence, each text or None"),
+        ({"a": object()}, "a is an object: give a whole number"),
+    ],
+)
+def test_wrong_kinds_are_named(call, sentence):
+    with pytest.raises(GradlabError, match=sentence.replace(", each text or None", "")):
+        arguments.checked(sample)(**call)
+
+
+@pytest.mark.parametrize("a", [1, np.int64(1), 10**400])
+def test_right_kinds_pass(a):
+    call = {"a": a, "b": np.float32(2), "c": None, "d": np.array([1, 2]), "e": ("x",)}
+    assert arguments.checked(sample)(**call) is a
+    assert math.isnan(arguments.checked(lambda b: b)(b=math.nan))
