@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradlab import data, training
+from gradlab import data, engines
 from gradlab.data import Picture
+from gradlab.engines import Sweep, Task
 from gradlab.training import Run, TrainSettings
 
 if TYPE_CHECKING:
@@ -104,26 +105,25 @@ def test_pictures(context: Context) -> list[Picture]:
 
 
 def train_all(context: Context, wanted: Iterable[tuple[str, TrainSettings]]) -> list[Run]:
-    """Train every model that is not there yet, one after the other, with an ETA for each."""
+    """Train every model that is not there yet, by the engine of the context."""
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
-    fingerprint = context.inputs["training images"]
-    runs = []
-    for name, settings in wanted:
-        settings = replace(settings, seed=context.seed, data=fingerprint)
-        with context.progress.track(f"training {name}", settings.steps) as advance:
-            runs.append(
-                training.train(
-                    settings,
-                    pictures,
-                    context.runs,
-                    device=context.device,
-                    resume=context.resume,
-                    deadline=context.time_limit,
-                    advance=advance,
-                )
-            )
-        if restarts := runs[-1].warm_restarts:
+    seed, fingerprint = context.seed, context.inputs["training images"]
+    sweep = Sweep(
+        tasks=tuple(Task(name, replace(settings, seed=seed, data=fingerprint)) for name, settings in wanted),
+        runs=context.runs,
+        images=context.train_images,
+        pictures=pictures,
+        progress=context.progress,
+        study=context.folder.name,
+        device=context.device,
+        resume=context.resume,
+        deadline=context.time_limit,
+        deterministic=context.deterministic,
+    )
+    runs = engines.train(sweep, context.engine)
+    for (name, _), run in zip(wanted, runs, strict=True):
+        if restarts := run.warm_restarts:
             at = ", ".join(map(str, restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
     return runs
