@@ -1,4 +1,4 @@
-"""The command line: ``gradlab list | run | report | claims | check | data | pack | unpack``.
+"""The command line: ``gradlab list | run | status | report | claims | check | data | pack | unpack``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -133,17 +133,49 @@ def run(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="One thread and fixed orders of addition: the same bytes again.")
     ] = False,
+    jobs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Models that are trained side by side.", show_default="1; on Ray, all that fit"),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where models are trained: this machine, or a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="A", help="Of a Ray cluster, e.g. auto.", show_default="one is started here"),
+    ] = None,
+    cpus: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="N", help="Ray: cores for each model.", show_default="1"),
+    ] = None,
+    gpus: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="X", help="Ray: accelerators for each model, or a part of one.", show_default="1 on CUDA"),
+    ] = None,
 ) -> None:
     """Run studies and write their tables and figures."""
     from rich.console import Console
 
-    from gradlab import study
+    from gradlab import ranks, study
 
-    # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    code = study.run(
-        studies, profile, out, device, seed, resume, train_images, test_images, time_limit, console, deterministic
-    )
+    with ranks.started(device or study.usual_device(profile)) as here:
+        # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
+        console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
+        given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
+        code = study.run(
+            studies,
+            profile,
+            out,
+            device,
+            seed,
+            resume,
+            train_images,
+            test_images,
+            time_limit,
+            console,
+            deterministic,
+            {n: v for n, v in given.items() if v is not None and (n, v) != ("name", "local")},
+        )
     raise typer.Exit(code)
 
 
@@ -192,6 +224,18 @@ def check(
         rows.append((c.problem, c.k, c.exact, c.mean, c.se, c.z, "unbiased" if c.passed else biased))
     show_checks(Console() if sys.stdout.isatty() else Console(width=160), rows)
     raise typer.Exit(0 if all(c.passed for c in found) else 1)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes to.")],
+) -> None:
+    """Show what is done, running and failed, and when it will be over; works while it runs."""
+    from rich.console import Console
+
+    from gradlab.status import show, survey
+
+    show(Console() if sys.stdout.isatty() else Console(width=160), survey(folder))
 
 
 @app.command()

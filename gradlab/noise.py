@@ -7,6 +7,7 @@ worker never changes the numbers of another.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -16,7 +17,35 @@ from torch.quasirandom import SobolEngine
 from gradlab.errors import GradlabError, unknown
 
 
-def stream(seed: int, purpose: str, index: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
+class Rows(torch.Generator):
+    """A generator of the noise of a whole batch, of which one process takes its rows.
+
+    Every process draws all rows and keeps its own, so that a batch sees the same noise however many processes share it.
+
+    Attributes:
+        rank: which of the equal parts of the rows is taken; ranks: how many there are.
+    """
+
+    rank: int
+    ranks: int
+
+    def __new__(cls, device: str | torch.device, rank: int, ranks: int) -> Rows:
+        """On ``device``."""
+        made = super().__new__(cls, device=device)  # type: ignore[call-arg]
+        made.rank, made.ranks = rank, ranks
+        return made
+
+    def __init__(self, device: str | torch.device, rank: int, ranks: int) -> None:
+        pass
+
+
+def stream(
+    seed: int,
+    purpose: str,
+    index: int = 0,
+    device: str | torch.device = "cpu",
+    part: tuple[int, int] = (0, 1),
+) -> torch.Generator:
     """A generator whose state depends on ``(seed, purpose, index)`` alone.
 
     Args:
@@ -24,9 +53,10 @@ def stream(seed: int, purpose: str, index: int = 0, device: str | torch.device =
         purpose: what the numbers are for, e.g. ``"compare"`` or ``"crops"``.
         index: which of the streams of that purpose, e.g. the iteration.
         device: where the numbers are drawn.
+        part: ``(rank, ranks)`` of the process that takes its rows of the noise; alone it takes all of them.
     """
     digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
-    generator = torch.Generator(device=device)
+    generator = Rows(device, *part) if part[1] > 1 else torch.Generator(device=device)
     # 63 bits: manual_seed takes a signed 64-bit integer.
     generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return generator
@@ -39,8 +69,7 @@ def uniform(
     device: str | torch.device | None = None,
 ) -> Tensor:
     """Noise of the unit box, U(-1/2, 1/2), of ``shape``."""
-    device = generator.device if generator is not None else device
-    return torch.rand(shape, generator=generator, dtype=dtype, device=device).sub_(0.5)
+    return _drawn(torch.rand, shape, generator, dtype, device).sub_(0.5)
 
 
 def normal(
@@ -50,8 +79,21 @@ def normal(
     device: str | torch.device | None = None,
 ) -> Tensor:
     """Standard normal noise of ``shape``."""
+    return _drawn(torch.randn, shape, generator, dtype, device)
+
+
+def _drawn(
+    draw: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+    device: str | torch.device | None,
+) -> Tensor:
     device = generator.device if generator is not None else device
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+    if not isinstance(generator, Rows):
+        return draw(shape, generator=generator, dtype=dtype, device=device)
+    whole = draw((shape[0] * generator.ranks, *shape[1:]), generator=generator, dtype=dtype, device=device)
+    return whole[generator.rank * shape[0] : (generator.rank + 1) * shape[0]]
 
 
 BASE = {"uniform": uniform, "normal": normal}

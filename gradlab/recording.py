@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradlab import moments
+from gradlab import moments, ranks
 from gradlab.arguments import checked
 from gradlab.codecs import Codec, PFrame
 from gradlab.errors import GradlabError
@@ -41,6 +41,9 @@ def record(
     Draw t takes its noise from ``(seed, "recording", t)``, so two models (or one model with and without direct-y) can
     be recorded on the same noise and on the same images.
 
+    Several processes (``gradlab.ranks``) take the draws in turns, and each merges all of them: mean and variance are
+    those of one process to rounding, ``snr_se`` rests on each process's own replicates (``GradientRecorder.merge``).
+
     Args:
         codec: the codec; its weights are left as they are.
         batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone), or ``draw ->
@@ -59,16 +62,25 @@ def record(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
-    device = next(codec.parameters()).device
+    device, here = next(codec.parameters()).device, ranks.here()
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
-    with recorder:
-        for t in range(draws):
+    with here.together(), recorder:
+        for t in range(here.rank, draws, here.size):
             x = batches(t) if callable(batches) else batches
             terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy)
             mean_loss(terms, objective, estimator, weighting, scale).backward()
             recorder.step()
-            advance()
-    return recorder
+            advance(min(here.size, draws - t))
+    return recorder if here.size == 1 else _merged(recorder, codec, here)
+
+
+def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: ranks.Ranks) -> GradientRecorder:
+    """The draws of all processes, the same in each: merged in the order of the ranks, two states at a time."""
+    whole, part = (GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2))
+    for rank in range(here.size):
+        part.load_state_dict(here.agreed(mine.state_dict() if rank == here.rank else {}, rank))
+        whole.merge(part)
+    return whole
 
 
 @checked

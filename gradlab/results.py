@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradlab import ranks
 from gradlab.errors import GradlabError
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ LIBRARIES = ("torch", "numpy", "scipy", "pandas", "compressai")
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes a whole file or none: into a new file beside it, to the disk, then into place.
 
+    Of several processes of one run (``gradlab.ranks``) the first writes.
+
     Raises:
         GradlabError: the disk or the folder refuses.
     """
+    if not ranks.here().first:
+        return
     path = Path(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -127,6 +132,8 @@ def ensure_folder(path: str | Path) -> Path:
         GradlabError: it cannot be made or written to; names the folder and what to do.
     """
     path = Path(path)
+    if not ranks.here().first:
+        return path
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

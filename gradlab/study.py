@@ -23,12 +23,12 @@ import importlib
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import catalog, determinism, digests, locks, results, stopping
+from gradlab import catalog, determinism, digests, locks, ranks, results, states, stopping
 from gradlab.catalog import studies as discover
 from gradlab.errors import GradlabError, Stopped, unknown
 from gradlab.progress import Progress, duration
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-__all__ = ["PROFILES", "Context", "Verdict", "discover", "run"]
+    from gradlab.engines import Engine
+
+__all__ = ["PROFILES", "Context", "Verdict", "discover", "run", "stop_together", "usual_device"]
 
 PROFILES = ("quick", "gpu", "paper")
 
@@ -61,6 +63,12 @@ class Verdict(NamedTuple):
     evidence: str
 
 
+def _local() -> Engine:
+    from gradlab.engines import Engine
+
+    return Engine()
+
+
 @dataclass(frozen=True)
 class Context:
     """What a study needs to know besides its settings.
@@ -77,6 +85,7 @@ class Context:
         train_images: folder of images, or None for the embedded photographs; ``test_images`` likewise.
         progress: shows how far a task has come.
         deterministic: whether ``--deterministic`` was given; for the provenance.
+        engine: where models are trained (``gradlab.engines.Engine``).
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
     """
 
@@ -92,6 +101,7 @@ class Context:
     test_images: Path | None
     progress: Progress
     deterministic: bool = False
+    engine: Engine = field(default_factory=_local)
     inputs: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +117,7 @@ def run(
     time_limit: float | None = None,
     console: Console | None = None,
     deterministic: bool = False,
+    engine: Mapping[str, Any] | None = None,
 ) -> int:
     """Runs studies one after the other; all that is asked for is checked before the first begins.
 
@@ -121,6 +132,7 @@ def run(
         time_limit: minutes after which training stops with a checkpoint.
         console: where to print.
         deterministic: one thread, and of each operation an implementation that gives the same bits every time.
+        engine: the arguments of ``gradlab.engines.Engine``: where models are trained; by default one after the other.
 
     Returns:
         The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
@@ -131,11 +143,14 @@ def run(
     """
     from rich.console import Console
 
+    from gradlab.engines import Engine
+
     begin = time.monotonic()
     console = console or Console()
     out = Path(out) if out is not None else Path("figures") / profile
     options = {"--profile": profile, "--out": out, "--device": device, "--seed": seed, "--time-limit": time_limit}
     options |= {"--train-images": train_images, "--test-images": test_images}
+    options |= {"--engine" if name == "name" else f"--{name}": value for name, value in (engine or {}).items()}
     given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
     given += ["--deterministic"] if deterministic else []
     again = shlex.join(["gradlab", "run", *names, *given, "--resume"])
@@ -144,11 +159,13 @@ def run(
         held.enter_context(stopping.listening())
         modules = _check(names, profile, seed, time_limit)
         folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
-        device = _device(device, profile)
+        device = _device(ranks.here().device or device or usual_device(profile))
         results.ensure_folder(out)
-        held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
-        locks.tidy(out)
+        if ranks.here().first:
+            held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
+            locks.tidy(out)
         _use_all_cores()
+        where = Engine(**(engine or {}))
         deadline = None if time_limit is None else begin + 60 * time_limit
         for position, (name, module) in enumerate(modules.items(), 1):
             console.rule(f"{name} ({position} of {len(modules)})", align="left", style="none", characters="-")
@@ -165,8 +182,9 @@ def run(
                 test_images=Path(test_images) if test_images else None,
                 progress=Progress(console),
                 deterministic=deterministic,
+                engine=where,
             )
-            stopping.check(deadline)
+            stop_together(deadline)
             try:
                 with determinism.enforced() if deterministic else contextlib.nullcontext():
                     _run_one(name, module, context, folders, console)
@@ -193,10 +211,23 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
     record |= {"folders": folders, "deterministic": context.deterministic}
     path = context.folder / "provenance.json"
-    if context.resume and _done(path, record, context.inputs):
+    here = ranks.here()
+    if here.agreed(context.resume and _done(path, record, context.inputs)):
+        states.clear(context.folder)  # of a process that was killed right after the last file
         _say(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
         return
-    results.ensure_folder(context.folder)
+    with states.running(context.folder):
+        tables, verdicts = _write(name, module, settings, context, record)
+    show_table(console, tables[name], context.folder / f"{name}.csv")
+    show_verdicts(console, verdicts)
+    here.wait()
+
+
+def _write(
+    name: str, module: ModuleType, settings: Any, context: Context, record: dict[str, Any]
+) -> tuple[dict[str, DataFrame], list[Verdict]]:
+    """Measure, and write tables, verdicts, figures and, last, the provenance."""
+    path, here = context.folder / "provenance.json", ranks.here()
     begin = time.monotonic()
     tables: dict[str, DataFrame] = module.measure(settings, context)
     if name not in tables:
@@ -205,19 +236,19 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
         if Path(table).name != table or table.startswith("."):
             raise GradlabError(f"a table is called {table!r}: give it the plain name of a file, without folders")
     # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
-    results.remove(path)
+    if here.first:
+        results.remove(path)
     for table, rows in tables.items():
         results.write_csv(context.folder / f"{table}.csv", rows)
     verdicts = _judge(module, tables, context.folder)
-    if hasattr(module, "draw"):
+    if hasattr(module, "draw") and here.first:
         module.draw(context.folder)
     wall_s = round(time.monotonic() - begin, 3)
     record |= {"inputs": dict(context.inputs), "wall_s": wall_s, "tables": list(tables)}
-    written = [f"{table}.csv" for table in tables] + ["verdicts.csv"] * hasattr(module, "verdicts")
-    record |= {digests.FILES: digests.of_files(context.folder, written)}
-    results.write_json(path, digests.sealed(record))
-    show_table(console, tables[name], context.folder / f"{name}.csv")
-    show_verdicts(console, verdicts)
+    if here.first:
+        written = [f"{table}.csv" for table in tables] + ["verdicts.csv"] * hasattr(module, "verdicts")
+        results.write_json(path, digests.sealed(record | {digests.FILES: digests.of_files(context.folder, written)}))
+    return tables, verdicts
 
 
 def _judge(module: ModuleType, tables: dict[str, DataFrame], folder: Path) -> list[Verdict]:
@@ -281,12 +312,26 @@ def _images(purpose: str, folder: str | Path | None) -> str:
         raise GradlabError(f"--{purpose}-images: {error}") from error
 
 
-def _device(device: str | None, profile: str) -> str:
+def stop_together(deadline: float | None) -> None:
+    """Ends the work if that was asked of any process of this run.
+
+    Raises:
+        Stopped: it was; in all of them.
+    """
+    why = ranks.here().cause(stopping.cause(deadline))
+    if why is not None:
+        raise Stopped(f"stopped {why}")
+
+
+def usual_device(profile: str) -> str:
+    """Where a profile runs unless told otherwise."""
+    return "cpu" if profile == "quick" else "cuda"
+
+
+def _device(device: str) -> str:
     """A device that is there."""
     import torch
 
-    if device is None:
-        device = "cpu" if profile == "quick" else "cuda"
     try:
         torch.zeros(1, device=device).item()  # the only test that covers index, driver and backend alike
     except (RuntimeError, AssertionError, NotImplementedError) as error:

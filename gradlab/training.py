@@ -6,6 +6,7 @@ derives from (seed, purpose, iteration): a killed run resumes to the same number
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlab import breakdown, checkpoints, codecs, locks, results, stopping
+from gradlab import breakdown, checkpoints, codecs, locks, ranks, results, stopping
 from gradlab.arguments import checked
 from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
@@ -40,6 +41,7 @@ __all__ = [
 
 WARM_UP = 1000
 """Iterations over which the learning rate rises after a warm restart."""
+Loss = Callable[[Tensor, torch.Generator | None], tuple[Tensor, dict[str, float]]]
 LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_norm")
 
 
@@ -82,6 +84,7 @@ def descend(
     x: Tensor,
     settings: TrainSettings,
     noise: torch.Generator | None,
+    loss: Loss | None = None,
 ) -> tuple[dict[str, float], float]:
     """One iteration of training; where the loss or the gradient is not finite the weights stay as they are.
 
@@ -92,13 +95,14 @@ def descend(
         x: ``[B, 3, H, W]`` in [0, 1].
         settings: as for ``loss_of``.
         noise: generator of the noise.
+        loss: in place of ``loss_of``, that of a process that holds some rows of the batch (``ranks.data_parallel``).
 
     Returns:
         What ``loss_of`` shows for the log, and the norm of the gradient before it was clipped.
     """
-    loss, seen = loss_of(codec, x, settings, noise)
+    value, seen = loss_of(codec, x, settings, noise) if loss is None else loss(x, noise)
     adam.zero_grad(set_to_none=True)
-    loss.backward()
+    value.backward()
     norm = float(torch.nn.utils.clip_grad_norm_(list(weights.values()), settings.clip))
     if math.isfinite(seen["loss"]) and math.isfinite(norm):
         adam.step()
@@ -147,6 +151,10 @@ def train(
 
     While another process trains the same run, this one waits for it.
 
+    Where ``torchrun`` or SLURM started several processes (``gradlab.ranks``), all call this alike and share each batch:
+    crops and noise are those of one process, gradients are averaged, the first process writes, and when the time is up
+    for one it is up for all.
+
     Args:
         settings: the run's identity.
         pictures: training images; their fingerprint must be ``settings.data`` where that is given.
@@ -168,19 +176,24 @@ def train(
     Raises:
         GradlabError: images smaller than a crop, a corrupt checkpoint or one of other settings, or a loss or gradient
             that is not finite or explodes: with the iteration and the module where it began. The batch is in
-            ``broken.safetensors``, the last good checkpoint stays.
+            ``broken.safetensors``, the last good checkpoint stays. Of several processes: a batch that they cannot
+            share, or a folder that one of them does not see.
         Stopped: the deadline has passed or a signal has come; a checkpoint was written.
     """
-    run = run_of(settings, runs)
-    if not run.done:
+    run, here = run_of(settings, runs), ranks.here()
+    here.rows(settings.batch)
+    if not here.agreed(run.done):
         results.ensure_folder(run.folder)
 
         def waiting(holder: str) -> None:
             stopping.check(deadline)
             advance(0, f"waiting for {holder}")
 
-        with locks.hold(run.folder, "wait until it has ended", waiting):
-            if not run.done:
+        with contextlib.ExitStack() as held:
+            with here.together():
+                if here.first:
+                    held.enter_context(locks.hold(run.folder, "wait until it has ended", waiting))
+            if not here.agreed(run.done):
                 _train(
                     run,
                     pictures,
@@ -213,8 +226,14 @@ def _train(
     explosion: float,
     snr: tuple[int, int],
 ) -> None:
-    settings, (snr_every, snr_draws) = run.settings, snr
+    settings, here, (snr_every, snr_draws) = run.settings, ranks.here(), snr
+    rows = here.rows(settings.batch)
+    if snr_every and here.size > 1:
+        raise GradlabError(f"{here.size} processes cannot watch the SNR of one training: start one process")
     results.write_json(run.folder / "settings.json", asdict(settings))
+    here.wait()
+    if not (run.folder / "settings.json").exists():
+        raise GradlabError(f"process {here.rank} does not see {run.folder}: all machines must share the output folder")
     crops = Crops(pictures, settings.crop, settings.batch, settings.seed, device=device)
     codec = build(settings).to(device).train()
     adam, weights = optimizer(codec, settings)
@@ -223,24 +242,25 @@ def _train(
     log: list[dict[str, float]] = []
     restarts: list[int] = []
     watch = breakdown.Watch(explosion)
-    if resume and last.exists():
+    if here.agreed(resume and last.exists()):
         start, log, restarts, watched = _restore(last, settings, codec, adam, weights)
         watch = breakdown.Watch(explosion, watched)
         skip(advance, start, "resumed")
-    board = _tensorboard(run.folder) if tensorboard else None
+    board = _tensorboard(run.folder) if tensorboard and here.first else None
+    loss = here.data_parallel(codec, lambda x, noise: loss_of(codec, x, settings, noise))
     keep = results.settings_hash(settings)
     monitor, unseen = None, crops.batch(settings.steps) if snr_every else None
     if unseen is not None:
         monitor = SNRMonitor(codec, codec.groups(), every=snr_every, draws=snr_draws, exclude=("quantiles",),
                              csv=run.snr(snr_every, snr_draws), tensorboard=board, seed=settings.seed)  # fmt: skip
     for iteration in range(start, settings.steps):
-        if iteration in settings.snapshots:
+        if iteration in settings.snapshots and here.first:
             _snapshot(run.folder, codec, keep, iteration)
         rate = settings.rate_at(iteration) * _warm_up(iteration, restarts)
         for group in adam.param_groups:
             group["lr"] = rate
-        x, noise = crops.batch(iteration), stream(settings.seed, "training noise", iteration, device)
-        seen, norm = descend(codec, adam, weights, x, settings, noise)
+        x, noise = crops.batch(iteration), stream(settings.seed, "training noise", iteration, device, here.part)
+        seen, norm = descend(codec, adam, weights, x[rows], settings, noise, loss)
         wrong = watch.see(seen["loss"], norm)
         if wrong:
             raise _broken(run, codec, x, iteration, wrong, device)
@@ -258,17 +278,21 @@ def _train(
             advance(1, f"loss {seen['loss']:.3f}")
         except Stopped:  # a signal, in between: the checkpoint comes first
             stop = stopping.cause(deadline) or "early"
-        if done < settings.steps and watch.calm and (stop or done % checkpoint_every == 0):
+        stop = here.cause(stop)
+        if done < settings.steps and watch.calm and (stop or done % checkpoint_every == 0) and here.first:
             _save(last, settings, codec, adam, weights, done, log, restarts, watch)
         if stop and done < settings.steps:
+            here.wait()
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
     if board is not None:
         board.close()
-    codec.finish()
-    _write_log(run.folder, log)
-    extra = {"warm_restarts": restarts}
-    checkpoints.save(run.folder / "final.safetensors", codec.state_dict(), keep, settings.steps, extra)
-    results.remove(last)
+    if here.first:
+        codec.finish()
+        _write_log(run.folder, log)
+        extra = {"warm_restarts": restarts}
+        checkpoints.save(run.folder / "final.safetensors", codec.state_dict(), keep, settings.steps, extra)
+        results.remove(last)
+    here.wait()
 
 
 def _broken(run: Run, codec: Codec, x: Tensor, iteration: int, wrong: str, device: str) -> GradlabError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradlab import breakdown, checkpoints, results, stopping
+from gradlab import breakdown, checkpoints, ranks, results, stopping
 from gradlab.codecs import PFrame, video
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
@@ -119,7 +119,8 @@ def train(
     adam = torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas)
     keep, watch, start = f"{results.settings_hash(settings)}-{shift}", breakdown.Watch(20.0), 0
     last = None if folder is None else results.ensure_folder(folder) / "last.safetensors"
-    if last and last.exists():
+    here = ranks.here()
+    if last and here.agreed(last.exists()):
         stored = checkpoints.load(last, keep)
         if resume or stored.iteration == settings.steps:
             set_state(stored.tensors, codec, adam, weights)
@@ -137,11 +138,15 @@ def train(
             advance(1, f"loss {seen['loss']:.3f}")
         except Stopped:  # a signal, in between: the checkpoint comes first
             stop = stopping.cause(deadline) or "early"
-        if last and watch.calm and (stop or done % checkpoint_every == 0 or done == settings.steps):
+        stop = here.cause(stop)
+        if last and here.first and watch.calm and (stop or done % checkpoint_every == 0 or done == settings.steps):
             checkpoints.save(last, state_of(codec, adam, weights), keep, done, {"watch": watch.state()})
         if stop and done < settings.steps:
+            here.wait()
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
     codec.finish()
+    if here.size > 1:  # each trained the whole, and on accelerators they differ in the last digits
+        codec.load_state_dict(here.agreed({name: value.cpu() for name, value in codec.state_dict().items()}))
     return codec.eval()
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradlab import data, results, training
+from gradlab import data, engines, results
 from gradlab.data import Picture
+from gradlab.engines import Sweep, Task
 from gradlab.training import Run, TrainSettings
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_pictures(context: Context) -> list[Picture]:
 def train_all(
     context: Context, wanted: Iterable[tuple[str, TrainSettings]], snr: tuple[int, int] | None = None
 ) -> list[Run]:
-    """Train every model that is not there yet, one after the other, with an ETA for each.
+    """Train every model that is not there yet, by the engine of the context.
 
     Args:
         context: where, on what and until when.
@@ -116,30 +117,31 @@ def train_all(
     """
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
-    fingerprint = context.inputs["training images"]
-    runs = []
+    seed, fingerprint = context.seed, context.inputs["training images"]
+    tasks = []
     for name, settings in wanted:
-        settings = replace(settings, seed=context.seed, data=fingerprint)
-        folder = context.runs
-        every, draws = snr or (0, 2)
-        there = training.run_of(settings, folder)
-        if snr and there.done and not _recorded(there, every, draws):
-            folder = there.folder / f"snr-{every}x{draws}"
-        with context.progress.track(f"training {name}", settings.steps) as advance:
-            runs.append(
-                training.train(
-                    settings,
-                    pictures,
-                    folder,
-                    device=context.device,
-                    resume=context.resume,
-                    deadline=context.time_limit,
-                    advance=advance,
-                    snr_every=every,
-                    snr_draws=draws,
-                )
-            )
-        if restarts := runs[-1].warm_restarts:
+        task = Task(name, replace(settings, seed=seed, data=fingerprint))
+        there = task.run(context.runs)
+        if snr:
+            again = there.done and not _recorded(there, *snr)
+            within = f"{there.folder.name}/snr-{snr[0]}x{snr[1]}" if again else ""
+            task = task._replace(snr=snr, within=within)
+        tasks.append(task)
+    sweep = Sweep(
+        tasks=tuple(tasks),
+        runs=context.runs,
+        images=context.train_images,
+        pictures=pictures,
+        progress=context.progress,
+        study=context.folder.name,
+        device=context.device,
+        resume=context.resume,
+        deadline=context.time_limit,
+        deterministic=context.deterministic,
+    )
+    runs = engines.train(sweep, context.engine)
+    for (name, _), run in zip(wanted, runs, strict=True):
+        if restarts := run.warm_restarts:
             at = ", ".join(map(str, restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
     return runs

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, evaluation, paper, results, stopping
+from gradlab import data, evaluation, paper, ranks, results
 from gradlab.data import Picture
 from gradlab.progress import skip
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, stop_together
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -137,10 +137,10 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
 def coded(run: Run, iteration: int, images: list[Picture], context: Context, advance: Any) -> pd.DataFrame:
     """Rate and distortion of one model, from its folder if these images have been coded by it before."""
     path = run.folder / f"rate-distortion-{iteration}-{data.fingerprint(images)[:12]}.csv"
-    if path.exists():
+    if ranks.here().agreed(path.exists()):
         skip(advance, len(images), "coded before")
         return results.read_csv(path)
-    stopping.check(context.time_limit)
+    stop_together(context.time_limit)
     codec = run.codec(iteration, context.device)
     found = evaluation.rate_distortion(codec, images, run.settings.lam, advance)
     results.write_csv(path, found)

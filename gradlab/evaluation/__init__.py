@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gradlab import ranks
 from gradlab.arguments import checked, require_columns
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
@@ -19,6 +20,7 @@ from gradlab.evaluation.references import is_kodak, references
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 
 @checked
@@ -26,6 +28,8 @@ def rate_distortion(
     codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
 ) -> pd.DataFrame:
     """Rate and distortion of each image, from a bitstream that is written, decoded and checked.
+
+    Several processes (``gradlab.ranks``) take the images in turns; each gets all rows, in order.
 
     Args:
         codec: a codec whose tables are built (``codec.finish()``).
@@ -45,13 +49,14 @@ def rate_distortion(
     import pandas as pd
 
     check_lambda(lam)
-    rows = []
-    for name, x in named(images):
+
+    def row(_: int, name: str, x: Tensor) -> dict[str, Any]:
         coded = bitstream(codec, x)
         bpp, quality = coded.bpp_y + coded.bpp_z, distortion(x, coded.x_hat)
         rates = {"bpp": bpp, "bpp_y": coded.bpp_y, "bpp_z": coded.bpp_z, "bpp_estimate": coded.bpp_estimate}
-        rows.append({"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]})
-        advance(1, name)
+        return {"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]}
+
+    rows = ranks.here().share(named(images), row, advance)
     if not rows:
         raise GradlabError("there are no images to evaluate: give at least one")
     return pd.DataFrame(rows)

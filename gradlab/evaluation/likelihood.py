@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradlab import ranks
 from gradlab.arguments import checked
 from gradlab.codecs import Codec, Latents
 from gradlab.errors import GradlabError
@@ -124,19 +125,23 @@ def _rows(
     code: Callable[[Tensor, int], tuple[Tensor, dict[str, float]]],
     advance: Callable[..., Any],
 ) -> pd.DataFrame:
-    """One row per image: bits (by ``code``, of the padded image) over unpadded pixels, and distortion."""
+    """One row per image: bits (by ``code``, of the padded image) over unpadded pixels, and distortion.
+
+    Several processes (``gradlab.ranks``) take the images in turns; each gets all rows, in order.
+    """
     import pandas as pd
 
     device, was_training = next(codec.parameters()).device, codec.training
+
+    def row(index: int, name: str, x: Tensor) -> dict[str, Any]:
+        padded, margins = pad(x.to(device), codec.downsampling_factor)
+        x_hat, bits = code(padded, index)
+        rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
+        return {"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))}
+
     codec.eval()
-    rows = []
     try:
-        for index, (name, x) in enumerate(named(images)):
-            padded, margins = pad(x.to(device), codec.downsampling_factor)
-            x_hat, bits = code(padded, index)
-            rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
-            rows.append({"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))})
-            advance(1, name)
+        rows = ranks.here().share(named(images), row, advance)
     finally:
         codec.train(was_training)
     if not rows:

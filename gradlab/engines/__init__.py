@@ -1,0 +1,81 @@
+"""Engines: where the training runs of a study are done; one file each, and one line here.
+
+A training run is a task that lives in a folder. Whoever does it can be killed: the next goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradlab import ranks
+from gradlab.engines import local, ray
+from gradlab.engines._task import Sweep, Task
+from gradlab.errors import GradlabError, unknown
+from gradlab.runs import Run
+
+__all__ = ["ENGINES", "Engine", "Sweep", "Task", "train"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where training runs are done, and how many at a time.
+
+    Attributes:
+        name: a key of ``ENGINES``.
+        jobs: training runs side by side; None is one on the local engine, and as many as fit on a cluster.
+        address: of a Ray cluster that runs (``"auto"``: the one of this machine); None starts one on this machine.
+        cpus: cores of each run on a cluster.
+        gpus: accelerators of each run on a cluster, fractions share one; None is 1 on CUDA and 0 elsewhere.
+
+    Raises:
+        GradlabError: unknown name, a number that is too small, or what the engine does not take.
+    """
+
+    name: str = "local"
+    jobs: int | None = None
+    address: str | None = None
+    cpus: float = 1
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise unknown("engine", self.name, ENGINES)
+        if self.jobs is not None and self.jobs < 1:
+            raise GradlabError(f"--jobs is {self.jobs}: train at least one model at a time")
+        if not self.cpus > 0 or (self.gpus is not None and not self.gpus >= 0):
+            raise GradlabError(
+                f"--cpus is {self.cpus:g} and --gpus {self.gpus}: give more than 0 cores, and 0 or more accelerators"
+            )
+        if self.name == "local" and (self.address is not None or self.cpus != 1 or self.gpus is not None):
+            raise GradlabError("--address, --cpus and --gpus are of a cluster: add --engine ray, or leave them out")
+        size = ranks.here().size
+        if size > 1 and (self.name != "local" or self.jobs not in (None, 1)):
+            raise GradlabError(
+                f"{size} processes share every model: leave out --jobs and --engine {self.name}, or start one process"
+            )
+
+
+ENGINES: dict[str, Callable[[Sweep, Engine], None]] = {
+    "local": lambda sweep, engine: local.train(sweep, engine.jobs or 1),
+    "ray": lambda sweep, engine: ray.train(sweep, engine.jobs, engine.address, engine.cpus, engine.gpus),
+}
+
+
+def train(sweep: Sweep, engine: Engine) -> list[Run]:
+    """Train every model that is not there yet.
+
+    Args:
+        sweep: the runs, and what they need.
+        engine: where they are done.
+
+    Returns:
+        The runs, in the order of the tasks.
+
+    Raises:
+        GradlabError: a run failed; side by side the others are finished first.
+        Stopped: the deadline has passed; every run that had begun left a checkpoint.
+    """
+    ENGINES[engine.name](sweep, engine)
+    return [task.run(Path(sweep.runs)) for task in sweep.tasks]

@@ -1,0 +1,141 @@
+"""What one process measures, and two that share it: run by ``test_ranks`` in itself and under ``torchrun``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from PIL import Image
+
+from gradlab import checkpoints, codecs, data, evaluation, ranks, recording, results, training
+from gradlab.errors import GradlabError, Stopped
+from gradlab.noise import stream
+from gradlab.training import TrainSettings
+
+TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=4, steps=5, learning_rate=1e-4,
+                     snapshots=(2,))  # fmt: skip
+CASES = {
+    "elbo": TINY,
+    "dms": replace(TINY, objective="ms-nic-dms", k=2, l=2, weighting="per-term", scale="nats"),
+    "dreg": replace(TINY, objective="ms-nic-mix", estimator="dreg", allow_biased=True, k=3),
+    "2level": replace(TINY, objective="iwae-2level", k=2, direct_y=False),
+    "sga": replace(TINY, proxy="sga"),
+    "plain": replace(TINY, plain=True),
+    "clipped": replace(TINY, clip=1e-3),
+}
+DRAWS = 21
+
+
+def pictures() -> list[data.Picture]:
+    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
+
+
+def tested() -> torch.Tensor:
+    return torch.rand(5, 3, 40, 33, generator=torch.Generator().manual_seed(5))
+
+
+def descended(settings: TrainSettings) -> dict[str, torch.Tensor]:
+    """Gradients of the last of three iterations, and the weights after it, in float64."""
+    here = ranks.here()
+    codec = training.build(settings).double().train()
+    adam, weights = training.optimizer(codec, settings)
+    crops = data.Crops(pictures(), settings.crop, settings.batch, settings.seed)
+    loss = here.data_parallel(codec, lambda x, noise: training.loss_of(codec, x, settings, noise))
+    found = {}
+    for iteration in range(3):
+        x = crops.batch(iteration).double()[here.rows(settings.batch)]
+        noise = stream(settings.seed, "training noise", iteration, part=here.part)
+        seen, norm = training.descend(codec, adam, weights, x, settings, noise, loss)
+        for name, value in {**seen, "norm": norm}.items():
+            found[f"{name}.{iteration}"] = torch.tensor(value, dtype=torch.float64)
+    for name, p in weights.items():
+        found[f"weight.{name}"] = p.detach().clone()
+        if p.grad is not None:
+            found[f"grad.{name}"] = p.grad.clone()
+    return found
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    """A run of float32, the same stopped and resumed, and what goes wrong."""
+    said: dict[str, Any] = {}
+    training.train(TINY, pictures(), folder / "whole", log_every=1)
+    try:
+        # The time is up for one process only, in the middle; all leave the same checkpoint behind.
+        counted = []
+        late = time.monotonic() if ranks.here().rank == ranks.here().size - 1 else None
+
+        def advance(n: int = 1, note: str = "") -> None:
+            counted.append(n)
+
+        training.train(TINY, pictures(), folder / "stopped", deadline=late, log_every=1, advance=advance)
+    except Stopped as stopped:
+        said["stopped"] = str(stopped)
+    said["iteration"] = checkpoints.load(
+        training.run_of(TINY, folder / "stopped").folder / "last.safetensors"
+    ).iteration
+    training.train(TINY, pictures(), folder / "stopped", resume=True, log_every=1)
+    try:
+        training.train(replace(TINY, batch=3), pictures(), folder / "odd")
+    except GradlabError as error:
+        said["odd"] = str(error)
+
+    def break_one(index: int, name: str, item: int) -> int:
+        if index == 1:
+            raise GradlabError(f"item {name} broke")
+        return item
+
+    try:
+        ranks.here().share([("a", 1), ("b", 2), ("c", 3)], break_one)
+    except GradlabError as error:
+        said["share"] = str(error)
+    return said
+
+
+def main(folder: Path) -> None:
+    """Write everything below ``folder``; each process its own weights and sentences."""
+    here = ranks.here()
+    tensors = {f"{case}/{n}": t for case, settings in CASES.items() for n, t in descended(settings).items()}
+    codec = codecs.build("small-hyperprior", channels=(4, 6), seed=1).double()
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    state = recording.record(codec, x, 0.015, DRAWS, seed=4).state_dict()
+    for part in ("mean", "m2"):
+        tensors |= {f"record/{part}.{i}": t for i, t in enumerate(state[part])}
+    tensors["record/draws"] = torch.tensor(state["draws"])
+    (folder / f"sentences-{here.rank}.json").write_text(json.dumps(trained(folder)))
+    safetensors.torch.save_file(tensors, str(folder / f"tensors-{here.rank}.safetensors"))
+    codec = codecs.build("small-hyperprior", channels=(4, 6), seed=1)
+    codec.finish()
+    results.write_csv(folder / "coded.csv", evaluation.rate_distortion(codec, tested(), 0.015))
+    results.write_csv(folder / "universal.csv", evaluation.universal_quantization(codec, tested(), 0.015, seed=3))
+    command_line(folder)
+
+
+def command_line(folder: Path) -> None:
+    """A whole study at its smallest, on three small images."""
+    from gradlab import cli
+    from gradlab_studies import table11
+
+    images = folder / "images"
+    if ranks.here().first:
+        images.mkdir()
+        for number in range(3):
+            pixels = torch.randint(0, 256, (80, 96, 3), generator=torch.Generator().manual_seed(number))
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(images / f"{number}.png")
+    ranks.here().wait()
+    usual, table11.PROFILES["quick"] = table11.PROFILES["quick"], table11.SMALLEST
+    arguments = ["run", "table11", "--train-images", images, "--test-images", images, "--out", folder / "out"]
+    code = cli.main([str(argument) for argument in arguments])
+    table11.PROFILES["quick"] = usual
+    assert code == 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with ranks.started("cpu"):
+        main(Path(sys.argv[1]))
