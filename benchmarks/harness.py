@@ -80,6 +80,7 @@ class Case:
         limit_is: what it is.
         same: largest relative difference of what ours and a peer return; None where they draw other noise.
         quick: whether ``make bench-quick`` runs it.
+        once: whether it is timed once, after one run at the same size: a point of a curve that has others.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Case:
     limit_is: str = ""
     same: float | None = None
     quick: bool = True
+    once: bool = False
 
 
 class Failed(Exception):

@@ -80,6 +80,7 @@ def main() -> int:
     record = results.provenance(settings, 0, "cpu", _lock(), kept.wall_s, {})
     results.write_json(folder / "provenance.json", record)
     show.pictures(frame, folder)
+    show.growth(frame, folder)
     kept.forget()
     console.print(f"{folder}", highlight=False)
     return 0
@@ -89,6 +90,7 @@ def _measure(
     source: Path, index: int, case: Case, options: Options, pairs: int, python: str, console: Console
 ) -> list[dict[str, Any]]:
     """One row per peer, or one of ours alone. Ours stays one process, which takes turns with each peer's."""
+    pairs = 1 if case.once else pairs
     limit: float | None = None
     if case.limit is not None:
         child = _start(source, index, "limit", case.limit, options, python)

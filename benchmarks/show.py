@@ -59,7 +59,32 @@ def pictures(frame: DataFrame, folder: Path) -> None:
         ax.set_yticks(list(at), [f"{c}: {p}" for c, p in zip(found["case"], found["peer"], strict=True)], fontsize=6)
         ax.invert_yaxis()
         ax.set_xlabel("seconds of gradlab / seconds of the peer")
-        save(fig, folder / "bench.png")
+        save(fig, folder / "bench")
+
+
+def growth(frame: DataFrame, folder: Path) -> None:
+    """``growth.png`` and ``.pdf``: seconds and peak memory over the size, one curve per axis that grows."""
+    from gradlab.plotstyle import figure, save, style
+
+    rows = frame[frame["case"].str.startswith("growth, ")]
+    if rows.empty:
+        return
+    split = rows["case"].str.removeprefix("growth, ").str.rsplit(" = ", n=1)
+    axes_of, sizes = split.str[0], split.str[1].astype(float)
+    with style():
+        fig, (left, right) = figure(1, 2, width="page", height=2.4)
+        for name in dict.fromkeys(axes_of):
+            here = axes_of == name
+            left.plot(sizes[here], rows["ours_seconds"][here], "o-", markersize=3, label=name)
+            right.plot(sizes[here], rows["ours_peak_mb"][here], "o-", markersize=3, label=name)
+        for ax, what in ((left, "seconds"), (right, "peak memory of the process, MB")):
+            ax.set_xscale("log")
+            ax.set_xlabel("size")
+            ax.set_ylabel(what)
+        left.set_yscale("log")
+        right.set_ylim(bottom=0)
+        left.legend(fontsize=6)
+        save(fig, folder / "growth")
 
 
 def _known(value: Any) -> bool:

@@ -40,8 +40,8 @@ def record(
 
     Args:
         codec: the codec; its weights are left as they are.
-        batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone), or ``draw ->
-            minibatch`` (noise and minibatch).
+        batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone; the draws then share
+            the encoder's forward), or ``draw -> minibatch`` (noise and minibatch).
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
         objective, estimator, weighting, scale, k, l, proxy: as in training.
@@ -58,11 +58,13 @@ def record(
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
+    # Where the noise alone changes, so does nothing in the encoder: its forward runs once, to the same numbers.
+    shared = {} if callable(batches) or isinstance(codec, PFrame) else {"encoded": codec.g_a(batches)}
     with recorder:
         for t in range(draws):
             x = batches(t) if callable(batches) else batches
-            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy)
-            mean_loss(terms, objective, estimator, weighting, scale).backward()
+            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy, **shared)
+            mean_loss(terms, objective, estimator, weighting, scale).backward(retain_graph=bool(shared))
             recorder.step()
             advance()
     return recorder

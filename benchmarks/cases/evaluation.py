@@ -56,10 +56,7 @@ def _pixels(options: Options) -> list[Any]:
 def _images(options: Options) -> list[Any]:
     import gradlab as gl
 
-    if options.images:
-        found = gl.data.folder(options.images)
-    else:
-        found = gl.data.embedded("test")
+    found = gl.data.load(options.images, "test")
     return list(found)[: 1 if options.quick else None]
 
 

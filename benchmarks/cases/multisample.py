@@ -1,4 +1,4 @@
-"""A step of MS-NIC-MIX and MS-NIC-DMS: the encoder once for all samples, beside the batch repeated and naive sharing."""
+"""A step of MS-NIC-MIX and MS-NIC-DMS: the encoder once for all samples, beside a repeated batch and naive sharing."""
 
 from __future__ import annotations
 
