@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STUDIES := toys table1 table2 table3 figure3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 
-.PHONY: reproduce test lint types layers unit faults notebooks docs links fuzz long-runs install lock clean
+.PHONY: reproduce test lint types layers unit faults notebooks docs links fuzz long-runs bench bench-quick bench-lock install lock clean
 
 # A clone comes with the published results, which --resume would take for done: the first time they make way for its own.
 reproduce: install
@@ -67,6 +67,27 @@ $(VENV)/installed: requirements.lock requirements-uv.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Speed, side by side with the peers, which have an environment of their own: benchmarks/NOTES.md. A run that was cut
+# off goes on where it stopped. TEST_IMAGES=DIR evaluates on those images; ARGS go to benchmarks/run.py.
+BENCH := benchmarks/.venv
+bench: install $(BENCH)/installed
+	$(BIN)/python benchmarks/run.py --out figures/bench $(if $(TEST_IMAGES),--test-images $(TEST_IMAGES)) $(ARGS)
+
+# Small sizes: shows that every case and every peer runs; what it prints says little about speed.
+bench-quick: install $(BENCH)/installed
+	$(BIN)/python benchmarks/run.py --quick --out build/bench $(ARGS)
+
+$(BENCH)/installed: benchmarks/requirements.lock $(VENV)/installed
+	$(BIN)/python -m venv --clear $(BENCH)
+	$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --require-hashes -r benchmarks/requirements.lock
+	@touch $@
+
+# torch, numpy and CompressAI as in requirements.lock, so that the peers run on what gradlab runs on.
+bench-lock: install
+	@mkdir -p build && grep -E '^[a-z].*==' requirements.lock | sed 's/ *\\$$//' > build/constraints.txt
+	$(BIN)/uv pip compile benchmarks/requirements.txt -c build/constraints.txt --universal --python-version 3.10 \
+	  --generate-hashes --no-annotate --custom-compile-command "make bench-lock" --quiet -o benchmarks/requirements.lock
+
 # Renew both lock files from pyproject.toml (one lock for Python 3.10 to 3.12).
 lock:
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes \
@@ -75,4 +96,4 @@ lock:
 	  --custom-compile-command "make lock" --quiet -o requirements-uv.lock
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/reference *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) build dist docs/_build docs/reference *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -46,8 +46,8 @@ def record(
 
     Args:
         codec: the codec; its weights are left as they are.
-        batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone), or ``draw ->
-            minibatch`` (noise and minibatch).
+        batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone; the draws then share
+            the encoder's forward), or ``draw -> minibatch`` (noise and minibatch).
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
         objective, estimator, weighting, scale, k, l, proxy: as in training.
@@ -64,11 +64,13 @@ def record(
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
     device, here = next(codec.parameters()).device, ranks.here()
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
+    # Where the noise alone changes, so does nothing in the encoder: its forward runs once, to the same numbers.
+    shared = {} if callable(batches) or isinstance(codec, PFrame) else {"encoded": codec.g_a(batches)}
     with here.together(), recorder:
         for t in range(here.rank, draws, here.size):
             x = batches(t) if callable(batches) else batches
-            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy)
-            mean_loss(terms, objective, estimator, weighting, scale).backward()
+            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy, **shared)
+            mean_loss(terms, objective, estimator, weighting, scale).backward(retain_graph=bool(shared))
             recorder.step()
             advance(min(here.size, draws - t))
     return recorder if here.size == 1 else _merged(recorder, codec, here)

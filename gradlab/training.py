@@ -73,7 +73,9 @@ def loss_of(
 def optimizer(codec: Codec, settings: TrainSettings) -> tuple[torch.optim.Adam, dict[str, Tensor]]:
     """Adam, and the weights it trains by name: all but the entropy bottleneck's quantiles."""
     weights: dict[str, Tensor] = {n: p for n, p in codec.named_parameters() if not n.endswith("quantiles")}
-    return torch.optim.Adam(list(weights.values()), lr=settings.learning_rate, betas=settings.betas), weights
+    return torch.optim.Adam(
+        list(weights.values()), lr=settings.learning_rate, betas=settings.betas, fused=True
+    ), weights
 
 
 @checked

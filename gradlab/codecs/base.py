@@ -113,6 +113,7 @@ class Codec(CompressionModel):
         l: int = 1,
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
+        encoded: Tensor | None = None,
     ) -> tuple[LogTerms, Tensor]:
         """The log-weight of each image, factor by factor; noise is injected whatever train/eval says.
 
@@ -124,6 +125,8 @@ class Codec(CompressionModel):
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
             proxy: what stands in for rounding y (``gradlab.proxies``); z keeps additive noise. Proxies round to
                 integers, also where the codec rounds about a predicted mean at test time.
+            encoded: ``g_a(x)``, where the caller has it: draws that differ in noise alone share it, and go backward
+                with ``retain_graph=True``.
 
         Returns:
             The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
@@ -135,7 +138,7 @@ class Codec(CompressionModel):
         self._check(x, k, l)
         rounding = _proxy(proxy)
         b, _, height, width = x.shape
-        y_mean = self.g_a(x)
+        y_mean = self.g_a(x) if encoded is None else encoded
         y = rounding.sample(y_mean[:, None], uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device))
         # Without direct-y h_a reads the sample before any tap: an estimator rescales each path of z_i once.
         z_mean = self._hyper(y_mean if self.direct_y else fold(y))
@@ -159,14 +162,15 @@ class Codec(CompressionModel):
 
     @checked
     @torch.no_grad()
-    def latents(self, x: Tensor) -> Latents:
+    def latents(self, x: Tensor, encoded: Tensor | None = None) -> Latents:
         """Latents without noise and as the bitstream holds them.
 
         Args:
             x: ``[B, 3, H, W]`` in [0, 1], H and W multiples of ``downsampling_factor``.
+            encoded: ``g_a(x)``, where the caller has it.
         """
         self._check(x)
-        y, z, y_hat, z_hat = self._quantised(x)
+        y, z, y_hat, z_hat = self._quantised(x, encoded)
         return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
 
     @checked
@@ -209,8 +213,10 @@ class Codec(CompressionModel):
         """After training: solve the quantiles by bisection and build the coder's tables (no auxiliary optimizer)."""
         self.update(force=True, update_quantiles=True)
 
-    def _quantised(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        y = self.g_a(x)
+    def _quantised(
+        self, x: Tensor, encoded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        y = self.g_a(x) if encoded is None else encoded
         z = self._hyper(self._read_by_h_a(y))
         z_hat = None if z is None else self.entropy_bottleneck.rounded(z)
         return y, z, self._rounded(y, z_hat), z_hat

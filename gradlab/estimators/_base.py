@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+from gradlab.estimators._box import BoxDraws
 from gradlab.objectives import Factors, Objective, log_sum_of_others, objective, unit
 from gradlab.posteriors import Posterior
 from gradlab.terms import LogTerms, Walls
@@ -61,6 +62,8 @@ class Estimator:
         walls: whether it reads the terms' ``walls``, which a model evaluates only when they are asked for.
         target: what it approximates in the inference parameters, where that is not the gradient of the objective.
         fit: makes the estimator that is to be used from the terms of a pilot run, whose draws must not be used again.
+        on_box: the same gradient written out, ``[C]``, for one latent under the unit box by its centre and objective
+            ``iwae``: what ``compare`` runs there. None: always by autograd.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Estimator:
     walls: bool = False
     target: str | None = None
     fit: Fit | None = None
+    on_box: Callable[[BoxDraws], Tensor] | None = None
 
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"

@@ -33,4 +33,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return objective(terms.without_scores(), weighting, scale)
 
 
-DREG = Estimator("dreg", _surrogate, (FIXED_SUPPORT,))
+DREG = Estimator("dreg", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.squared)

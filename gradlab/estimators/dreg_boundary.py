@@ -37,4 +37,10 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return DREG.surrogate(terms, objective, weighting, scale) + along(weights, walls)
 
 
-DREG_BOUNDARY = Estimator("dreg-boundary", _surrogate, (FIXED_SUPPORT_OR_WALLS,), walls=True)
+DREG_BOUNDARY = Estimator(
+    "dreg-boundary",
+    _surrogate,
+    (FIXED_SUPPORT_OR_WALLS,),
+    walls=True,
+    on_box=lambda draws: draws.squared + draws.boundary,
+)

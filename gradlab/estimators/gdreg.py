@@ -65,4 +65,4 @@ def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: st
     return unit(terms, scale) * (total * moves).flatten(1).sum(dim=1)
 
 
-GDREG = Estimator("gdreg", _surrogate, (FIXED_SUPPORT,))
+GDREG = Estimator("gdreg", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.squared)

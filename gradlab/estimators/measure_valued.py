@@ -34,4 +34,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return objective(terms, weighting, scale) + along(moved, walls)
 
 
-MEASURE_VALUED = Estimator("measure-valued", _surrogate, (DERIVATIVE,), walls=True)
+MEASURE_VALUED = Estimator("measure-valued", _surrogate, (DERIVATIVE,), walls=True, on_box=lambda draws: draws.moved)

@@ -24,4 +24,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return objective(terms, weighting, scale)
 
 
-PATHWISE = Estimator("pathwise", _surrogate, (TRUE_PATH,))
+PATHWISE = Estimator("pathwise", _surrogate, (TRUE_PATH,), on_box=lambda draws: draws.linear)

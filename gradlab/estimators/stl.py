@@ -23,4 +23,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return objective(terms.without_scores(), weighting, scale)
 
 
-STL = Estimator("stl", _surrogate, (ZERO_SCORE_OR_ONE_SAMPLE, TRUE_PATH))
+STL = Estimator("stl", _surrogate, (ZERO_SCORE_OR_ONE_SAMPLE, TRUE_PATH), on_box=lambda draws: draws.linear)

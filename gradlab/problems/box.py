@@ -131,6 +131,28 @@ class BoxOracle(Problem):
         known["measure-valued"] = lambda k: moved.measure_valued(nodes, *ends, k)
         return known
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """log w at the lower and at the upper wall, nats (one dimension)."""
+        return self._ends
+
+    @property
+    def span(self) -> float:
+        """Nats that log w varies by over the box (one dimension)."""
+        values = (*self._ends, float(self._nodes.log_w[0]), float(self._nodes.log_w[-1]))
+        return max(values) - min(values)
+
+    @abstractmethod
+    def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Log-weights and slopes of samples at the problem's own phi, without a graph (one dimension).
+
+        Args:
+            noise: ``[B, K]`` base noise.
+
+        Returns:
+            ``[B, K]`` log w less a constant, in memory of its own; ``[B, K]`` d log w/dy; and that constant, nats.
+        """
+
     def _sample(self, base: Tensor, phi: Tensor | float) -> tuple[Tensor, Tensor]:
         """``y [B, K]`` and the two walls ``[B or 1, 1, 2]``."""
         center = torch.as_tensor(phi, dtype=base.dtype, device=base.device)
@@ -186,6 +208,16 @@ class BoxProblem(BoxOracle):
                 f"log_w must return a {y.dtype} tensor of the shape of y, {tuple(y.shape)}: make it elementwise"
             )
         return log_w
+
+    def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+        """See :meth:`BoxOracle.weigh`; the slope is autograd's."""
+        y = (noise + self.phi).requires_grad_()
+        with torch.enable_grad():
+            log_w = self._elementwise(y)
+            total = log_w.sum()
+        top = float(self._nodes.log_w[-1])
+        slope = torch.autograd.grad(total, y, allow_unused=True)[0] if total.requires_grad else None
+        return log_w.detach() - top, torch.zeros_like(y) if slope is None else slope, top
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
@@ -243,6 +275,14 @@ class BoxGaussian(BoxOracle):
 
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
         return self.model.log_joint(y), self.model.path(y)
+
+    def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+        """See :meth:`BoxOracle.weigh`: a parabola in the noise, less its value at phi."""
+        m = self.model
+        slope = float(m.path(self.phi))  # type: ignore[arg-type]
+        curvature = -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2
+        log_w = torch.mul(noise, slope).addcmul_(noise, noise, value=0.5 * curvature)
+        return log_w, torch.mul(noise, curvature).add_(slope), float(m.log_joint(self.phi))  # type: ignore[arg-type]
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
         if wrt not in GENERATIVE:

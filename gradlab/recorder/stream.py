@@ -40,7 +40,9 @@ class _Scratch:
         # Accelerators want few large launches.
         self.size = CHUNK * torch.get_num_threads() if device.type == "cpu" else 1 << 20
         self.d, self.r = (torch.empty(self.size, dtype=torch.float64, device=device) for _ in range(2))
-        self.z, self.p, self.c = (torch.empty(self.size, dtype=torch.float32, device=device) for _ in range(3))
+        self.z, self.p, self.c, self.s, self.a = (
+            torch.empty(self.size, dtype=torch.float32, device=device) for _ in range(5)
+        )
 
     def chunks(self, size: int) -> Iterator[slice]:
         return (slice(i, min(i + self.size, size)) for i in range(0, size, self.size))
@@ -145,10 +147,10 @@ class Stream:
         flat = None if gradient is None else gradient.reshape(-1)
         scratch = self._scratch(mean.device)
         parts = []
-        for at in scratch.chunks(len(mean)):
-            m, s = mean[at], m2[at]
-            d = scratch.d[: len(m)]
-            d.zero_() if flat is None else d.copy_(flat[at])
+        pieces = (None,) * -(-len(mean) // scratch.size) if flat is None else flat.split(scratch.size)
+        for m, s, g in zip(mean.split(scratch.size), m2.split(scratch.size), pieces, strict=True):
+            d = scratch.d[: len(m)] if len(m) < scratch.size else scratch.d
+            d.zero_() if g is None else d.copy_(g)
             if n == 0:
                 m.copy_(d)
                 continue
@@ -200,21 +202,23 @@ def _replicate(
 ) -> Tensor:
     """``snr.replicate`` of one chunk, a float64 scalar: ``mean`` before the block, ``m2`` already after it.
 
-    ``block_m2`` None stands for zeros. Ratios are taken in float64 (float32 cannot hold the square of a gradient of
-    1e-30), what follows in float32: a standard error needs three digits.
+    ``block_m2`` None stands for zeros. The root is taken in float64 (float32 cannot hold the square of a gradient of
+    1e-30), what follows in float32: a standard error needs three digits. Every pass counts: c, z and their thresholds
+    are kept apart from their common factor, which multiplies the sums.
     """
     size = len(mean)
     r, z, p, c = scratch.r[:size], scratch.z[:size], scratch.p[:size], scratch.c[:size]
-    torch.rsqrt(m2, out=r).nan_to_num_(posinf=0.0)  # 1 / std but for a factor; 0 for the dead
-    torch.mul(mean, r, out=p).mul_(math.sqrt(n + b - 1))
-    torch.mul(delta, r, out=z).mul_(math.sqrt(n * b / (n + b) * (n + b - 1)))
-    # Mirror every parameter to a positive mean, so that |c| and |p| need no pass of their own.
-    z.mul_(torch.sign(p, out=c))
+    root, unit = scratch.s[:size], math.sqrt(n * (n + b - 1))  # c = unit * p, z = unit * alpha * z
+    alpha = math.sqrt(b / (n + b))
+    root.copy_(torch.rsqrt(m2, out=r)).nan_to_num_(posinf=0.0)  # 1 / std but for a factor; 0 for the dead
+    p.copy_(mean).mul_(root)
+    z.copy_(delta).mul_(root)
+    torch.ops.aten.hardshrink.out(p, FLOOR / unit, out=c).clamp_(-8.0 / unit, 8.0 / unit)
+    total = -torch.abs(c, out=scratch.a[:size]).sum().double()
+    total += c.add_(z, alpha=alpha).abs_().sum()
     p.abs_()
-    torch.threshold_(torch.mul(p, math.sqrt(n), out=c), FLOOR, 0.0).clamp_(max=8.0)
-    total = -c.sum().double()
-    total += c.add_(z).abs_().sum()
-    square = torch.dot(p, z.mul_(z)).double()
+    square = torch.dot(p, z.mul_(z)).double() * (n * b / (n + b) * (n + b - 1))
     if block_m2 is not None:
-        square += torch.dot(p, z.copy_(r.mul_(r).mul_(block_m2))) * (n + b - 1)
-    return total - 0.5 * math.sqrt((n + b + 1) / (n - 1) / b) * (square - b * p.sum())
+        square += torch.dot(p, z.copy_(r.square_().mul_(block_m2)).nan_to_num_(nan=0.0)) * (n + b - 1)
+    scale = math.sqrt(n + b - 1)
+    return unit * total - 0.5 * math.sqrt((n + b + 1) / (n - 1) / b) * scale * (square - b * p.sum())
