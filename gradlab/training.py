@@ -111,6 +111,7 @@ def descend(
     return seen, norm
 
 
+@checked
 def state_of(codec: nn.Module, adam: torch.optim.Adam, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What a checkpoint holds: ``model.<name>`` and ``adam.<moment>.<name>``."""
     tensors = {f"model.{name}": value for name, value in codec.state_dict().items()}
@@ -120,11 +121,20 @@ def state_of(codec: nn.Module, adam: torch.optim.Adam, weights: Mapping[str, Ten
     return tensors
 
 
+@checked
 def set_state(
     tensors: Mapping[str, Tensor], codec: nn.Module, adam: torch.optim.Adam, weights: Mapping[str, Tensor]
 ) -> None:
-    """Puts back what ``state_of`` gave."""
-    codec.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
+    """Puts back what ``state_of`` gave.
+
+    Raises:
+        GradlabError: the state of another model.
+    """
+    try:
+        codec.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
+    except RuntimeError:
+        name = type(codec).__name__
+        raise GradlabError(f"this is the state of another model than {name}: give what state_of() gave") from None
     for name, parameter in weights.items():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors.get(f"adam.{key}.{name}")

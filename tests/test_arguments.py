@@ -67,6 +67,12 @@ def descend():
     return dict(codec=codec, adam=adam, weights=weights, x=X, settings=SETTINGS, noise=None)
 
 
+def state(*, put_back):
+    codec, adam, weights = fresh()
+    given = dict(codec=codec, adam=adam, weights=weights)
+    return given | {"tensors": gl.training.state_of(codec, adam, weights)} if put_back else given
+
+
 GOOD = {
     "compare": lambda: dict(
         problem=BOX, estimators=("pathwise",), k=2, draws=64, seed=0, allow_biased=False, objective="iwae", wrt="phi",
@@ -140,6 +146,8 @@ GOOD = {
     "training.loss_of": lambda: dict(codec=CODEC, x=X, settings=SETTINGS, generator=None),
     "training.optimizer": lambda: dict(codec=CODEC, settings=SETTINGS),
     "training.run_of": lambda: dict(settings=SETTINGS, runs=Path("runs")),
+    "training.state_of": lambda: state(put_back=False),
+    "training.set_state": lambda: state(put_back=True),
     "training.train": lambda: dict(
         settings=SETTINGS, pictures=IMAGES, runs=Path("runs"), device="cpu", resume=False, deadline=None, checkpoint_every=1,
         log_every=1,
