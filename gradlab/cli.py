@@ -230,7 +230,7 @@ def check(
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes to.")],
 ) -> None:
-    """Show what is done, running and failed, and when it will be over; works while it runs."""
+    """Show what is done, running and failed, and the ETA."""
     from rich.console import Console
 
     from gradlab.status import show, survey

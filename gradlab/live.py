@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab import results
+from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, NonFinite
 from gradlab.noise import stream
 from gradlab.recorder import GradientRecorder, Group
@@ -113,6 +114,7 @@ class SNRMonitor:
         GradlabError: ``every`` or ``draws`` too small, nothing to record, or a CSV that is damaged.
     """
 
+    @checked_after
     def __init__(
         self,
         model: nn.Module,

@@ -79,6 +79,10 @@ GOOD = {
         noise="iid", dtype=torch.float64,
     ),
     "GradientRecorder": lambda: dict(groups={"a": torch.nn.Linear(2, 2)}, standard_errors=True, exclude=()),
+    "SNRMonitor": lambda: dict(
+        model=torch.nn.Linear(2, 2), groups=None, every=5, draws=2, csv=None, tensorboard=None, exclude=(),
+        generators=(), seed=0,
+    ),
     "LogTerms": lambda: dict(
         log_lik=torch.zeros(2, 3, 1), log_py=torch.zeros(2, 3, 1), log_pz=0.0, log_q=0.0, pixels=1, rate_weight=1.0
     ),
@@ -170,7 +174,7 @@ GOOD = {
 # Methods of what these return, by the names of their arguments.
 ANSWERS = {"k": 2, "wrt": "phi", "estimator": "pathwise", "draws": 3, "generator": None, "dtype": torch.float64,
            "objective": "iwae", "noise": torch.full((3, 2), 0.1, dtype=torch.float64), "step": 0, "level": "group",
-           "l": 1, "walls": False, "overrides": {}, "x": X, "lam": 0.01, "proxy": "noise",
+           "l": 1, "walls": False, "overrides": {}, "y": np.array([0.0, 0.3]), "x": X, "lam": 0.01, "proxy": "noise",
            "direct_y": True, "wrts": ("phi",), "method": "pathwise"}  # fmt: skip
 INSTANCES = {
     "BoxGaussian": BOX,

@@ -36,8 +36,8 @@ def stop_after(pictures, runs, iterations, settings=SETTINGS, **options):
         seen += n
 
     class Deadline(float):
-        def __lt__(self, other):  # time.monotonic() > deadline
-            return seen >= iterations
+        def __lt__(self, other):  # time.monotonic() > deadline, which is asked before an iteration is counted
+            return seen >= iterations - 1
 
     with pytest.raises(Stopped):
         training.train(settings, pictures, runs, deadline=Deadline(0), advance=advance, **options)

@@ -151,6 +151,9 @@ class BoxOracle(Problem):
 
         Returns:
             ``[B, K]`` log w less a constant, in memory of its own; ``[B, K]`` d log w/dy; and that constant, nats.
+
+        Raises:
+            GradlabError: noise of another shape, or not of floats.
         """
 
     def _sample(self, base: Tensor, phi: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -163,6 +166,11 @@ class BoxOracle(Problem):
         draws, k = base.shape
         scale = torch.tensor(SCALE, dtype=base.dtype, device=base.device)
         return Walls(log_w.expand(draws, k, 2), scale, phi[..., None] if isinstance(phi, Tensor) else None)
+
+
+def _check_noise(noise: Tensor) -> None:
+    if noise.ndim != 2 or not noise.is_floating_point():
+        raise GradlabError(f"noise has shape {tuple(noise.shape)} and type {noise.dtype}: give floats [draws, k]")
 
 
 def _vimco(k: int) -> tuple[float, float]:
@@ -211,6 +219,7 @@ class BoxProblem(BoxOracle):
 
     def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
         """See :meth:`BoxOracle.weigh`; the slope is autograd's."""
+        _check_noise(noise)
         y = (noise + self.phi).requires_grad_()
         with torch.enable_grad():
             log_w = self._elementwise(y)
@@ -278,6 +287,7 @@ class BoxGaussian(BoxOracle):
 
     def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
         """See :meth:`BoxOracle.weigh`: a parabola in the noise, less its value at phi."""
+        _check_noise(noise)
         m = self.model
         slope = float(m.path(self.phi))  # type: ignore[arg-type]
         curvature = -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2
