@@ -16,7 +16,7 @@ from gradlab.errors import GradlabError
 
 # Results are sentences; the runs themselves lie in the shared folder.
 STORE_BYTES = 80 * 1024**2
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 60.0
 
 
 def train(sweep: Sweep, jobs: int | None, address: str | None, cpus: float, gpus: float | None) -> None:
@@ -79,12 +79,13 @@ class _Tasks:
         return ended
 
     def end(self) -> None:
-        """Give those at work the time to leave a checkpoint; interrupt the others. What waits is forgotten."""
-        with contextlib.suppress(Exception):
+        """Give those at work the time to leave a checkpoint, now that their orders were taken back.
+
+        Whatever is left then ends with this process. Nothing is cancelled: where a task answers while it is cancelled
+        Ray 2.60 aborts the whole process ("Tried to complete task that was not pending").
+        """
+        if self._now:
             self._ray.wait(list(self._now), num_returns=len(self._now), timeout=GRACE_SECONDS)
-        for reference in self._now:
-            with contextlib.suppress(Exception):
-                self._ray.cancel(reference)
 
 
 @contextlib.contextmanager
