@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ __all__ = ["SNRMonitor", "undisturbed"]
 Loss = Callable[[], Tensor]
 
 
+@runtime_checkable
 class Board(Protocol):
     """What takes scalars, e.g. ``torch.utils.tensorboard.SummaryWriter``."""
 
