@@ -40,8 +40,8 @@ def run_python(example):
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 names[node.name]()
-    # Training amplifies the last bit of a sum, which differs between processors: its numbers agree to a factor.
-    names["printed"] = printed.getvalue(), 1.0 if "train(" in example.parsed else 0.02
+    # Training amplifies the last bit of a sum, which differs between processors: its numbers agree to a factor of 4.
+    names["printed"] = printed.getvalue(), 3.0 if "train(" in example.parsed else 0.02
 
 
 def compare(example):
@@ -52,7 +52,8 @@ def compare(example):
     shown = example.parsed
     assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", shown).split(), f"it printed:\n{printed}"
     for ours, theirs in zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True):
-        assert float(ours) == pytest.approx(float(theirs), rel=tolerance, abs=0.005), f"it printed:\n{printed}"
+        larger, smaller = sorted((float(ours), float(theirs)), key=abs, reverse=True)
+        assert larger == pytest.approx(smaller, rel=tolerance, abs=0.005), f"it printed:\n{printed}"
 
 
 def check_commands(example):
