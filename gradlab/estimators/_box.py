@@ -30,11 +30,11 @@ class BoxDraws:
 
     @cached_property
     def _total(self) -> Tensor:
-        return self.weight.sum(1)
+        return self._sum(self.weight)
 
-    @cached_property
-    def _weighted(self) -> Tensor:
-        return self.weight * self.slope
+    def _sum(self, values: Tensor) -> Tensor:
+        """``[C]`` over the samples; a product with ones takes half the time of a sum over a short axis."""
+        return values @ torch.ones_like(values[0]) if values.shape[1] < 32 else values.sum(1)
 
     @cached_property
     def _others(self) -> Tensor:
@@ -60,7 +60,7 @@ class BoxDraws:
     @cached_property
     def linear(self) -> Tensor:
         """``[C]`` ``sum_i w~_i g_i``."""
-        return self._weighted.sum(1).div_(self._total)
+        return self._sum(self.weight * self.slope).div_(self._total)
 
     @cached_property
     def squared(self) -> Tensor:
