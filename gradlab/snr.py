@@ -1,4 +1,4 @@
-"""The signal-to-noise ratio of a group of gradients, defined once (DESIGN section 5).
+"""The signal-to-noise ratio of a group of gradients, defined once.
 
 Pure functions. A group is a set of scalar parameters whose gradients were drawn T times with the weights and the
 minibatch frozen; ``mean`` and ``m2`` are Welford's, each scalar's mean and sum of squared deviations,
