@@ -27,8 +27,9 @@ types: install
 layers: install
 	$(BIN)/lint-imports
 
+# Two workers of one thread each: threads that outnumber the cores make everything slower by far.
 unit: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 # Sixty trials: kill a run at a random moment, resume it, compare with one that nobody killed (docs/reliability.md).
 faults: install

@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +37,8 @@ from gradlab_studies import table1
 OUTSIDE = "between the parts"  # of the study: reading images, tables and provenance
 MOMENTS = ("half written", "written, not on disk", "on disk, not in place", "in place")
 HIDDEN = re.compile(r"\.lock|\.lock-holder\.json|\..*\.[0-9a-f]{8}\.tmp")
-WALL_TIMES = re.compile(rb'"time": "[^"]*"|"wall_s": [0-9.]+|<dt>(took|begun)</dt><dd>[^<]*</dd>')
+# With them the digest of the record that holds them.
+WALL_TIMES = re.compile(rb'"time": "[^"]*"|"wall_s": [0-9.]+|"digest": "[0-9a-f]*"|<dt>(took|begun)</dt><dd>[^<]*</dd>')
 SIDE = 128  # pixels of the images: what the codec is trained on and codes
 
 
@@ -135,11 +137,12 @@ def instrument(note: Callable[[str, int], None], kill: Kill) -> None:
     results.write_bytes, os.fsync, os.replace = counted, synced, renamed
     results.open = Halved  # found before the builtin
     during(table1, "measure", "evaluating")
+    # Several checkpoints of each model, as a long run has them.
+    train = training.train
+    training.train = lambda *arguments, **options: train(*arguments, **(options | {"checkpoint_every": 2}))
     during(training, "train", "training")
     during(table1, "draw", "drawing")
     during(report, "build", "making the report")
-    # Several checkpoints of each model, as a long run has them.
-    training.train.__wrapped__.__kwdefaults__["checkpoint_every"] = 2
 
 
 def run(root: Path, out: Path, kill: Kill = NEVER, resume: bool = False) -> Child:
@@ -163,6 +166,8 @@ def run(root: Path, out: Path, kill: Kill = NEVER, resume: bool = False) -> Chil
             images = ["--train-images", str(root / "train"), "--test-images", str(root / "test")]
             code = cli.main(["run", "table1", "--out", str(out), *images, *(["--resume"] if resume else [])])
             code = code or cli.main(["report", str(out)])
+        except BaseException:
+            traceback.print_exc()  # nobody above catches it: this is a fork
         finally:
             os._exit(code)
     status = 0
@@ -198,6 +203,8 @@ def damage(out: Path, reference: dict[str, bytes]) -> tuple[str, int, int]:
             path = out / name
             if path.name == "last.safetensors":  # gone in the end; its digest says whether it is whole
                 checkpoints.load(path, path.parent.name.rpartition("-")[2])
+            elif path.name == "state.json":  # of a run that goes on: whole, and gone in the end
+                results.read_json(path)
             elif path.name == "log.csv":
                 results.read_csv(path)
                 if not reference[name].startswith(content):

@@ -86,8 +86,6 @@ class TrainSettings:
             raise GradlabError(
                 "a plain autoencoder has no samples to weight: leave objective, estimator, k, l and proxy alone"
             )
-        if not isinstance(self.proxy, str):
-            raise GradlabError(f"proxy is {self.proxy!r}: settings name it, e.g. 'sga' or 'soft-rounding:8'")
         posterior = Quantized(torch.zeros(()), proxy(self.proxy))
         lacking = estimator(self.estimator).undefined(posterior, self.k)
         if lacking:

@@ -100,7 +100,7 @@ def test_training_with_a_derivative_that_is_none_must_be_asked_for():
     assert TrainSettings(proxy="straight-through", allow_biased=True).proxy == "straight-through"
     with pytest.raises(GradlabError, match="leave objective, estimator, k, l and proxy alone"):
         TrainSettings(plain=True, proxy="sga")
-    with pytest.raises(GradlabError, match="settings name it"):
+    with pytest.raises(GradlabError, match="proxy is a SoftRounding: give text"):
         TrainSettings(proxy=SoftRounding(3.0))
     for name in ("measure-valued", "dreg-boundary"):
         with pytest.raises(GradlabError, match=f"{name}.* is undefined for a codec at k = 1"):
