@@ -57,7 +57,7 @@ class Settings:
 def main() -> int:
     """Run what was asked for; 0 also where a peer failed: the table says so."""
     args = _arguments()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     kind = f"cpu-{results.cores()}-cores"
     folder = results.ensure_folder(args.out / kind)
     settings = Settings(args.quick, args.pairs, args.threads, args.test_images or "embedded", MALLOC)
