@@ -19,8 +19,9 @@ from gradlab.errors import GradlabError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SEAL, FILES = "digest", "files"
+MARK, SEAL, FILES = "sealed", "digest", "files"
 RECORD = "provenance.json"
+BEFORE = ("study", "seed", "wall_s", "tables")  # what a record held when there were no digests
 
 
 def of_file(path: Path) -> str:
@@ -41,14 +42,19 @@ def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the digest of itself at its end."""
-    rest = {key: value for key, value in record.items() if key != SEAL}
+    """The record with the digest of itself at its end, and at its beginning the word that there is one.
+
+    So whatever is cut out of the file, one of the two is left and misses the other.
+    """
+    rest = {MARK: True, **{key: value for key, value in record.items() if key not in (MARK, SEAL)}}
     return {**rest, SEAL: _seal(rest)}
 
 
 def is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record is what ``sealed`` returned; one without a digest is taken as it is."""
-    return SEAL not in record or record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
+    """Whether a record is what ``sealed`` returned; one from before there were digests is taken as it is."""
+    if SEAL not in record:
+        return MARK not in record and FILES not in record and all(key in record for key in BEFORE)
+    return record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

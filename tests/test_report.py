@@ -160,7 +160,9 @@ def test_damaged_files(folder: Path, name: str, content: bytes, message: str) ->
 
 def test_odd_provenance_is_shown_without_falling_over(folder: Path) -> None:
     path = folder / "table2" / "provenance.json"
-    results.write_json(path, {"wall_s": "long", "tables": 3, "settings": [1], "description": None})
+    results.write_json(
+        path, {"study": 1, "seed": [], "wall_s": "long", "tables": 3, "settings": [1], "description": None}
+    )
     assert "Where this comes from" in report.build(folder).read_text("utf-8")
 
 
