@@ -39,7 +39,7 @@ def eval_model(options: Options) -> Work:
     from compressai.models import ScaleHyperprior
 
     model = ScaleHyperprior.from_state_dict(source.state_dict()).eval()
-    images = [x.float().div(255)[None] if x.dtype == torch.uint8 else x[None] for x in _pixels(options)]
+    images = [x.float().div(255) if x.dtype == torch.uint8 else x for x in _pixels(options)]
 
     def work() -> None:
         with torch.no_grad():
