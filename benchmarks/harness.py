@@ -165,3 +165,17 @@ def load(source: Path) -> tuple[Case, ...]:
     spec.loader.exec_module(module)
     cases: tuple[Case, ...] = module.CASES
     return cases
+
+
+def noise_alone(samples: int) -> Work:
+    """That many uniform numbers by torch, in a chunk that stays in cache: what draws cost before any arithmetic."""
+    import torch
+
+    chunk = torch.empty(1 << 15)
+    calls = samples // len(chunk)
+
+    def work() -> None:
+        for _ in range(calls):
+            chunk.uniform_()
+
+    return work

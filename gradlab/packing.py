@@ -77,10 +77,7 @@ def pack(
         state = stored.tensors
         if not optimizer:
             state = {name: value for name, value in state.items() if not name.startswith("adam.")}
-        size = sum(value.numel() * value.element_size() for value in state.values()) / MEGABYTE
-        entry = Packed(
-            run, kind, stored.iteration, any(n.startswith("adam.") for n in state), size, checkpoints.digest(state)
-        )
+        entry = _packed(run, kind, stored.iteration, state)
         found.append(entry)
         manifest[f"{run}/{kind}"] = {
             "digest": entry.digest,
@@ -129,7 +126,8 @@ def unpack(source: Path, out: Path) -> list[Packed]:
         if not (PLAIN_NAME.fullmatch(run) and PLAIN_NAME.fullmatch(kind)):
             raise GradlabError(f"{source} names a run {key!r}, which is no plain name: pack again")
         state = {name[len(key) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{key}/")}
-        if checkpoints.digest(state) != entry["digest"]:
+        packed = _packed(run, kind, entry["iteration"], state)
+        if packed.digest != entry["digest"]:
             raise GradlabError(f"the weights of {key} in {source} do not match their digest: pack again")
         folder = out / "runs" / run
         finished = (folder / "final.safetensors").exists()
@@ -141,10 +139,14 @@ def unpack(source: Path, out: Path) -> list[Packed]:
             results.write_text(folder / "log.csv", entry["log"])
         path = folder / f"{kind}.safetensors"
         checkpoints.save(path, state, entry["settings_hash"], entry["iteration"], entry["extra"])
-        size = sum(value.numel() * value.element_size() for value in state.values()) / MEGABYTE
-        kept = any(name.startswith("adam.") for name in state)
-        found.append(Packed(run, kind, entry["iteration"], kept, size, entry["digest"]))
+        found.append(packed)
     return found
+
+
+def _packed(run: str, kind: str, iteration: int, state: dict[str, Tensor]) -> Packed:
+    size = sum(value.numel() * value.element_size() for value in state.values()) / MEGABYTE
+    optimizer = any(name.startswith("adam.") for name in state)
+    return Packed(run, kind, iteration, optimizer, size, checkpoints.digest(state))
 
 
 def _weights(out: Path, snapshots: Sequence[int]) -> Iterator[tuple[str, str, Stored]]:

@@ -275,7 +275,7 @@ def _train(
         seen, norm = descend(codec, adam, weights, x[rows], settings, noise, loss)
         wrong = watch.see(seen["loss"], norm)
         if wrong:
-            raise _broken(run, codec, x, iteration, wrong, device)
+            raise broken(run.folder, codec, x, settings, iteration, wrong, keep)
         done = iteration + 1
         if done % log_every == 0 or done == settings.steps:
             row = {"iteration": done, **seen, "learning_rate": rate, "gradient_norm": norm}
@@ -285,12 +285,7 @@ def _train(
                     board.add_scalar(name, row[name], done)
         if monitor is not None and unseen is not None:
             monitor.after_step(done, lambda: loss_of(codec, unseen, settings, None)[0])
-        stop = stopping.cause(deadline)
-        try:
-            advance(1, f"loss {seen['loss']:.3f}")
-        except Stopped:  # a signal, in between: the checkpoint comes first
-            stop = stopping.cause(deadline) or "early"
-        stop = here.cause(stop)
+        stop = told(advance, seen["loss"], deadline)
         if done < settings.steps and watch.calm and (stop or done % checkpoint_every == 0) and here.first:
             _save(last, settings, codec, adam, weights, done, log, restarts, watch)
         if stop and done < settings.steps:
@@ -307,13 +302,42 @@ def _train(
     here.wait()
 
 
-def _broken(run: Run, codec: Codec, x: Tensor, iteration: int, wrong: str, device: str) -> GradlabError:
-    """The error for a breakdown, from the same noise again; where only the size exploded the weights have stepped."""
-    noise = stream(run.settings.seed, "training noise", iteration, device)
-    keep = results.settings_hash(run.settings)
-    return breakdown.keep(
-        run.folder, codec, x, lambda: loss_of(codec, x, run.settings, noise)[0], iteration, wrong, keep
-    )
+def told(advance: Callable[..., Any], loss: float, deadline: float | None) -> str | None:
+    """Counts an iteration that is done, and says why training is to stop after it, the same in all processes."""
+    stop = stopping.cause(deadline)
+    try:
+        advance(1, f"loss {loss:.3f}")
+    except Stopped:  # a signal, in between: the checkpoint comes first
+        stop = stopping.cause(deadline) or "early"
+    return ranks.here().cause(stop)
+
+
+def broken(
+    folder: Path | None,
+    codec: Codec | PFrame,
+    x: Tensor,
+    settings: TrainSettings,
+    iteration: int,
+    wrong: str,
+    keep: str,
+) -> GradlabError:
+    """The error for a breakdown, from the same noise again; where only the size exploded the weights have stepped.
+
+    Args:
+        folder: where the batch and the weights are kept; None keeps nothing.
+        codec, x, settings, iteration: of the breakdown; iterations count from 0.
+        wrong: what ``breakdown.Watch.see`` said.
+        keep: the hash that the run's checkpoints carry.
+    """
+    noise = stream(settings.seed, "training noise", iteration, x.device)
+
+    def again() -> Tensor:
+        return loss_of(codec, x, settings, noise)[0]
+
+    if folder is not None:
+        return breakdown.keep(folder, codec, x, again, iteration, wrong, keep)
+    where = breakdown.where(codec, again)
+    return GradlabError(f"training broke off at iteration {iteration + 1}: {wrong}; {where}; lower the learning rate")
 
 
 def _snapshot(folder: Path, codec: Codec, keep: str, iteration: int) -> None:

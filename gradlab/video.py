@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradlab import breakdown, checkpoints, ranks, results, stopping
+from gradlab import breakdown, checkpoints, ranks, results
 from gradlab.codecs import PFrame, video
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import mse_255, psnr, to_8_bit
 from gradlab.noise import stream
 from gradlab.progress import skip
-from gradlab.training import TrainSettings, descend, loss_of, set_state, state_of
+from gradlab.training import TrainSettings, broken, descend, set_state, state_of, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,13 +132,8 @@ def train(
         x, noise = pans.batch(iteration), stream(settings.seed, "training noise", iteration, device)
         seen, norm = descend(codec, adam, weights, x, settings, noise)
         if wrong := watch.see(seen["loss"], norm):
-            raise _broken(folder, codec, x, settings, iteration, wrong, keep)
-        done, stop = iteration + 1, stopping.cause(deadline)
-        try:
-            advance(1, f"loss {seen['loss']:.3f}")
-        except Stopped:  # a signal, in between: the checkpoint comes first
-            stop = stopping.cause(deadline) or "early"
-        stop = here.cause(stop)
+            raise broken(folder, codec, x, settings, iteration, wrong, keep)
+        done, stop = iteration + 1, told(advance, seen["loss"], deadline)
         if last and here.first and watch.calm and (stop or done % checkpoint_every == 0 or done == settings.steps):
             checkpoints.save(last, state_of(codec, adam, weights), keep, done, {"watch": watch.state()})
         if stop and done < settings.steps:
@@ -148,20 +143,6 @@ def train(
     if here.size > 1:  # each trained the whole, and on accelerators they differ in the last digits
         codec.load_state_dict(here.agreed({name: value.cpu() for name, value in codec.state_dict().items()}))
     return codec.eval()
-
-
-def _broken(
-    folder: Path | None, codec: PFrame, x: Tensor, settings: TrainSettings, iteration: int, wrong: str, keep: str
-) -> GradlabError:
-    noise = stream(settings.seed, "training noise", iteration, x.device)
-
-    def again() -> Tensor:
-        return loss_of(codec, x, settings, noise)[0]
-
-    if folder is not None:
-        return breakdown.keep(folder, codec, x, again, iteration, wrong, keep)
-    where = breakdown.where(codec, again)
-    return GradlabError(f"training broke off at iteration {iteration + 1}: {wrong}; {where}; lower the learning rate")
 
 
 def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:

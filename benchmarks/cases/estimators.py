@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Case, Contender, Options, Work
+from harness import Case, Contender, Options, Work, noise_alone
 
 PHI, X, STD, K = 0.3, 1.0, 0.5, 64
 NAMES = ("pathwise", "stl", "dreg-boundary", "measure-valued")
@@ -135,16 +135,7 @@ def numpy(options: Options) -> Work:
 
 def pathwise_alone(options: Options) -> Work:
     """The noise alone."""
-    import torch
-
-    chunk = torch.empty(1 << 15)
-    calls = draws(options) * K // len(chunk)
-
-    def work() -> None:
-        for _ in range(calls):
-            chunk.uniform_()
-
-    return work
+    return noise_alone(draws(options) * K)
 
 
 CASES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Case, Contender, Options, Work
+from harness import Case, Contender, Options, Work, noise_alone
 
 PHI, X, STD, K = 0.3, 1.0, 0.5, 8
 CHUNK = 50_000  # draws at a time for peers that would otherwise hold all of them; the fastest size of those tried
@@ -231,17 +231,8 @@ def loop(options: Options) -> Work:
 
 
 def uniform(options: Options) -> Work:
-    """The noise alone, in a chunk that stays in cache."""
-    import torch
-
-    chunk = torch.empty(1 << 15)
-    calls = draws(options) * K // len(chunk)
-
-    def work() -> None:
-        for _ in range(calls):
-            chunk.uniform_()
-
-    return work
+    """The noise alone."""
+    return noise_alone(draws(options) * K)
 
 
 def _loops(options: Options) -> int:
