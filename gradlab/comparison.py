@@ -20,7 +20,7 @@ from gradlab.answers import Exact, exact_answers
 from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import Estimator, estimator
-from gradlab.fused import box_gradients, fits
+from gradlab.fused import box_moments, fits
 from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, objective
 from gradlab.problems.base import Problem
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
 CHUNK = 2**18
+# Samples from which on draws take the compiled path.
+MANY = 2**19
 COUPLINGS = ("iid", *GROUPS)
 Result = TypeVar("Result")
 # Draws, apart from those compared, that a baseline is fitted on: the loss of variance to its own noise is 1/PILOT.
@@ -154,25 +156,26 @@ def _sample(
     coupling: str,
 ) -> list[moments.HigherMoments]:
     """Moments of the draws, or of the means of groups of coupled draws."""
-    states = [moments.HigherMoments.init() for _ in chosen]
     group = GROUPS.get(coupling, 1)
     chunk = group * max(1, CHUNK // (k * group))
-    fused = coupling == "iid" and all(fits(problem, e, goal, wrt, dtype) for e in chosen)
+    # Below, autograd takes less than it takes to import what the compiled loops need.
+    fused = draws * k >= MANY and coupling == "iid" and all(fits(problem, e, goal, wrt, dtype) for e in chosen)
 
-    def reduced(index: int) -> list[moments.HigherMoments]:
+    def reduced(index: int) -> moments.HigherMoments:
         generator = stream(seed, f"compare/k={k}", index)
         count = min(chunk, draws - index * chunk)
         if fused:
-            found = box_gradients(problem, chosen, count, k, generator, dtype)
-        else:
-            noise = _noise(problem, count, k, generator, dtype, coupling)
-            found = [gradients(problem, e, noise, goal, wrt).double().reshape(-1, group).mean(dim=1) for e in chosen]
-        return [moments.HigherMoments.init().update(estimates) for estimates in found]
+            return box_moments(problem, chosen, count, k, generator, dtype)
+        noise = _noise(problem, count, k, generator, dtype, coupling)
+        found = [gradients(problem, e, noise, goal, wrt).double().reshape(-1, group).mean(dim=1) for e in chosen]
+        parts = [moments.HigherMoments.init().update(estimates)[1:] for estimates in found]
+        return moments.HigherMoments(len(found[0]), *(torch.stack(column) for column in zip(*parts, strict=True)))
 
     # Chunks are independent and merged in order: the numbers are free of the threads. Autograd brings threads itself.
-    for parts in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
-        states = [state.merge(part) for state, part in zip(states, parts, strict=True)]
-    return states
+    state = moments.HigherMoments.init((len(chosen),))
+    for part in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
+        state = state.merge(part)
+    return [moments.HigherMoments(state.count, *row) for row in torch.stack(state[1:], dim=1)]
 
 
 def _in_turn(work: Callable[[int], Result], count: int, threads: int) -> Iterator[Result]:

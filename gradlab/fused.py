@@ -1,4 +1,4 @@
-"""Draws under the unit box without autograd: chunks that stay in cache, all estimators on the same weights.
+"""Draws under the unit box without autograd: blocks that stay in cache, all estimators on the same weights.
 
 What a draw costs is then its random numbers and one exponential for each sample, however many estimators are asked for
 (``benchmarks/NOTES.md``). :func:`gradlab.comparison.gradients` is the plain path, and gives the same numbers.
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from gradlab import noise
 from gradlab.estimators import Estimator
-from gradlab.estimators._box import BoxDraws
-from gradlab.noise import draw
+from gradlab.estimators._box import Array, BoxDraws
+from gradlab.moments import HigherMoments
 from gradlab.objectives import Objective
 from gradlab.problems.base import Problem
 from gradlab.problems.box import BoxOracle
 
-# Samples per pass: as many as torch still gives to one thread, so that threads take whole chunks and share none.
-PASS = 2**15
 # Nats that log w may vary by: its exponential, and what is left of a sum without the largest, must not underflow.
 SPANS = {torch.float64: 300.0, torch.float32: 30.0}
 
@@ -38,7 +37,6 @@ def fits(problem: Problem, estimator: Estimator, objective: Objective, wrt: str,
     )
 
 
-@torch.no_grad()
 def box_gradients(
     problem: Problem,
     estimators: Sequence[Estimator],
@@ -46,8 +44,8 @@ def box_gradients(
     k: int,
     generator: torch.Generator,
     dtype: torch.dtype,
-) -> list[Tensor]:
-    """One estimate per draw, ``[draws]`` float64 for each estimator, on the noise that ``draw_noise`` would draw.
+) -> Array:
+    """One estimate per draw, ``[estimators, draws]`` float64, on the noise that ``draw_noise`` would draw.
 
     Args:
         problem: one of those that ``fits``; ``estimators`` likewise.
@@ -58,19 +56,27 @@ def box_gradients(
         dtype: of the samples.
     """
     box = cast(BoxOracle, problem)
-    found = [torch.empty(draws, dtype=torch.float64) for _ in estimators]
-    rows, base = max(1, PASS // k), problem.posterior.base
-    for start in range(0, draws, rows):
-        noise = draw(base, (min(rows, draws - start), k), generator, dtype)
-        batch = weighed(box, noise)
+    found, start = np.empty((len(estimators), draws)), 0
+    for words in noise.words(draws, k, generator, dtype):
+        batch = weighed(box, words)
         for estimates, e in zip(found, estimators, strict=True):
             assert e.on_box is not None
-            estimates[start : start + len(noise)] = e.on_box(batch)
+            estimates[start : start + words.shape[1]] = e.on_box(batch)
+        start += words.shape[1]
     return found
 
 
-def weighed(box: BoxOracle, noise: Tensor) -> BoxDraws:
-    """The samples of base noise ``[C, k]`` with their weights."""
-    log_w, slope, reference = box.weigh(noise)
+def box_moments(*arguments: Any) -> HigherMoments:
+    """Moments ``[estimators]`` of what :func:`box_gradients` returns; each row's are free of the others."""
+    from gradlab import loops
+
+    rows = box_gradients(*arguments)
+    sums = torch.tensor([loops.central(row) for row in rows], dtype=torch.float64)
+    return HigherMoments(rows.shape[1], *sums.T)
+
+
+def weighed(box: BoxOracle, words: Array) -> BoxDraws:
+    """The samples of ``noise.words`` with their weights."""
+    log_w, slope, reference = box.weigh(words)
     lower, upper = (math.exp(end - reference) for end in box.ends)
-    return BoxDraws(log_w.exp_(), slope, (upper, lower), box.span)
+    return BoxDraws(np.exp(log_w, out=log_w), slope, (upper, lower), box.span)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import gradlab as gl
-from gradlab import comparison, fused
+from gradlab import comparison, fused, noise
 from gradlab.comparison import gradients
 from gradlab.estimators import ESTIMATORS
-from gradlab.noise import stream
+from gradlab.noise import BLOCK, stream
 
 # log w varies by 2.5 nats over the first box, by 21 over the second, by 143 over the third.
 MILD = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
@@ -30,7 +31,7 @@ def test_each_draw_is_what_autograd_gives(problem, dtype, k):
             assert dtype == torch.float32 and problem is STEEPEST
         elif not e.undefined(problem.posterior, k):
             plain = gradients(problem, e, problem.draw_noise(300, k, stream(0, "fused"), dtype))
-            (found,) = fused.box_gradients(problem, [e], 300, k, stream(0, "fused"), dtype)
+            (found,) = torch.from_numpy(fused.box_gradients(problem, [e], 300, k, stream(0, "fused"), dtype))
             size = plain.double().abs().clamp(min=1)
             worst = ((found - plain.double()).abs() / size).max()
             assert worst < TOLERANCE[dtype], e.name
@@ -40,16 +41,48 @@ def test_every_estimator_has_a_closed_form_on_the_box():
     assert all(e.on_box is not None for e in ESTIMATORS.values())
 
 
-def test_chunks_leave_no_seam(monkeypatch):
-    (whole,) = fused.box_gradients(MILD, [ESTIMATORS["pathwise"]], 1000, 8, stream(0, "seam"), torch.float64)
-    monkeypatch.setattr(fused, "PASS", 64)
-    (parts,) = fused.box_gradients(MILD, [ESTIMATORS["pathwise"]], 1000, 8, stream(0, "seam"), torch.float64)
-    assert torch.equal(whole, parts)
+def test_blocks_leave_no_seam():
+    draws, k = 3 * BLOCK // 8 + 5, 8
+    (found,) = fused.box_gradients(MILD, [ESTIMATORS["pathwise"]], draws, k, stream(0, "seam"), torch.float64)
+    plain = gradients(MILD, ESTIMATORS["pathwise"], MILD.draw_noise(draws, k, stream(0, "seam")))
+    torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-10, atol=1e-10)
+
+
+def test_the_compiled_generator_is_numpys():
+    """Loop and plain form give the same numbers, and each stream is numpy's SFC64 (which the plain form calls)."""
+    seeds = np.random.SeedSequence(5).generate_state(3 * noise.LANES, np.uint64).reshape(3, noise.LANES)
+    found = []
+    for few in (0, 2**40):
+        state = np.concatenate([seeds, np.ones((1, noise.LANES), np.uint64)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(noise, "FEW", few)
+            found.append(np.concatenate([noise._sfc64(state, rows) for rows in (12, 1, 500)]))
+    assert np.array_equal(*found)
+    lane = np.random.SFC64(0)
+    lane.state = {**lane.state, "state": {"state": np.array([*seeds[:, 3], 1], np.uint64)}}
+    assert np.array_equal(found[0].reshape(-1, noise.LANES)[:, 3], lane.random_raw(513))
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float64", "float32"])
+def test_the_noise_is_uniform_and_independent(dtype):
+    """Chi-squared of 4096 cells of pairs of neighbours, in both directions, at 2^20 of them."""
+    u = MILD.draw_noise(2**18 + 3, 5, stream(0, "uniform"), dtype)
+    assert u.shape == (2**18 + 3, 5) and u.dtype == dtype and u.abs().max() <= 0.5
+    cells = ((u + 0.5) * 64).long().clamp(max=63)
+    for one, other in ((cells[:, :-1], cells[:, 1:]), (cells[:-1], cells[1:])):
+        counts = torch.bincount((64 * one + other).flatten(), minlength=4096).double()
+        expected = one.numel() / 4096
+        statistic = float((counts - expected).square().sum() / expected)
+        assert abs(statistic - 4095) < 4 * (2 * 4095) ** 0.5
+    again = MILD.draw_noise(2**18 + 3, 5, stream(0, "uniform"), dtype)
+    assert torch.equal(u, again)
+    assert not torch.equal(u, MILD.draw_noise(2**18 + 3, 5, stream(1, "uniform"), dtype))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_compare_is_the_plain_path_whatever_the_threads(monkeypatch, threads):
     monkeypatch.setattr(comparison, "CHUNK", 2**12)  # 20 chunks
+    monkeypatch.setattr(comparison, "MANY", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     arguments = (MILD, tuple(ESTIMATORS), (2, 8), 10_000)
     fast = gl.compare(*arguments, allow_biased=True)
@@ -79,7 +112,11 @@ def test_what_has_no_closed_form_goes_by_autograd(monkeypatch, change):
     def refuse(*args):
         raise AssertionError("fused")
 
-    monkeypatch.setattr(comparison, "box_gradients", refuse)
+    monkeypatch.setattr(comparison, "box_moments", refuse)
+    many = comparison.MANY
+    monkeypatch.setattr(comparison, "MANY", 128)
     assert len(gl.compare(MILD, ("pathwise",), k=2, draws=64, **change)) == 1
     with pytest.raises(AssertionError, match="fused"):
         gl.compare(MILD, ("pathwise",), k=2, draws=64)
+    monkeypatch.setattr(comparison, "MANY", many)
+    assert len(gl.compare(MILD, ("pathwise",), k=2, draws=64)) == 1

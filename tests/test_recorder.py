@@ -15,7 +15,8 @@ from torch import nn
 
 from gradlab import snr
 from gradlab.errors import GradlabError
-from gradlab.recorder import GradientRecorder
+from gradlab.recorder import GradientRecorder, compiled, passes
+from gradlab.recorder.compiled import PIECE
 from gradlab.recorder.stream import BURN_IN, Stream, block_size
 
 
@@ -257,10 +258,10 @@ def test_sparse_gradients():
 def test_compiled_models():
     net = model(inplace=False)
     wanted = record(GradientRecorder(net), net, range(5)).summary()
-    compiled = torch.compile(net, backend="aot_eager")
-    loss(compiled, 0).backward()  # hooks come after compilation
+    wrapped = torch.compile(net, backend="aot_eager")
+    loss(wrapped, 0).backward()  # hooks come after compilation
     net.zero_grad()
-    found = record(GradientRecorder(compiled), compiled, range(5)).summary()
+    found = record(GradientRecorder(wrapped), wrapped, range(5)).summary()
     np.testing.assert_allclose(found.drop(columns="group"), wanted.drop(columns="group"), rtol=1e-10)
     assert list(found["group"]) == ["0", "2"]
 
@@ -540,3 +541,39 @@ def test_recorded_snr_has_the_known_mean():
     expected = [float(fold.mean()) / math.sqrt(draws) * inverse, float((sigma**2).sum())]
     z = (found.mean(0) - expected) / (found.std(0, ddof=1) / math.sqrt(experiments))
     assert np.abs(z).max() < 4.5
+
+
+@pytest.mark.parametrize("b", [1, 4])
+def test_loops_and_passes_are_one_arithmetic(b):
+    """The compiled loops of a CPU against the passes of accelerators, pieces and scraps included."""
+    g = torch.Generator().manual_seed(6)
+    sizes = [3, 2 * PIECE + 2049]
+    new = [torch.randn(size, generator=g) for size in sizes]
+    new_m2 = [] if b == 1 else [torch.rand(size, generator=g, dtype=torch.float64) * b for size in sizes]
+    found = []
+    for module in (compiled, passes):
+        g.manual_seed(7)
+        mean = [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]
+        m2 = [torch.rand(size, generator=g, dtype=torch.float64) * 9 for size in sizes]
+        mean[0][0] = m2[0][0] = new[0][0] = 0.0
+        for some in new_m2:
+            some[0] = 0.0
+        values = [float(v) for v in module.update(mean, m2, new, new_m2, 10, b, True)]
+        plain = module.update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, False)
+        assert float(plain[0]) == 0.0
+        found.append((values, mean, m2))
+    (values, mean, m2), (other, other_mean, other_m2) = found
+    assert values == pytest.approx(other, rel=1e-4)
+    for ours, theirs in zip(mean + m2, other_mean + other_m2, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-15)
+
+
+def test_loops_do_not_depend_on_threads(monkeypatch):
+    draws = torch.randn(12, 3 * PIECE, generator=torch.Generator().manual_seed(8))
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        stream = fed(draws)
+        found.append((*stream.totals(0), stream.spread.last))
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))

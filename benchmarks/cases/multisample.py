@@ -10,7 +10,7 @@ from harness import Case, Contender, Options, Work
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _codec import LAM, clear, codec, crops, loss
+from _codec import LAM, channels, clear, codec, crops, loss
 
 
 def sampled(objective: str, k: int, l: int = 1) -> Any:
@@ -36,6 +36,28 @@ def repeated(k: int, l: int = 1) -> Any:
 
         def work() -> None:
             loss(model, x, 0).backward()
+            clear(model)
+
+        return work
+
+    return setup
+
+
+def compressai(k: int) -> Any:
+    """The same with CompressAI's own model and loss: what one does who has nothing else."""
+
+    def setup(options: Options) -> Work:
+        import math
+
+        from compressai.models import ScaleHyperprior
+
+        model, x = ScaleHyperprior(*channels(options)).train(), crops(options).repeat_interleave(k, 0)
+        pixels = len(x) * x.shape[2] * x.shape[3]
+
+        def work() -> None:
+            out = model(x)
+            bits = sum(mass.log().sum() for mass in out["likelihoods"].values()) / (-math.log(2) * pixels)
+            (bits + LAM * 255**2 * (out["x_hat"] - x).square().mean()).backward()
             clear(model)
 
         return work
@@ -77,6 +99,7 @@ def case(k: int) -> Case:
         ours=Contender("ms-nic-mix", sampled("ms-nic-mix", k), peers=False),
         peers=(
             Contender(f"batch repeated {k} times", repeated(k), peers=False),
+            Contender(f"batch repeated {k} times, CompressAI", compressai(k), peers=False),
             Contender("naive sharing", naive(k), peers=False),
             Contender("one step of k = 1", sampled("elbo", 1), peers=False),
         ),

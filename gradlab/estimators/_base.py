@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.estimators._box import BoxDraws
+from gradlab.estimators._box import Array, BoxDraws
 from gradlab.objectives import Factors, Objective, log_sum_of_others, objective, unit
 from gradlab.posteriors import Posterior
 from gradlab.terms import LogTerms, Walls
@@ -72,7 +72,7 @@ class Estimator:
     walls: bool = False
     target: str | None = None
     fit: Fit | None = None
-    on_box: Callable[[BoxDraws], Tensor] | None = None
+    on_box: Callable[[BoxDraws], Array] | None = None
 
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"

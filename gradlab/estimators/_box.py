@@ -7,79 +7,77 @@ Under the box the gradient by its centre has a closed form for each estimator, a
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
 
 # Nats that log w may vary by before "all weights less this one" loses more digits than it may.
 NO_CANCELLATION = 5.0
+# Factors in a row before their logarithm is taken, where log w varies by no more than that: e^40 is a float32.
+GROUP = 8
 
 
 class BoxDraws:
-    """Draws of k samples, weighed.
+    """Draws of k samples, weighed; samples along the first axis, float64 or float32. Sums are made when asked for.
 
     Args:
-        weight: ``[C, k]`` w up to a common factor, which cancels.
-        slope: ``[C, k]`` d log w/dy.
+        weight: ``[k, C]`` w up to a common factor, which cancels.
+        slope: ``[k, C]`` d log w/dy.
         ends: w at the upper and at the lower wall, over the same factor.
         span: nats that log w varies by over the box.
     """
 
-    def __init__(self, weight: Tensor, slope: Tensor, ends: tuple[float, float], span: float) -> None:
-        self.weight, self.slope, self.ends, self._span = weight, slope, ends, span
-
-    @cached_property
-    def _total(self) -> Tensor:
-        return self._sum(self.weight)
-
-    def _sum(self, values: Tensor) -> Tensor:
-        """``[C]`` over the samples; a product with ones takes half the time of a sum over a short axis."""
-        return values @ torch.ones_like(values[0]) if values.shape[1] < 32 else values.sum(1)
-
-    @cached_property
-    def _others(self) -> Tensor:
-        """``[C, k]`` the sum of the other weights; from sums before and after where a difference would lose digits."""
-        if self._span <= NO_CANCELLATION:
-            return torch.sub(self._total[:, None], self.weight).clamp_(min=0) if self.weight.shape[1] > 1 else self.zero
-        before = torch.zeros_like(self.weight)
-        torch.cumsum(self.weight[:, :-1], 1, out=before[:, 1:])
-        after = torch.zeros_like(self.weight)
-        torch.cumsum(self.weight.flip(1)[:, :-1], 1, out=after[:, 1:])
-        return before.add_(after.flip(1))
+    def __init__(self, weight: Array, slope: Array, ends: tuple[float, float], span: float) -> None:
+        self.weight, self.slope, self._span = weight, slope, span
+        self._upper, self._lower = (weight.dtype.type(end) for end in ends)
 
     @property
-    def zero(self) -> Tensor:
-        """``[C, 1]`` zeros."""
-        return torch.zeros_like(self.weight[:, :1])
-
-    @cached_property
-    def nothing(self) -> Tensor:
+    def nothing(self) -> Array:
         """``[C]``: estimators that multiply a score are 0 in every draw, because the score of the box is."""
-        return self.zero[:, 0]
+        return np.zeros_like(self.weight[0])
 
-    @cached_property
-    def linear(self) -> Tensor:
+    @property
+    def linear(self) -> Array:
         """``[C]`` ``sum_i w~_i g_i``."""
-        return self._sum(self.weight * self.slope).div_(self._total)
+        return self._sums[1]
 
     @cached_property
-    def squared(self) -> Tensor:
-        """``[C]`` ``sum_i w~_i^2 g_i``; weights are normalised before they are squared, or they might underflow."""
-        share = self.weight / self._total[:, None]
-        return share.square_().mul_(self.slope).sum(1)
+    def squared(self) -> Array:
+        """``[C]`` ``sum_i w~_i^2 g_i``."""
+        found = self.nothing
+        loops().squared(self.weight, self.slope, self._sums[0], found)
+        return found
 
-    @cached_property
-    def boundary(self) -> Tensor:
+    @property
+    def boundary(self) -> Array:
         """``[C]`` ``sum_i w~_i(y_i = upper wall) - w~_i(y_i = lower wall)``."""
-        upper, lower = self.ends
-        high = torch.add(self._others, upper).reciprocal_().mul_(upper)
-        low = torch.add(self._others, lower).reciprocal_().mul_(lower)
-        return high.sub_(low).sum(1)
+        return self._walls[0]
+
+    @property
+    def moved(self) -> Array:
+        """``[C]`` ``sum_i L^(y_i = upper wall) - L^(y_i = lower wall)``."""
+        return self._walls[1]
 
     @cached_property
-    def moved(self) -> Tensor:
-        """``[C]`` ``sum_i L^(y_i = upper wall) - L^(y_i = lower wall)``."""
-        upper, lower = self.ends
-        if self._span <= NO_CANCELLATION:
-            return torch.add(self._others, lower).reciprocal_().mul_(upper - lower).log1p_().sum(1)
-        return torch.add(self._others, upper).log_().sub_(torch.add(self._others, lower).log_()).sum(1)
+    def _sums(self) -> tuple[Array, Array]:
+        total, found = self.nothing, self.nothing
+        loops().linear(self.weight, self.slope, total, found)
+        return total, found
+
+    @cached_property
+    def _walls(self) -> tuple[Array, Array]:
+        near = self._span <= NO_CANCELLATION
+        groups = -(-len(self.weight) // GROUP) if near else len(self.weight)
+        boundary, factors = self.nothing, np.ones((groups, self.weight.shape[1]), self.weight.dtype)
+        loops().walls(self.weight, self._sums[0], self._upper, self._lower, near, boundary, factors)
+        return boundary, np.log(factors, out=factors).sum(0)
+
+
+def loops() -> Any:
+    """The compiled loops, which take half a second to import."""
+    from gradlab import loops
+
+    return loops

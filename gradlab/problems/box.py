@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab import noise
 from gradlab.errors import GradlabError, NotExact
 from gradlab.posteriors import Box
 from gradlab.problems import moved, oracle, product_terms
@@ -35,7 +37,7 @@ class BoxOracle(Problem):
 
     def _prepare(self) -> None:
         low, high = self.phi - 0.5, self.phi + 0.5
-        self._nodes = adaptive(self._evaluate, low, high, np.ones_like, panels=7)._replace(dim=self.dim)
+        self._nodes = replace(adaptive(self._evaluate, low, high, np.ones_like, panels=7), dim=self.dim)
         ends = self._evaluate(np.array([low, high]))[0]
         self._ends = float(ends[0]), float(ends[1])
 
@@ -143,18 +145,25 @@ class BoxOracle(Problem):
         return max(values) - min(values)
 
     @abstractmethod
-    def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+    def weigh(self, words: Array) -> tuple[Array, Array, float]:
         """Log-weights and slopes of samples at the problem's own phi, without a graph (one dimension).
 
         Args:
-            noise: ``[B, K]`` base noise.
+            words: integers that noise is made of (``noise.words``), of any shape.
 
         Returns:
-            ``[B, K]`` log w less a constant, in memory of its own; ``[B, K]`` d log w/dy; and that constant, nats.
-
-        Raises:
-            GradlabError: noise of another shape, or not of floats.
+            Of that shape log w less a constant, in memory of its own, and d log w/dy; and that constant, nats.
         """
+
+    def draw_noise(
+        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
+        """See :meth:`Problem.draw_noise`; in one dimension on the CPU it is made of ``noise.words``."""
+        elsewhere = generator is not None and generator.device.type != "cpu"
+        if self.dim > 1 or draws < 1 or k < 1 or dtype not in noise.WORDS or elsewhere:
+            return super().draw_noise(draws, k, generator, dtype)
+        blocks = [noise.from_words(words).T for words in noise.words(draws, k, generator, dtype)]
+        return torch.from_numpy(np.concatenate(blocks))
 
     def _sample(self, base: Tensor, phi: Tensor | float) -> tuple[Tensor, Tensor]:
         """``y [B, K]`` and the two walls ``[B or 1, 1, 2]``."""
@@ -166,11 +175,6 @@ class BoxOracle(Problem):
         draws, k = base.shape
         scale = torch.tensor(SCALE, dtype=base.dtype, device=base.device)
         return Walls(log_w.expand(draws, k, 2), scale, phi[..., None] if isinstance(phi, Tensor) else None)
-
-
-def _check_noise(noise: Tensor) -> None:
-    if noise.ndim != 2 or not noise.is_floating_point():
-        raise GradlabError(f"noise has shape {tuple(noise.shape)} and type {noise.dtype}: give floats [draws, k]")
 
 
 def _vimco(k: int) -> tuple[float, float]:
@@ -217,16 +221,15 @@ class BoxProblem(BoxOracle):
             )
         return log_w
 
-    def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+    def weigh(self, words: Array) -> tuple[Array, Array, float]:
         """See :meth:`BoxOracle.weigh`; the slope is autograd's."""
-        _check_noise(noise)
-        y = (noise + self.phi).requires_grad_()
+        y = (torch.from_numpy(noise.from_words(words)) + self.phi).requires_grad_()
         with torch.enable_grad():
             log_w = self._elementwise(y)
             total = log_w.sum()
         top = float(self._nodes.log_w[-1])
         slope = torch.autograd.grad(total, y, allow_unused=True)[0] if total.requires_grad else None
-        return log_w.detach() - top, torch.zeros_like(y) if slope is None else slope, top
+        return (log_w.detach() - top).numpy(), (torch.zeros_like(y) if slope is None else slope).detach().numpy(), top
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
@@ -285,14 +288,16 @@ class BoxGaussian(BoxOracle):
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
         return self.model.log_joint(y), self.model.path(y)
 
-    def weigh(self, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+    def weigh(self, words: Array) -> tuple[Array, Array, float]:
         """See :meth:`BoxOracle.weigh`: a parabola in the noise, less its value at phi."""
-        _check_noise(noise)
-        m = self.model
-        slope = float(m.path(self.phi))  # type: ignore[arg-type]
-        curvature = -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2
-        log_w = torch.mul(noise, slope).addcmul_(noise, noise, value=0.5 * curvature)
-        return log_w, torch.mul(noise, curvature).add_(slope), float(m.log_joint(self.phi))  # type: ignore[arg-type]
+        from gradlab import loops
+
+        m, unit = self.model, noise.unit(words)
+        slope, curvature = float(m.path(self.phi)), -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2  # type: ignore[arg-type]
+        log_w, slopes = (np.empty(words.shape, unit.dtype) for _ in range(2))
+        of = type(unit)
+        loops.parabola(words.ravel(), unit, of(slope), of(0.5 * curvature), log_w.ravel(), slopes.ravel())
+        return log_w, slopes, float(m.log_joint(self.phi))  # type: ignore[arg-type]
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
         if wrt not in GENERATIVE:

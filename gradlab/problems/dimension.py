@@ -13,6 +13,7 @@ gives the sqrt(k) back, for the gradient of another bound.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def _row(problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k:
 
 
 def _tempered(nodes: Nodes, dim: int, temperature: float) -> Nodes:
-    return nodes._replace(log_w=nodes.log_w / temperature, dim=dim)
+    return replace(nodes, log_w=nodes.log_w / temperature, dim=dim)
 
 
 def _moments(

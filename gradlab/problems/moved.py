@@ -117,9 +117,9 @@ def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[flo
         decayed += decay.T @ (nodes.p[part, None] * decay)
         own += weighted.T @ a
         cross += weighted.T @ decay
-    return float(
-        STEP**2 * (k * (decayed ** (k - 1) * own).sum() + k * (k - 1) * (decayed ** (k - 2) * cross * cross.T).sum())
-    )
+    with np.errstate(divide="ignore"):
+        power = np.exp((k - 2) * np.log(decayed)) if k > 2 else np.ones(shape)
+    return float(STEP**2 * (k * (power * decayed * own).sum() + k * (k - 1) * (power * cross * cross.T).sum()))
 
 
 def _parts(nodes: Nodes, u: Array) -> list[slice]:

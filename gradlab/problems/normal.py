@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class NormalGaussian(Problem):
         self.dim = check_dim(dim)
         self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
         nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
-        self._nodes = nodes._replace(dim=self.dim)
+        self._nodes = replace(nodes, dim=self.dim)
 
     @property
     def posterior(self) -> Normal:

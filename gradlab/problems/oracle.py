@@ -13,7 +13,7 @@ import numpy as np
 
 from gradlab.problems.product import STEP, ProductSlice
 from gradlab.problems.quadrature import Array, Nodes
-from gradlab.problems.sweep import Slice, beside, centred, integrate
+from gradlab.problems.sweep import Slice, beside, integrate
 
 
 def bound(nodes: Nodes, k: int) -> float:
@@ -22,7 +22,7 @@ def bound(nodes: Nodes, k: int) -> float:
         return nodes.dim * nodes.mean(nodes.log_w)
     if nodes.dim > 1:
         return _product_bound(nodes, k)
-    nodes, shift = centred(nodes)
+    nodes, shift = nodes.centred
     (value,) = integrate(nodes, k, lambda s: (beside(k * s.log_m, s.m(k), k * s.t()),))
     return shift - float(value)
 
@@ -116,7 +116,7 @@ def _squared_variance(nodes: Nodes, a: Array, k: int, mean: float) -> float:
 
     ``sum w_i^2 a_i - mean S^2 = sum f_i - mean (sum e_i)^2`` with ``f = w^2 a - k mean (1 + 2 e)``.
     """
-    nodes, _ = centred(nodes)
+    nodes, _ = nodes.centred
     e = np.expm1(nodes.log_w)
     c = a - k * mean
     f = c + 2 * e * c + e**2 * a
@@ -178,7 +178,7 @@ def score(nodes: Nodes, s: Array, total: Array, k: int) -> tuple[float, float]:
     mean, _ = linear(nodes, total, k)
     if k == 1:
         return mean, nodes.mean(((nodes.log_w - 1) * s - mean) ** 2)
-    nodes, shift = centred(nodes)
+    nodes, shift = nodes.centred
     square = s**2
     s2 = nodes.mean(square)
 

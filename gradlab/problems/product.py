@@ -51,7 +51,7 @@ class ProductSlice:
 
     def __init__(self, nodes: Nodes, k: int) -> None:
         """Lays out u and computes M."""
-        self._nodes = nodes
+        self._nodes, self.step = nodes, STEP
         self._bounds: dict[int, tuple[Array, Array]] = {}
         up = np.geomspace(1e-7, 0.97, 160)
         bound = gammaln(1 - up) - np.log(up) + self._cumulant(up)  # log (1 - M) <= up u + bound, for each

@@ -8,7 +8,9 @@ is resolved to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,8 @@ _X, _W = roots_legendre(ORDER)
 _ANALYSIS = _W[:, None] * eval_legendre(np.arange(ORDER), _X[:, None]) * (np.arange(ORDER) + 0.5)
 
 
-class Nodes(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Nodes:
     """A posterior as nodes, sorted by log-weight.
 
     Attributes:
@@ -40,16 +43,24 @@ class Nodes(NamedTuple):
         p: ``[N]`` probabilities, summing to 1.
         log_w: ``[N]`` log-weights, nats, ascending.
         dim: coordinates: of a product of that many independent posteriors and log-weights, one of them.
+        kept: what integrals over these nodes share (:mod:`gradlab.problems.sweep`).
     """
 
     y: Array
     p: Array
     log_w: Array
     dim: int = 1
+    kept: dict[int, Any] = field(init=False, repr=False, default_factory=dict)
 
     def mean(self, values: Array) -> float:
         """E_q of ``values [N]``."""
         return float(self.p @ values)
+
+    @cached_property
+    def centred(self) -> tuple[Nodes, float]:
+        """The same nodes with ``E[w] = 1``, and the ``log E[w]`` taken out, nats."""
+        shift = self.log_mean_weight()
+        return replace(self, log_w=self.log_w - shift), shift
 
     def log_mean_weight(self) -> float:
         """log E_q[w], nats, of all coordinates: what the bound tends to as k grows."""

@@ -18,33 +18,41 @@ from typing import Any
 
 import numpy as np
 
-from gradlab.problems.product import STEP, ProductSlice
+from gradlab.problems.product import ProductSlice
 from gradlab.problems.quadrature import Array, Nodes
 
+STEP = 0.2  # in u: the trapezoid rule is then right to exp(-pi^2/STEP) = 4e-22
 CHUNK = 64  # points of u at a time: memory is CHUNK x (nodes in the band)
+WIDE = 320  # the same where there are few nodes: up to k = ANCHOR one slice then holds all
+FEW = 512  # nodes whose slices are kept, since they are the same for every k
+ANCHOR = 1024.0  # sample size for which the first point of u is the first that matters
+MOST = 64 * np.log(2)  # log of the largest k
 LOW = 40.0  # exp(-LOW) / k is dropped beside 1
 HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
 NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
 
 
 class Slice:
-    """All samples at ``CHUNK`` values of u: expectations over one sample under ``exp(-t w)``.
+    """All samples at some values of u: expectations over one sample under ``exp(-t w)``, whatever k is.
 
-    Only nodes with ``-LOW - log k < u + log w < HIGH`` are evaluated (the band); below it exp(-h) is 1, above it 0.
+    ``step`` is that of u. Only nodes with ``-LOW - MOST < u + log w < HIGH`` are evaluated (the band); below it exp(-h)
+    is 1, above it 0.
     """
 
-    def __init__(self, nodes: Nodes, below: Array, above: Array, u: Array, k: int) -> None:
-        """Evaluates the band of ``nodes`` at ``u [U]``; ``below``, ``above [N + 1]`` are cumulated probabilities."""
-        first = int(np.searchsorted(nodes.log_w, -LOW - np.log(k) - u[-1]))
+    step = STEP
+
+    def __init__(self, nodes: Nodes, u: Array) -> None:
+        """Evaluates the band of ``nodes`` at ``u [U]``."""
+        first = int(np.searchsorted(nodes.log_w, -LOW - MOST - u[-1]))
         last = int(np.searchsorted(nodes.log_w, HIGH - u[0]))
         self.u, self._nodes, self._last, self._band = u, nodes, last, slice(first, last)
-        self._p, self._above = nodes.p[self._band], above[last]
+        self._p, self._above = nodes.p[self._band], nodes.p[last:].sum()
         # One exp per node and one per u instead of one per pair; inside the band neither over- nor underflows.
         self._h = np.exp(u - u[0])[:, None] * np.exp(nodes.log_w[self._band] + u[0])
         self._decay = np.exp(-self._h)
         self._kernels = {1: self._h * self._decay}
         self._risen: Array | None = None
-        self.log_m = self._log_m(below[first] + self._decay @ self._p)
+        self.log_m = self._log_m(nodes.p[:first].sum() + self._decay @ self._p)
 
     def _log_m(self, m: Array) -> Array:
         with np.errstate(divide="ignore"):
@@ -96,8 +104,8 @@ class Slice:
         return np.asarray(np.exp(-self._wall(low)) * np.expm1(self._wall(high) * np.expm1(low - high))) * -1.0
 
     def _wall(self, log_w: float) -> Array:
-        """h at a point whose log-weight is ``log_w``, not above ``exp(HIGH + CHUNK * STEP)``."""
-        return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + CHUNK * STEP)))
+        """h at a point whose log-weight is ``log_w``, not above ``exp(HIGH + WIDE * STEP)``."""
+        return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + WIDE * STEP)))
 
 
 def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
@@ -110,12 +118,17 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
     if nodes.dim > 1:
         yield ProductSlice(nodes, k)
         return
-    below = np.append(0.0, np.cumsum(nodes.p))
-    above = np.append(np.cumsum(nodes.p[::-1])[::-1], 0.0)  # not 1 - below: small sums keep their digits
-    start = -LOW - np.log(k) - float(nodes.log_w[-1])
-    count = int(np.ceil((HIGH - float(nodes.log_w[0]) - start) / (STEP * CHUNK)))
-    for i in range(count):
-        part = Slice(nodes, below, above, start + STEP * (i * CHUNK + np.arange(CHUNK)), k)
+    few = len(nodes.p) <= FEW
+    width = STEP * (WIDE if few else CHUNK)
+    start, end = -LOW - np.log(ANCHOR) - float(nodes.log_w[-1]), HIGH - float(nodes.log_w[0])
+    first = min(0, int(np.floor(np.log(ANCHOR / k) / width)))
+    for i in range(first, int(np.ceil((end - start) / width))):
+        part = nodes.kept.get(i)
+        if part is None:
+            u = start + i * width + STEP * np.arange(WIDE if few else CHUNK)
+            part = Slice(nodes, u[: 1 + int(np.searchsorted(u, end))])  # beyond, powers of t would magnify rounding
+            if few:
+                nodes.kept[i] = part
         yield part
         if k > 2 and (k - 2) * part.log_m[-1] < NEGLIGIBLE:
             return
@@ -123,13 +136,7 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
 
 def integrate(nodes: Nodes, k: int, integrand: Callable[[Any], tuple[Array, ...]]) -> Array:
     """Trapezoid sums over u of the integrands ``[m]``, functions of a :class:`Slice` or a ``ProductSlice``."""
-    return np.asarray(STEP * sum(np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k)))
-
-
-def centred(nodes: Nodes) -> tuple[Nodes, float]:
-    """The same nodes with ``E[w] = 1``, and the ``log E[w]`` taken out, nats."""
-    shift = nodes.log_mean_weight()
-    return nodes._replace(log_w=nodes.log_w - shift), shift
+    return np.asarray(sum(s.step * np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k)))
 
 
 def beside(log_factor: Array, factor: Array, kt: Array) -> Array:

@@ -155,20 +155,16 @@ class GradientRecorder:
         self._stream.update([pending.get(i) for i in range(len(self._members.parameters))])
 
     def _refuse_non_finite(self, pending: Mapping[int, Tensor]) -> None:
-        """A sum is finite only if all its terms are, and costs a tenth of looking at each; one copy per device."""
+        """Raise for the first gradient that is not finite; one copy per device."""
         by_device: dict[torch.device, list[int]] = {}
         for index, gradient in pending.items():
             by_device.setdefault(gradient.device, []).append(index)
-        for indices in by_device.values():
-            sums = torch.stack([pending[i].sum().to(torch.float32) for i in indices])
-            for at in (~torch.isfinite(sums)).nonzero().flatten().tolist():
-                index = indices[at]
-                # The sum of finite numbers may overflow: look at each.
-                if not torch.isfinite(pending[index]).all():
-                    raise NonFinite(
-                        f"the gradient of {self._members.label(index)} is not finite in draw {self.draws + 1}: "
-                        "the draw was dropped; look for the loss or the noise that caused it"
-                    )
+        for device, indices in by_device.items():
+            for index in _not_finite([pending[i] for i in indices], device):
+                raise NonFinite(
+                    f"the gradient of {self._members.label(indices[index])} is not finite in draw {self.draws + 1}: "
+                    "the draw was dropped; look for the loss or the noise that caused it"
+                )
 
     def summary(self, level: Literal["group", "module", "parameter"] = "group") -> pd.DataFrame:
         """One row per group, per module or per parameter.
@@ -251,3 +247,14 @@ class GradientRecorder:
         """
         self._same(state.get("parameters"), state.get("standard_errors"))
         load(self._stream, state, [p.device for p in self._members.parameters])
+
+
+def _not_finite(gradients: list[Tensor], device: torch.device) -> list[int]:
+    """Positions of those that hold NaN or Inf."""
+    if device.type == "cpu":
+        from gradlab.recorder.compiled import finite
+
+        return [i for i, gradient in enumerate(gradients) if not finite(gradient)]
+    suspects = ~torch.isfinite(torch.stack([gradient.sum().to(torch.float32) for gradient in gradients]))
+    # The sum of finite numbers may overflow: look at each.
+    return [i for i in suspects.nonzero().flatten().tolist() if not torch.isfinite(gradients[i]).all()]
