@@ -1,7 +1,7 @@
 """Compiled loops over draws under the unit box: each array is read once, in pieces that stay in cache.
 
 Arrays of samples are ``[k, C]``, the k samples of a draw along the first axis, so that the inner loops run over draws.
-float64 or float32; sums over samples are of that type. :mod:`gradlab.estimators._box` says what they compute.
+float64 or float32; sums over samples are of that type. ``gradlab/estimators/_box.py`` says what they compute.
 """
 
 from __future__ import annotations

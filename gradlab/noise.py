@@ -177,7 +177,13 @@ def _sfc64(state: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
 
 
 def unit(of: NDArray[Any]) -> Any:
-    """What one step of such integers is worth: they go from -1/2 to 1/2, both ends met."""
+    """What one step of such integers is worth: they go from -1/2 to 1/2, both ends met.
+
+    Raises:
+        GradlabError: an array of another kind.
+    """
+    if not isinstance(of, np.ndarray) or of.dtype not in WORDS.values():
+        raise GradlabError("noise is made of int64 or int32 numpy arrays: give those of gradlab.noise.words")
     return (np.float64 if of.dtype == np.int64 else np.float32)(2.0 ** (-8 * of.itemsize))
 
 

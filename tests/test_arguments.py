@@ -175,7 +175,7 @@ GOOD = {
 ANSWERS = {"k": 2, "wrt": "phi", "estimator": "pathwise", "draws": 3, "generator": None, "dtype": torch.float64,
            "objective": "iwae", "noise": torch.full((3, 2), 0.1, dtype=torch.float64), "step": 0, "level": "group",
            "l": 1, "walls": False, "overrides": {}, "y": np.array([0.0, 0.3]), "x": X, "lam": 0.01, "proxy": "noise",
-           "direct_y": True, "wrts": ("phi",), "method": "pathwise"}  # fmt: skip
+           "direct_y": True, "wrts": ("phi",), "method": "pathwise", "words": np.arange(6).reshape(2, 3)}  # fmt: skip
 INSTANCES = {
     "BoxGaussian": BOX,
     "BoxProblem": gl.problems.BoxProblem(parabola, 0.3),

@@ -23,7 +23,5 @@ def test_every_data_file_of_a_package_is_shipped():
         for p in re.findall(r'"([^"]+\.\w+)"', line.split("=")[1])
     }
     shipped = {f for package, pattern in patterns for f in (ROOT / package.replace(".", "/")).glob(pattern)}
-    there = {f for f in (ROOT / "gradlab").rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")} - {
-        ROOT / "gradlab" / "py.typed"
-    }
-    assert there <= shipped
+    files = {f for f in (ROOT / "gradlab").rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    assert {f for f in files if f.suffix != ".py"} - {ROOT / "gradlab" / "py.typed"} <= shipped

@@ -1,9 +1,9 @@
 """The recorder's arithmetic on a CPU, as compiled loops: every number is read once, and stays in a register.
 
-A draw is bound by the memory that it must go through (gradient, mean and M2: 36 bytes a scalar); written as passes of
-torch it took five times as long (:mod:`gradlab.recorder.passes`, which accelerators still use and the tests hold
-against this). The replicate is :func:`gradlab.snr.replicate`: its root in float64, since float32 cannot hold the square of a
-gradient of 1e-30, what follows in float32, since a standard error needs three digits.
+A draw is bound by the memory that it must go through (gradient, mean and M2: 36 bytes a scalar); as passes of torch it
+took three times as long (:mod:`gradlab.recorder.passes`, which accelerators still use). The replicate is
+:func:`gradlab.snr.replicate`: its root in float64, since float32 cannot hold the square of a gradient of 1e-30, what
+follows in float32, since a standard error needs three digits. The tests hold the three against each other.
 """
 
 from __future__ import annotations

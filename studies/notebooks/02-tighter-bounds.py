@@ -263,7 +263,7 @@ pd.DataFrame(rows).set_index("dimensions").round(3)
 # ```
 #
 # ```
-# sampled -2.1716 +- 0.0007, exact -2.1710
+# sampled -2.1709 +- 0.0007, exact -2.1710
 # ```
 #
 # </details>

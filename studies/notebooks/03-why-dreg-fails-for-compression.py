@@ -305,11 +305,11 @@ pd.DataFrame(
 #
 # ```
 # dreg is biased on BoxGaussian at k = 8, by phi:
-#   mean of 100000 draws   0.223159
+#   mean of 100000 draws   0.222932
 #   exact gradient   1.75742
-#   bias   -1.53 +- 0.0002 (z = -6462.1)
+#   bias   -1.53 +- 0.0002 (z = -6474.3)
 #   within error that is the mean of dreg and gdreg: see gradlab.estimators (allowed 4.5)
-# repaired: z = 0.60
+# repaired: z = 0.20
 # ```
 #
 # </details>
