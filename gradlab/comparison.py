@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
 CHUNK = 2**18
+# Chunks whose moments are kept before they are pooled.
+POOLED = 64
 # Samples from which on draws take the compiled path.
 MANY = 2**19
 COUPLINGS = ("iid", *GROUPS)
@@ -172,9 +174,12 @@ def _sample(
         return moments.HigherMoments(len(found[0]), *(torch.stack(column) for column in zip(*parts, strict=True)))
 
     # Chunks are independent and merged in order: the numbers are free of the threads. Autograd brings threads itself.
-    state = moments.HigherMoments.init((len(chosen),))
+    parts: list[moments.HigherMoments] = []
     for part in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
-        state = state.merge(part)
+        parts.append(part)
+        if len(parts) == POOLED:
+            parts = [moments.HigherMoments.pooled(parts)]
+    state = moments.HigherMoments.pooled(parts)
     return [moments.HigherMoments(state.count, *row) for row in torch.stack(state[1:], dim=1)]
 
 

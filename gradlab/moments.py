@@ -8,6 +8,7 @@ Every method leaves its arguments as they are and returns a new state; NaN and I
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -168,6 +169,34 @@ class HigherMoments(NamedTuple):
             + 4 * delta * (a * other.m3 - b * self.m3)
         )
         return HigherMoments(n, self.mean + delta * b, m2, m3, m4)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[HigherMoments]) -> HigherMoments:
+        """The state of all parts together; one pass over them, where ``merge`` would take one for each.
+
+        Raises:
+            GradlabError: no parts, or states of different shapes.
+        """
+        if not parts:
+            raise GradlabError("there are no moments to pool: give at least one state")
+        for part in parts:
+            _check_same(parts[0].mean, part.mean)
+        n = sum(part.count for part in parts)
+        if n == 0:
+            return parts[0]
+        means, m2, m3, m4 = (torch.stack(column) for column in zip(*(part[1:] for part in parts), strict=True))
+        counts = torch.tensor([float(part.count) for part in parts], dtype=torch.float64, device=means.device)
+        counts = counts.reshape(-1, *[1] * (means.ndim - 1))
+        mean = means[0] + (counts * (means - means[0])).sum(0) / n  # from one of them, which costs no digits
+        d = means - mean
+        d2 = d.square()
+        return cls(
+            n,
+            mean,
+            (m2 + counts * d2).sum(0),
+            (m3 + 3 * d * m2 + counts * d2 * d).sum(0),
+            (m4 + 4 * d * m3 + 6 * d2 * m2 + counts * d2.square()).sum(0),
+        )
 
     def variance(self, ddof: int = 1) -> Tensor:
         """``[*shape]`` variance; NaN with ``ddof`` draws or fewer."""

@@ -131,8 +131,8 @@ WORDS = {torch.float64: np.int64, torch.float32: np.int32}
 
 LANES = 16
 """Independent streams that numbers are taken from in turn, so that a processor computes several at once."""
-FEW = 2**16
-"""Numbers below which it is not worth to load the compiled loop."""
+FEW = 2**17
+"""Samples below which it is not worth to load the compiled loop."""
 
 
 def words(
@@ -153,23 +153,24 @@ def words(
     kind, rows = np.dtype(WORDS[dtype]), max(1, BLOCK // k)
     state = np.ones((4, LANES), np.uint64)
     state[:3] = np.random.SeedSequence(seed).generate_state(3 * LANES, np.uint64).reshape(3, LANES)
-    _sfc64(state, 12)  # as numpy does, until the seed has reached all of the state
+    fast = draws * k >= FEW
+    _sfc64(state, 12, fast)  # as numpy does, until the seed has reached all of the state
     for start in range(0, draws, rows):
         shape = (k, min(rows, draws - start))
-        drawn = _sfc64(state, -(-prod(shape) * kind.itemsize // (8 * LANES)))
+        drawn = _sfc64(state, -(-prod(shape) * kind.itemsize // (8 * LANES)), fast)
         yield drawn.view(kind)[: prod(shape)].reshape(shape)
 
 
-def _sfc64(state: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
+def _sfc64(state: NDArray[np.uint64], rows: int, fast: bool) -> NDArray[np.uint64]:
     """``[rows * LANES]`` numbers of the streams whose state is ``[4, LANES]``, which moves on."""
     found = np.empty((rows, LANES), np.uint64)
-    if found.size >= FEW:
+    if fast:
         from gradlab import loops
 
         loops.sfc64(state, found)
     else:
+        source = np.random.SFC64(0)
         for lane in range(LANES):
-            source = np.random.SFC64(0)
             source.state = {**source.state, "state": {"state": state[:, lane]}}
             found[:, lane] = source.random_raw(rows)
             state[:, lane] = source.state["state"]["state"]

@@ -138,3 +138,25 @@ def test_standard_errors_cover_repeated_experiments(name):
         fourth = float(((error - error.mean()) ** 4).mean() / error.var() ** 2)
         # E[se^2] is low by some 10 / n where tails are heavy (exponential: kurtosis 9, of the square 24).
         assert abs(ratio - 1) < 4.5 * math.sqrt((fourth - 1) / experiments) + 0.02, what
+
+
+@given(values=numbers, chunk=st.integers(1, 30))
+@settings(max_examples=60, deadline=None)
+def test_pooled_is_stored(values, chunk):
+    scale = max(1, max(abs(v) for v in values)) * len(values)
+    draws = torch.tensor(values, dtype=torch.float64)
+    parts = [HigherMoments.init()] + [HigherMoments.init().update(part) for part in draws.split(chunk)]
+    state = HigherMoments.pooled(parts)
+    assert state.count == len(values)
+    close(state, exact(values), scale)
+
+
+def test_pooling_keeps_digits_where_the_mean_dominates():
+    draws = torch.tensor([[1e8 + v, v] for v in (0.0, 1.0, 3.0, 4.0, 7.0)], dtype=torch.float64)
+    state = HigherMoments.pooled([HigherMoments.init((2,)).update(part) for part in draws.split(2)])
+    assert state.m2.tolist() == [pytest.approx(30.0, abs=1e-6)] * 2
+    assert HigherMoments.pooled([HigherMoments.init()]).count == 0
+    with pytest.raises(GradlabError, match="no moments to pool"):
+        HigherMoments.pooled([])
+    with pytest.raises(GradlabError, match="cannot be merged"):
+        HigherMoments.pooled([HigherMoments.init((2,)), HigherMoments.init()])

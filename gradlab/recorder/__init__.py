@@ -76,6 +76,7 @@ class GradientRecorder:
         self._stream = Stream(self._members.parameters, [rows for _, rows in self._entities], standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
         self._pending: dict[int, Tensor] = {}
+        self._suspect: set[int] = set()
         self._stash: list[tuple[Tensor, Tensor | None]] | None = None
         self._handles: list[Any] = []
 
@@ -94,6 +95,7 @@ class GradientRecorder:
         if self._stash is not None:
             raise GradlabError("this recorder is already open: close its context before you open it again")
         self._pending.clear()
+        self._suspect.clear()
         self._stash = []
         for parameter in (*self._members.parameters, *self._members.excluded):
             self._stash.append((parameter, parameter.grad))
@@ -119,6 +121,7 @@ class GradientRecorder:
         self._stash = None
         unfinished = bool(self._pending)
         self._pending.clear()
+        self._suspect.clear()
         if unfinished and kind is None:
             raise GradlabError("the last backward pass was not recorded: call recorder.step() after every draw")
 
@@ -131,6 +134,9 @@ class GradientRecorder:
         gradient = gradient.detach()
         before = self._pending.get(index)
         self._pending[index] = gradient if before is None else before + gradient
+        # What has just been computed is still in the cache of a CPU. Sums of several, and accelerators, wait for step.
+        if before is not None or gradient.device.type != "cpu" or not _all_finite(gradient):
+            self._suspect.add(index)
 
     def step(self) -> None:
         """Finish a draw: everything that went backward since the last step is one draw of the gradient.
@@ -146,25 +152,30 @@ class GradientRecorder:
                 "step() without a gradient: call backward() on a loss that depends on the recorded parameters first"
             )
         pending, self._pending = self._pending, {}
+        suspect, self._suspect = self._suspect, set()
         for index, gradient in pending.items():
             dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
             mask = self._members.masks[index]
             pending[index] = dense if mask is None else torch.where(mask != 0, dense, 0)
-        self._refuse_non_finite(pending)
+        self._refuse_non_finite({i: pending[i] for i in suspect})
         self._stream.allocate([p.device for p in self._members.parameters])
         self._stream.update([pending.get(i) for i in range(len(self._members.parameters))])
 
     def _refuse_non_finite(self, pending: Mapping[int, Tensor]) -> None:
         """Raise for the first gradient that is not finite; one copy per device."""
         by_device: dict[torch.device, list[int]] = {}
-        for index, gradient in pending.items():
+        for index, gradient in sorted(pending.items()):
             by_device.setdefault(gradient.device, []).append(index)
-        for device, indices in by_device.items():
-            for index in _not_finite([pending[i] for i in indices], device):
-                raise NonFinite(
-                    f"the gradient of {self._members.label(indices[index])} is not finite in draw {self.draws + 1}: "
-                    "the draw was dropped; look for the loss or the noise that caused it"
-                )
+        for indices in by_device.values():
+            sums = torch.stack([pending[i].sum().to(torch.float32) for i in indices])
+            for at in (~torch.isfinite(sums)).nonzero().flatten().tolist():
+                index = indices[at]
+                # The sum of finite numbers may overflow: look at each.
+                if not torch.isfinite(pending[index]).all():
+                    raise NonFinite(
+                        f"the gradient of {self._members.label(index)} is not finite in draw {self.draws + 1}: "
+                        "the draw was dropped; look for the loss or the noise that caused it"
+                    )
 
     def summary(self, level: Literal["group", "module", "parameter"] = "group") -> pd.DataFrame:
         """One row per group, per module or per parameter.
@@ -249,12 +260,8 @@ class GradientRecorder:
         load(self._stream, state, [p.device for p in self._members.parameters])
 
 
-def _not_finite(gradients: list[Tensor], device: torch.device) -> list[int]:
-    """Positions of those that hold NaN or Inf."""
-    if device.type == "cpu":
-        from gradlab.recorder.compiled import finite
+def _all_finite(gradient: Tensor) -> bool:
+    """Whether a gradient on the CPU holds neither NaN nor Inf; a sparse one is looked at later."""
+    from gradlab.recorder.compiled import finite
 
-        return [i for i, gradient in enumerate(gradients) if not finite(gradient)]
-    suspects = ~torch.isfinite(torch.stack([gradient.sum().to(torch.float32) for gradient in gradients]))
-    # The sum of finite numbers may overflow: look at each.
-    return [i for i in suspects.nonzero().flatten().tolist() if not torch.isfinite(gradients[i]).all()]
+    return gradient.layout == torch.strided and finite(gradient)

@@ -1,9 +1,8 @@
 """The recorder's arithmetic on a CPU, as compiled loops: every number is read once, and stays in a register.
 
 A draw is bound by the memory that it must go through (gradient, mean and M2: 36 bytes a scalar); as passes of torch it
-took three times as long (:mod:`gradlab.recorder.passes`, which accelerators still use). The replicate is
-:func:`gradlab.snr.replicate`: its root in float64, since float32 cannot hold the square of a gradient of 1e-30, what
-follows in float32, since a standard error needs three digits. The tests hold the three against each other.
+took three times as long (:mod:`gradlab.recorder.passes`, which accelerators still use). The replicate is that of
+:func:`gradlab.snr.replicate`; the tests hold the three against each other.
 """
 
 from __future__ import annotations
@@ -23,25 +22,6 @@ from gradlab.snr import FLOOR
 PIECE = 1 << 18
 """Scalars of one parameter that one thread takes at a time; sums are merged in the order of the pieces."""
 
-_BLOCK = 2048  # scalars between the two loops of a replicate: 24 KiB, the first-level cache
-_LIMIT = 8.0  # c beyond this changes nothing
-_F = np.float32
-
-
-@compiled
-def _replicate(p, z, w, size, n, b):  # type: ignore[no-untyped-def]
-    """``snr.replicate`` of up to ``_BLOCK`` scalars from mean, delta and added, each over the root of the new M2."""
-    to_c, to_z = _F(math.sqrt(n * (n + b - 1))), _F(math.sqrt(n * b / (n + b) * (n + b - 1)))
-    to_v, floor, limit, zero = _F((n + b - 1) / b), _F(FLOOR), _F(_LIMIT), _F(0)
-    moved, widened = zero, zero
-    for i in range(size):
-        c = p[i] * to_c
-        c = c if abs(c) >= floor else zero
-        c = max(min(c, limit), -limit)
-        moved += abs(c + z[i] * to_z) - abs(c)
-        widened += abs(p[i]) * (w[i] * to_v - _F(1))
-    return moved - 0.5 * math.sqrt((n + b + 1) / (n - 1) * b * (n + b - 1)) * widened
-
 
 @compiled
 def _update(mean, m2, other, other_m2, n, b, replicated):  # type: ignore[no-untyped-def]
@@ -49,29 +29,30 @@ def _update(mean, m2, other, other_m2, n, b, replicated):  # type: ignore[no-unt
 
     A single draw has no M2: ``other_m2`` is then empty. 0.0 where no replicate is asked for.
     """
-    old, new, total, single = n * b / (n + b), b / (n + b), 0.0, len(other_m2) == 0
+    old, new, single = n * b / (n + b), b / (n + b), len(other_m2) == 0
     if not replicated:
         for i in range(len(mean)):
             d = other[i] - mean[i]
             m2[i] += d * d * old if single else d * d * old + other_m2[i]
             mean[i] += d * new
-        return total
-    p, z, w = np.empty(_BLOCK, _F), np.empty(_BLOCK, _F), np.empty(_BLOCK, _F)
-    for start in range(0, len(mean), _BLOCK):
-        part = slice(start, min(start + _BLOCK, len(mean)))
-        means, squares, others, theirs = mean[part], m2[part], other[part], other_m2[part]
-        for i in range(len(means)):
-            m = means[i]
-            d = others[i] - m
-            added = d * d * old if single else d * d * old + theirs[i]
-            q = squares[i] + added
-            squares[i] = q
-            means[i] = m + d * new
-            root = 1 / math.sqrt(q)
-            root = root if q > 0 else 0.0  # 0 for the dead
-            p[i], z[i], w[i] = _F(m * root), _F(d * root), _F(added * root * root)
-        total += _replicate(p, z, w, len(means), n, b)
-    return total
+        return 0.0
+    to_c, to_z, to_v = math.sqrt(n * (n + b - 1)), math.sqrt(old * (n + b - 1)), (n + b - 1) / b
+    moved, widened = 0.0, 0.0
+    for i in range(len(mean)):
+        m = mean[i]
+        d = other[i] - m
+        added = d * d * old if single else d * d * old + other_m2[i]
+        q = m2[i] + added
+        m2[i] = q
+        mean[i] = m + d * new
+        root = 1 / math.sqrt(q)
+        root = root if q > 0 else 0.0  # 0 for the dead
+        c = m * root * to_c
+        c = c if abs(c) >= FLOOR else 0.0
+        c = max(min(c, 8.0), -8.0)
+        moved += abs(c + d * root * to_z) - abs(c)
+        widened += abs(m * root) * (added * root * root * to_v - 1)
+    return moved - 0.5 * math.sqrt((n + b + 1) / (n - 1) * b * (n + b - 1)) * widened
 
 
 @compiled
