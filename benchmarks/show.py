@@ -49,15 +49,14 @@ def pictures(frame: DataFrame, folder: Path) -> None:
     if found.empty:
         return
     with style():
-        fig, axes = figure(1, 1, height=0.6 + 0.2 * len(found))
-        ax = axes.flat[0] if hasattr(axes, "flat") else axes
+        fig, ax = figure(1, 1, width="page", height=0.6 + 0.16 * len(found))
         at = range(len(found))
         low, high = found["ratio"] - found["ratio_min"], found["ratio_max"] - found["ratio"]
         ax.errorbar(found["ratio"], at, xerr=[low, high], fmt="o", markersize=4, linewidth=1)
         ax.axvline(1, color="0.6", linewidth=0.8)
         ax.set_xscale("log")
         ax.set_yticks(list(at), [f"{c}: {p}" for c, p in zip(found["case"], found["peer"], strict=True)], fontsize=6)
-        ax.invert_yaxis()
+        ax.set_ylim(len(found) - 0.4, -0.6)
         ax.set_xlabel("seconds of gradlab / seconds of the peer")
         save(fig, folder / "bench")
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 CHUNK = 2**18
 # Chunks whose moments are kept before they are pooled.
 POOLED = 64
-# Samples from which on draws take the compiled path.
-MANY = 2**19
+# Samples from which on the compiled path is worth its loading: autograd takes a few tenths of a second for them.
+MANY = 2**21
 COUPLINGS = ("iid", *GROUPS)
 Result = TypeVar("Result")
 # Draws, apart from those compared, that a baseline is fitted on: the loss of variance to its own noise is 1/PILOT.
@@ -160,7 +160,6 @@ def _sample(
     """Moments of the draws, or of the means of groups of coupled draws."""
     group = GROUPS.get(coupling, 1)
     chunk = group * max(1, CHUNK // (k * group))
-    # Below, autograd takes less than it takes to import what the compiled loops need.
     fused = draws * k >= MANY and coupling == "iid" and all(fits(problem, e, goal, wrt, dtype) for e in chosen)
 
     def reduced(index: int) -> moments.HigherMoments:

@@ -57,7 +57,7 @@ def box_gradients(
     """
     box = cast(BoxOracle, problem)
     found, start = np.empty((len(estimators), draws)), 0
-    for words in noise.words(draws, k, generator, dtype):
+    for words in noise.words(draws, k, generator, dtype, fast=True):
         batch = weighed(box, words)
         for estimates, e in zip(found, estimators, strict=True):
             assert e.on_box is not None

@@ -131,12 +131,14 @@ WORDS = {torch.float64: np.int64, torch.float32: np.int32}
 
 LANES = 16
 """Independent streams that numbers are taken from in turn, so that a processor computes several at once."""
-FEW = 2**17
-"""Samples below which it is not worth to load the compiled loop."""
 
 
 def words(
-    draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+    draws: int,
+    k: int,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    fast: bool = False,
 ) -> Iterator[NDArray[Any]]:
     """Random integers for very many draws of k samples, a block of draws at a time, as arrays ``[k, rows]``.
 
@@ -148,12 +150,12 @@ def words(
         k: samples of a draw.
         generator: on the CPU; None is torch's own.
         dtype: one of ``WORDS``.
+        fast: by the compiled loop, which is worth its loading from some millions of samples on; to the same numbers.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     kind, rows = np.dtype(WORDS[dtype]), max(1, BLOCK // k)
     state = np.ones((4, LANES), np.uint64)
     state[:3] = np.random.SeedSequence(seed).generate_state(3 * LANES, np.uint64).reshape(3, LANES)
-    fast = draws * k >= FEW
     _sfc64(state, 12, fast)  # as numpy does, until the seed has reached all of the state
     for start in range(0, draws, rows):
         shape = (k, min(rows, draws - start))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradlab import snr
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, NonFinite
 from gradlab.recorder import GradientRecorder, compiled, passes
 from gradlab.recorder.compiled import PIECE
 from gradlab.recorder.stream import BURN_IN, Stream, block_size
@@ -447,8 +447,10 @@ def test_merged_recorders_keep_their_standard_errors():
     np.testing.assert_allclose(empty.summary()[exact], b.summary()[exact], rtol=1e-12)
 
 
-def test_fast_replicates_are_the_plain_ones():
-    """The fused float32 replicates against ``snr.replicate`` on the stored draws, block by block."""
+@pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
+def test_fast_replicates_are_the_plain_ones(large, monkeypatch):
+    """The replicates of both against ``snr.replicate`` on the stored draws, block by block."""
+    monkeypatch.setattr("gradlab.recorder.stream.LARGE", large)
     stream = Stream([torch.zeros(30)], [[0]], True)
     stream.allocate([torch.device("cpu")])
     scale = torch.logspace(-30, 30, 30, dtype=torch.float64)  # float32 could not hold their squares
@@ -577,3 +579,27 @@ def test_loops_do_not_depend_on_threads(monkeypatch):
         found.append((*stream.totals(0), stream.spread.last))
     for other in found[1:]:
         assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
+def test_gradients_that_are_not_finite_are_dropped_whatever_the_size(large, monkeypatch):
+    monkeypatch.setattr("gradlab.recorder.stream.LARGE", large)
+    weight = torch.zeros(300, requires_grad=True)
+    recorder = GradientRecorder({"w": [weight]})
+    with recorder:
+        for values in (torch.ones(300), torch.full((300,), 3e38)):  # the sum of the second overflows
+            (weight * values).sum().backward()
+            recorder.step()
+        before = recorder.state_dict()
+        for bad in (math.nan, math.inf):
+            (weight * torch.ones(300).index_fill(0, torch.tensor(299), bad)).sum().backward()
+            with pytest.raises(NonFinite, match="draw 3"):
+                recorder.step()
+        for half in (3e38, 3e38):  # finite each, infinite together
+            (weight * torch.full((300,), half)).sum().backward()
+        with pytest.raises(NonFinite, match="draw 3"):
+            recorder.step()
+        same(before, recorder.state_dict())
+        (weight * torch.ones(300)).sum().backward()
+        recorder.step()
+    assert recorder.draws == 3

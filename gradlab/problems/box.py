@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,8 +53,11 @@ class BoxOracle(Problem):
 
     def slopes(self) -> tuple[Array, Array]:
         """``d log w/dphi`` at the nodes, with and without the score of the posterior, which is 0 here."""
-        _, g = self._evaluate(self._nodes.y)
-        return g, g
+        return self._slopes, self._slopes
+
+    @cached_property
+    def _slopes(self) -> Array:
+        return self._evaluate(self._nodes.y)[1]
 
     @property
     def posterior(self) -> Box:
@@ -159,7 +163,7 @@ class BoxOracle(Problem):
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
     ) -> Tensor:
         """See :meth:`Problem.draw_noise`; in one dimension on the CPU it is made of ``noise.words``."""
-        elsewhere = generator is not None and generator.device.type != "cpu"
+        elsewhere = generator is not None and (generator.device.type != "cpu" or isinstance(generator, noise.Rows))
         if self.dim > 1 or draws < 1 or k < 1 or dtype not in noise.WORDS or elsewhere:
             return super().draw_noise(draws, k, generator, dtype)
         blocks = [noise.from_words(words).T for words in noise.words(draws, k, generator, dtype)]

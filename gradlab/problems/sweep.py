@@ -82,8 +82,7 @@ class Slice:
     def mean(self, order: int, *values: Array) -> list[Array]:
         """``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
         kernel = self._kernel(order)
-        columns = np.stack([self._p * v[self._band] for v in values], axis=1)
-        return [np.asarray(column) for column in (kernel @ columns).T]
+        return [np.asarray(kernel @ (self._p * v[self._band])) for v in values]
 
     def _kernel(self, order: int) -> Array:
         if order not in self._kernels:

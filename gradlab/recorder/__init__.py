@@ -134,8 +134,9 @@ class GradientRecorder:
         gradient = gradient.detach()
         before = self._pending.get(index)
         self._pending[index] = gradient if before is None else before + gradient
-        # What has just been computed is still in the cache of a CPU. Sums of several, and accelerators, wait for step.
-        if before is not None or gradient.device.type != "cpu" or not _all_finite(gradient):
+        # What has just been computed is still in the cache of a CPU; everything else waits for step.
+        hot = before is None and self._stream.large and gradient.device.type == "cpu"
+        if not (hot and _all_finite(gradient)):
             self._suspect.add(index)
 
     def step(self) -> None:

@@ -1,7 +1,8 @@
 """Welford's moments of many parameters, in place, with the replicates that standard errors need.
 
-Cost per draw decides whether people leave a recorder on: the arithmetic is in loops that read every number once, on a
-CPU compiled (``compiled``), on an accelerator in few launches (``passes``). What is here is their order.
+Cost per draw decides whether people leave a recorder on: the arithmetic of large models on a CPU is in compiled loops
+that read every number once (``compiled``), that of small ones and on accelerators in few calls of torch (``passes``).
+What is here is their order.
 
 Memory, in float64 copies of the parameters: mean and M2 (2 copies); with standard errors and 64 draws or more also mean
 and M2 of the current block (4 copies). Nothing grows with the number of draws.
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from gradlab.recorder import passes
 from gradlab.snr import Spread
+
+LARGE = 1 << 16
+"""Parameters from which on the compiled loops are worth their loading, half a second."""
 
 BURN_IN = 8
 """Draws before the first replicate: fewer do not know where a parameter stands."""
@@ -37,6 +41,7 @@ class Stream:
         mean: flat float64 vectors of the closed draws; ``m2`` likewise.
         block_mean: of the open block, empty while blocks are single draws; ``block_m2`` likewise.
         opened: draws in the open block.
+        large: whether the arithmetic on a CPU is compiled.
         spread: the replicates' spread, by entity.
     """
 
@@ -44,6 +49,7 @@ class Stream:
         """``entities``: for each row of the summary, the positions of its parameters."""
         self.sizes = [p.numel() for p in parameters]
         self.entities = [torch.tensor(rows) for rows in entities]
+        self.large = sum(self.sizes) >= LARGE
         self.standard_errors = standard_errors
         self.draws = self.opened = 0
         self.mean: list[Tensor] = []
@@ -123,8 +129,8 @@ class Stream:
         replicated: bool,
     ) -> None:
         """Merge b draws into n, and their replicates into the spread, where asked for."""
-        if all(m.device.type == "cpu" for m in means):
-            from gradlab.recorder import compiled  # numba takes as long to import as torch
+        if self.large and all(m.device.type == "cpu" for m in means):
+            from gradlab.recorder import compiled
 
             values = torch.tensor(compiled.update(means, m2s, others, other_m2s, n, b, replicated), dtype=torch.float64)
         else:

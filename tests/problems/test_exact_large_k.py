@@ -227,3 +227,15 @@ def test_time_is_printed():
             problem.exact_gradient(k)
             print(f"{type(problem).__name__} k={k}: dreg {1e3 * (middle - start):.1f} ms, ", end="")
             print(f"gradient {1e3 * (time.perf_counter() - middle):.1f} ms")
+
+
+@pytest.mark.parametrize("steep", [4.0, 4000.0])  # few nodes, whose slices are kept, and many
+def test_answers_do_not_depend_on_what_was_asked_before(steep):
+    def asked(*sizes):
+        problem = BoxProblem(lambda y: -steep * y**2, 0.3)
+        for k in sizes:
+            found = [*problem.exact_moments("pathwise", k), *problem.exact_moments("dreg", k), problem.exact_bound(k)]
+        return found
+
+    assert asked(10**6) == asked(2, 10**9, 100, 10**6)
+    assert asked(2) == asked(10**6, 2)
