@@ -52,13 +52,13 @@ class Slice:
         self._decay = np.exp(-self._h)
         self._kernels = {1: self._h * self._decay}
         self._risen: Array | None = None
-        self.log_m = self._log_m(nodes.p[:first].sum() + self._decay @ self._p)
+        self.log_m = self._log_m(nodes.p[:first].sum() + _times(self._decay, self._p))
 
     def _log_m(self, m: Array) -> Array:
         with np.errstate(divide="ignore"):
             if m[0] < 0.5:
                 return np.asarray(np.log(m))
-            gap = self._rise() @ self._p + self._above
+            gap = _times(self._rise(), self._p) + self._above
             return np.asarray(np.where(gap < 0.5, np.log1p(-np.minimum(gap, 0.5)), np.log(m)))
 
     def _rise(self) -> Array:
@@ -77,12 +77,12 @@ class Slice:
     def gap(self, values: Array) -> Array:
         """``E[values (1 - exp(-h))]`` without cancellation at small t; ``values [N]``."""
         above = self._nodes.p[self._last :] @ values[self._last :]
-        return np.asarray(self._rise() @ (self._p * values[self._band]) + above)
+        return _times(self._rise(), self._p * values[self._band]) + above
 
     def mean(self, order: int, *values: Array) -> list[Array]:
         """``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
         kernel = self._kernel(order)
-        return [np.asarray(kernel @ (self._p * v[self._band])) for v in values]
+        return [_times(kernel, self._p * v[self._band]) for v in values]
 
     def _kernel(self, order: int) -> Array:
         if order not in self._kernels:
@@ -105,6 +105,11 @@ class Slice:
     def _wall(self, log_w: float) -> Array:
         """h at a point whose log-weight is ``log_w``, not above ``exp(HIGH + WIDE * STEP)``."""
         return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + WIDE * STEP)))
+
+
+def _times(matrix: Array, vector: Array) -> Array:
+    """Their product on one thread: BLAS wakes several for so few numbers, milliseconds on a busy machine."""
+    return np.asarray(np.einsum("ij,j->i", matrix, vector))
 
 
 def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
