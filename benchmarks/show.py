@@ -82,7 +82,7 @@ def growth(frame: DataFrame, folder: Path) -> None:
             ax.set_ylabel(what)
         left.set_yscale("log")
         right.set_ylim(bottom=0)
-        left.legend(fontsize=6)
+        right.legend(fontsize=6, loc="lower right")
         save(fig, folder / "growth")
 
 
