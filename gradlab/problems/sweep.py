@@ -123,13 +123,14 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
         yield ProductSlice(nodes, k)
         return
     few = len(nodes.p) <= FEW
-    width = STEP * (WIDE if few else CHUNK)
+    size = WIDE if few else CHUNK
+    width = STEP * size
     start, end = -LOW - np.log(ANCHOR) - float(nodes.log_w[-1]), HIGH - float(nodes.log_w[0])
     first = min(0, int(np.floor(np.log(ANCHOR / k) / width)))
     for i in range(first, int(np.ceil((end - start) / width))):
         part = nodes.kept.get(i)
         if part is None:
-            u = start + i * width + STEP * np.arange(WIDE if few else CHUNK)
+            u = start + i * width + STEP * np.arange(size)
             part = Slice(nodes, u[: 1 + int(np.searchsorted(u, end))])  # beyond, powers of t would magnify rounding
             if few:
                 nodes.kept[i] = part

@@ -136,7 +136,7 @@ class GradientRecorder:
         self._pending[index] = gradient if before is None else before + gradient
         # What has just been computed is still in the cache of a CPU; everything else waits for step.
         hot = before is None and self._stream.large and gradient.device.type == "cpu"
-        if not (hot and _all_finite(gradient)):
+        if not (hot and gradient.layout == torch.strided and _sums_to_finite(gradient)):
             self._suspect.add(index)
 
     def step(self) -> None:
@@ -261,8 +261,7 @@ class GradientRecorder:
         load(self._stream, state, [p.device for p in self._members.parameters])
 
 
-def _all_finite(gradient: Tensor) -> bool:
-    """Whether a gradient on the CPU holds neither NaN nor Inf; a sparse one is looked at later."""
-    from gradlab.recorder.compiled import finite
+def _sums_to_finite(gradient: Tensor) -> bool:
+    from gradlab.recorder.compiled import sums_to_finite
 
-    return gradient.layout == torch.strided and finite(gradient)
+    return sums_to_finite(gradient)

@@ -1,7 +1,7 @@
 """The recorder's arithmetic on a CPU, as compiled loops: every number is read once, and stays in a register.
 
 A draw is bound by the memory that it must go through (gradient, mean and M2: 36 bytes a scalar); as passes of torch it
-took three times as long (:mod:`gradlab.recorder.passes`, which accelerators still use). The replicate is that of
+took three times as long (:mod:`gradlab.recorder.passes`, for accelerators and small models). The replicate is that of
 :func:`gradlab.snr.replicate`; the tests hold the three against each other.
 """
 
@@ -63,10 +63,9 @@ def _sum(values):  # type: ignore[no-untyped-def]
     return total
 
 
-def finite(values: Tensor) -> bool:
-    """Whether no number of a tensor on the CPU is NaN or infinite."""
-    # A sum is finite only if all its terms are, and costs a tenth of a look at each; that of finite ones may overflow.
-    return math.isfinite(_sum(_flat(values))) or bool(torch.isfinite(values).all())
+def sums_to_finite(values: Tensor) -> bool:
+    """Whether the sum of a tensor on the CPU is finite, as it is not where a term is NaN or infinite."""
+    return math.isfinite(_sum(_flat(values)))
 
 
 _NO_M2 = np.empty(0)

@@ -1,6 +1,7 @@
-"""The recorder's arithmetic as passes of torch over chunks: for accelerators, and the plain form of the compiled loops.
+"""The recorder's arithmetic as passes of torch over chunks: for accelerators and small models.
 
-On a CPU :mod:`gradlab.recorder.compiled` does the same; the tests hold both against :func:`gradlab.snr.replicate`.
+For large models on a CPU :mod:`gradlab.recorder.compiled` does the same; the tests hold both against
+:func:`gradlab.snr.replicate`.
 """
 
 from __future__ import annotations
