@@ -34,10 +34,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradlab import data, recording, results, runs, training
+from gradlab import data, recording, results, training
 from gradlab.noise import stream, uniform
 from gradlab.progress import Progress
 from gradlab.show import show_table
+from gradlab.training import settings as settings_
 
 Step = Callable[[int], None]
 
@@ -139,7 +140,7 @@ def eager(
     settings: Settings, crops: data.Crops, device: str, *, channels_last: bool = False, compiled: bool = False
 ) -> Built:
     """``training.descend``, as the training loop runs it."""
-    codec = runs.build(settings.train).to(device).train()
+    codec = training.build(settings.train).to(device).train()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     codec = codec.to(memory_format=layout)
     if compiled:
@@ -162,7 +163,7 @@ def graph(settings: Settings, crops: data.Crops, device: str, models: int) -> Bu
     train = settings.train
     parts = []
     for _ in range(models):
-        codec = runs.build(train).to(device, memory_format=torch.channels_last).train()
+        codec = training.build(train).to(device, memory_format=torch.channels_last).train()
         weights = [p for n, p in codec.named_parameters() if not n.endswith("quantiles")]
         adam = torch.optim.Adam(weights, lr=train.learning_rate, betas=train.betas, fused=True, capturable=True)
         x = crops.batch(0).contiguous(memory_format=torch.channels_last)
@@ -172,7 +173,7 @@ def graph(settings: Settings, crops: data.Crops, device: str, models: int) -> Bu
         def body(codec=codec, weights=weights, adam=adam, x=x, noise=noise) -> None:
             adam.zero_grad(set_to_none=False)
             terms, _ = codec.log_terms(x, train.lam, generator=noise)
-            runs.mean_loss(terms, train.objective, train.estimator, train.weighting, train.scale).backward()
+            settings_.mean_loss(terms, train.objective, train.estimator, train.weighting, train.scale).backward()
             torch.nn.utils.clip_grad_norm_(weights, train.clip)
             adam.step()
 
@@ -220,7 +221,7 @@ def recipe(settings: Settings, pictures: list[data.Picture], device: str) -> Bui
             return convert_image_dtype(cut(pictures[index % len(pictures)].pixels), torch.float32)
 
     cut = RandomCrop(settings.crop)
-    model = runs.build(settings.train).to(device).train()
+    model = training.build(settings.train).to(device).train()
     loss_of = RateDistortionLoss(lmbda=settings.train.lam)
     main_ = [p for n, p in model.named_parameters() if not n.endswith("quantiles")]
     quantiles = [p for n, p in model.named_parameters() if n.endswith("quantiles")]
@@ -260,7 +261,7 @@ def errors(codec: Any, settings: Settings, crops: data.Crops, layout: torch.memo
     """Relative error of the gradient of each group, against the same weights, crops and noise in float64."""
     x = crops.batch(0)
     train = settings.train
-    plain = runs.build(train).to(x.device).train()
+    plain = training.build(train).to(x.device).train()
     plain.load_state_dict(codec.state_dict())
     exact = copy.deepcopy(plain).double()
     y, z = plain.g_a(x), plain.h_a(plain.g_a(x).abs()).shape
@@ -287,14 +288,14 @@ def errors(codec: Any, settings: Settings, crops: data.Crops, layout: torch.memo
 
 def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A recorded draw beside the bare forward and backward pass."""
-    codec = runs.build(settings.train).to(device).train()
+    codec = training.build(settings.train).to(device).train()
     x, draws = crops.batch(0), settings.repetitions
 
     def bare(count: int) -> None:
         for t in range(count):
             terms, _ = codec.log_terms(x, settings.train.lam, generator=stream(0, "recording", t, device))
             codec.zero_grad()
-            runs.mean_loss(terms, "elbo", "pathwise", "joint", "bpp").backward()
+            settings_.mean_loss(terms, "elbo", "pathwise", "joint", "bpp").backward()
 
     def recorded(count: int) -> None:
         codec.zero_grad()
@@ -312,10 +313,10 @@ def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterato
 
 def flops_of(settings: Settings, crops: data.Crops) -> float:
     """Floating-point operations of one step in convolutions and matrix products, forward and backward."""
-    codec = runs.build(settings.train).to(crops.device).train()
+    codec = training.build(settings.train).to(crops.device).train()
     with FlopCounterMode(display=False) as counter:
         terms, _ = codec.log_terms(crops.batch(0), settings.train.lam)
-        runs.mean_loss(terms, "elbo", "pathwise", "joint", "bpp").backward()
+        settings_.mean_loss(terms, "elbo", "pathwise", "joint", "bpp").backward()
     return float(counter.get_total_flops())
 
 

@@ -267,7 +267,7 @@ def pack(
     ] = False,
 ) -> None:
     """Pack trained weights into a few small files."""
-    from gradlab.packing import pack as pack_
+    from gradlab.training.packing import pack as pack_
 
     _show_packed(pack_(out, target, limit, snapshots=snapshots, optimizer=optimizer), target)
 
@@ -282,7 +282,7 @@ def unpack(
     What is there already stays. Then: gradlab run STUDY --out DIR --resume, with the same profile and images.
     Unfinished runs that were packed without --optimizer restart warm: with a new optimizer, which provenance tells.
     """
-    from gradlab.packing import unpack as unpack_
+    from gradlab.training.packing import unpack as unpack_
 
     _show_packed(unpack_(source, out), out)
 

@@ -16,7 +16,7 @@ from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.proxies import Proxy
 from gradlab.recorder import GradientRecorder
-from gradlab.runs import mean_loss
+from gradlab.training.settings import mean_loss
 
 
 @checked

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-    from gradlab.engines import Engine
+    from gradlab.training.engines import Engine
 
 __all__ = ["PROFILES", "Context", "Verdict", "discover", "run", "stop_together", "usual_device"]
 
@@ -64,7 +64,7 @@ class Verdict(NamedTuple):
 
 
 def _local() -> Engine:
-    from gradlab.engines import Engine
+    from gradlab.training.engines import Engine
 
     return Engine()
 
@@ -85,7 +85,7 @@ class Context:
         train_images: folder of images, or None for the embedded photographs; ``test_images`` likewise.
         progress: shows how far a task has come.
         deterministic: whether ``--deterministic`` was given; for the provenance.
-        engine: where models are trained (``gradlab.engines.Engine``).
+        engine: where models are trained (``gradlab.training.engines.Engine``).
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
     """
 
@@ -132,7 +132,7 @@ def run(
         time_limit: minutes after which training stops with a checkpoint.
         console: where to print.
         deterministic: one thread, and of each operation an implementation that gives the same bits every time.
-        engine: the arguments of ``gradlab.engines.Engine``: where models are trained; by default one after the other.
+        engine: the arguments of ``gradlab.training.engines.Engine``; by default one model after the other.
 
     Returns:
         The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
@@ -143,7 +143,7 @@ def run(
     """
     from rich.console import Console
 
-    from gradlab.engines import Engine
+    from gradlab.training.engines import Engine
 
     begin = time.monotonic()
     console = console or Console()

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradlab import breakdown, checkpoints, ranks, results
+from gradlab import checkpoints, ranks, results
 from gradlab.codecs import PFrame, video
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import mse_255, psnr, to_8_bit
 from gradlab.noise import stream
 from gradlab.progress import skip
-from gradlab.training import TrainSettings, broken, descend, set_state, state_of, told
+from gradlab.training import breakdown
+from gradlab.training.loop import TrainSettings, broken, descend, set_state, state_of, told
 
 if TYPE_CHECKING:
     import pandas as pd

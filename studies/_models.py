@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradlab import data, engines, results
+from gradlab import data, results
 from gradlab.data import Picture
-from gradlab.engines import Sweep, Task
-from gradlab.training import Run, TrainSettings
+from gradlab.training import Run, TrainSettings, engines
+from gradlab.training.engines import Sweep, Task
 
 if TYPE_CHECKING:
     from gradlab.study import Context

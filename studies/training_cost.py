@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, cost, results
+from gradlab import cli, results
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab.training import TrainSettings, cost
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:

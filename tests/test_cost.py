@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gradlab import cost, data
+from gradlab import data
 from gradlab.errors import GradlabError
-from gradlab.training import TrainSettings
+from gradlab.training import TrainSettings, cost
 
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=1, steps=1)
 

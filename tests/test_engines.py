@@ -16,12 +16,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import checkpoints, data, engines, ranks, states, status, stopping
-from gradlab.engines import Engine, Sweep, Task, _task
-from gradlab.engines._task import TOKEN, Order, carry_out
+from gradlab import checkpoints, data, ranks, states, status, stopping
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress
-from gradlab.training import TrainSettings
+from gradlab.training import TrainSettings, engines
+from gradlab.training.engines import Engine, Sweep, Task, _task
+from gradlab.training.engines._task import TOKEN, Order, carry_out
 
 PICTURES = data.embedded("train")
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=60, learning_rate=1e-3, snapshots=(1,),

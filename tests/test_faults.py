@@ -25,7 +25,7 @@ from tests.test_training import TINY
 
 __all__ = ["studies"]  # a fixture
 
-ROOT = Path(training.__file__).parents[1]
+ROOT = Path(training.__file__).parents[2]
 SLOW = '''
 """Never ends by itself."""
 import time

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradlab import breakdown, checkpoints, data, results, training
-from gradlab.breakdown import PATIENCE, WINDOW, Watch
+from gradlab import checkpoints, data, results, training
 from gradlab.errors import GradlabError
+from gradlab.training import breakdown
+from gradlab.training.breakdown import PATIENCE, WINDOW, Watch
 from tests.test_training import TINY
 
 
@@ -54,7 +55,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, name: str, good: int, spoil: Any) 
         codec.get_submodule(name).register_forward_hook(hook)
         return codec
 
-    monkeypatch.setattr(training, "build", built)
+    monkeypatch.setattr(training.loop, "build", built)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from gradlab import checkpoints, cli, data, results, training
 from gradlab.errors import GradlabError, Stopped
-from gradlab.packing import pack, unpack
+from gradlab.training.packing import pack, unpack
 from gradlab_studies import _models as models
 
 SETTINGS = replace(models.SMALLEST, data="")
@@ -99,8 +99,8 @@ def test_without_it_the_restart_is_warm_and_says_so(tmp_path, pictures):
 
 
 def test_the_learning_rate_rises_after_a_warm_restart_only():
-    assert training._warm_up(0, []) == training._warm_up(10**6, [3]) == 1.0
-    assert training._warm_up(10, [0, 10]) == pytest.approx(1 / training.WARM_UP)
+    assert training.loop._warm_up(0, []) == training.loop._warm_up(10**6, [3]) == 1.0
+    assert training.loop._warm_up(10, [0, 10]) == pytest.approx(1 / training.WARM_UP)
 
 
 def test_what_is_there_stays(finished, tmp_path):

@@ -31,7 +31,7 @@ def crops(options: Options, batch: int = 8) -> Any:
 def loss(model: Any, x: Any, draw: int, objective: str = "elbo", k: int = 1, l: int = 1) -> Any:
     """The training loss on the noise of a draw."""
     from gradlab.noise import stream
-    from gradlab.runs import mean_loss
+    from gradlab.training.settings import mean_loss
 
     terms, _ = model.log_terms(x, LAM, k, l, stream(0, "recording", draw))
     return mean_loss(terms, objective, "pathwise", "joint", "bpp")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlab import breakdown, checkpoints, codecs, locks, ranks, results, stopping
+from gradlab import checkpoints, codecs, locks, ranks, results, stopping
 from gradlab.arguments import checked
 from gradlab.codecs import Codec, PFrame
 from gradlab.data import Crops, Picture
@@ -24,7 +24,8 @@ from gradlab.errors import GradlabError, Stopped
 from gradlab.live import SNRMonitor
 from gradlab.noise import stream
 from gradlab.progress import skip
-from gradlab.runs import Run, TrainSettings, build, mean_loss, run_of
+from gradlab.training import breakdown
+from gradlab.training.settings import Run, TrainSettings, build, mean_loss, run_of
 
 __all__ = [
     "Run",
@@ -180,7 +181,7 @@ def train(
         checkpoint_every: iterations between checkpoints.
         log_every: iterations between rows of the log.
         tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
-        explosion: a loss so many times its lowest median is an explosion (``gradlab.breakdown.Watch``).
+        explosion: a loss so many times its lowest median is an explosion (``gradlab.training.breakdown.Watch``).
         snr_every: record the gradient SNR of the codec's groups every so many iterations, on one minibatch that no
             iteration trains on, to ``run.snr(...)``; 0 for never. The weights come out the same.
         snr_draws: gradients of each such point; the cost is that of snr_draws / snr_every more iterations.

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from gradlab.engines._follow import follow, orders
-from gradlab.engines._task import RETRIES, Order, Outcome, Sweep, carry_out
 from gradlab.errors import GradlabError
+from gradlab.training.engines._follow import follow, orders
+from gradlab.training.engines._task import RETRIES, Order, Outcome, Sweep, carry_out
 
 # Results are sentences; the runs themselves lie in the shared folder.
 STORE_BYTES = 80 * 1024**2

@@ -12,7 +12,7 @@ import torch
 from gradlab.data import Crops, Picture
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
-from gradlab.training import TrainSettings, build, descend, optimizer
+from gradlab.training.loop import TrainSettings, build, descend, optimizer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from gradlab import results, states, stopping
-from gradlab.engines._task import TOKEN, Order, Outcome, Sweep, Task
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Advance
+from gradlab.training.engines._task import TOKEN, Order, Outcome, Sweep, Task
 
 POLL_SECONDS = 0.5
 

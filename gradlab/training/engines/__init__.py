@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradlab import ranks
-from gradlab.engines import local, ray
-from gradlab.engines._task import Sweep, Task
 from gradlab.errors import GradlabError, unknown
-from gradlab.runs import Run
+from gradlab.training.engines import local, ray
+from gradlab.training.engines._task import Sweep, Task
+from gradlab.training.settings import Run
 
 __all__ = ["ENGINES", "Engine", "Sweep", "Task", "train"]
 

@@ -19,7 +19,7 @@ from gradlab import data, determinism, results, states, stopping, training
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress, skip
-from gradlab.runs import Run, TrainSettings
+from gradlab.training.settings import Run, TrainSettings
 
 TOKEN = ".seen"
 LOOK_SECONDS = 2.0

@@ -8,9 +8,9 @@ import os
 import threading
 from concurrent.futures.process import BrokenProcessPool
 
-from gradlab.engines._follow import announced, follow, orders, undone
-from gradlab.engines._task import RETRIES, Order, Outcome, Sweep, carry_out, do
 from gradlab.errors import GradlabError
+from gradlab.training.engines._follow import announced, follow, orders, undone
+from gradlab.training.engines._task import RETRIES, Order, Outcome, Sweep, carry_out, do
 
 
 def train(sweep: Sweep, jobs: int = 1) -> None:
