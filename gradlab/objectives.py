@@ -100,7 +100,7 @@ class Objective:
         Raises:
             GradlabError: unknown weighting or scale, or terms that the objective is not defined for.
         """
-        self._validate(terms, weighting, scale)
+        self.validate(terms, weighting, scale)
         to_unit = unit(terms, scale)
         if self.single:
             return to_unit * terms.log_w().mean(dim=(1, 2))
@@ -118,7 +118,7 @@ class Objective:
         DReG multiplies the gradient that reaches a sample by it: y_i by sum_j w~_ij and z_j by sum_i w~_ij; a z_i that
         was drawn from y_i by w~_i. All detached.
         """
-        self._validate(terms, weighting, scale)
+        self.validate(terms, weighting, scale)
         names: tuple[Term, ...] = ("lik", "py", "pz", "q")
         if self.single:  # every log-weight is a bound of its own, with weight 1
             ones = torch.ones(terms.shape, dtype=terms.log_lik.dtype, device=terms.log_lik.device)
@@ -138,7 +138,12 @@ class Objective:
             factors["z", name] = w.sum(dim=2 if terms.paired else 1)
         return factors
 
-    def _validate(self, terms: LogTerms, weighting: str, scale: str) -> None:
+    def validate(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> None:
+        """Refuse what this objective is not defined for.
+
+        Raises:
+            GradlabError: unknown weighting or scale, or terms whose samples it does not take.
+        """
         if weighting not in WEIGHTINGS:
             raise unknown("weighting", weighting, WEIGHTINGS)
         if scale not in SCALES:

@@ -14,6 +14,7 @@ from gradlab.codecs.context import Autoregressive, ChengAnchor, ChengAttention
 from gradlab.codecs.factorized import Factorized
 from gradlab.codecs.hyperprior import Hyperprior, MeanScale, SmallHyperprior
 from gradlab.codecs.loading import load_into
+from gradlab.codecs.loss import Loss, LossParts, PlainLoss
 from gradlab.codecs.video import PFrame
 from gradlab.errors import GradlabError, unknown
 
@@ -50,6 +51,20 @@ def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int =
         GradlabError: unknown name, channels that are not as many positive integers as the codec takes, or
             ``direct_y=False`` without z.
     """
+    check_channels(name, channels)
+    if not -(2**63) <= seed < 2**63:
+        raise GradlabError("the seed is beyond 64 bits: give a whole number from 0 to 2^63 - 1")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CODECS[name](*(int(c) for c in channels), direct_y=direct_y)
+
+
+def check_channels(name: str, channels: Sequence[int]) -> None:
+    """Refuse what no image codec can be built from.
+
+    Raises:
+        GradlabError: unknown name, or channels that are not as many positive integers as the codec takes.
+    """
     if name not in CODECS:
         raise unknown("codec", name, CODECS)
     expected = CODECS[name].channel_names
@@ -58,11 +73,6 @@ def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int =
         raise GradlabError(f"channels of {name} are ({given}): give {NUMBERS[len(expected)]} ({wanted})")
     if max(channels) > MOST_CHANNELS:
         raise GradlabError(f"{max(channels)} channels fill any memory: give at most {MOST_CHANNELS}")
-    if not -(2**63) <= seed < 2**63:
-        raise GradlabError("the seed is beyond 64 bits: give a whole number from 0 to 2^63 - 1")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CODECS[name](*(int(c) for c in channels), direct_y=direct_y)
 
 
 @checked
@@ -98,4 +108,18 @@ def copy_of(codec: Codec) -> Codec:
     return copy.deepcopy(codec)
 
 
-__all__ = ["CODECS", "Codec", "Hyperprior", "Latents", "PFrame", "SmallHyperprior", "build", "copy_of", "load"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "Hyperprior",
+    "Latents",
+    "Loss",
+    "LossParts",
+    "PFrame",
+    "PlainLoss",
+    "SmallHyperprior",
+    "build",
+    "check_channels",
+    "copy_of",
+    "load",
+]

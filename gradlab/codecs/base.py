@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gradlab.arguments import checked
 from gradlab.codecs.entropy import Bottleneck
+from gradlab.codecs.precision import check_weights, full, transformed
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.proxies import Proxy
@@ -60,6 +61,8 @@ class Codec(CompressionModel):
     Attributes:
         hyper_input: what h_a reads at test time without direct-y: the quantised y (``"rounded"``: round(y), since the
             mean that y is rounded about is not known before z) or y itself (``"mean"``).
+        precision: of the transforms, ``"float32"``, ``"tf32"`` or ``"bf16"`` (``gradlab.codecs.precision``). Latents,
+            noise, likelihoods and distortion are in the type of the weights, also under a user's autocast.
     """
 
     channel_names: ClassVar[tuple[str, ...]] = ("N", "M")
@@ -73,6 +76,7 @@ class Codec(CompressionModel):
         self.entropy_bottleneck = Bottleneck(self.entropy_bottleneck.channels)
         self.direct_y = direct_y
         self.hyper_input = "rounded"
+        self.precision = "float32"
 
     @classmethod
     @abstractmethod
@@ -95,6 +99,14 @@ class Codec(CompressionModel):
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
         """y as the bitstream holds it."""
 
+    def encode(self, x: Tensor) -> Tensor:
+        """``[B, M, h, w]`` the mean of y, ``g_a(x)``, in the type of ``x``."""
+        return transformed(self.g_a, x, self.precision)
+
+    def decode(self, y: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` the image of a latent, ``g_s(y)``, in the type of ``y``, not clamped."""
+        return transformed(self.g_s, y, self.precision)
+
     @abstractmethod
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
         """Probability mass of each element of given latents, by latent: ``"y"`` and, where the model has one, ``"z"``.
@@ -113,6 +125,7 @@ class Codec(CompressionModel):
         l: int = 1,
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
+        *,
         encoded: Tensor | None = None,
     ) -> tuple[LogTerms, Tensor]:
         """The log-weight of each image, factor by factor; noise is injected whatever train/eval says.
@@ -125,20 +138,21 @@ class Codec(CompressionModel):
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
             proxy: what stands in for rounding y (``gradlab.proxies``); z keeps additive noise. Proxies round to
                 integers, also where the codec rounds about a predicted mean at test time.
-            encoded: ``g_a(x)``, where the caller has it: draws that differ in noise alone share it, and go backward
-                with ``retain_graph=True``.
+            encoded: ``codec.encode(x)``, where the caller has it: draws that differ in noise alone share it, and go
+                backward with ``retain_graph=True``.
 
         Returns:
             The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
             context model reads of a sample y_i belongs to its tap of log p(y_i | z_j).
 
         Raises:
-            GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y, unknown proxy.
+            GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y, unknown proxy,
+                weights of 16 bits.
         """
         self._check(x, k, l)
         rounding = _proxy(proxy)
         b, _, height, width = x.shape
-        y_mean = self.g_a(x) if encoded is None else encoded
+        y_mean = self.encode(x) if encoded is None else encoded
         y = rounding.sample(y_mean[:, None], uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device))
         # Without direct-y h_a reads the sample before any tap: an estimator rescales each path of z_i once.
         z_mean = self._hyper(y_mean if self.direct_y else fold(y))
@@ -147,7 +161,7 @@ class Codec(CompressionModel):
             z_mean = unfold(z_mean, b)
             z = z_mean + uniform((b, l if self.direct_y else k, *z_mean.shape[2:]), generator, y_mean.dtype, x.device)
         y_lik, y_py = y.view_as(y), y.view_as(y)
-        x_hat = unfold(self.g_s(fold(rounding.decode(y_lik))), b)
+        x_hat = unfold(self.decode(fold(rounding.decode(y_lik))), b)
         log_py, log_pz, z_taps = self._log_prior(y_py, z)
         mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
         terms = LogTerms(
@@ -186,7 +200,7 @@ class Codec(CompressionModel):
             generator: of the dither, on the device of ``x``; y's is drawn first.
         """
         self._check(x)
-        y = self.g_a(x)
+        y = self.encode(x)
         y_hat = dithered(y, generator)
         z = self._hyper(y if self.direct_y or self.hyper_input == "mean" else y_hat)
         z_hat = None if z is None else dithered(z, generator)
@@ -200,14 +214,14 @@ class Codec(CompressionModel):
     def forward(self, x: Tensor) -> dict[str, Any]:
         """CompressAI's interface: noise in training, rounding in evaluation, by the rule of ``compress``."""
         if self.training:
-            y = self.g_a(x)
+            y = self.encode(x)
             y_hat = y + uniform(tuple(y.shape), None, y.dtype, y.device)
             z = self._hyper(y if self.direct_y else y_hat)
             z_hat = None if z is None else z + uniform(tuple(z.shape), None, z.dtype, z.device)
         else:
             _, _, y_hat, z_hat = self._quantised(x)
         likelihoods = self.likelihoods(y_hat, z_hat)
-        return {"x_hat": self.g_s(y_hat), "likelihoods": likelihoods}
+        return {"x_hat": self.decode(y_hat), "likelihoods": likelihoods}
 
     def finish(self) -> None:
         """After training: solve the quantiles by bisection and build the coder's tables (no auxiliary optimizer)."""
@@ -216,7 +230,7 @@ class Codec(CompressionModel):
     def _quantised(
         self, x: Tensor, encoded: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        y = self.g_a(x) if encoded is None else encoded
+        y = self.encode(x) if encoded is None else encoded
         z = self._hyper(self._read_by_h_a(y))
         z_hat = None if z is None else self.entropy_bottleneck.rounded(z)
         return y, z, self._rounded(y, z_hat), z_hat
@@ -229,6 +243,7 @@ class Codec(CompressionModel):
         if x.ndim != 4 or x.shape[1] != 3:
             raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
         weight = next(self.parameters())
+        check_weights(weight)
         if x.dtype != weight.dtype or x.device != weight.device:
             raise GradlabError(
                 f"images are {x.dtype} on {x.device} and the codec is {weight.dtype} on {weight.device}: move one there"

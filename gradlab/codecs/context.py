@@ -18,6 +18,7 @@ from compressai.models import Cheng2020Anchor, Cheng2020Attention, JointAutoregr
 from torch import Tensor, nn
 
 from gradlab.codecs.hyperprior import Hierarchical
+from gradlab.codecs.precision import transformed
 
 
 class Context(Hierarchical):
@@ -39,10 +40,11 @@ class Context(Hierarchical):
 
     def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale and mean from h_s and the context, for every pair of the leading axes; the context runs once per y."""
-        context = self.context_prediction(y.flatten(0, -4)).unflatten(0, y.shape[:-3])
+        context = transformed(self.context_prediction, y.flatten(0, -4), self.precision).unflatten(0, y.shape[:-3])
         leading = torch.broadcast_shapes(hyper.shape[:-3], context.shape[:-3])
         both = torch.cat([t.expand(*leading, *t.shape[-3:]) for t in (hyper, context)], dim=-3)
-        scales, means = self.entropy_parameters(both.flatten(0, -4)).unflatten(0, leading).chunk(2, dim=-3)
+        both = transformed(self.entropy_parameters, both.flatten(0, -4), self.precision)
+        scales, means = both.unflatten(0, leading).chunk(2, dim=-3)
         return scales, means
 
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from torch import Tensor
 
+from gradlab.codecs.precision import full
+
 
 class Bottleneck(EntropyBottleneck):
     """The factorised prior p(z) of Balle et al. 2018."""
@@ -22,7 +24,8 @@ class Bottleneck(EntropyBottleneck):
         n, c = samples.shape[:2]
         # A static permute: CompressAI's own is built from tensors, which costs a host synchronisation on a GPU.
         values = samples.transpose(0, 1).reshape(c, 1, -1)
-        mass = self._likelihood(values)
+        with full(samples.device):  # matrix products: a user's autocast would round log p(z) to 8 bits
+            mass = self._likelihood(values)
         mass = mass[0] if isinstance(mass, tuple) else mass  # 1.2.4 returned a tensor
         if self.use_likelihood_bound:
             mass = self.likelihood_lower_bound(mass)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gradlab.codecs.base import Codec, fold, unfold
 from gradlab.codecs.entropy import Conditional
+from gradlab.codecs.precision import transformed
 from gradlab.terms import Tap
 
 
@@ -68,7 +69,7 @@ class Hierarchical(Codec):
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
         """Probability mass of each element of ``y_hat [B, M, h, w]`` given z_hat, and of ``z_hat [B, N, h', w']``."""
         assert z_hat is not None
-        y_mass = self.gaussian_conditional.likelihood(y_hat, *self.normal(y_hat, self.h_s(z_hat)))
+        y_mass = self.gaussian_conditional.likelihood(y_hat, *self.normal(y_hat, self._scored(z_hat)))
         return {"y": y_mass, "z": self.entropy_bottleneck.likelihood(z_hat)}
 
     def compress(self, x: Tensor) -> dict[str, Any]:
@@ -81,12 +82,16 @@ class Hierarchical(Codec):
         return {"strings": [self._coded(y, self.h_s(z_hat)), z_strings], "shape": z.shape[-2:]}
 
     def _hyper(self, y: Tensor) -> Tensor:
-        return self.h_a(y)
+        return transformed(self.h_a, y, self.precision)
+
+    def _scored(self, z: Tensor) -> Tensor:
+        """The output of h_s, which p(y | z) is made of, in the type of ``z``."""
+        return transformed(self.h_s, z, self.precision)
 
     def _log_prior(self, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tap, ...]]:
         assert z is not None
         z_py, z_pz = z.view_as(z), z.view_as(z)
-        hyper = unfold(self.h_s(fold(z_py)), len(z))
+        hyper = unfold(self._scored(fold(z_py)), len(z))
         if self.direct_y:
             y, hyper = y[:, :, None], hyper[:, None]
         mass = self.gaussian_conditional.likelihood(y, *self.normal(y, hyper))
@@ -108,7 +113,7 @@ class Hyperprior(Hierarchical, ScaleHyperprior):
     """CompressAI's ``ScaleHyperprior``: h_a reads ``|y|``, p(y | z) has mean 0, y is rounded to integers."""
 
     def _hyper(self, y: Tensor) -> Tensor:
-        return self.h_a(y.abs())
+        return super()._hyper(y.abs())
 
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
         return torch.round(y)

@@ -26,12 +26,15 @@ from torch import Tensor, nn
 
 from gradlab.codecs.base import fold, unfold
 from gradlab.codecs.entropy import Bottleneck, Conditional
+from gradlab.codecs.precision import check_weights, full, transformed
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.proxies import Proxy
 from gradlab.proxies import proxy as _proxy
 from gradlab.terms import LogTerms, Tap
 
+NAME = "ssf2020"
+"""The name of this codec in settings; ``CODECS`` holds image codecs."""
 CHANNELS = (128, 192)
 PARTS = ("img", "res", "motion")
 
@@ -64,9 +67,11 @@ class PFrame(ScaleSpaceFlow):
     """
 
     downsampling_factor = 2 ** (4 + 3)  # pixels per position of a z, along one axis
+    direct_y = True
 
     def __init__(self, n: int = CHANNELS[0], m: int = CHANNELS[1]) -> None:
         super().__init__()
+        self.precision = "float32"
         if (n, m) != CHANNELS:
             # CompressAI's constructor takes no widths, but the classes of its parts do.
             for part, inputs, latents, outputs in (("img", 3, m, 3), ("res", 3, 2 * m, 3), ("motion", 6, m, 3)):
@@ -109,20 +114,22 @@ class PFrame(ScaleSpaceFlow):
         rounding = _proxy(proxy)
         if k < 1 or l != 1:
             raise GradlabError(f"k = {k}, l = {l}: a P-frame takes at least one sample of y and exactly one of z")
-        m_mean = self.motion_encoder(torch.cat((x, x_ref), dim=1))
+        m_mean = self._run(self.motion_encoder, torch.cat((x, x_ref), dim=1))
         m = m_mean + _noise(m_mean, generator)
-        m_z = self.motion_hyperprior.hyper_encoder(m_mean)
-        log_motion = sum(_log_mass(self.motion_hyperprior, m[:, None], m_z + _noise(m_z, generator)), start=0.0)
-        x_pred = self.forward_prediction(x_ref, self.motion_decoder(m))
-        y_mean = self.res_encoder(x - x_pred)
+        m_z = self._run(self.motion_hyperprior.hyper_encoder, m_mean)
+        log_motion = sum(self._log_mass(self.motion_hyperprior, m[:, None], m_z + _noise(m_z, generator)), start=0.0)
+        motion = self._run(self.motion_decoder, m)
+        with full(x.device):
+            x_pred = self.forward_prediction(x_ref, motion)
+        y_mean = self._run(self.res_encoder, x - x_pred)
         u = uniform((len(x), k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
         y = rounding.sample(y_mean[:, None], u)
-        z_mean = self.res_hyperprior.hyper_encoder(y_mean)
+        z_mean = self._run(self.res_hyperprior.hyper_encoder, y_mean)
         z = z_mean[:, None] + uniform((len(x), 1, *z_mean.shape[1:]), generator, z_mean.dtype, x.device)
         y_lik, y_py, z_py, z_pz = (t.view_as(t) for t in (y, y, z, z))
         read = torch.cat((rounding.decode(y_lik), m[:, None].expand(-1, k, -1, -1, -1)), dim=2)
-        x_hat = x_pred[:, None] + unfold(self.res_decoder(fold(read)), len(x))
-        log_py, _ = _log_mass(self.res_hyperprior, y_py, z_py[:, 0])
+        x_hat = x_pred[:, None] + unfold(self._run(self.res_decoder, fold(read)), len(x))
+        log_py, _ = self._log_mass(self.res_hyperprior, y_py, z_py[:, 0])
         log_pz = self.res_hyperprior.entropy_bottleneck.likelihood(z_pz[:, 0]).log().sum(dim=(1, 2, 3))
         mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
         pixels = x.shape[2] * x.shape[3]
@@ -147,9 +154,9 @@ class PFrame(ScaleSpaceFlow):
             GradlabError: as for ``log_terms``.
         """
         x, x_ref = self._last_two(video)
-        m_hat, motion_bits = _rounded(self.motion_hyperprior, self.motion_encoder(torch.cat((x, x_ref), dim=1)))
+        m_hat, motion_bits = self._rounded(self.motion_hyperprior, self.motion_encoder(torch.cat((x, x_ref), dim=1)))
         x_pred = self.forward_prediction(x_ref, self.motion_decoder(m_hat))
-        y_hat, residual_bits = _rounded(self.res_hyperprior, self.res_encoder(x - x_pred))
+        y_hat, residual_bits = self._rounded(self.res_hyperprior, self.res_encoder(x - x_pred))
         return Frame(x_pred + self.res_decoder(torch.cat((y_hat, m_hat), dim=1)), residual_bits, motion_bits)
 
     def groups(self) -> dict[str, nn.Module]:
@@ -171,9 +178,33 @@ class PFrame(ScaleSpaceFlow):
         for part in PARTS:
             getattr(self, f"{part}_hyperprior").update(force=True, update_quantiles=True)
 
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        return transformed(module, x, self.precision)
+
+    def _log_mass(self, hyperprior: Any, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, k]`` log p(y_i | z) of samples ``y [B, k, ...]`` and ``[B, 1]`` log p(z) of ``z [B, ...]``."""
+        scales, means = (self._run(getattr(hyperprior, f"hyper_decoder_{part}"), z) for part in ("scale", "mean"))
+        y_mass = hyperprior.gaussian_conditional.likelihood(y, scales[:, None], means[:, None])
+        z_mass = hyperprior.entropy_bottleneck.likelihood(z)
+        return y_mass.log().sum(dim=(2, 3, 4)), z_mass.log().sum(dim=(1, 2, 3))[:, None]
+
+    def _rounded(self, hyperprior: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y rounded about its mean, and ``[B]`` bits of it and of the rounded z."""
+        z_hat = hyperprior.entropy_bottleneck.rounded(hyperprior.hyper_encoder(y))
+        y_hat = hyperprior.gaussian_conditional.quantize(y, "dequantize", hyperprior.hyper_decoder_mean(z_hat))
+        log_py, log_pz = self._log_mass(hyperprior, y_hat[:, None], z_hat)
+        return y_hat, -(log_py + log_pz)[:, 0] / math.log(2)
+
     def _last_two(self, video: Tensor) -> tuple[Tensor, Tensor]:
         if video.ndim != 5 or video.shape[2] != 3:
             raise GradlabError(f"the video has shape {tuple(video.shape)}: give [batch, frames, 3, height, width]")
+        weight = next(self.parameters())
+        check_weights(weight)
+        if video.dtype != weight.dtype or video.device != weight.device:
+            raise GradlabError(
+                f"frames are {video.dtype} on {video.device} and the codec is {weight.dtype} on {weight.device}: "
+                "move one there"
+            )
         if video.shape[1] < 2:
             raise GradlabError("the video has one frame: a P-frame needs the frame before it, so give at least two")
         f = self.downsampling_factor
@@ -182,6 +213,16 @@ class PFrame(ScaleSpaceFlow):
                 f"frames are {video.shape[3]} x {video.shape[4]}: height and width must be multiples of {f}; crop them"
             )
         return video[:, -1], video[:, -2]
+
+
+def check_channels(channels: Sequence[int]) -> None:
+    """Refuse what ``build`` does not take.
+
+    Raises:
+        GradlabError: channels that are not two positive integers.
+    """
+    if len(channels) != 2 or any(int(c) != c or c < 1 for c in channels):
+        raise GradlabError(f"channels of {NAME} are {tuple(channels)}: give two positive integers (N, M)")
 
 
 def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
@@ -194,8 +235,7 @@ def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
     Raises:
         GradlabError: channels that are not two positive integers.
     """
-    if len(channels) != 2 or any(int(c) != c or c < 1 for c in channels):
-        raise GradlabError(f"channels of ssf2020 are {tuple(channels)}: give two positive integers (N, M)")
+    check_channels(channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return PFrame(*(int(c) for c in channels))
@@ -203,19 +243,3 @@ def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
 
 def _noise(t: Tensor, generator: torch.Generator | None) -> Tensor:
     return uniform(tuple(t.shape), generator, t.dtype, t.device)
-
-
-def _log_mass(hyperprior: Any, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """``[B, k]`` log p(y_i | z) of samples ``y [B, k, ...]`` and ``[B, 1]`` log p(z) of ``z [B, ...]``."""
-    scales, means = hyperprior.hyper_decoder_scale(z), hyperprior.hyper_decoder_mean(z)
-    y_mass = hyperprior.gaussian_conditional.likelihood(y, scales[:, None], means[:, None])
-    z_mass = hyperprior.entropy_bottleneck.likelihood(z)
-    return y_mass.log().sum(dim=(2, 3, 4)), z_mass.log().sum(dim=(1, 2, 3))[:, None]
-
-
-def _rounded(hyperprior: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    """y rounded about its mean, and ``[B]`` bits of it and of the rounded z."""
-    z_hat = hyperprior.entropy_bottleneck.rounded(hyperprior.hyper_encoder(y))
-    y_hat = hyperprior.gaussian_conditional.quantize(y, "dequantize", hyperprior.hyper_decoder_mean(z_hat))
-    log_py, log_pz = _log_mass(hyperprior, y_hat[:, None], z_hat)
-    return y_hat, -(log_py + log_pz)[:, 0] / math.log(2)

@@ -1,0 +1,96 @@
+"""The precision of a codec's transforms. Latents, noise, likelihoods and distortion are float32 in all of them.
+
+==========  ======================================================================================
+float32     full precision, also where cuDNN would take TF32 by itself
+tf32        convolutions multiply 10-bit mantissas (NVIDIA, compute capability 8.0 or later)
+bf16        transforms under bfloat16 autocast, their outputs back in float32
+==========  ======================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gradlab.errors import GradlabError, unknown
+
+PRECISIONS = ("float32", "tf32", "bf16")
+FIRST_WITH_TF32 = (8, 0)
+"""Compute capability of NVIDIA's Ampere, the first with TF32 and bfloat16."""
+
+
+def check(precision: str, device: str | torch.device | None = None) -> None:
+    """Refuse a precision that is unknown, or that the device lacks.
+
+    Args:
+        precision: one of ``PRECISIONS``.
+        device: where the transforms run; None checks the name alone.
+
+    Raises:
+        GradlabError: unknown precision, or one that the device lacks.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if device is None or precision == "float32":
+        return
+    at = torch.device(device)
+    if at.type == "cuda":
+        if torch.cuda.get_device_capability(at) < FIRST_WITH_TF32:
+            raise GradlabError(
+                f"precision {precision!r} needs compute capability 8.0, which {torch.cuda.get_device_name(at)} lacks: "
+                "give --precision float32"
+            )
+    elif precision == "tf32" or at.type != "cpu":
+        raise GradlabError(f"precision {precision!r} is not available on device {str(device)!r}: give float32")
+
+
+@contextlib.contextmanager
+def convolutions(precision: str, device: torch.device) -> Iterator[None]:
+    """Set cuDNN to a precision, and let it search for the fastest algorithm of each shape unless it is deterministic.
+
+    Matrix products stay in float32: those of the entropy bottleneck are the only ones in training. Has no effect on
+    other devices than CUDA.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    matmul, fixed = torch.backends.cuda.matmul, torch.backends.cudnn.deterministic
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=not fixed, deterministic=fixed, allow_tf32=precision == "tf32"
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+def transformed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
+    """The output of a transform, in the type of ``x``, whether the precision or a user's autocast lowers it inside."""
+    if precision != "bf16":
+        return module(x).to(x.dtype)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return module(x).to(x.dtype)
+
+
+def full(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """A context in which a user's autocast has no effect."""
+    if not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def check_weights(weight: Tensor) -> None:
+    """Refuse a codec whose weights have 16 bits.
+
+    Raises:
+        GradlabError: they have.
+    """
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        raise GradlabError(
+            f"the codec is {weight.dtype}, in which log-weights overflow and noise is rounded away: "
+            "call codec.float(), and set codec.precision = 'bf16' for transforms of 16 bits"
+        )
