@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradlab import codecs, data, evaluation, latents, paper, problems, training
+    from gradlab.codecs import Loss
     from gradlab.comparison import compare
     from gradlab.errors import GradlabError
     from gradlab.estimators import ESTIMATORS
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from gradlab.objectives import OBJECTIVES
     from gradlab.proxies import PROXIES
     from gradlab.recorder import GradientRecorder
+    from gradlab.recording import record
     from gradlab.terms import LogTerms
+    from gradlab.training import train
 
     __version__: str
 
@@ -29,6 +32,7 @@ __all__ = [
     "GradientRecorder",
     "GradlabError",
     "LogTerms",
+    "Loss",
     "SNRMonitor",
     "__version__",
     "codecs",
@@ -38,6 +42,8 @@ __all__ = [
     "latents",
     "paper",
     "problems",
+    "record",
+    "train",
     "training",
 ]
 
@@ -49,8 +55,11 @@ _OBJECTS = {
     "GradientRecorder": "gradlab.recorder",
     "GradlabError": "gradlab.errors",
     "LogTerms": "gradlab.terms",
+    "Loss": "gradlab.codecs",
     "SNRMonitor": "gradlab.live",
     "compare": "gradlab.comparison",
+    "record": "gradlab.recording",
+    "train": "gradlab.training",
 }
 
 

@@ -163,7 +163,9 @@ def device(name: Any) -> Any:
         found = torch.device(name)
         torch.zeros(1, device=found).item()
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError):
-        raise GradlabError(f"there is no device {_short(name)} here: give cpu, or cuda where there is one") from None
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        raise GradlabError(f"there is no device {_short(name)} here: give {' or '.join(there)}") from None
     return found
 
 

@@ -100,6 +100,7 @@ def list_() -> None:
 @app.command()
 def run(
     studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows.")],
+    *,
     profile: Annotated[
         str,
         typer.Option(
@@ -130,6 +131,16 @@ def run(
         Optional[float],  # noqa: UP045
         typer.Option(metavar="MINUTES", help="Stop training in time, with a checkpoint.", show_default="none"),
     ] = None,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
+    ] = None,
+    step: Annotated[
+        str, typer.Option(metavar="auto|eager|graph", help="auto: a CUDA graph where it can be captured.")
+    ] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")
+    ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="One thread and fixed orders of addition: the same bytes again.")
     ] = False,
@@ -157,24 +168,26 @@ def run(
     from rich.console import Console
 
     from gradlab import ranks, study
+    from gradlab.training import RunOptions
 
     with ranks.started(device or study.usual_device(profile)) as here:
         # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
         console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
         given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
+        where = here.device or device or study.usual_device(profile)
         code = study.run(
             studies,
             profile,
             out,
-            device,
-            seed,
-            resume,
-            train_images,
-            test_images,
-            time_limit,
-            console,
-            deterministic,
-            {n: v for n, v in given.items() if v is not None and (n, v) != ("name", "local")},
+            RunOptions(device=where, resume=resume, step=step, tensorboard=tensorboard),  # type: ignore[arg-type]
+            seed=seed,
+            train_images=train_images,
+            test_images=test_images,
+            time_limit=time_limit,
+            precision=precision,
+            console=console,
+            deterministic=deterministic,
+            engine={n: v for n, v in given.items() if v is not None and (n, v) != ("name", "local")},
         )
     raise typer.Exit(code)
 

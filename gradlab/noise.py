@@ -58,11 +58,15 @@ def stream(
         device: where the numbers are drawn.
         part: ``(rank, ranks)`` of the process that takes its rows of the noise; alone it takes all of them.
     """
-    digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
     generator = Rows(device, *part) if part[1] > 1 else torch.Generator(device=device)
-    # 63 bits: manual_seed takes a signed 64-bit integer.
-    generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator.manual_seed(seed_of(seed, purpose, index))
     return generator
+
+
+def seed_of(seed: int, purpose: str, index: int = 0) -> int:
+    """The seed of that stream, for a generator that is there already, e.g. one that a CUDA graph has registered."""
+    digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer
 
 
 def uniform(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,11 +76,14 @@ class Ranks:
             return why
         return next(said for said in self.gather(why) if said is not None)
 
-    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Each value averaged over the processes; the same answer in all."""
+    def mean(self, values: Tensor) -> Tensor:
+        """Each value of a float tensor averaged over the processes, on its device; the same answer in all."""
         if self.size == 1:
-            return dict(values)
-        return dict(zip(values, (v / self.size for v in self._reduced(list(values.values()), "SUM")), strict=True))
+            return values
+        import torch
+
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.SUM)
+        return values / self.size
 
     def _reduced(self, values: list[float], operation: str) -> list[float]:
         import torch
@@ -146,8 +149,8 @@ class Ranks:
         return [found[index] for index in range(len(items))]
 
     def data_parallel(
-        self, model: nn.Module, loss: Callable[[Tensor, Any], tuple[Tensor, dict[str, float]]]
-    ) -> Callable[[Tensor, Any], tuple[Tensor, dict[str, float]]]:
+        self, model: nn.Module, loss: Callable[[Tensor, Any], tuple[Tensor, Tensor]]
+    ) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
         """``loss`` of this process's rows, whose backward pass leaves the gradient averaged over all processes.
 
         DDP sees the whole loss as one forward pass, so that an estimator may hook and rescale whatever lies between.
@@ -156,7 +159,7 @@ class Ranks:
 
         Args:
             model: whose weights are trained; they are what ``loss`` depends on.
-            loss: (rows of the batch, noise) -> mean over the rows, and what the log shows of it (averaged as well).
+            loss: (rows of the batch, noise) -> mean over the rows, and a vector for the log (averaged as well).
         """
         if self.size == 1:
             return loss
@@ -169,16 +172,16 @@ class Ranks:
                 super().__init__()
                 self.model = model
 
-            def forward(self, x: Tensor, noise: Any) -> tuple[Tensor, dict[str, float]]:
+            def forward(self, x: Tensor, noise: Any) -> tuple[Tensor, Tensor]:
                 return loss(x, noise)
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its heir is too young
             spread = self.fabric.setup_module(Loss(), move_to_device=False)
 
-        def averaged(x: Tensor, noise: Any) -> tuple[Tensor, dict[str, float]]:
+        def averaged(x: Tensor, noise: Any) -> tuple[Tensor, Tensor]:
             value, seen = spread(x, noise)
-            return value, self.mean(seen)
+            return value, self.mean(seen.detach().clone())
 
         return averaged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from gradlab import moments, ranks
 from gradlab.arguments import checked
-from gradlab.codecs import Codec, PFrame
+from gradlab.capture import Replay
+from gradlab.codecs import Codec, Loss, PFrame, PlainLoss
+from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
-from gradlab.noise import stream
-from gradlab.proxies import Proxy
+from gradlab.noise import seed_of, stream
 from gradlab.recorder import GradientRecorder
-from gradlab.training.settings import mean_loss
+
+Batches = Tensor | Callable[[int], Tensor]
+AnyLoss = Loss | PlainLoss
+Model = Codec | PFrame
 
 
 @checked
@@ -26,13 +31,7 @@ def record(
     lam: float,
     draws: int,
     *,
-    objective: str = "elbo",
-    estimator: str = "pathwise",
-    weighting: str = "joint",
-    scale: str = "bpp",
-    k: int = 1,
-    l: int = 1,
-    proxy: str | Proxy = "noise",
+    loss: Loss | PlainLoss | None = None,
     seed: int = 0,
     advance: Callable[..., Any] = lambda n=1, note="": None,
 ) -> GradientRecorder:
@@ -50,7 +49,7 @@ def record(
             the encoder's forward), or ``draw -> minibatch`` (noise and minibatch).
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
-        objective, estimator, weighting, scale, k, l, proxy: as in training.
+        loss: whose gradient is recorded; ``Loss()``, the single-sample bound, by default.
         seed: of the noise.
         advance: called after each draw.
 
@@ -62,18 +61,73 @@ def record(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
-    device, here = next(codec.parameters()).device, ranks.here()
+    loss, here = loss or Loss(), ranks.here()
+    device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
-    # Where the noise alone changes, so does nothing in the encoder: its forward runs once, to the same numbers.
-    shared = {} if callable(batches) or isinstance(codec, PFrame) else {"encoded": codec.g_a(batches)}
-    with here.together(), recorder:
+    shared = _shared(codec, batches, loss)
+
+    def eager(t: int) -> None:
+        x = batches(t) if callable(batches) else batches
+        value = loss(codec, x, lam, stream(seed, "recording", t, device), **shared)
+        value.backward(retain_graph=bool(shared))
+        recorder.step()
+
+    with here.together(), convolutions(codec.precision, device), contextlib.ExitStack() as hooks:
+        draw = eager
+        if device.type == "cuda" and here.size == 1:
+            with contextlib.suppress(RuntimeError):  # what cannot be captured is drawn eagerly, to the same numbers
+                draw = _Graph(codec, batches, lam, loss, recorder, seed).draw
+        if draw is eager:
+            hooks.enter_context(recorder)
         for t in range(here.rank, draws, here.size):
-            x = batches(t) if callable(batches) else batches
-            terms, _ = codec.log_terms(x, lam, k, l, stream(seed, "recording", t, device), proxy, **shared)
-            mean_loss(terms, objective, estimator, weighting, scale).backward(retain_graph=bool(shared))
-            recorder.step()
+            draw(t)
             advance(min(here.size, draws - t))
     return recorder if here.size == 1 else _merged(recorder, codec, here)
+
+
+class _Graph:
+    """Draws as replays of one CUDA graph; never run on CUDA so far.
+
+    Raises:
+        RuntimeError: the draw cannot be captured.
+    """
+
+    def __init__(
+        self, codec: Model, batches: Batches, lam: float, loss: AnyLoss, recorder: GradientRecorder, seed: int
+    ) -> None:
+        self._batches, self._recorder, self._seed = batches, recorder, seed
+        self._x = batches(0).clone() if callable(batches) else batches
+        self._noise = torch.Generator(self._x.device)
+        gradients: list[Tensor | None] = [None for _ in recorder.parameters]
+        side = torch.cuda.Stream(self._x.device)
+        side.wait_stream(torch.cuda.current_stream(self._x.device))
+        with torch.cuda.stream(side):  # the backward pass runs where the forward pass ran
+            shared = _shared(codec, batches, loss)
+
+        def body() -> None:
+            value = loss(codec, self._x, lam, self._noise, **shared)
+            wanted = [p for p in recorder.parameters if p.requires_grad]
+            found = torch.autograd.grad(value, wanted, retain_graph=bool(shared), allow_unused=True)
+            by_parameter = dict(zip(map(id, wanted), found, strict=True))
+            gradients[:] = [by_parameter.get(id(p)) for p in recorder.parameters]
+
+        self._replay, self._gradients = Replay(body, self._noise, side), gradients
+
+    def draw(self, t: int) -> None:
+        """Record draw t."""
+        with self._replay.placed():
+            if callable(self._batches):
+                self._x.copy_(self._batches(t))
+            self._noise.manual_seed(seed_of(self._seed, "recording", t))
+            self._replay()
+            self._recorder.add(self._gradients)
+
+
+def _shared(codec: Model, batches: Batches, loss: AnyLoss) -> dict[str, Tensor]:
+    """Where the noise alone changes, nothing changes in the encoder: its forward runs once, to the same numbers."""
+    if callable(batches) or not isinstance(codec, Codec) or not isinstance(loss, Loss):
+        return {}
+    return {"encoded": codec.encode(batches)}
 
 
 def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: ranks.Ranks) -> GradientRecorder:
@@ -88,16 +142,16 @@ def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: ranks.Ranks) ->
 @checked
 @torch.no_grad()
 def cost(
-    codec: Codec, x: Tensor, lam: float, draws: int, *, proxy: str | Proxy = "noise", seed: int = 0
+    codec: Codec, x: Tensor, lam: float, draws: int, *, loss: Loss | None = None, seed: int = 0
 ) -> tuple[float, float]:
-    """R-D cost that training sees, bits per pixel: the mean of minus the ELBO over images, and over draws of the noise.
+    """The cost that training sees, bits per pixel: the mean of the loss over images and over draws of the noise.
 
     Args:
         codec: the codec.
         x: ``[B, 3, H, W]`` images in [0, 1].
         lam: lambda of the R-D cost.
         draws: of the noise, at least 1; those of :func:`record` at the same seed.
-        proxy: what stands in for rounding.
+        loss: ``Loss()`` by default, whose value is the R-D cost of one sample: minus the ELBO.
         seed: of the noise.
 
     Returns:
@@ -110,10 +164,9 @@ def cost(
         raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
     if not 0 < lam < math.inf:
         raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
-    device, state = next(codec.parameters()).device, moments.HigherMoments.init()
+    device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
     for t in range(draws):
-        terms, _ = codec.log_terms(x, lam, generator=stream(seed, "recording", t, device), proxy=proxy)
-        state = state.update(mean_loss(terms, "elbo", "pathwise", "joint", "bpp").double()[None].cpu())
+        state = state.update(loss(codec, x, lam, stream(seed, "recording", t, device)).double()[None].cpu())
     return float(state.mean), float(state.mean_se())
 
 

@@ -161,7 +161,7 @@ def running(folder: Path, total: int = 0, study: str = "") -> Iterator[Pulse]:
     pulse.start()
     try:
         yield pulse
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt, GeneratorExit):
         pulse.end("stopped")
         raise
     except BaseException as error:

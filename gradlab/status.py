@@ -141,7 +141,9 @@ def _what(settings: dict[str, Any]) -> str:
     if not settings:
         return ""
     parts = [f"{settings.get('codec', '?')}, lambda {settings.get('lam', '?')}"]
-    parts += [] if settings.get("proxy", "noise") == "noise" else [str(settings["proxy"])]
+    loss = settings.get("loss")
+    proxy = str(loss.get("proxy", "noise")) if isinstance(loss, dict) else "noise"
+    parts += [] if proxy == "noise" else [proxy]
     return ", ".join([*parts, f"seed {settings.get('seed', '?')}"])
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
+    from gradlab.training import RunOptions
     from gradlab.training.engines import Engine
 
 __all__ = ["PROFILES", "Context", "Verdict", "discover", "run", "stop_together", "usual_device"]
@@ -78,12 +79,11 @@ class Context:
         folder: this study's own in it.
         runs: in it too, the training runs that studies share.
         profile: ``"quick"``, ``"gpu"`` or ``"paper"``.
-        device: a torch device that is there.
+        options: how training runs are done: device, resume, deadline and so on.
         seed: the user's seed, also in the settings.
-        resume: whether to go on from checkpoints.
-        time_limit: the deadline on ``time.monotonic()``, or None.
         train_images: folder of images, or None for the embedded photographs; ``test_images`` likewise.
         progress: shows how far a task has come.
+        precision: of the transforms in training, where another than the settings' was asked for.
         deterministic: whether ``--deterministic`` was given; for the provenance.
         engine: where models are trained (``gradlab.training.engines.Engine``).
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
@@ -93,28 +93,33 @@ class Context:
     folder: Path
     runs: Path
     profile: str
-    device: str
+    options: RunOptions
     seed: int
-    resume: bool
-    time_limit: float | None
     train_images: Path | None
     test_images: Path | None
     progress: Progress
+    precision: str | None = None
     deterministic: bool = False
     engine: Engine = field(default_factory=_local)
     inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """The torch device that the study runs on."""
+        return self.options.device
 
 
 def run(
     names: Sequence[str],
     profile: str = "quick",
     out: str | Path | None = None,
-    device: str | None = None,
+    options: RunOptions | None = None,
+    *,
     seed: int = 0,
-    resume: bool = False,
     train_images: str | Path | None = None,
     test_images: str | Path | None = None,
     time_limit: float | None = None,
+    precision: str | None = None,
     console: Console | None = None,
     deterministic: bool = False,
     engine: Mapping[str, Any] | None = None,
@@ -125,11 +130,12 @@ def run(
         names: the studies, as ``discover`` names them.
         profile: how large: ``"quick"``, ``"gpu"`` or ``"paper"``.
         out: where results go; ``figures/<profile>`` by default.
-        device: a torch device; by default the CPU for ``quick`` and CUDA otherwise.
+        options: how training runs are done; with ``resume`` studies that are done with these settings, seed and inputs
+            are left out. By default on the CPU for ``quick`` and on CUDA otherwise.
         seed: 0 or more.
-        resume: leave out studies that are done with these settings, seed and inputs; go on from checkpoints.
         train_images: a folder of images; the embedded photographs by default. ``test_images`` likewise.
         time_limit: minutes after which training stops with a checkpoint.
+        precision: of the transforms in training, in place of the profile's (``gradlab.codecs.precision``).
         console: where to print.
         deterministic: one thread, and of each operation an implementation that gives the same bits every time.
         engine: the arguments of ``gradlab.training.engines.Engine``; by default one model after the other.
@@ -148,25 +154,30 @@ def run(
     begin = time.monotonic()
     console = console or Console()
     out = Path(out) if out is not None else Path("figures") / profile
-    options = {"--profile": profile, "--out": out, "--device": device, "--seed": seed, "--time-limit": time_limit}
-    options |= {"--train-images": train_images, "--test-images": test_images}
-    options |= {"--engine" if name == "name" else f"--{name}": value for name, value in (engine or {}).items()}
-    given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
+    words: dict[str, Any] = {"--profile": profile, "--out": out}
+    if options and options.device not in (usual_device(profile), ranks.here().device):
+        words |= {"--device": options.device}
+    words |= {"--seed": seed, "--time-limit": time_limit, "--precision": precision}
+    words |= {"--step": options.step if options and options.step != "auto" else None}
+    words |= {"--train-images": train_images, "--test-images": test_images}
+    words |= {"--engine" if name == "name" else f"--{name}": value for name, value in (engine or {}).items()}
+    given = [str(part) for word, value in words.items() if value is not None for part in (word, value)]
     given += ["--deterministic"] if deterministic else []
+    given += ["--tensorboard"] if options and options.tensorboard else []
     again = shlex.join(["gradlab", "run", *names, *given, "--resume"])
     held = contextlib.ExitStack()
     try:
         held.enter_context(stopping.listening())
         modules = _check(names, profile, seed, time_limit)
+        options = _options(options, profile, precision)
         folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
-        device = _device(ranks.here().device or device or usual_device(profile))
         results.ensure_folder(out)
         if ranks.here().first:
             held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
             locks.tidy(out)
         _use_all_cores()
         where = Engine(**(engine or {}))
-        deadline = None if time_limit is None else begin + 60 * time_limit
+        options = replace(options, deadline=None if time_limit is None else begin + 60 * time_limit)
         for position, (name, module) in enumerate(modules.items(), 1):
             console.rule(f"{name} ({position} of {len(modules)})", align="left", style="none", characters="-")
             context = Context(
@@ -174,17 +185,16 @@ def run(
                 folder=out / name,
                 runs=out / "runs",
                 profile=profile,
-                device=device,
+                options=options,
                 seed=seed,
-                resume=resume,
-                time_limit=deadline,
                 train_images=Path(train_images) if train_images else None,
                 test_images=Path(test_images) if test_images else None,
                 progress=Progress(console),
+                precision=precision,
                 deterministic=deterministic,
                 engine=where,
             )
-            stop_together(deadline)
+            stop_together(options.deadline)
             try:
                 with determinism.enforced() if deterministic else contextlib.nullcontext():
                     _run_one(name, module, context, folders, console)
@@ -209,10 +219,10 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
         context.inputs.update(module.inputs(settings, context))
     record = results.provenance(settings, context.seed, context.device, {}, 0.0, getattr(module, "ASSUMED", {}))
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
-    record |= {"folders": folders, "deterministic": context.deterministic}
+    record |= {"folders": folders, "deterministic": context.deterministic, "precision": context.precision}
     path = context.folder / "provenance.json"
     here = ranks.here()
-    if here.agreed(context.resume and _done(path, record, context.inputs)):
+    if here.agreed(context.options.resume and _done(path, record, context.inputs)):
         states.clear(context.folder)  # of a process that was killed right after the last file
         _say(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
         return
@@ -267,7 +277,9 @@ def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
     """Whether ``path`` is the provenance of a finished study with these settings, seed, version and inputs."""
     try:
         before = digests.read_record(path.parent)
-        same = all(before.get(key) == record[key] for key in ("settings_hash", "seed", "gradlab", "folders"))
+        same = all(
+            before.get(key) == record[key] for key in ("settings_hash", "seed", "gradlab", "folders", "precision")
+        )
         read = before.get("inputs", {})
         whole = all((path.parent / f"{table}.csv").is_file() for table in before.get("tables", ["?"]))
         listed = before.get(digests.FILES, {})
@@ -325,21 +337,19 @@ def stop_together(deadline: float | None) -> None:
 
 def usual_device(profile: str) -> str:
     """Where a profile runs unless told otherwise."""
-    return "cpu" if profile == "quick" else "cuda"
+    return "cuda" if profile in ("gpu", "paper") else "cpu"
 
 
-def _device(device: str) -> str:
-    """A device that is there."""
-    import torch
+def _options(options: RunOptions | None, profile: str, precision: str | None) -> RunOptions:
+    """Options for a device and a precision that are there."""
+    from gradlab.training import RunOptions
 
-    try:
-        torch.zeros(1, device=device).item()  # the only test that covers index, driver and backend alike
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        if torch.backends.mps.is_available():
-            there.append("mps")
-        raise GradlabError(f"no device {device!r} here: give --device {' or '.join(there)}") from error
-    return device
+    options = options or RunOptions(device=ranks.here().device or usual_device(profile))
+    if precision is not None:
+        from gradlab.codecs import precision as precisions
+
+        precisions.check(precision, options.device)
+    return options
 
 
 def _use_all_cores() -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from gradlab import data, results
 from gradlab.data import Picture
-from gradlab.training import Run, TrainSettings, engines
+from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
+from gradlab.training.settings import WARM_UP
 
 if TYPE_CHECKING:
     from gradlab.study import Context
@@ -32,7 +33,12 @@ QUICK = TrainSettings(
     final_fraction=0.02,
 )
 # 8000 images in batches of 8: 1000 iterations an epoch; 2000 epochs, of which 200 on the cosine (Appendix A.5).
-PAPER = TrainSettings(steps=2_000_000, snapshots=(50_000, 500_000, 1_000_000, 1_500_000), cosine_steps=200_000)
+PAPER = TrainSettings(
+    steps=2_000_000,
+    snapshots=(50_000, 500_000, 1_000_000, 1_500_000),
+    cosine_steps=200_000,
+    precision="tf32",
+)
 # The paper's training, ended at its "early" point (Table 3): the first 40th of profile paper, iteration by iteration.
 GPU = replace(PAPER, steps=50_000, snapshots=(2_500, 12_500, 25_000))
 
@@ -43,6 +49,9 @@ ASSUMED = {
     "batch size": "8, as Balle et al. 2018; the paper names none",
     "learning rate after the cosine": "stays at a tenth; the paper is silent about what follows the first 200 epochs",
     "sample size that scales the learning rate": "k, also for DMS k, l (not k times l)",
+    "warm-up": f"{WARM_UP} iterations, linear, where the learning rate is scaled by the sample size or the batch; "
+    "without it training explodes at k = 16",
+    "precision": "profiles gpu and paper: the transforms' convolutions in TF32, torch's default; all else in float32",
     "gradient clipping": "norm 1 in bits per pixel, as CompressAI's recipe; the paper names none",
     "quantiles": "solved by bisection after training, not trained by an auxiliary loss",
     "quick profile": "a three-stage model on 64-pixel crops; 1e-3 along one cosine to 2 % of it, the same for every k",
@@ -64,14 +73,17 @@ def method(
     if name == TWO_LEVEL:
         return replace(base, direct_y=False)
     if name == BIG_BATCH:
-        rate = base.learning_rate * (k if base.scale_learning_rate else 1)
-        return replace(base, batch=k * base.batch, learning_rate=rate)
-    multi = replace(base, objective="ms-nic-mix", k=k, weighting=weighting, scale=scale)
+        if not base.scale_learning_rate:
+            return replace(base, batch=k * base.batch)
+        return replace(base, batch=k * base.batch, learning_rate=k * base.learning_rate, warm_up=WARM_UP)
+    loss = Loss("ms-nic-mix", weighting=weighting, scale=scale, k=k)
     if name == IWAE:
-        return replace(multi, objective="iwae-2level", direct_y=False)
+        return replace(base, loss=replace(loss, objective="iwae-2level"), direct_y=False)
     if name == DMS:
-        return replace(multi, objective="ms-nic-dms", l=k)
-    return replace(multi, estimator="dreg", allow_biased=True) if name == MIX_DREG else multi
+        return replace(base, loss=replace(loss, objective="ms-nic-dms", l=k))
+    if name == MIX_DREG:
+        loss = replace(loss, estimator="dreg-squared", allow_biased=True)
+    return replace(base, loss=loss)
 
 
 def shortened(settings: TrainSettings, steps: int) -> TrainSettings:
@@ -117,10 +129,9 @@ def train_all(
     """
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
-    seed, fingerprint = context.seed, context.inputs["training images"]
     tasks = []
     for name, settings in wanted:
-        task = Task(name, replace(settings, seed=seed, data=fingerprint))
+        task = Task(name, identified(settings, context))
         there = task.run(context.runs)
         if snr:
             again = there.done and not _recorded(there, *snr)
@@ -134,9 +145,7 @@ def train_all(
         pictures=pictures,
         progress=context.progress,
         study=context.folder.name,
-        device=context.device,
-        resume=context.resume,
-        deadline=context.time_limit,
+        options=context.options,
         deterministic=context.deterministic,
     )
     runs = engines.train(sweep, context.engine)
@@ -144,7 +153,15 @@ def train_all(
         if restarts := run.warm_restarts:
             at = ", ".join(map(str, restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
+        if context.device.startswith("cuda"):
+            context.inputs[f"step of {name}"] = run.step
     return runs
+
+
+def identified(settings: TrainSettings, context: Context) -> TrainSettings:
+    """The settings with seed, precision and training images of the run; the images were read by ``train_pictures``."""
+    precision = context.precision or settings.precision
+    return replace(settings, seed=context.seed, precision=precision, data=context.inputs["training images"])
 
 
 def _recorded(run: Run, every: int, draws: int) -> bool:

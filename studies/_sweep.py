@@ -140,7 +140,7 @@ def coded(run: Run, iteration: int, images: list[Picture], context: Context, adv
     if ranks.here().agreed(path.exists()):
         skip(advance, len(images), "coded before")
         return results.read_csv(path)
-    stop_together(context.time_limit)
+    stop_together(context.options.deadline)
     codec = run.codec(iteration, context.device)
     found = evaluation.rate_distortion(codec, images, run.settings.lam, advance)
     results.write_csv(path, found)

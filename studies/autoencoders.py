@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradlab import cli, evaluation, results
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab.training import PlainLoss, TrainSettings
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Settings:
 
 def _plain(base: TrainSettings, steps: int, snapshots: tuple[int, ...]) -> TrainSettings:
     cosine = steps if base.cosine_steps == base.steps else base.cosine_steps
-    return replace(base, plain=True, steps=steps, snapshots=snapshots, cosine_steps=cosine)
+    return replace(base, loss=PlainLoss(), steps=steps, snapshots=snapshots, cosine_steps=cosine)
 
 
 PROFILES = {

@@ -16,7 +16,7 @@ import gradlab as gl
 from gradlab import cli, data, evaluation, recording, results
 from gradlab.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -159,10 +159,11 @@ def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
     rows = []
     with context.progress.track("gradients of the codec", len(shown) * settings.gradients) as advance:
         for proxy in shown:
+            loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
             found = recording.record(
-                codec, crops, settings.base.lam, settings.gradients, proxy=proxy, seed=context.seed, advance=advance
+                codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
             )
-            seen, se = recording.cost(codec, crops, settings.base.lam, settings.costs, proxy=proxy, seed=context.seed)
+            seen, se = recording.cost(codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed)
             rows.append(
                 found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
             )

@@ -80,6 +80,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("recording gradients", len(points) * 2 * 2 * 2 * settings.draws) as advance:
         for iteration, (method, run), (noise, batches) in itertools.product(points, runs.items(), noises.items()):
             codec = run.codec(iteration, context.device)
+            codec.precision = run.settings.precision  # gradients as training computes them
             found = recording.at_same_weights(
                 codec, batches, base.lam, settings.draws, seed=context.seed, advance=advance
             )

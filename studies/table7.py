@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradlab import cli, evaluation, paper, results
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
 from gradlab_studies import table1
@@ -137,7 +137,7 @@ def _measured(
                 "bpp_estimate": means["bpp_estimate"],
                 "bpp_z": means["bpp_z"],
                 "MS-SSIM": means["ms_ssim"],
-                "weighting": trained_with.weighting if trained_with.k > 1 else "-",
+                "weighting": _weighting(trained_with),
                 "batch": trained_with.batch,
                 "seed": context.seed,
                 "iterations": iteration,
@@ -146,6 +146,11 @@ def _measured(
             rows.append(row)
             per_image.append(found.assign(method=name, size=k))
     return {"table7": pd.DataFrame(rows), "table7_images": pd.concat(per_image, ignore_index=True)}
+
+
+def _weighting(settings: TrainSettings) -> str:
+    """Of the samples, where there are several."""
+    return settings.loss.weighting if isinstance(settings.loss, Loss) and settings.loss.k > 1 else "-"
 
 
 def _printed(name: str, k: int) -> str:

@@ -58,7 +58,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     pictures = models.train_pictures(context, settings.base)
     total = len(wanted) * (settings.repetitions + settings.warm_up)
     with context.progress.track("timing iterations", total) as advance:
-        named = {f"{name}, {k}": s for (name, k), s in wanted.items()}
+        named = {f"{name}, {k}": models.identified(s, context) for (name, k), s in wanted.items()}
         table = cost.step_times(
             named, pictures, settings.repetitions, settings.warm_up, context.device, advance=advance
         )
@@ -71,7 +71,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     table["ratio_paper"] = table["k"].map(lambda _: float("nan")) if not any(printed) else printed
     table["ratio_paper"] = table["ratio_paper"].astype("float64")
     first = ["method", "k", "seconds", "seconds_min", "seconds_max", "ratio", "ratio_min", "ratio_max", "ratio_paper"]
-    table = table[[*first, "repetitions", "threads"]]
+    table = table[[*first, "repetitions", "threads", "step"]]
     return {"training-cost": table.assign(batch=settings.base.batch, crop=settings.base.crop, device=context.device)}
 
 

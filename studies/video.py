@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlab import cli, recording, results, video
+from gradlab import cli, data, recording, results
+from gradlab.codecs import video
+from gradlab.evaluation.video import rate_distortion
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab.training import TrainSettings, build
 from gradlab.weights import weight_statistics
 from gradlab_studies import _models as models
 
@@ -36,6 +38,7 @@ QUICK = TrainSettings(
     codec=video.NAME,
     channels=(24, 32),
     crop=128,
+    shift=8,
     batch=2,
     steps=300,
     learning_rate=1e-3,
@@ -50,8 +53,7 @@ class Settings:
     """The codec and the pans.
 
     Attributes:
-        base: the codec, trained single-sample; ``crop`` is the side of a frame.
-        shift: the largest motion, pixels along each axis.
+        base: the codec, trained single-sample; ``crop`` is the side of a frame, ``shift`` the largest motion.
         k: samples of MS-NIC-MIX.
         videos: test videos.
         batch: videos whose gradients are recorded and whose weights are counted.
@@ -59,7 +61,6 @@ class Settings:
     """
 
     base: TrainSettings = QUICK
-    shift: int = 8
     k: int = 5
     videos: int = 32
     batch: int = 2
@@ -76,34 +77,30 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train by each method; rate and distortion, gradient SNR and weights of what comes out."""
     import pandas as pd
 
-    pictures = {"train": models.train_pictures(context, settings.base), "test": models.test_pictures(context)}
-    base = replace(settings.base, seed=context.seed, data=context.inputs["training images"])
-    side = settings.base.crop
-    tested = video.Pans(pictures["test"], side, settings.videos, settings.shift, context.seed, context.device).batch(0)
-    recorded = video.Pans(pictures["train"], side, settings.batch, settings.shift, context.seed, context.device)
-    found = video.rate_distortion(video.untrained(base, context.device), tested, base.lam)
+    test = models.test_pictures(context)
+    runs = models.train_all(context, [(m, models.method(settings.base, m, settings.k)) for m in (models.BASELINE, MIX)])
+    base, pictures = runs[0].settings, models.train_pictures(context, settings.base)
+    side, shift = base.crop, base.shift
+    tested = data.Pans(test, side, settings.videos, shift, context.seed, context.device).batch(0)
+    recorded = data.Pans(pictures, side, settings.batch, shift, context.seed, context.device)
+    found = rate_distortion(_untrained(base, context.device), tested, base.lam)
     each, rows = [found.assign(method=UNTRAINED)], [_row(UNTRAINED, base, found, 0)]
     groups, weights = [], []
-    for method in (models.BASELINE, MIX):
-        run = models.method(base, method, settings.k)
-        with context.progress.track(f"training {method}", run.steps) as advance:
-            codec = video.train(
-                run, pictures["train"], settings.shift, folder=_folder(run, settings.shift, context),
-                device=context.device, resume=context.resume, deadline=context.time_limit, advance=advance,
-            )  # fmt: skip
-        found = video.rate_distortion(codec, tested, run.lam)
+    for method, run in zip((models.BASELINE, MIX), runs, strict=True):
+        codec: Any = run.codec(device=context.device)
+        trained = run.settings
+        found = rate_distortion(codec, tested, trained.lam)
         each.append(found.assign(method=method))
-        rows.append(_row(method, run, found, run.steps))
-        batch = recorded.batch(run.steps)
+        rows.append(_row(method, trained, found, trained.steps))
+        batch = recorded.batch(trained.steps)
         with context.progress.track(f"recording gradients, {method}", settings.draws) as advance:
             summary = recording.record(
-                codec, batch, run.lam, settings.draws, objective=run.objective, weighting=run.weighting,
-                scale=run.scale, k=run.k, seed=context.seed, advance=advance,
-            ).summary()  # fmt: skip
-        groups.append(summary.assign(method=method, k=run.k))
+                codec, batch, trained.lam, settings.draws, loss=trained.loss, seed=context.seed, advance=advance
+            ).summary()
+        groups.append(summary.assign(method=method, k=trained.loss.k))
         sizes = sorted({2, settings.k})
         weights.append(
-            weight_statistics(codec, batch, run.lam, sizes, max(1, settings.draws // 8), context.seed).assign(
+            weight_statistics(codec, batch, trained.lam, sizes, max(1, settings.draws // 8), context.seed).assign(
                 method=method
             )
         )
@@ -111,15 +108,18 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     return {"video": pd.DataFrame(rows), **{name: pd.concat(t, ignore_index=True) for name, t in tables.items()}}
 
 
-def _folder(run: TrainSettings, shift: int, context: Context) -> Path:
-    return context.folder / "runs" / f"{run.objective}-k{run.k}-pan{shift}-{results.settings_hash(run)}"
+def _untrained(settings: TrainSettings, device: str) -> Any:
+    """The codec that training starts from, its quantiles solved."""
+    codec = build(settings).to(device)
+    codec.finish()
+    return codec.eval()
 
 
 def _row(method: str, run: TrainSettings, found: pd.DataFrame, iterations: int) -> dict[str, object]:
     mean, se = found.mean(), found.sem()
     return {
         "method": method,
-        "k": run.k,
+        "k": run.loss.k,
         "seed": run.seed,
         "iterations": iterations,
         "images": len(found),

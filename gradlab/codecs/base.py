@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gradlab.arguments import checked
 from gradlab.codecs.entropy import Bottleneck
-from gradlab.codecs.precision import check_weights, full, transformed
+from gradlab.codecs.precision import check_weights, transformed
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.proxies import Proxy

@@ -14,7 +14,7 @@ from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
 from gradlab.objectives import objective
 from gradlab.posteriors import Quantized
-from gradlab.proxies import proxy
+from gradlab.proxies import Proxy, proxy
 from gradlab.terms import LogTerms
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Loss:
         scale: unit of the log-weights in the softmax, ``"nats"`` (the equations) or ``"bpp"`` (the listing).
         k: samples of y.
         l: samples of z.
-        proxy: what stands in for rounding y (``gradlab.proxies``).
+        proxy: what stands in for rounding y, by its name (``"sga:0.25"``) or as an object (``gradlab.proxies``).
         allow_biased: needed by estimators whose requirement the unit box breaks (DReG), and by proxies whose derivative
             is not that of their forward pass (straight-through).
 
@@ -70,7 +70,7 @@ class Loss:
     scale: str = "bpp"
     k: int = 1
     l: int = 1
-    proxy: str = "noise"
+    proxy: str | Proxy = "noise"
     allow_biased: bool = False
 
     def __post_init__(self) -> None:

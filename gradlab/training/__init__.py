@@ -1,31 +1,26 @@
-"""Training: what identifies a run, its options, the loop, and where it is done."""
+"""Training codecs: settings, options, one loop, its steps and its hooks, and where runs are done.
+
+=============  =====================================================================================
+``settings``   ``TrainSettings``: what decides the numbers of a run, and identifies it
+``options``    ``RunOptions``: how it is done
+``state``      ``TrainState``: codec, optimizer, log; saves and restores itself
+``steps``      one iteration without a host synchronisation, eager or as a CUDA graph
+``hooks``      after an iteration: breakdown watch, log, gradient SNR, snapshots, checkpoints
+``loop``       ``train``
+``run``        ``Run``: a trained model on disk
+``engines``    where the runs of a study are done: here, side by side, on a cluster
+``packing``    weights in small files
+``cost``       seconds that a step takes
+=============  =====================================================================================
+"""
 
 from __future__ import annotations
 
-from gradlab.training.loop import (
-    WARM_UP,
-    Run,
-    TrainSettings,
-    build,
-    descend,
-    loss_of,
-    optimizer,
-    run_of,
-    set_state,
-    state_of,
-    train,
-)
+from gradlab.codecs import Loss, PlainLoss
+from gradlab.training.loop import train
+from gradlab.training.options import RunOptions
+from gradlab.training.run import Run, run_of
+from gradlab.training.settings import TrainSettings, build
+from gradlab.training.state import TrainState
 
-__all__ = [
-    "WARM_UP",
-    "Run",
-    "TrainSettings",
-    "build",
-    "descend",
-    "loss_of",
-    "optimizer",
-    "run_of",
-    "set_state",
-    "state_of",
-    "train",
-]
+__all__ = ["Loss", "PlainLoss", "Run", "RunOptions", "TrainSettings", "TrainState", "build", "run_of", "train"]

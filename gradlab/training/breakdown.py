@@ -7,13 +7,15 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from gradlab import checkpoints
+from gradlab import checkpoints, results
 from gradlab.errors import GradlabError
+from gradlab.noise import stream
+from gradlab.training.run import LAST, Run
+from gradlab.training.state import TrainState
 
 FILE = "broken.safetensors"
 WINDOW, PATIENCE = 100, 25  # iterations
@@ -119,35 +121,38 @@ def where(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
     return f"the largest output of a module is {size:.3g}, of {name}"
 
 
-def keep(
-    folder: Path,
-    model: nn.Module,
-    batch: Tensor,
-    loss_of: Callable[[], Tensor],
-    iteration: int,
-    wrong: str,
-    settings_hash: str,
-) -> GradlabError:
-    """Saves the batch and the weights before the step, and makes the error that says where to look.
+def keep(run: Run, state: TrainState, batch: Tensor, iteration: int, wrong: str) -> GradlabError:
+    """Save the batch and the weights of a breakdown, and make the error that says where to look.
 
     Args:
-        folder: of the run; ``broken.safetensors`` gets ``images``, ``model.<name>`` and, as its iteration, that of the
+        run: ``broken.safetensors`` in its folder gets ``images``, ``model.<name>`` and, as its iteration, that of the
             breakdown (from 0), from which the noise follows.
-        model: with the weights before the step.
-        batch: what it was given.
-        loss_of: the loss of that batch with the same noise.
+        state: with the weights before the step, where a loss or gradient is not finite; where only the size exploded,
+            the weights have stepped.
+        batch: of the iteration.
         iteration: counted from 0.
         wrong: what ``Watch.see`` said.
-        settings_hash: of the run.
     """
-    message = f"training broke off at iteration {iteration + 1}: {wrong}; {where(model, loss_of)}"
-    tensors: Mapping[str, Tensor] = {f"model.{name}": value for name, value in model.state_dict().items()}
+    settings, folder = state.settings, run.folder
+    noise = stream(settings.seed, "training noise", iteration, batch.device)
+
+    def loss() -> Tensor:
+        return settings.loss(state.codec, batch, settings.lam, noise)
+
+    message = f"training broke off at iteration {iteration + 1}: {wrong}; {where(state.codec, loss)}"
+    tensors: Mapping[str, Tensor] = {f"model.{name}": value for name, value in state.codec.state_dict().items()}
     try:
-        checkpoints.save(folder / FILE, {**tensors, "images": batch}, settings_hash, iteration, {"error": message})
+        checkpoints.save(
+            folder / FILE,
+            {**tensors, "images": batch},
+            results.settings_hash(settings),
+            iteration,
+            {"error": message},
+        )
         kept = f"batch and weights are in {folder / FILE}"
     except GradlabError as error:
         kept = f"batch and weights could not be saved: {error}"
-    last = folder / "last.safetensors"
+    last = folder / LAST
     good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written"
     return GradlabError(f"{message}; lower the learning rate or clip more ({kept}; {good})")
 

@@ -8,14 +8,29 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from gradlab.data import Crops, Picture
+from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.noise import stream
-from gradlab.training.loop import TrainSettings, build, descend, optimizer
+from gradlab.training.settings import TrainSettings
+from gradlab.training.state import TrainState
+from gradlab.training.steps import Step, step_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class _Same:
+    """One batch, again and again: what reading and cutting images takes is no cost of a method."""
+
+    def __init__(self, batch: Tensor) -> None:
+        self._batch = batch
+
+    def places(self, step: int) -> Tensor:
+        return torch.zeros(len(self._batch), 1)
+
+    def cut(self, places: Tensor) -> Tensor:
+        return self._batch
 
 
 def step_times(
@@ -24,12 +39,14 @@ def step_times(
     repetitions: int = 9,
     warm_up: int = 2,
     device: str = "cpu",
+    *,
     clock: Callable[[], float] = time.perf_counter,
     advance: Callable[..., Any] = lambda n=1, note="": None,
 ) -> pd.DataFrame:
-    """Seconds that an iteration takes: loss, gradient, clipping and Adam, as in ``train``; crops are cut before.
+    """Seconds that an iteration takes: loss, gradient, clipping and Adam, by the step that ``train`` takes.
 
     The methods take turns, one iteration each, so that a machine that is busy for a while slows all of them alike.
+    Crops are cut before.
 
     Args:
         methods: settings by name.
@@ -41,10 +58,12 @@ def step_times(
         advance: called after each iteration.
 
     Returns:
-        Columns ``method``, ``seconds`` (median), ``seconds_min``, ``seconds_max``, ``repetitions``, ``threads``.
+        Columns ``method``, ``seconds`` (median), ``seconds_min``, ``seconds_max``, ``step`` (``"eager"``, ``"graph"``
+        or why there is no graph), ``repetitions``, ``threads``.
 
     Raises:
-        GradlabError: no methods, fewer than one repetition or a negative warm-up, images smaller than a crop.
+        GradlabError: no methods, fewer than one repetition or a negative warm-up, images smaller than a crop, a
+            precision that the device lacks.
     """
     import pandas as pd
 
@@ -52,24 +71,30 @@ def step_times(
         raise GradlabError("there is no method to time: give at least one")
     if repetitions < 1 or warm_up < 0:
         raise GradlabError(f"{repetitions} repetitions after {warm_up} of warm-up: time at least 1 after at least 0")
-    batches = {name: Crops(pictures, s.crop, s.batch, s.seed, device=device).batch(0) for name, s in methods.items()}
-    models = {}
+    steps: dict[str, tuple[Step, str]] = {}
     for name, settings in methods.items():
-        codec = build(settings).to(device).train()
-        models[name] = (codec, *optimizer(codec, settings))
+        batches = _Same(settings.batches(pictures, device).batch(0))
+        steps[name] = step_of(TrainState.new(settings, device), batches, "auto", 1)
     took: dict[str, list[float]] = {name: [] for name in methods}
     for repetition in range(warm_up + repetitions):
-        for name, settings in methods.items():
-            noise = stream(settings.seed, "training noise", repetition, device)
-            _finish(device)
-            begin = clock()
-            descend(*models[name], batches[name], settings, noise)
-            _finish(device)
-            if repetition >= warm_up:
-                took[name].append(clock() - begin)
+        for name, (step, _) in steps.items():
+            with step.placed():
+                _finish(device)
+                begin = clock()
+                step()
+                _finish(device)
+                if repetition >= warm_up:
+                    took[name].append(clock() - begin)
+                step.read()
             advance(1, name)
     rows = [
-        {"method": name, "seconds": statistics.median(t), "seconds_min": min(t), "seconds_max": max(t)}
+        {
+            "method": name,
+            "seconds": statistics.median(t),
+            "seconds_min": min(t),
+            "seconds_max": max(t),
+            "step": steps[name][1],
+        }
         for name, t in took.items()
     ]
     return pd.DataFrame(rows).assign(repetitions=repetitions, threads=torch.get_num_threads())

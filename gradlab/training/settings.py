@@ -1,176 +1,183 @@
-"""What identifies a training run, and where it lives on disk."""
+"""``TrainSettings``: what decides the numbers of a training run, and identifies it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from gradlab import checkpoints, codecs, results
+from gradlab import codecs
 from gradlab.arguments import check_fields, checked
-from gradlab.codecs import Codec
-from gradlab.errors import GradlabError
-from gradlab.estimators import estimator
-from gradlab.objectives import objective
-from gradlab.posteriors import Quantized
-from gradlab.proxies import proxy
-from gradlab.terms import LogTerms
+from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
+from gradlab.data import Crops, Pans, Picture, fingerprint
+from gradlab.errors import GradlabError, unknown
+
+WARM_UP = 300
+"""Iterations of the linear warm-up where the learning rate is scaled by the number of samples."""
+FACTORIZED = "bmshj2018-factorized"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """What decides the numbers of a training run, and nothing else.
 
-    Attributes:
-        codec, channels, direct_y: the model (``gradlab.codecs.build``).
+    Sequences and numpy integers are coerced, so that equal settings have one hash.
+
+    Args:
+        codec: one of ``gradlab.codecs.CODECS``, or ``"ssf2020"`` for a P-frame.
+        channels: the codec's own arguments.
+        direct_y: False is the paper's 2-level VAE (``gradlab.codecs.build``).
         lam: lambda of the R-D cost, MSE on the 0-255 scale.
-        objective, estimator, weighting, scale, k, l: what is maximised and how its gradient is taken.
-        allow_biased: needed by estimators whose requirement the unit box breaks (DReG), and by proxies whose derivative
-            is not that of their forward pass (straight-through).
-        proxy: what stands in for rounding y (``gradlab.proxies``).
-        steps, batch, crop: iterations, crops per iteration, pixels per side of a crop.
+        loss: what is descended (``gl.Loss``); ``PlainLoss()`` trains g_a and g_s alone (Appendix A.10).
+        steps: iterations.
+        batch: crops per iteration.
+        crop: pixels per side of a crop.
         learning_rate: for one sample; multiplied by k if ``scale_learning_rate`` (Appendix A.5: linear in the sample
             size).
+        scale_learning_rate: see ``learning_rate``.
+        warm_up: iterations over which the learning rate rises linearly; None: 300 where it is scaled by k > 1, else 0.
+        betas: of Adam.
         cosine_steps: the learning rate falls along a cosine to ``final_fraction`` of itself in so many iterations and
             stays there; 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
+        final_fraction: see ``cosine_steps``.
         clip: largest gradient norm, in bits per pixel.
         snapshots: iterations after which the weights are kept.
-        plain: train g_a and g_s alone on the MSE, without noise, rate or rounding (Appendix A.10).
+        precision: of the transforms in training (``gradlab.codecs.precision``): ``"float32"``, ``"tf32"``, ``"bf16"``.
+        shift: of a P-frame, the largest motion in pixels.
         seed: of weights, crops and noise.
-        data: fingerprint of the training images.
+        data: fingerprint of the training images; ``on`` and ``train`` fill it in.
+
+    Raises:
+        GradlabError: an unknown codec, channels that do not fit it, a loss that it cannot give, a learning rate that
+            would grow with k for nothing, or a number out of range.
     """
 
     codec: str = "bmshj2018-hyperprior"
     channels: tuple[int, ...] = (128, 192)
     direct_y: bool = True
     lam: float = 0.015
-    objective: str = "elbo"
-    estimator: str = "pathwise"
-    weighting: str = "joint"
-    scale: str = "bpp"
-    k: int = 1
-    l: int = 1
-    allow_biased: bool = False
-    proxy: str = "noise"
+    loss: Loss | PlainLoss = field(default_factory=Loss)
     steps: int = 1000
     batch: int = 8
     crop: int = 256
     learning_rate: float = 1e-4
     scale_learning_rate: bool = True
+    warm_up: int | None = None
     betas: tuple[float, float] = (0.90, 0.95)
     cosine_steps: int = 0
     final_fraction: float = 0.1
     clip: float = 1.0
     snapshots: tuple[int, ...] = ()
-    plain: bool = False
+    precision: str = "float32"
+    shift: int = 0
     seed: int = 0
     data: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("steps", "batch", "crop", "k", "l"):
+        self._coerce()
+        for name in ("steps", "batch", "crop"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise GradlabError(f"{name} is {value}: it must be a whole number of at least 1")
+        for name in ("cosine_steps", "warm_up", "shift"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise GradlabError(f"{name} is {value}: it must be at least 0")
         if not 0 < self.lam < math.inf:
             raise GradlabError(f"lam is {self.lam}: lambda must be positive and finite")
         if not self.learning_rate > 0:
             raise GradlabError(f"learning_rate is {self.learning_rate}: it must be positive")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise GradlabError(f"snapshots {self.snapshots} must lie between 0 and steps = {self.steps}")
-        sampled = (self.objective, self.estimator, self.k, self.l, self.proxy)
-        if self.plain and sampled != ("elbo", "pathwise", 1, 1, "noise"):
+        precision.check(self.precision)
+        self._check_codec()
+        if not isinstance(self.loss.proxy, str):
+            kind = type(self.loss.proxy).__name__
+            raise GradlabError(f"loss.proxy is a {kind}: name it, e.g. 'sga:0.25', so that the run can be identified")
+        k, averages = self.loss.k, isinstance(self.loss, Loss) and self.loss.objective == "elbo"
+        if averages and k > 1 and self.scale_learning_rate:
             raise GradlabError(
-                "a plain autoencoder has no samples to weight: leave objective, estimator, k, l and proxy alone"
+                f"loss.k is {k} with objective 'elbo', which only averages the gradients of its samples, but the "
+                f"learning rate would grow {k}-fold: set scale_learning_rate=False, or another objective"
             )
-        posterior = Quantized(torch.zeros(()), proxy(self.proxy))
-        lacking = estimator(self.estimator).undefined(posterior, self.k)
-        if lacking:
+
+    def _coerce(self) -> None:
+        kinds = {"channels": int, "snapshots": int, "betas": float}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
+        for name in ("steps", "batch", "crop", "cosine_steps", "shift", "seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))
+        for name in ("lam", "learning_rate", "final_fraction", "clip"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.warm_up is not None:
+            object.__setattr__(self, "warm_up", int(self.warm_up))
+
+    def _check_codec(self) -> None:
+        if self.codec == video.NAME:
+            video.check_channels(self.channels)
+        elif self.codec not in codecs.CODECS:
+            raise unknown("codec", self.codec, (*codecs.CODECS, video.NAME))
+        else:
+            codecs.check_channels(self.codec, self.channels)
+            if self.shift:
+                raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
+        has_z = self.codec not in (FACTORIZED, video.NAME)
+        if not self.direct_y and not has_z:
+            raise GradlabError(f"{self.codec} has no z that could read a sample of y: leave direct_y at True")
+        if isinstance(self.loss, PlainLoss) and self.codec == video.NAME:
+            raise GradlabError(f"{video.NAME} has no plain autoencoder: give loss=Loss(...)")
+        self.loss.check(has_z=has_z, direct_y=self.direct_y)
+
+    def on(self, pictures: Sequence[Picture]) -> TrainSettings:
+        """These settings with the fingerprint of their training images.
+
+        Raises:
+            GradlabError: the settings are of other images.
+        """
+        found = fingerprint(pictures)
+        if self.data not in ("", found):
             raise GradlabError(
-                f"estimator {self.estimator!r} is undefined for a codec at k = {self.k}: it needs "
-                f"{' and '.join(lacking)}; train with another"
+                f"the training images have the fingerprint {found[:12]}, but the settings are of {self.data[:12]}: "
+                "give the images that they were made for, or replace(settings, data='')"
             )
-        missing = estimator(self.estimator).unmet(posterior, self.k)
-        objective(self.objective)
-        if missing and not self.allow_biased:
-            where = "the unit box" if self.proxy == "noise" else f"proxy {self.proxy!r}"
-            raise GradlabError(
-                f"estimator {self.estimator!r} is biased for {where}: it needs {' and '.join(missing)}; "
-                "train with another, or with allow_biased=True"
-            )
+        return replace(self, data=found)
+
+    def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | Pans:
+        """The training batches: crops, or the pans of a P-frame.
+
+        Raises:
+            GradlabError: no pictures, or one that is too small.
+        """
+        if self.codec == video.NAME:
+            return Pans(pictures, self.crop, self.batch, self.shift, self.seed, device)
+        return Crops(pictures, self.crop, self.batch, self.seed, device=device)
 
     def rate_at(self, iteration: int) -> float:
         """Learning rate of the iteration (counted from 0)."""
-        peak = self.learning_rate * (self.k if self.scale_learning_rate else 1)
+        scaled = self.scale_learning_rate and self.loss.k > 1
+        peak = self.learning_rate * (self.loss.k if scaled else 1)
+        rising = self.warm_up if self.warm_up is not None else WARM_UP if scaled else 0
+        if iteration < rising:
+            peak *= (iteration + 1) / rising
         if self.cosine_steps == 0:
             return peak
         progress = min(1.0, iteration / self.cosine_steps)
         return peak * (self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained model on disk.
-
-    Attributes:
-        folder: holds ``log.csv``, ``settings.json``, ``final.safetensors`` and ``snapshot-<iteration>.safetensors``.
-        settings: what it was trained with.
-    """
-
-    folder: Path
-    settings: TrainSettings
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is complete."""
-        return (self.folder / "final.safetensors").exists()
-
-    @property
-    def warm_restarts(self) -> tuple[int, ...]:
-        """Iterations after which training went on with a new optimizer; empty for a run in one piece, or resumed."""
-        return tuple(checkpoints.load(self.folder / "final.safetensors").extra.get("warm_restarts", ()))
-
-    def snr(self, every: int, draws: int) -> Path:
-        """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""
-        return self.folder / f"snr-{every}x{draws}.csv"
-
-    def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
-        """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
-
-        Raises:
-            GradlabError: no such snapshot, or a file that is corrupt or of other settings.
-        """
-        last = iteration is None or iteration == self.settings.steps
-        path = self.folder / ("final.safetensors" if last else f"snapshot-{iteration}.safetensors")
-        stored = checkpoints.load(path, results.settings_hash(self.settings))
-        model = build(self.settings)
-        model.load_state_dict(stored.tensors)
-        return model.to(device).eval()
-
-
 @checked
-def build(settings: TrainSettings) -> Codec:
-    """The untrained model of these settings."""
+def build(settings: TrainSettings) -> Codec | PFrame:
+    """The untrained model of these settings, in float32."""
+    if settings.codec == video.NAME:
+        return video.build(settings.channels, settings.seed)
     return codecs.build(settings.codec, settings.channels, settings.direct_y, seed=settings.seed)
 
 
-@checked
-def run_of(settings: TrainSettings, runs: Path) -> Run:
-    """Where the run of these settings lives below ``runs``."""
-    label = "plain" if settings.plain else "direct" if settings.direct_y else "2level"
-    name = f"{label}-{settings.objective}-{settings.estimator}-k{settings.k}-{results.settings_hash(settings)}"
-    return Run(runs / name, settings)
-
-
-def mean_loss(terms: LogTerms, objective_name: str, estimator_name: str, weighting: str, scale: str) -> Tensor:
-    """What training descends and the recorder records: minus the surrogate, averaged over images, in bits per pixel.
-
-    Bits per pixel whatever the objective's own scale, so that learning rates, clipping and gradient variances mean the
-    same at every crop size.
-    """
-    # A plain tensor: what a SurrogateLoss has to say of itself has been said.
-    value = estimator(estimator_name)(terms, objective_name, weighting, scale).as_subclass(Tensor)
-    return -value.mean() / (1.0 if scale == "bpp" else math.log(2) * terms.pixels)
+def trainable(codec: Codec | PFrame) -> dict[str, Tensor]:
+    """The weights that training moves, by name: those of the codec's groups but the entropy bottlenecks' quantiles."""
+    used = {p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")}
+    return {name: p for name, p in codec.named_parameters() if p in used}

@@ -13,7 +13,7 @@ from gradlab import ranks
 from gradlab.errors import GradlabError, unknown
 from gradlab.training.engines import local, ray
 from gradlab.training.engines._task import Sweep, Task
-from gradlab.training.settings import Run
+from gradlab.training.run import Run
 
 __all__ = ["ENGINES", "Engine", "Sweep", "Task", "train"]
 

@@ -7,19 +7,20 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from gradlab import results, states, stopping
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Advance
 from gradlab.training.engines._task import TOKEN, Order, Outcome, Sweep, Task
+from gradlab.training.options import quiet
 
 POLL_SECONDS = 0.5
 
 
 @contextlib.contextmanager
 def announced(sweep: Sweep, wanted: list[Task]) -> Iterator[None]:
-    """Says in their folders which runs are still to come, for whoever wants to know how long all will take."""
+    """Mark pending runs as ``waiting`` in their folders, so that ``gradlab status`` can estimate the total."""
     for task in wanted:
         folder = results.ensure_folder(task.run(sweep.runs).folder)
         results.write_json(folder / "settings.json", asdict(task.settings))
@@ -50,7 +51,8 @@ def orders(sweep: Sweep, shares: int = 0) -> Iterator[list[Order]]:
     token = secrets.token_hex(8)
     results.write_text(runs / TOKEN, token)
     wanted = undone(sweep)
-    until = None if sweep.deadline is None else time.time() + sweep.deadline - time.monotonic()
+    deadline = sweep.options.deadline
+    until = None if deadline is None else time.time() + deadline - time.monotonic()
     images = None if sweep.images is None else str(sweep.images.resolve())
     try:
         for task in wanted:
@@ -58,19 +60,10 @@ def orders(sweep: Sweep, shares: int = 0) -> Iterator[list[Order]]:
             said = states.read(folder)
             if said is not None and said.status == "running" and said.alive:
                 raise GradlabError(f"process {said.pid} on {said.host} is training in {folder}: wait for it, or end it")
-            if not sweep.resume:
+            if not sweep.options.resume:
                 (folder / "last.safetensors").unlink(missing_ok=True)
-        common = (
-            str(runs),
-            token,
-            images,
-            sweep.device,
-            sweep.study,
-            until,
-            sweep.checkpoint_every,
-            sweep.deterministic,
-            shares,
-        )
+        options = replace(sweep.options, deadline=None, progress=quiet)
+        common = (str(runs), token, images, sweep.study, until, options, sweep.deterministic, shares)
         with announced(sweep, wanted):
             yield [Order(task, *common) for task in wanted]
     finally:

@@ -8,18 +8,21 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from gradlab import data, determinism, results, states, stopping, training
+from gradlab import data, determinism, results, states, stopping
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress, skip
-from gradlab.training.settings import Run, TrainSettings
+from gradlab.training.loop import Training, training
+from gradlab.training.options import RunOptions
+from gradlab.training.run import Run, run_of
+from gradlab.training.settings import TrainSettings
 
 TOKEN = ".seen"
 LOOK_SECONDS = 2.0
@@ -32,7 +35,7 @@ class Task(NamedTuple):
 
     Attributes:
         name: in the terminal.
-        settings: what is trained.
+        settings: what is trained; its ``data`` is the fingerprint of the sweep's images (``settings.on``).
         snr: iterations between records of the gradient SNR (0: none), and draws of each.
         within: folder below that of all runs; for a second training, beside which the first stays.
     """
@@ -44,7 +47,7 @@ class Task(NamedTuple):
 
     def run(self, runs: Path) -> Run:
         """Where it lives."""
-        return training.run_of(self.settings, runs / self.within)
+        return run_of(self.settings, runs / self.within)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,7 @@ class Sweep:
         pictures: the same, loaded.
         progress: shows how far the runs have come.
         study: for which they are done.
-        device: a torch device.
-        resume: go on from the checkpoints of an earlier sweep, or start unfinished runs anew.
-        deadline: on ``time.monotonic()``, or None.
-        checkpoint_every: iterations between checkpoints: what a killed worker loses at most.
+        options: how each is done; its ``progress`` and ``snr_every`` are the tasks' own.
         deterministic: whether other processes, too, are to compute the same bits every time.
     """
 
@@ -71,10 +71,7 @@ class Sweep:
     pictures: list[Picture]
     progress: Progress
     study: str = ""
-    device: str = "cpu"
-    resume: bool = False
-    deadline: float | None = None
-    checkpoint_every: int = 500
+    options: RunOptions = field(default_factory=RunOptions)
     deterministic: bool = False
 
 
@@ -86,9 +83,8 @@ class Order(NamedTuple):
         runs: absolute path of the folder of all runs.
         token: what the file ``TOKEN`` in it says to whoever sees the folder.
         images: absolute path, or None.
-        device, study: as of the sweep.
+        study, options, deterministic: as of the sweep, without progress and deadline.
         until: deadline in seconds since 1970, or None.
-        checkpoint_every, deterministic: as of the sweep.
         shares: how many processes share the cores of this machine; 0 where the engine divides them itself.
     """
 
@@ -96,10 +92,9 @@ class Order(NamedTuple):
     runs: str
     token: str
     images: str | None
-    device: str
     study: str
     until: float | None
-    checkpoint_every: int
+    options: RunOptions
     deterministic: bool
     shares: int = 0
 
@@ -111,36 +106,22 @@ class Outcome(NamedTuple):
     sentence: str = ""
 
 
-def do(
-    task: Task,
-    runs: Path,
-    pictures: list[Picture],
-    device: str,
-    resume: bool,
-    deadline: float | None,
-    study: str,
-    checkpoint_every: int,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
-) -> Run:
-    """Train one model in this process, and say so in its folder."""
+def doing(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> Training:
+    """Train one model in this process, an iteration at a time, and say so in its folder."""
     run = task.run(runs)
     with states.running(run.folder, task.settings.steps, study) as pulse:
-        both = _Both(pulse, advance)
-        return training.train(
-            task.settings,
-            pictures,
-            runs / task.within,
-            device=device,
-            resume=resume,
-            deadline=deadline,
-            advance=both,
-            checkpoint_every=checkpoint_every,
-            snr_every=task.snr[0],
-            snr_draws=task.snr[1],
-        )
+        every, draws = task.snr
+        mine = replace(options, snr_every=every, snr_draws=draws, progress=Both(pulse, options.progress))
+        yield from training(task.settings, pictures, runs / task.within, mine)
 
 
-class _Both:
+def do(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> None:
+    """Train one model in this process to its end."""
+    for _ in doing(task, runs, pictures, options, study):
+        pass
+
+
+class Both:
     """Tells two of what is done, in turn."""
 
     def __init__(self, one: Any, other: Any) -> None:
@@ -195,17 +176,8 @@ def _carry_out(order: Order) -> Outcome:
                 f"the machine {socket.gethostname()} sees other training images than the one that ordered the run: "
                 "give a folder that all machines share"
             )
-        do(
-            order.task,
-            Path(order.runs),
-            pictures,
-            order.device,
-            True,
-            deadline,
-            order.study,
-            order.checkpoint_every,
-            _Withdrawal(order),
-        )
+        options = replace(order.options, resume=True, deadline=deadline, progress=_Withdrawal(order))
+        do(order.task, Path(order.runs), pictures, options, order.study)
         return Outcome("done")
     except Stopped as stopped:
         return Outcome("stopped", str(stopped))

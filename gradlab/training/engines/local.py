@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, Stopped
+from gradlab.progress import Advance
 from gradlab.training.engines._follow import announced, follow, orders, undone
-from gradlab.training.engines._task import RETRIES, Order, Outcome, Sweep, carry_out, do
+from gradlab.training.engines._task import RETRIES, Both, Order, Outcome, Sweep, Task, carry_out, doing
+from gradlab.training.loop import Training
+from gradlab.training.options import quiet
 
 
 def train(sweep: Sweep, jobs: int = 1) -> None:
     """Train every model that is not there yet.
 
-    With several jobs each process has its share of the cores. The number of threads changes the order of sums, and
-    after thousands of iterations the numbers: compare runs that had as many.
+    On CUDA several jobs take turns in this process, each on a stream of its own. Elsewhere each job is a process with
+    its share of the cores. The number of threads changes the order of sums, and after thousands of iterations the
+    numbers: compare runs that had as many.
 
     Args:
         sweep: the runs.
@@ -27,27 +35,65 @@ def train(sweep: Sweep, jobs: int = 1) -> None:
         GradlabError: a run failed.
         Stopped: the deadline has passed.
     """
-    if jobs == 1:
-        with announced(sweep, undone(sweep)):
-            for task in sweep.tasks:
-                with sweep.progress.track(f"training {task.name}", task.settings.steps) as advance:
-                    do(
-                        task,
-                        sweep.runs,
-                        sweep.pictures,
-                        sweep.device,
-                        sweep.resume,
-                        sweep.deadline,
-                        sweep.study,
-                        sweep.checkpoint_every,
-                        advance,
-                    )
+    if jobs == 1 or sweep.options.device.startswith("cuda"):
+        with announced(sweep, undone(sweep)), contextlib.ExitStack() as shown:
+            total: Advance = quiet
+            if jobs > 1:  # a bar that outlives those of the models
+                steps = sum(task.settings.steps for task in sweep.tasks)
+                total = shown.enter_context(sweep.progress.track(f"training {len(sweep.tasks)} models", steps))
+            take_turns([functools.partial(_begun, sweep, task, total) for task in sweep.tasks], jobs)
         return
     with orders(sweep, jobs) as wanted:
         if wanted:
             with _Pools(min(jobs, len(wanted))) as pools:
                 pools.submit(wanted)
                 follow(sweep, wanted, pools.wait)
+
+
+def _begun(sweep: Sweep, task: Task, total: Advance) -> Training:
+    with sweep.progress.track(f"training {task.name}", task.settings.steps) as advance:
+        options = replace(sweep.options, progress=Both(total, advance))
+        yield from doing(task, sweep.runs, sweep.pictures, options, sweep.study)
+
+
+def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
+    """Train models an iteration each in turn, so many at a time, in this process.
+
+    An iteration only queues work on an accelerator, so that models on streams of their own run side by side there.
+
+    Args:
+        trainings: each begins a run.
+        jobs: how many at a time.
+
+    Raises:
+        GradlabError: of the first run that failed; the others are finished first.
+        Stopped: a run was stopped, as the others will be by the same cause.
+    """
+    later, now = list(trainings), list[Training]()
+    failed: GradlabError | None = None
+    stopped: Stopped | None = None
+    try:
+        while now or (later and stopped is None):
+            while later and len(now) < jobs and stopped is None:
+                now.append(later.pop(0)())
+            for one in list(now):
+                try:
+                    next(one)
+                except StopIteration:
+                    now.remove(one)
+                except Stopped as error:
+                    now.remove(one)
+                    stopped = error
+                except GradlabError as error:
+                    if jobs == 1:
+                        raise
+                    now.remove(one)
+                    failed = failed or error
+    finally:
+        for one in now:
+            one.close()
+    if failed or stopped:
+        raise failed or stopped  # type: ignore[misc]
 
 
 class _Pools:

@@ -33,7 +33,7 @@ def train(sweep: Sweep, jobs: int | None, address: str | None, cpus: float, gpus
         GradlabError: Ray is not installed or the cluster is not reached; a run failed.
         Stopped: the deadline has passed.
     """
-    share = (1.0 if sweep.device.startswith("cuda") else 0.0) if gpus is None else gpus
+    share = (1.0 if sweep.options.device.startswith("cuda") else 0.0) if gpus is None else gpus
     with contextlib.ExitStack() as stack:
         wanted = stack.enter_context(orders(sweep))
         if not wanted:

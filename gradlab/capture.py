@@ -1,0 +1,52 @@
+"""A function of device work recorded once as a CUDA graph and replayed with fresh noise.
+
+Never run on CUDA so far: what a CPU can show of it is tested, capture and replay are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+
+WARM_UP = 3
+"""Calls before the capture, so that libraries have chosen their algorithms and buffers exist."""
+
+
+class Replay:
+    """Records ``body`` on a stream of its own and replays it.
+
+    ``body`` must not synchronise with the host, must read its inputs from tensors that stay where they are, and must
+    draw all noise from ``generator``. Reseed the generator before a replay to choose the noise.
+
+    Args:
+        body: called ``WARM_UP`` times and once under capture.
+        generator: on the device of the work.
+        stream: where to record and replay; a new one by default.
+
+    Raises:
+        RuntimeError: the body cannot be captured.
+    """
+
+    def __init__(
+        self, body: Callable[[], None], generator: torch.Generator, stream: torch.cuda.Stream | None = None
+    ) -> None:
+        self.stream = stream or torch.cuda.Stream(generator.device)
+        self.stream.wait_stream(torch.cuda.current_stream(generator.device))
+        with self.placed():
+            for _ in range(WARM_UP):
+                body()
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(generator)
+        with torch.cuda.graph(self._graph, stream=self.stream):
+            body()
+
+    def placed(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which inputs are written and results are read, in order with the replays."""
+        return torch.cuda.stream(self.stream)
+
+    def __call__(self) -> None:
+        """Queue one replay; returns before it has run."""
+        with self.placed():
+            self._graph.replay()

@@ -1,0 +1,55 @@
+"""Rate and distortion of a P-frame, by likelihoods: there is no bitstream of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from gradlab.codecs import PFrame
+from gradlab.errors import GradlabError
+from gradlab.evaluation.quality import mse_255, psnr, to_8_bit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:
+    """Rate by likelihoods and distortion of the rounded last frame of each video.
+
+    Args:
+        codec: the codec, its quantiles solved.
+        videos: ``[B, T, 3, H, W]`` in [0, 1], T at least 2.
+        lam: lambda of the R-D cost.
+
+    Returns:
+        Per video: ``bpp`` = ``bpp_residual`` + ``bpp_motion`` (each with its hyperprior), ``mse`` (0-255, 8-bit),
+        ``psnr`` (dB), ``rd_cost`` = bpp + lam * mse, and ``mse_repeated``, of the frame before in its place.
+
+    Raises:
+        GradlabError: lam not positive, a video of one frame or of another shape.
+    """
+    import pandas as pd
+
+    if not lam > 0:
+        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    rows = []
+    for index, one in enumerate(videos):
+        frame = codec.rounded(one[None])
+        pixels = one.shape[-2] * one.shape[-1]
+        residual, motion = float(frame.residual_bits) / pixels, float(frame.motion_bits) / pixels
+        x, repeated = to_8_bit(one[-1:]), to_8_bit(one[-2:-1])
+        mse = mse_255(x, to_8_bit(frame.x_hat))
+        rows.append(
+            {
+                "video": index,
+                "bpp": residual + motion,
+                "bpp_residual": residual,
+                "bpp_motion": motion,
+                "mse": mse,
+                "psnr": psnr(mse),
+                "rd_cost": residual + motion + lam * mse,
+                "mse_repeated": mse_255(x, repeated),
+            }
+        )
+    return pd.DataFrame(rows)

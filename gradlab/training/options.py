@@ -1,0 +1,71 @@
+"""``RunOptions``: how a training run is done, which decides none of its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gradlab import arguments
+from gradlab.arguments import check_fields
+from gradlab.errors import GradlabError, unknown
+
+STEPS = ("auto", "eager", "graph")
+
+
+def quiet(n: int = 1, note: str = "") -> None:
+    """Shows no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a training run is done; travels whole from the command line to the loop.
+
+    Args:
+        device: a torch device that is there.
+        resume: continue from the last checkpoint, if there is one; otherwise an unfinished run starts anew.
+        deadline: on ``time.monotonic()``; then a checkpoint is written and ``Stopped`` raised. None for no deadline.
+        checkpoint_seconds: seconds between checkpoints, which is what a killed run loses at most (and one reading of
+            the device, see ``log_every``).
+        log_every: iterations between rows of the log. On an accelerator loss and gradient norm stay on the device in
+            between, so that a breakdown is noticed at most so many iterations late.
+        snr_every: record the gradient SNR of the codec's groups every so many iterations, on one minibatch that no
+            iteration trains on, to ``run.snr(...)``; 0 for never. The weights come out the same.
+        snr_draws: gradients of each such point; the cost is that of snr_draws / snr_every more iterations.
+        tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
+        explosion: a loss so many times its lowest median is an explosion; infinity for none.
+        step: ``"eager"``, ``"graph"`` (CUDA), or ``"auto"``: the graph on CUDA where it can be captured.
+        progress: called as ``progress(n, note)`` after every n iterations.
+
+    Raises:
+        GradlabError: a device that is not there, an unknown step, a graph without CUDA, or a number out of range.
+    """
+
+    device: str = "cpu"
+    resume: bool = False
+    deadline: float | None = None
+    checkpoint_seconds: float = 60.0
+    log_every: int = 50
+    snr_every: int = 0
+    snr_draws: int = 20
+    tensorboard: bool = False
+    explosion: float = 20.0
+    step: Literal["auto", "eager", "graph"] = "auto"
+    progress: Callable[..., Any] = quiet
+
+    def __post_init__(self) -> None:
+        if self.step not in STEPS:
+            raise unknown("step", self.step, STEPS)
+        check_fields(self)
+        found = arguments.device(self.device)
+        if self.step == "graph" and found.type != "cuda":
+            raise GradlabError(f"step 'graph' needs CUDA, but the device is {self.device!r}: give 'auto' or 'eager'")
+        if self.log_every < 1 or self.snr_every < 0:
+            raise GradlabError(
+                f"log_every is {self.log_every} and snr_every {self.snr_every}: give at least 1, and at least 0"
+            )
+        if not self.checkpoint_seconds >= 0:
+            raise GradlabError(f"checkpoint_seconds is {self.checkpoint_seconds}: give at least 0")
+        if math.isnan(self.explosion) or self.explosion <= 1:
+            raise GradlabError(f"explosion is {self.explosion}: give a factor above 1, or infinity for none")

@@ -1,0 +1,79 @@
+"""A training run on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradlab import checkpoints, results
+from gradlab.arguments import checked
+from gradlab.codecs import Codec
+from gradlab.errors import GradlabError
+from gradlab.training.settings import TrainSettings, build
+
+FINAL, LAST = "final.safetensors", "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model on disk.
+
+    Attributes:
+        folder: holds ``log.csv``, ``settings.json``, ``final.safetensors`` and ``snapshot-<iteration>.safetensors``.
+        settings: what it was trained with, the fingerprint of its images included.
+    """
+
+    folder: Path
+    settings: TrainSettings
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is complete."""
+        return (self.folder / FINAL).exists()
+
+    @property
+    def warm_restarts(self) -> tuple[int, ...]:
+        """Iterations after which training went on with a new optimizer; empty for a run in one piece, or resumed."""
+        return tuple(checkpoints.load(self.folder / FINAL).extra.get("warm_restarts", ()))
+
+    @property
+    def step(self) -> str:
+        """How its last part was computed: ``"eager"``, ``"graph"``, or why a graph was not used."""
+        return str(checkpoints.load(self.folder / FINAL).extra.get("step", "eager"))
+
+    def snr(self, every: int, draws: int) -> Path:
+        """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""
+        return self.folder / f"snr-{every}x{draws}.csv"
+
+    def snapshot(self, iteration: int) -> Path:
+        """The file of the weights after ``iteration``."""
+        return self.folder / f"snapshot-{iteration}.safetensors"
+
+    def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
+        """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
+
+        Of a run of ``"ssf2020"`` it is a ``PFrame``.
+
+        Raises:
+            GradlabError: no such snapshot, or a file that is corrupt or of other settings.
+        """
+        last = iteration is None or iteration == self.settings.steps
+        path = self.folder / FINAL if last else self.snapshot(iteration or 0)
+        stored = checkpoints.load(path, results.settings_hash(self.settings))
+        model: Codec = build(self.settings)  # type: ignore[assignment]
+        model.load_state_dict(stored.tensors)
+        return model.to(device).eval()
+
+
+@checked
+def run_of(settings: TrainSettings, runs: Path) -> Run:
+    """Where the run of these settings lives below ``runs``.
+
+    Raises:
+        GradlabError: settings without the fingerprint of their training images, which is part of a run's identity.
+    """
+    if not settings.data:
+        raise GradlabError("these settings name no training images: give settings.on(pictures)")
+    kind = "direct-" if settings.direct_y else "2level-"
+    label = settings.loss.label if settings.loss.label == "plain" else kind + settings.loss.label
+    return Run(runs / f"{label}-{results.settings_hash(settings)}", settings)

@@ -1,0 +1,160 @@
+"""``TrainState``: a codec, its optimizer and what training has seen so far, as one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gradlab import checkpoints, codecs, results
+from gradlab.codecs import Codec, PFrame, precision
+from gradlab.errors import GradlabError
+from gradlab.training import settings as settings_
+from gradlab.training.settings import TrainSettings, trainable
+
+RESTART = 1000
+"""Iterations over which the learning rate rises after a warm restart."""
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+        settings: of the run.
+        codec: in training mode; on CUDA in channels-last layout.
+        weights: those that training moves, by name.
+        optimizer: fused Adam over them, its learning rate a scalar tensor on their device, so that neither a graph nor
+            the host has to be touched when it changes.
+        iteration: iterations that are done.
+        log: rows of ``log.csv``.
+        restarts: iterations after which training went on with a new optimizer.
+        watched: state of the breakdown watch (``gradlab.training.breakdown.Watch``).
+    """
+
+    settings: TrainSettings
+    codec: Codec | PFrame
+    weights: dict[str, Tensor]
+    optimizer: torch.optim.Adam
+    iteration: int = 0
+    log: list[dict[str, float]] = field(default_factory=list)
+    restarts: list[int] = field(default_factory=list)
+    watched: list[float] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, settings: TrainSettings, device: str | torch.device = "cpu") -> TrainState:
+        """The state before the first iteration.
+
+        Raises:
+            GradlabError: a precision that the device lacks.
+        """
+        precision.check(settings.precision, device)
+        codec = settings_.build(settings).to(device).train()
+        return cls.of(codec, settings)
+
+    @classmethod
+    def of(cls, codec: Codec | PFrame, settings: TrainSettings) -> TrainState:
+        """The state before the first iteration of a codec that is there, in the precision of its weights."""
+        codec.precision = settings.precision
+        at = next(codec.parameters())
+        cuda = at.device.type == "cuda"
+        if cuda:
+            codec = codec.to(memory_format=torch.channels_last)
+        weights = trainable(codec)
+        # Fused Adam on CUDA reads the learning rate as float32; on a CPU float64 keeps all digits of the schedule.
+        rate = torch.tensor(
+            settings.learning_rate, device=at.device, dtype=torch.float64 if at.device.type == "cpu" else torch.float32
+        )
+        adam = torch.optim.Adam(list(weights.values()), lr=rate, betas=settings.betas, fused=True, capturable=cuda)
+        adam._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # eager steps are no mistake
+        return cls(settings, codec, weights, adam)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codec is."""
+        return next(self.codec.parameters()).device
+
+    def set_rate(self) -> float:
+        """Put the learning rate of the next iteration into the optimizer; returns it."""
+        rate = self.settings.rate_at(self.iteration)
+        if self.restarts:
+            # Adam's first steps have full size whatever the gradient, so a new optimizer starts gently.
+            rate *= min(1.0, (self.iteration - self.restarts[-1] + 1) / RESTART)
+        self.optimizer.param_groups[0]["lr"].fill_(rate)
+        return rate
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: ``model.<name>`` and ``adam.<moment>.<name>``."""
+        found = {f"model.{name}": value for name, value in self.codec.state_dict().items()}
+        for name, parameter in self.weights.items():
+            for key, value in self.optimizer.state[parameter].items():
+                found[f"adam.{key}.{name}"] = torch.as_tensor(value)
+        return found
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave, on whatever device it was.
+
+        Raises:
+            GradlabError: the state of another model.
+        """
+        try:
+            self.codec.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
+        except RuntimeError:
+            name = type(self.codec).__name__
+            raise GradlabError(f"this is the state of another model than {name}: give what tensors() gave") from None
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, (name, parameter) in enumerate(self.weights.items()):
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"adam.{key}.{name}")
+                if value is not None:
+                    # Fused Adam wants the moments in the layout of the weights.
+                    like = value if key == "step" else torch.empty_like(parameter).copy_(value)
+                    moments.setdefault(index, {})[key] = like.detach()
+        # torch's own knows on which device a step count belongs.
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, atomically.
+
+        Raises:
+            GradlabError: the disk refuses.
+        """
+        extra = {"log": self.log, "warm_restarts": self.restarts, "watch": self.watched}
+        checkpoints.save(path, self.tensors(), results.settings_hash(self.settings), self.iteration, extra)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint. One without the optimizer's state (``gradlab pack``) is a warm restart.
+
+        Raises:
+            GradlabError: a file that is missing, corrupt or of other settings.
+        """
+        stored = checkpoints.load(path, results.settings_hash(self.settings))
+        self.load_tensors(stored.tensors)
+        self.iteration = stored.iteration
+        self.log = list(stored.extra["log"])
+        self.watched = list(stored.extra.get("watch", []))
+        self.restarts = list(stored.extra.get("warm_restarts", []))
+        if not self.optimizer.state:
+            self.restarts.append(self.iteration)
+
+    def snapshot(self, path: Path) -> None:
+        """Write the weights so far as a codec that can write bitstreams; the one in training is left as it is."""
+        copy = codecs.copy_of(self.codec)  # type: ignore[arg-type]
+        copy.finish()
+        checkpoints.save(path, copy.state_dict(), results.settings_hash(self.settings), self.iteration)
+
+    def finish(self, path: Path, step: str) -> None:
+        """Solve the quantiles, build the coder's tables, and write the finished codec.
+
+        Args:
+            path: the file.
+            step: how it was trained, for ``Run.step``.
+        """
+        self.codec.finish()
+        extra = {"warm_restarts": self.restarts, "step": step}
+        checkpoints.save(
+            path, self.codec.state_dict(), results.settings_hash(self.settings), self.settings.steps, extra
+        )
