@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from gradlab import compare, data, evaluation, problems, results, study, training
+from gradlab.training import RunOptions
 
 COLUMNS = ["loss", "bpp", "mse", "gradient_norm"]
 
@@ -65,7 +66,7 @@ def threads_apart(steps: int) -> None:
         codec = training.train(replace(settings, steps=10), pictures, Path(folder) / "weights").codec()
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            run = training.train(settings, pictures, Path(folder) / str(threads), log_every=1)
+            run = training.train(settings, pictures, Path(folder) / str(threads), RunOptions(log_every=1))
             logs.append(results.read_csv(run.folder / "log.csv")[COLUMNS])
             qualities.append(evaluation.rate_distortion(codec, pictures[:1], settings.lam).drop(columns="image"))
             found = compare(toy, ("pathwise", "dreg"), k=(1, 8), draws=20_000, allow_biased=True)

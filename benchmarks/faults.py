@@ -31,7 +31,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a process with a pool of th
 import pandas as pd
 from PIL import Image
 
-from gradlab import checkpoints, cli, data, report, results, training
+from gradlab import checkpoints, cli, data, report, results
+from gradlab.training.engines import _task
 from gradlab_studies import table1
 
 OUTSIDE = "between the parts"  # of the study: reading images, tables and provenance
@@ -138,9 +139,9 @@ def instrument(note: Callable[[str, int], None], kill: Kill) -> None:
     results.open = Halved  # found before the builtin
     during(table1, "measure", "evaluating")
     # Several checkpoints of each model, as a long run has them.
-    train = training.train
-    training.train = lambda *arguments, **options: train(*arguments, **(options | {"checkpoint_every": 2}))
-    during(training, "train", "training")
+    training = _task.training
+    _task.training = lambda *arguments: training(*arguments[:-1], replace(arguments[-1], checkpoint_seconds=0))
+    during(_task, "training", "training")
     during(table1, "draw", "drawing")
     during(report, "build", "making the report")
 

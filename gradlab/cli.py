@@ -174,6 +174,7 @@ def run(
         # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
         console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
         given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
+        study.check(studies, profile, seed, time_limit)  # before the device, of which a typing error says nothing
         where = here.device or device or study.usual_device(profile)
         code = study.run(
             studies,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gradlab.training import RunOptions
     from gradlab.training.engines import Engine
 
-__all__ = ["PROFILES", "Context", "Verdict", "discover", "run", "stop_together", "usual_device"]
+__all__ = ["PROFILES", "Context", "Verdict", "check", "discover", "run", "stop_together", "usual_device"]
 
 PROFILES = ("quick", "gpu", "paper")
 
@@ -168,7 +168,7 @@ def run(
     held = contextlib.ExitStack()
     try:
         held.enter_context(stopping.listening())
-        modules = _check(names, profile, seed, time_limit)
+        modules = check(names, profile, seed, time_limit)
         options = _options(options, profile, precision)
         folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
         results.ensure_folder(out)
@@ -289,8 +289,12 @@ def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
         return False  # absent or damaged: the study is measured again
 
 
-def _check(names: Sequence[str], profile: str, seed: int, time_limit: float | None) -> dict[str, ModuleType]:
-    """The modules of the studies asked for, each once, in that order."""
+def check(names: Sequence[str], profile: str = "quick", seed: int = 0, time_limit: float | None = None) -> dict[str, ModuleType]:
+    """The modules of the studies asked for, each once, in that order.
+
+    Raises:
+        GradlabError: no study or an unknown one, a profile that one of them lacks, a seed or a time limit out of range.
+    """
     known = discover()
     wanted = list(dict.fromkeys(name.replace("_", "-") for name in names))
     if not wanted:

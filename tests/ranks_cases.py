@@ -15,18 +15,18 @@ from PIL import Image
 
 from gradlab import checkpoints, codecs, data, evaluation, ranks, recording, results, training
 from gradlab.errors import GradlabError, Stopped
-from gradlab.noise import stream
-from gradlab.training import TrainSettings
+from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings, TrainState
+from gradlab.training.steps import Step
 
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=4, steps=5, learning_rate=1e-4,
                      snapshots=(2,))  # fmt: skip
 CASES = {
     "elbo": TINY,
-    "dms": replace(TINY, objective="ms-nic-dms", k=2, l=2, weighting="per-term", scale="nats"),
-    "dreg": replace(TINY, objective="ms-nic-mix", estimator="dreg", allow_biased=True, k=3),
-    "2level": replace(TINY, objective="iwae-2level", k=2, direct_y=False),
-    "sga": replace(TINY, proxy="sga"),
-    "plain": replace(TINY, plain=True),
+    "dms": replace(TINY, loss=Loss(objective="ms-nic-dms", k=2, l=2, weighting="per-term", scale="nats")),
+    "dreg": replace(TINY, loss=Loss(objective="ms-nic-mix", estimator="dreg", allow_biased=True, k=3)),
+    "2level": replace(TINY, direct_y=False, loss=Loss(objective="iwae-2level", k=2)),
+    "sga": replace(TINY, loss=Loss(proxy="sga")),
+    "plain": replace(TINY, loss=PlainLoss()),
     "clipped": replace(TINY, clip=1e-3),
 }
 DRAWS = 21
@@ -42,19 +42,15 @@ def tested() -> torch.Tensor:
 
 def descended(settings: TrainSettings) -> dict[str, torch.Tensor]:
     """Gradients of the last of three iterations, and the weights after it, in float64."""
-    here = ranks.here()
-    codec = training.build(settings).double().train()
-    adam, weights = training.optimizer(codec, settings)
-    crops = data.Crops(pictures(), settings.crop, settings.batch, settings.seed)
-    loss = here.data_parallel(codec, lambda x, noise: training.loss_of(codec, x, settings, noise))
-    found = {}
+    settings = settings.on(pictures())
+    state = TrainState.of(training.build(settings).double().train(), settings)
+    step, found = Step(state, settings.batches(pictures())), {}
     for iteration in range(3):
-        x = crops.batch(iteration).double()[here.rows(settings.batch)]
-        noise = stream(settings.seed, "training noise", iteration, part=here.part)
-        seen, norm = training.descend(codec, adam, weights, x, settings, noise, loss)
-        for name, value in {**seen, "norm": norm}.items():
+        step()
+        (seen,) = step.read()
+        for name, value in {"loss": seen.loss, "bpp": seen.bpp, "mse": seen.mse, "norm": seen.gradient_norm}.items():
             found[f"{name}.{iteration}"] = torch.tensor(value, dtype=torch.float64)
-    for name, p in weights.items():
+    for name, p in state.weights.items():
         found[f"weight.{name}"] = p.detach().clone()
         if p.grad is not None:
             found[f"grad.{name}"] = p.grad.clone()
@@ -64,7 +60,7 @@ def descended(settings: TrainSettings) -> dict[str, torch.Tensor]:
 def trained(folder: Path) -> dict[str, Any]:
     """A run of float32, the same stopped and resumed, and what goes wrong."""
     said: dict[str, Any] = {}
-    training.train(TINY, pictures(), folder / "whole", log_every=1)
+    training.train(TINY, pictures(), folder / "whole", RunOptions(log_every=1))
     try:
         # The time is up for one process only, in the middle; all leave the same checkpoint behind.
         counted = []
@@ -73,13 +69,13 @@ def trained(folder: Path) -> dict[str, Any]:
         def advance(n: int = 1, note: str = "") -> None:
             counted.append(n)
 
-        training.train(TINY, pictures(), folder / "stopped", deadline=late, log_every=1, advance=advance)
+        training.train(TINY, pictures(), folder / "stopped", RunOptions(deadline=late, log_every=1, progress=advance))
     except Stopped as stopped:
         said["stopped"] = str(stopped)
     said["iteration"] = checkpoints.load(
-        training.run_of(TINY, folder / "stopped").folder / "last.safetensors"
+        training.run_of(TINY.on(pictures()), folder / "stopped").folder / "last.safetensors"
     ).iteration
-    training.train(TINY, pictures(), folder / "stopped", resume=True, log_every=1)
+    training.train(TINY, pictures(), folder / "stopped", RunOptions(resume=True, log_every=1))
     try:
         training.train(replace(TINY, batch=3), pictures(), folder / "odd")
     except GradlabError as error:

@@ -56,23 +56,6 @@ def parabola(y):
     return -(y**2)
 
 
-def fresh(run=None):
-    """A codec that a call may train, and what trains it."""
-    codec = gl.training.build(SETTINGS).train()
-    return codec, *gl.training.optimizer(codec, SETTINGS)
-
-
-def descend():
-    codec, adam, weights = fresh()
-    return dict(codec=codec, adam=adam, weights=weights, x=X, settings=SETTINGS, noise=None)
-
-
-def state(*, put_back):
-    codec, adam, weights = fresh()
-    given = dict(codec=codec, adam=adam, weights=weights)
-    return given | {"tensors": gl.training.state_of(codec, adam, weights)} if put_back else given
-
-
 GOOD = {
     "compare": lambda: dict(
         problem=BOX, estimators=("pathwise",), k=2, draws=64, seed=0, allow_biased=False, objective="iwae", wrt="phi",
@@ -89,6 +72,7 @@ GOOD = {
     "codecs.build": lambda: dict(name="small-hyperprior", channels=(6, 4), direct_y=True, seed=0),
     "codecs.load": lambda: dict(path="weights.pth", name="small-hyperprior", channels=(6, 4), direct_y=True),
     "codecs.copy_of": lambda: dict(codec=CODEC),
+    "data.Pans": lambda: dict(pictures=IMAGES, size=8, batch=2, shift=1, seed=0, device="cpu"),
     "data.Crops": lambda: dict(pictures=IMAGES, size=8, batch=2, seed=0, flips=True, device="cpu"),
     "data.embedded": lambda: dict(split="test"),
     "data.fingerprint": lambda: dict(pictures=IMAGES),
@@ -144,18 +128,19 @@ GOOD = {
     "problems.dimension_map": lambda: dict(problem=BOX, k=(1, 4), dim=(1, 10), temperature=(1.0,)),
     "training.TrainSettings": lambda: {
         f.name: getattr(SETTINGS, f.name) for f in SETTINGS.__dataclass_fields__.values()
-    },
-    "training.build": lambda: dict(settings=SETTINGS),
-    "training.descend": descend,
-    "training.loss_of": lambda: dict(codec=CODEC, x=X, settings=SETTINGS, generator=None),
-    "training.optimizer": lambda: dict(codec=CODEC, settings=SETTINGS),
-    "training.run_of": lambda: dict(settings=SETTINGS, runs=Path("runs")),
-    "training.state_of": lambda: state(put_back=False),
-    "training.set_state": lambda: state(put_back=True),
-    "training.train": lambda: dict(
-        settings=SETTINGS, pictures=IMAGES, runs=Path("runs"), device="cpu", resume=False, deadline=None, checkpoint_every=1,
-        log_every=1,
+    } | {"warm_up": 0},
+    "training.RunOptions": lambda: dict(
+        device="cpu", resume=False, deadline=None, checkpoint_seconds=1.0, log_every=1, snr_every=0, snr_draws=2,
+        tensorboard=False, explosion=20.0, step="eager", progress=print,
     ),
+    "training.build": lambda: dict(settings=SETTINGS),
+    "training.run_of": lambda: dict(settings=SETTINGS.on(IMAGES), runs=Path("runs")),
+    **{name: lambda: dict(settings=SETTINGS, pictures=IMAGES, runs=Path("runs"), options=None)
+       for name in ("train", "training.train")},
+    **{name: lambda: dict(objective="elbo", estimator="pathwise", weighting="joint", scale="bpp", k=1, l=1,
+                          proxy="noise", allow_biased=False)
+       for name in ("Loss", "codecs.Loss", "training.Loss")},
+    **{name: dict for name in ("codecs.PlainLoss", "training.PlainLoss")},
     "testing.assert_moments": lambda: dict(estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, wrt="phi", z=9.0),
     "testing.assert_unbiased": lambda: dict(
         estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, objective="iwae", wrt="phi", z=9.0
@@ -163,11 +148,9 @@ GOOD = {
     "testing.check": lambda: dict(
         estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, objective="iwae", wrt="phi"
     ),
-    "recording.record": lambda: dict(
-        codec=CODEC, batches=X, lam=0.01, draws=2, objective="elbo", estimator="pathwise", weighting="joint",
-        scale="bpp", k=1, l=1, proxy="noise", seed=0,
-    ),
-    "recording.cost": lambda: dict(codec=CODEC, x=X, lam=0.01, draws=2, proxy="noise", seed=0),
+    **{name: lambda: dict(codec=CODEC, batches=X, lam=0.01, draws=2, loss=None, seed=0)
+       for name in ("record", "recording.record")},
+    "recording.cost": lambda: dict(codec=CODEC, x=X, lam=0.01, draws=2, loss=None, seed=0),
     "recording.at_same_weights": lambda: dict(codec=CODEC, batches=X, lam=0.01, draws=2, settings=("direct-y",)),
 }  # fmt: skip
 
@@ -186,11 +169,12 @@ INSTANCES = {
     "Crops": gl.data.Crops(IMAGES, 8, 2, 0),
     "Codec": CODEC,
 }
-OF_CODEC = ("log_terms", "latents", "universal")  # the rest is torch's and CompressAI's own interface
+# The rest of a codec is torch's and CompressAI's own interface, that of crops the training loop's.
+ONLY = {"Codec": ("log_terms", "latents", "universal"), "Crops": ("batch",)}
 
 # Names that take no argument of a user's, or only hold what they are given.
 PASSIVE = {"codecs.Codec", "codecs.Hyperprior", "codecs.SmallHyperprior", "codecs.PFrame", "problems.Problem",
-           "training.Run", "GradlabError"}  # fmt: skip
+           "training.Run", "training.TrainState", "GradlabError"}  # fmt: skip
 
 
 def anchors():
@@ -218,7 +202,7 @@ def methods():
     found = {}
     for name, instance in INSTANCES.items():
         for method, value in inspect.getmembers(instance, inspect.ismethod):
-            if method.startswith("_") or (name == "Codec" and method not in OF_CODEC):
+            if method.startswith("_") or method not in ONLY.get(name, (method,)):
                 continue
             needs = [n for n in inspect.signature(value).parameters if n in ANSWERS]
             call = {n: ANSWERS[n] for n in needs}
@@ -279,8 +263,7 @@ WORK = {"huge", "beyond floats"}
 # Results of these are not finite by definition: two images that are equal, a bound that is not there.
 INFINITE = {"evaluation.psnr", "evaluation.distortion", "evaluation.ms_ssim", "data.floats"}
 # What goes straight into a network comes out as it went in: finding NaN there costs a copy from the accelerator.
-STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "training.descend", "training.loss_of",
-            "recording.cost"}  # fmt: skip
+STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "recording.cost"}  # fmt: skip
 INFINITE |= STRAIGHT
 CONSTANT = {
     "other codec",

@@ -85,7 +85,7 @@ def test_list(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "table1", "--profile", "paper"], "error: study table1 has no profile 'paper': it has quick, gpu"),
         (["run", "table1", "--seed", "-1"], "error: the seed is -1: give"),
         (["run", "table1", "--out", "file/out"], "error: cannot write to file/out"),
-        (["run", "table1", "--device", "cuda:63"], "error: no device 'cuda:63' here: give --device"),
+        (["run", "table1", "--device", "cuda:63"], "error: there is no device 'cuda:63' here: give cpu"),
         (["run", "table1", "--test-images", "gone"], "error: --test-images: there is no folder gone"),
         (["run", "table1", "--time-limit", "-2"], "error: the time limit is -2 minutes"),
         (["report", "empty"], "error: no results in empty: give a folder that 'gradlab run' wrote"),

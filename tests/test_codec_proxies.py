@@ -12,7 +12,7 @@ from gradlab import recording
 from gradlab.errors import GradlabError
 from gradlab.noise import stream, uniform
 from gradlab.proxies import PROXIES, SoftRounding
-from gradlab.training import TrainSettings, loss_of
+from gradlab.training import Loss, TrainSettings
 
 LAM = 0.015
 X = torch.rand(2, 3, 32, 32, generator=stream(0, "images"), dtype=torch.float64)
@@ -69,7 +69,7 @@ def test_straight_through_rounds_and_passes_the_gradient_of_the_rounded_latent_o
 
 @pytest.mark.parametrize("name", list(PROXIES))
 def test_the_recorder_records_every_proxy(codec, name):
-    table = recording.record(codec, X, LAM, 17, proxy=name).summary().set_index("group")
+    table = recording.record(codec, X, LAM, 17, loss=Loss(proxy=name, allow_biased=True)).summary().set_index("group")
     noisy = table["variance_trace"] > 0
     # Rounding leaves the decoder no noise; z has its own with every proxy.
     assert noisy.drop("y gen").all() and noisy["y gen"] == (name != "straight-through")
@@ -77,9 +77,9 @@ def test_the_recorder_records_every_proxy(codec, name):
 
 
 def test_the_cost_is_the_mean_of_the_training_loss(codec):
-    settings = TrainSettings(codec="small-hyperprior", channels=(6, 8), crop=32, proxy="sga")
-    by_hand = [loss_of(codec, X, settings, stream(5, "recording", t))[0].item() for t in range(4)]
-    mean, se = recording.cost(codec, X, LAM, 4, proxy="sga", seed=5)
+    settings = TrainSettings(codec="small-hyperprior", channels=(6, 8), crop=32, loss=Loss(proxy="sga"))
+    by_hand = [settings.loss(codec, X, LAM, stream(5, "recording", t)).item() for t in range(4)]
+    mean, se = recording.cost(codec, X, LAM, 4, loss=Loss(proxy="sga"), seed=5)
     assert mean == pytest.approx(sum(by_hand) / 4, rel=1e-10)
     assert se == pytest.approx(torch.tensor(by_hand, dtype=torch.float64).std().item() / 2, rel=1e-8)
     with pytest.raises(GradlabError, match="draws is 1"):
@@ -96,17 +96,15 @@ def test_without_direct_y_z_is_read_from_what_the_proxy_drew():
 
 def test_training_with_a_derivative_that_is_none_must_be_asked_for():
     with pytest.raises(GradlabError, match=r"biased for proxy 'straight-through'.*allow_biased=True"):
-        TrainSettings(proxy="straight-through")
-    assert TrainSettings(proxy="straight-through", allow_biased=True).proxy == "straight-through"
-    with pytest.raises(GradlabError, match="leave objective, estimator, k, l and proxy alone"):
-        TrainSettings(plain=True, proxy="sga")
-    with pytest.raises(GradlabError, match="proxy is a SoftRounding: give text"):
-        TrainSettings(proxy=SoftRounding(3.0))
+        TrainSettings(loss=Loss(proxy="straight-through"))
+    assert TrainSettings(loss=Loss(proxy="straight-through", allow_biased=True)).loss.proxy == "straight-through"
+    with pytest.raises(GradlabError, match=r"loss\.proxy is a SoftRounding: name it, e\.g\. 'sga:0\.25'"):
+        TrainSettings(loss=Loss(proxy=SoftRounding(3.0)))
     for name in ("measure-valued", "dreg-boundary"):
         with pytest.raises(GradlabError, match=f"{name}.* is undefined for a codec at k = 1"):
-            TrainSettings(estimator=name, allow_biased=True)
-    assert TrainSettings(proxy="soft-rounding:8").proxy == "soft-rounding:8"
+            TrainSettings(loss=Loss(estimator=name, allow_biased=True))
+    assert TrainSettings(loss=Loss(proxy="soft-rounding:8")).loss.proxy == "soft-rounding:8"
     with pytest.raises(GradlabError, match="unknown proxy 'rounding'"):
-        TrainSettings(proxy="rounding")
+        TrainSettings(loss=Loss(proxy="rounding"))
     with pytest.raises(GradlabError, match="unknown proxy"):
         gl.codecs.build("small-hyperprior", (6, 8)).log_terms(X.float(), LAM, proxy="nose")

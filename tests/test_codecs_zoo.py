@@ -15,6 +15,7 @@ from gradlab.evaluation import rate_distortion
 from gradlab.latents import statistics
 from gradlab.objectives import OBJECTIVES
 from gradlab.recording import record
+from gradlab.training import Loss
 from tests.codec_zoo import (
     HIERARCHICAL,
     LAM,
@@ -274,7 +275,7 @@ def test_groups_cover_every_parameter_once_but_the_quantiles(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_recording_evaluation_and_latent_statistics_take_every_codec(name):
     codec = build(name, trained=True)
-    table = record(codec, images(), 1e-5, 4, objective="ms-nic-mix", k=2).summary().set_index("group")
+    table = record(codec, images(), 1e-5, 4, loss=Loss(objective="ms-nic-mix", k=2)).summary().set_index("group")
     assert list(table.index) == list(codec.groups())
     assert (table["snr"] > 0).all()
     amplified(codec).finish()

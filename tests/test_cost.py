@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gradlab import data
 from gradlab.errors import GradlabError
-from gradlab.training import TrainSettings, cost
+from gradlab.training import TrainSettings, cost, steps
 
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=1, steps=1)
 
@@ -17,23 +19,23 @@ def pictures():
 
 
 def test_medians_of_turns_after_the_warm_up(pictures, monkeypatch):
-    """A clock that is read twice an iteration, and who is called in what order."""
+    """A clock that is read twice an iteration, and which step is run in what order."""
     ticks = [0.0]
     cost_of = {"a": iter([100, 1, 2, 6]), "b": iter([200, 10, 30, 20])}
     order = []
 
-    def descend(codec, adam, weights, x, settings, noise):
-        name = "a" if settings.lam == 0.01 else "b"
+    def body(step):
+        name = "a" if step.state.settings.lam == 0.01 else "b"
         order.append(name)
         ticks[0] += next(cost_of[name])
 
-    monkeypatch.setattr(cost, "descend", descend)
-    methods = {"a": TrainSettings(**{**vars(TINY), "lam": 0.01}), "b": TINY}
+    monkeypatch.setattr(steps.Step, "body", body)
+    methods = {"a": replace(TINY, lam=0.01), "b": TINY}
     table = cost.step_times(methods, pictures, 3, 1, clock=lambda: ticks[0]).set_index("method")
     assert order == ["a", "b"] * 4
     assert table.loc["a", ["seconds", "seconds_min", "seconds_max"]].tolist() == [2, 1, 6]
     assert table.loc["b", ["seconds", "seconds_min", "seconds_max"]].tolist() == [20, 10, 30]
-    assert (table["repetitions"] == 3).all() and (table["threads"] >= 1).all()
+    assert (table["repetitions"] == 3).all() and (table["threads"] >= 1).all() and (table["step"] == "eager").all()
 
 
 def test_real_iterations_take_time(pictures):

@@ -19,7 +19,7 @@ from rich.console import Console
 from gradlab import checkpoints, data, ranks, states, status, stopping
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress
-from gradlab.training import TrainSettings, engines
+from gradlab.training import RunOptions, TrainSettings, engines
 from gradlab.training.engines import Engine, Sweep, Task, _task
 from gradlab.training.engines._task import TOKEN, Order, carry_out
 
@@ -32,7 +32,9 @@ TASKS = tuple(Task(f"lambda {lam}", replace(TINY, lam=lam)) for lam in (0.01, 0.
 def sweep(runs: Path, tasks: tuple[Task, ...] = TASKS, **more: object) -> tuple[Sweep, io.StringIO]:
     said = io.StringIO()
     progress = Progress(Console(file=said, width=160))
-    return Sweep(tasks, runs, None, PICTURES, progress, study="table8", checkpoint_every=10, **more), said  # type: ignore[arg-type]
+    return Sweep(
+        tasks, runs, None, PICTURES, progress, study="table8", options=RunOptions(checkpoint_seconds=0, **more)
+    ), said  # type: ignore[arg-type]
 
 
 def final(task: Task, runs: Path) -> dict[str, torch.Tensor]:
@@ -139,7 +141,7 @@ def test_a_time_limit_stops_all_and_they_go_on(undisturbed: Path, tmp_path: Path
 
 def order(runs: Path, **change: object) -> Order:
     (runs / TOKEN).write_text("abc")
-    return Order(Task("tiny", replace(TINY, steps=2)), str(runs), "abc", None, "cpu", "", None, 10, False)._replace(
+    return Order(Task("tiny", replace(TINY, steps=2)), str(runs), "abc", None, "", None, RunOptions(), False)._replace(
         **change
     )
 

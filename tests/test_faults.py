@@ -20,6 +20,7 @@ import torch
 
 from gradlab import checkpoints, cli, data, locks, results, stopping, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.training import RunOptions
 from tests.fake_studies import studies
 from tests.test_training import TINY
 
@@ -32,6 +33,7 @@ import time
 from dataclasses import dataclass
 
 from gradlab import results
+from gradlab.training import RunOptions
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def pictures() -> list[data.Picture]:
 @pytest.fixture(scope="module")
 def whole(pictures: list[data.Picture], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing disturbs."""
-    return files(training.train(TINY, pictures, tmp_path_factory.mktemp("whole"), log_every=1).folder)
+    return files(training.train(TINY, pictures, tmp_path_factory.mktemp("whole"), RunOptions(log_every=1)).folder)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -105,11 +107,11 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_bits(
             os.kill(os.getpid(), getattr(signal, name))
 
     with stopping.listening(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
-        training.train(TINY, pictures, tmp_path, advance=at_three, log_every=1)
+        training.train(TINY, pictures, tmp_path, RunOptions(progress=at_three, log_every=1))
     assert signal.getsignal(getattr(signal, name)) == before and stopping.cause() is None
-    run = training.run_of(TINY, tmp_path)
+    run = training.run_of(TINY.on(pictures), tmp_path)
     assert checkpoints.load(run.folder / "last.safetensors").iteration in (3, 4)
-    training.train(TINY, pictures, tmp_path, resume=True, log_every=1)
+    training.train(TINY, pictures, tmp_path, RunOptions(resume=True, log_every=1))
     assert files(run.folder) == whole
 
 
@@ -120,8 +122,8 @@ def test_a_signal_that_progress_notices_first_still_leaves_a_checkpoint(
         raise Stopped
 
     with pytest.raises(Stopped, match="stopped early after iteration 1"):
-        training.train(TINY, pictures, tmp_path, advance=raises)
-    assert checkpoints.load(training.run_of(TINY, tmp_path).folder / "last.safetensors").iteration == 1
+        training.train(TINY, pictures, tmp_path, RunOptions(progress=raises))
+    assert checkpoints.load(training.run_of(TINY.on(pictures), tmp_path).folder / "last.safetensors").iteration == 1
 
 
 def test_sigterm_ends_a_command_with_code_0_and_how_to_resume(studies: Path) -> None:
@@ -156,9 +158,9 @@ def test_the_wall_clock_stops_nothing(
     monkeypatch.setattr(time, "time", leaping)
     monkeypatch.setattr(time, "time_ns", lambda: int(leaping()) * 10**9)
     settings = replace(TINY, steps=2, snapshots=())
-    assert training.train(settings, pictures, tmp_path / "a", deadline=time.monotonic() + 3600).done
+    assert training.train(settings, pictures, tmp_path / "a", RunOptions(deadline=time.monotonic() + 3600)).done
     with pytest.raises(Stopped, match="at the time limit after iteration 1 of 2"):
-        training.train(settings, pictures, tmp_path / "b", deadline=time.monotonic() - 1)
+        training.train(settings, pictures, tmp_path / "b", RunOptions(deadline=time.monotonic() - 1))
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(
@@ -177,7 +179,7 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(
 
 
 def test_a_run_that_another_process_trains_is_waited_for(pictures: list[data.Picture], tmp_path: Path) -> None:
-    folder, notes = training.run_of(TINY, tmp_path).folder, []
+    folder, notes = training.run_of(TINY.on(pictures), tmp_path).folder, []
     with held(folder) as other:
 
         def noted(n: int = 1, note: str = "") -> None:
@@ -185,11 +187,11 @@ def test_a_run_that_another_process_trains_is_waited_for(pictures: list[data.Pic
             if note.startswith("waiting"):
                 other.kill()
 
-        assert training.train(TINY, pictures, tmp_path, advance=noted).done
+        assert training.train(TINY, pictures, tmp_path, RunOptions(progress=noted)).done
         assert notes[0][0] == 0 and notes[0][1].startswith(f"waiting for process {other.pid} on ")
         assert sum(n for n, _ in notes) == TINY.steps
-    with held(training.run_of(replace(TINY, seed=1), tmp_path).folder), pytest.raises(Stopped):
-        training.train(replace(TINY, seed=1), pictures, tmp_path, deadline=time.monotonic() + 0.1)
+    with held(training.run_of(replace(TINY, seed=1).on(pictures), tmp_path).folder), pytest.raises(Stopped):
+        training.train(replace(TINY, seed=1), pictures, tmp_path, RunOptions(deadline=time.monotonic() + 0.1))
 
 
 def test_what_killed_writers_left_is_removed_where_nobody_works(studies: Path) -> None:
@@ -233,7 +235,7 @@ def test_a_full_disk_loses_nothing(
 ) -> None:
     """The third checkpoint does not fit; the second stays; with space again the run ends as if nothing had been."""
     disk = tmp_path / "disk"
-    folder = training.run_of(TINY, disk).folder
+    folder = training.run_of(TINY.on(pictures), disk).folder
 
     with contextlib.ExitStack() as stack:
         if kind == "disk full":
@@ -249,17 +251,17 @@ def test_a_full_disk_loses_nothing(
                     while True:
                         filler.write(bytes(65536))
 
-        options: dict[str, Any] = {"checkpoint_every": 1, "log_every": 1}
+        options: dict[str, Any] = {"checkpoint_seconds": 0, "log_every": 1}
         with (
             full,
             pytest.raises(GradlabError, match=r"cannot write to .* \((No space left|File too large).*free space"),
         ):
-            training.train(TINY, pictures, disk, advance=fill, **options)
+            training.train(TINY, pictures, disk, RunOptions(progress=fill, **options))
         assert not list(folder.glob(".*.tmp"))
         assert checkpoints.load(folder / "last.safetensors").iteration == 2
         results.read_csv(folder / "log.csv")
         (disk / "filler").unlink(missing_ok=True)
-        training.train(TINY, pictures, disk, resume=True, **options)
+        training.train(TINY, pictures, disk, RunOptions(resume=True, **options))
         assert files(folder) == whole
 
 
@@ -281,7 +283,7 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
     pictures: list[data.Picture], tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An input-output error in every step of writing, one after the other."""
-    folder = training.run_of(TINY, tmp_path).folder
+    folder = training.run_of(TINY.on(pictures), tmp_path).folder
     for iteration, (where, name) in enumerate([(os, "fsync"), (os, "replace"), (results, "open")], 1):
 
         def broken(*_: object, **__: object) -> None:
@@ -294,10 +296,12 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
 
         with pytest.raises(GradlabError, match="Input/output error"):
             fail.__defaults__[-1][0] = 0  # type: ignore[index]
-            training.train(TINY, pictures, tmp_path, resume=True, advance=fail, checkpoint_every=1, log_every=1)
+            training.train(
+                TINY, pictures, tmp_path, RunOptions(resume=True, progress=fail, checkpoint_seconds=0, log_every=1)
+            )
         monkeypatch.undo()
         assert checkpoints.load(folder / "last.safetensors").iteration == iteration
-    training.train(TINY, pictures, tmp_path, resume=True, log_every=1)
+    training.train(TINY, pictures, tmp_path, RunOptions(resume=True, log_every=1))
     assert files(folder) == whole
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from gradlab import checkpoints, data, results, training
 from gradlab.errors import GradlabError
-from gradlab.training import breakdown
+from gradlab.training import RunOptions, breakdown
+from gradlab.training import settings as settings_
 from gradlab.training.breakdown import PATIENCE, WINDOW, Watch
 from tests.test_training import TINY
 
@@ -43,7 +44,7 @@ class _BadOnTheWayBack(torch.autograd.Function):
 
 def sabotage(monkeypatch: pytest.MonkeyPatch, name: str, good: int, spoil: Any) -> None:
     """Lets module ``name`` spoil its output after so many good calls."""
-    build = training.build
+    build = settings_.build
 
     def built(settings: training.TrainSettings) -> nn.Module:
         codec, calls = build(settings), [0]
@@ -55,7 +56,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, name: str, good: int, spoil: Any) 
         codec.get_submodule(name).register_forward_hook(hook)
         return codec
 
-    monkeypatch.setattr(training.loop, "build", built)
+    monkeypatch.setattr(settings_, "build", built)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,11 @@ def test_a_breakdown_names_iteration_and_module_and_keeps_batch_and_checkpoint(
         rf"^training broke off at iteration 4: {sentence}.*; lower the learning rate or clip more \(batch and weights"
     )
     with pytest.raises(GradlabError, match=message) as error:
-        training.train(TINY, pictures, tmp_path, checkpoint_every=1)
-    folder = training.run_of(TINY, tmp_path).folder
+        training.train(TINY, pictures, tmp_path, RunOptions(checkpoint_seconds=0))
+    folder = training.run_of(TINY.on(pictures), tmp_path).folder
     assert f"the last good checkpoint is {folder / 'last.safetensors'}" in str(error.value)
-    broken = checkpoints.load(folder / breakdown.FILE, results.settings_hash(TINY))
-    last = checkpoints.load(folder / "last.safetensors", results.settings_hash(TINY))
+    broken = checkpoints.load(folder / breakdown.FILE, results.settings_hash(TINY.on(pictures)))
+    last = checkpoints.load(folder / "last.safetensors", results.settings_hash(TINY.on(pictures)))
     assert (broken.iteration, last.iteration) == (3, 3)
     assert torch.equal(broken.tensors["images"], data.Crops(pictures, TINY.crop, TINY.batch, TINY.seed).batch(3))
     weights = {name: value for name, value in last.tensors.items() if name.startswith("model.")}
@@ -91,7 +92,7 @@ def test_a_breakdown_names_iteration_and_module_and_keeps_batch_and_checkpoint(
     assert broken.extra["error"] in str(error.value)
     # Without the saboteur the same command goes on from there, to the numbers of a run that never broke.
     monkeypatch.undo()
-    resumed = training.train(TINY, pictures, tmp_path, resume=True)
+    resumed = training.train(TINY, pictures, tmp_path, RunOptions(resume=True))
     whole = training.train(TINY, pictures, tmp_path / "whole")
     assert (resumed.folder / "final.safetensors").read_bytes() == (whole.folder / "final.safetensors").read_bytes()
 
@@ -123,9 +124,9 @@ def test_an_explosion_is_noticed_and_no_checkpoint_is_made_of_it(
         rf"at iteration {WINDOW + 9 + PATIENCE}: the loss has been above 20 times its lowest median .*largest output"
     )
     with pytest.raises(GradlabError, match=message):
-        training.train(settings, pictures, tmp_path, checkpoint_every=5)
-    folder = training.run_of(settings, tmp_path).folder
-    assert checkpoints.load(folder / "last.safetensors").iteration == WINDOW + 5
+        training.train(settings, pictures, tmp_path, RunOptions(checkpoint_seconds=0))
+    folder = training.run_of(settings.on(pictures), tmp_path).folder
+    assert checkpoints.load(folder / "last.safetensors").iteration == WINDOW + 9
     assert checkpoints.load(folder / breakdown.FILE).iteration == WINDOW + 9 + PATIENCE - 1
 
 

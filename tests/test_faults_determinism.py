@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gradlab import compare, data, determinism, evaluation, problems, results, study, training
 from gradlab.errors import GradlabError
+from gradlab.training import RunOptions
 from tests.fake_studies import studies
 from tests.test_training import TINY
 
@@ -115,7 +116,7 @@ def test_over_thread_counts_the_first_iterations_and_the_evaluation_agree(
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            run = training.train(settings, pictures, tmp_path / str(count), log_every=1)
+            run = training.train(settings, pictures, tmp_path / str(count), RunOptions(log_every=1))
             tables.append(results.read_csv(run.folder / "log.csv")[["loss", "bpp", "mse", "gradient_norm"]])
             qualities.append(evaluation.rate_distortion(codec, pictures[:1], settings.lam).drop(columns="image"))
             found = compare(toy, ("pathwise", "dreg"), k=(1, 8), draws=20_000, allow_biased=True)

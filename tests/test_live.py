@@ -20,7 +20,7 @@ import gradlab as gl
 from gradlab import data, live, results, training
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
-from gradlab.training import TrainSettings
+from gradlab.training import RunOptions, TrainSettings
 
 
 class Noisy(nn.Module):
@@ -227,7 +227,7 @@ TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2
 def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path: Path) -> None:
     pictures = [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
     plain = training.train(TINY, pictures, tmp_path / "plain")
-    watched = training.train(TINY, pictures, tmp_path / "watched", snr_every=2, snr_draws=3)
+    watched = training.train(TINY, pictures, tmp_path / "watched", RunOptions(snr_every=2, snr_draws=3))
     assert watched.folder.name == plain.folder.name
     for name in ("final.safetensors", "log.csv", "settings.json"):
         assert (plain.folder / name).read_bytes() == (watched.folder / name).read_bytes(), name

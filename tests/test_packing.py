@@ -9,7 +9,9 @@ import torch
 
 from gradlab import checkpoints, cli, data, results, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.training import RunOptions
 from gradlab.training.packing import pack, unpack
+from gradlab.training.state import RESTART
 from gradlab_studies import _models as models
 
 SETTINGS = replace(models.SMALLEST, data="")
@@ -23,7 +25,7 @@ def pictures():
 @pytest.fixture
 def finished(tmp_path, pictures):
     out = tmp_path / "out"
-    run = training.train(SETTINGS, pictures, out / "runs", checkpoint_every=2)
+    run = training.train(SETTINGS, pictures, out / "runs", RunOptions(checkpoint_seconds=0))
     return out, run
 
 
@@ -40,7 +42,7 @@ def stop_after(pictures, runs, iterations, settings=SETTINGS, **options):
             return seen >= iterations - 1
 
     with pytest.raises(Stopped):
-        training.train(settings, pictures, runs, deadline=Deadline(0), advance=advance, **options)
+        training.train(settings, pictures, runs, RunOptions(deadline=Deadline(0), progress=advance, **options))
 
 
 def test_weights_come_back_bit_for_bit(finished, tmp_path):
@@ -65,7 +67,9 @@ def test_a_finished_run_is_not_trained_again(finished, tmp_path, pictures):
     pack(out, tmp_path / "pack")
     unpack(tmp_path / "pack", tmp_path / "there")
     notes = []
-    training.train(SETTINGS, pictures, tmp_path / "there" / "runs", advance=lambda n=1, note="": notes.append(note))
+    training.train(
+        SETTINGS, pictures, tmp_path / "there" / "runs", RunOptions(progress=lambda n=1, note="": notes.append(note))
+    )
     assert notes == ["already trained"]
     assert (tmp_path / "there" / "runs" / run.folder.name / "log.csv").read_bytes() == (
         run.folder / "log.csv"
@@ -78,7 +82,7 @@ def test_with_the_optimizer_an_unfinished_run_goes_on_to_the_same_numbers(finish
     (entry,) = pack(tmp_path / "cut", tmp_path / "pack", optimizer=True)
     assert (entry.kind, entry.iteration, entry.optimizer) == ("last", 3, True)
     unpack(tmp_path / "pack", tmp_path / "there")
-    run = training.train(SETTINGS, pictures, tmp_path / "there" / "runs", resume=True)
+    run = training.train(SETTINGS, pictures, tmp_path / "there" / "runs", RunOptions(resume=True))
     assert run.warm_restarts == ()
     one, two = (checkpoints.load(r.folder / "final.safetensors").tensors for r in (undisturbed, run))
     assert all(torch.equal(one[n], two[n]) for n in one)
@@ -91,16 +95,19 @@ def test_without_it_the_restart_is_warm_and_says_so(tmp_path, pictures):
     unpack(tmp_path / "pack", tmp_path / "there")
     runs = tmp_path / "there" / "runs"
     stop_after(pictures, runs, 5, resume=True)  # seen: 3 resumed, 2 trained
-    run = training.train(SETTINGS, pictures, runs, resume=True, log_every=1)  # a resume with its optimizer
+    run = training.train(SETTINGS, pictures, runs, RunOptions(resume=True, log_every=1))  # a resume with its optimizer
     assert run.warm_restarts == (3,)
     log = results.read_csv(run.folder / "log.csv")
     warm = log.loc[log["iteration"] == 6, "learning_rate"].item()
-    assert warm == pytest.approx(SETTINGS.rate_at(5) * 3 / training.WARM_UP)
+    assert warm == pytest.approx(SETTINGS.rate_at(5) * 3 / RESTART)
 
 
 def test_the_learning_rate_rises_after_a_warm_restart_only():
-    assert training.loop._warm_up(0, []) == training.loop._warm_up(10**6, [3]) == 1.0
-    assert training.loop._warm_up(10, [0, 10]) == pytest.approx(1 / training.WARM_UP)
+    state = training.TrainState.new(SETTINGS)
+    for iteration, restarts, factor in ((0, [], 1), (10**6, [3], 1), (10, [0, 10], 1 / RESTART)):
+        state.iteration, state.restarts = iteration, restarts
+        assert state.set_rate() == pytest.approx(factor * SETTINGS.rate_at(iteration))
+        assert float(state.optimizer.param_groups[0]["lr"]) == state.set_rate()
 
 
 def test_what_is_there_stays(finished, tmp_path):

@@ -70,7 +70,7 @@ def test_float64_agrees_with_one_process(one: Path, two: Path, case: str) -> Non
 
 
 def test_a_run_is_that_of_one_process(one: Path, two: Path) -> None:
-    run = training.run_of(cases.TINY, Path("whole"))
+    run = training.run_of(cases.TINY.on(cases.pictures()), Path("whole"))
     for file in ("final.safetensors", "snapshot-2.safetensors"):
         a, b = (checkpoints.load(at / run.folder / file).tensors for at in (one, two))
         assert a.keys() == b.keys()
@@ -86,7 +86,7 @@ def test_all_stop_when_the_time_is_up_for_one_and_resume_to_the_same_bits(two: P
     for rank in (0, 1):
         said = json.loads((two / f"sentences-{rank}.json").read_text())
         assert said["stopped"] == "stopped at the time limit after iteration 1 of 5" and said["iteration"] == 1
-    run = training.run_of(cases.TINY, Path())
+    run = training.run_of(cases.TINY.on(cases.pictures()), Path())
     a, b = (checkpoints.load(two / at / run.folder / "final.safetensors").tensors for at in ("whole", "stopped"))
     assert all(torch.equal(a[n], b[n]) for n in a)
 

@@ -9,6 +9,7 @@ import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.recording import at_same_weights, record
+from gradlab.training import Loss
 
 LAM = 0.015
 GROUPS = ["y infer", "y gen", "z infer", "z gen", "z prior"]
@@ -70,7 +71,7 @@ def test_a_new_minibatch_in_every_draw_adds_variance():
 
 def test_multi_sample_objectives_and_estimators_are_recorded():
     table = record(
-        small(), images(), LAM, 4, objective="ms-nic-mix", estimator="dreg", k=3, weighting="per-term"
+        small(), images(), LAM, 4, loss=Loss("ms-nic-mix", "dreg", "per-term", k=3, allow_biased=True)
     ).summary()
     assert table["snr"].notna().all()
 

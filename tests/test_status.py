@@ -21,7 +21,7 @@ NOBODY = 2**22 + 1  # above the largest process id of Linux
 def a_run(out: Path, name: str, state: states.State | None = None, last: int = 0, done: bool = False) -> None:
     folder = out / "runs" / name
     folder.mkdir(parents=True)
-    settings = {"codec": "mbt2018", "lam": 0.015, "steps": 100, "seed": 3, "proxy": "sga"}
+    settings = {"codec": "mbt2018", "lam": 0.015, "steps": 100, "seed": 3, "loss": {"proxy": "sga"}}
     (folder / "settings.json").write_text(json.dumps(settings))
     if last:
         checkpoints.save(folder / "last.safetensors", {"a": torch.zeros(3)}, "hash", last)

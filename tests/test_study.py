@@ -17,6 +17,7 @@ from rich.console import Console
 from gradlab import catalog, results, study
 from gradlab.errors import GradlabError
 from gradlab.progress import Progress, duration
+from gradlab.training import RunOptions
 from tests.fake_studies import studies
 
 __all__ = ["studies"]  # a fixture
@@ -24,7 +25,8 @@ __all__ = ["studies"]  # a fixture
 
 def run(*names: str, **options: Any) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=120)
-    code = study.run(names, console=console, **options)
+    own = {name: options.pop(name) for name in ("device", "resume") if name in options}
+    code = study.run(names, console=console, options=RunOptions(**own) if own else None, **options)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -100,8 +102,8 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1",), {"seed": 2**63}, "give a whole number"),
         (("table1",), {"time_limit": 0.0}, "time limit is 0 minutes: give more than 0"),
         (("table1",), {"time_limit": float("nan")}, "give more than 0"),
-        (("table1",), {"device": "cuda:63"}, r"no device 'cuda:63' here: give --device cpu"),
-        (("table1",), {"device": "gpu"}, r"no device 'gpu' here: give --device cpu"),
+        (("table1",), {"device": "cuda:63"}, r"no device 'cuda:63' here: give cpu"),
+        (("table1",), {"device": "gpu"}, r"no device 'gpu' here: give cpu"),
         (("table1",), {"device": "meta"}, r"no device 'meta' here"),
         (("table1",), {"train_images": "gone"}, "--train-images: there is no folder gone"),
         (("table1",), {"test_images": "."}, "--test-images: there are no images in ."),

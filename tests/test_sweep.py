@@ -17,6 +17,7 @@ from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress
 from gradlab.study import Context
+from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table4, table5, table8, table9
@@ -27,8 +28,8 @@ NAN = math.nan
 @pytest.fixture
 def context(tmp_path):
     return Context(
-        out=tmp_path, folder=tmp_path / "table8", runs=tmp_path / "runs", profile="quick", device="cpu", seed=0,
-        resume=False, time_limit=None, train_images=None, test_images=None,
+        out=tmp_path, folder=tmp_path / "table8", runs=tmp_path / "runs", profile="quick", seed=0,
+        options=RunOptions(), train_images=None, test_images=None,
         progress=Progress(Console(file=io.StringIO())),
     )  # fmt: skip
 
@@ -59,9 +60,9 @@ def test_the_paper_profile_is_the_papers():
     # Table 1's baseline is the sweep's at lambda 0.015: the same run.
     assert eight.trained(models.BASELINE, 0.015) == models.PAPER
     mix, dms, iwae = (eight.trained(name, 0.03) for name in (sweep.MIX, models.DMS, models.IWAE))
-    assert (mix.objective, mix.k, mix.l, mix.direct_y) == ("ms-nic-mix", 8, 1, True)
-    assert (dms.objective, dms.k, dms.l, dms.direct_y) == ("ms-nic-dms", 16, 16, True)
-    assert (iwae.objective, iwae.k, iwae.direct_y) == ("iwae-2level", 5, False)
+    assert (mix.loss.objective, mix.loss.k, mix.loss.l, mix.direct_y) == ("ms-nic-mix", 8, 1, True)
+    assert (dms.loss.objective, dms.loss.k, dms.loss.l, dms.direct_y) == ("ms-nic-dms", 16, 16, True)
+    assert (iwae.loss.objective, iwae.loss.k, iwae.direct_y) == ("iwae-2level", 5, False)
     assert {s.lam for s in (mix, dms, iwae)} == {0.03}
     assert [eight.size(name) for name in sweep.METHODS] == ["-", "5", "8", "16, 16"]
 
@@ -103,7 +104,7 @@ def test_a_model_codes_the_same_images_once(context, monkeypatch):
         sweep.coded(run, 6, images, context, lambda n=1, note="": None)
     with pytest.raises(AssertionError, match="coded again"):
         sweep.coded(run, 4, images[:1], context, lambda n=1, note="": None)
-    late = replace(context, time_limit=time.monotonic() - 1)
+    late = replace(context, options=RunOptions(deadline=time.monotonic() - 1))
     with pytest.raises(Stopped):
         sweep.coded(run, 6, images, late, lambda n=1, note="": None)
 

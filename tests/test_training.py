@@ -5,13 +5,16 @@ import math
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from gradlab import checkpoints, data, results, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
-from gradlab.training import TrainSettings
+from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings
+from gradlab.training.settings import WARM_UP
+from gradlab_studies import _models as models
 
 TINY = TrainSettings(
     codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=6, learning_rate=1e-3, snapshots=(2, 4)
@@ -32,7 +35,7 @@ def same(a, b):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(pictures, tmp_path):
-    whole = training.train(TINY, pictures, tmp_path / "whole", log_every=1)
+    whole = training.train(TINY, pictures, tmp_path / "whole", RunOptions(log_every=1))
 
     class Killed(Exception):
         pass
@@ -43,10 +46,14 @@ def test_a_killed_run_resumes_to_the_same_bits(pictures, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        training.train(TINY, pictures, tmp_path / "killed", advance=kill, checkpoint_every=3, log_every=1)
-    run = training.run_of(TINY, tmp_path / "killed")
+        training.train(
+            TINY, pictures, tmp_path / "killed", RunOptions(progress=kill, checkpoint_seconds=0, log_every=1)
+        )
+    run = training.run_of(TINY.on(pictures), tmp_path / "killed")
     assert checkpoints.load(run.folder / "last.safetensors").iteration == 3
-    resumed = training.train(TINY, pictures, tmp_path / "killed", resume=True, checkpoint_every=3, log_every=1)
+    resumed = training.train(
+        TINY, pictures, tmp_path / "killed", RunOptions(resume=True, checkpoint_seconds=0, log_every=1)
+    )
     for name in ("final", "snapshot-2", "snapshot-4"):
         assert same(tensors(whole.folder / f"{name}.safetensors"), tensors(resumed.folder / f"{name}.safetensors")), (
             name
@@ -76,8 +83,8 @@ def test_one_step_is_adam_on_the_loss(pictures, tmp_path):
 
 
 def test_a_plain_autoencoder_descends_the_mse_of_its_transforms(pictures, tmp_path):
-    settings = replace(TINY, plain=True, steps=3, snapshots=(), clip=1e9)
-    run = training.train(settings, pictures, tmp_path, log_every=1)
+    settings = replace(TINY, steps=3, snapshots=(), clip=1e9, loss=PlainLoss())
+    run = training.train(settings, pictures, tmp_path, RunOptions(log_every=1))
     codec = training.build(settings).train()
     adam = torch.optim.Adam(codec.parameters(), lr=1e-3, betas=(0.90, 0.95))
     for iteration in range(3):
@@ -105,7 +112,9 @@ def _finished(settings):
 
 
 def test_learning_rate_scales_with_k_and_follows_the_cosine():
-    s = TrainSettings(k=5, objective="ms-nic-mix", steps=100, cosine_steps=10, learning_rate=1e-4, final_fraction=0.1)
+    s = TrainSettings(
+        steps=400, warm_up=0, cosine_steps=10, learning_rate=1e-4, final_fraction=0.1, loss=Loss("ms-nic-mix", k=5)
+    )
     assert s.rate_at(0) == pytest.approx(5e-4)
     assert s.rate_at(5) == pytest.approx(5e-4 * (0.1 + 0.9 * 0.5))
     assert s.rate_at(10) == s.rate_at(99) == pytest.approx(5e-5)
@@ -113,21 +122,33 @@ def test_learning_rate_scales_with_k_and_follows_the_cosine():
     assert replace(s, cosine_steps=0).rate_at(77) == pytest.approx(5e-4)
 
 
+def test_the_learning_rate_warms_up_where_it_is_scaled_by_k():
+    scaled = TrainSettings(learning_rate=1e-4, loss=Loss("ms-nic-mix", k=16))
+    assert scaled.rate_at(0) == pytest.approx(16e-4 / WARM_UP)
+    assert scaled.rate_at(WARM_UP // 2 - 1) == pytest.approx(8e-4)
+    assert scaled.rate_at(WARM_UP - 1) == scaled.rate_at(WARM_UP) == pytest.approx(16e-4)
+    for constant in (replace(scaled, scale_learning_rate=False), TrainSettings(), replace(scaled, warm_up=0)):
+        assert constant.rate_at(0) == constant.rate_at(WARM_UP)
+    assert replace(TrainSettings(), warm_up=10).rate_at(4) == pytest.approx(0.5e-4)
+    assert models.method(models.PAPER, models.BIG_BATCH, 5).rate_at(0) == pytest.approx(5e-4 / WARM_UP)
+    assert models.method(models.QUICK, models.BIG_BATCH, 5).rate_at(0) == models.QUICK.rate_at(0)
+
+
 def test_runs_are_shared_by_settings(pictures, tmp_path):
     first = training.train(TINY, pictures, tmp_path)
     before = (first.folder / "final.safetensors").stat().st_mtime_ns
     again = training.train(TINY, pictures, tmp_path)
     assert (again.folder / "final.safetensors").stat().st_mtime_ns == before
-    assert training.run_of(replace(TINY, seed=1), tmp_path).folder != first.folder
+    assert training.run_of(replace(TINY, seed=1).on(pictures), tmp_path).folder != first.folder
     assert json.loads((first.folder / "settings.json").read_text())["channels"] == [4, 6]
 
 
 def test_the_time_limit_leaves_a_checkpoint(pictures, tmp_path):
     with pytest.raises(Stopped):
-        training.train(TINY, pictures, tmp_path, deadline=time.monotonic() - 1)
-    run = training.run_of(TINY, tmp_path)
+        training.train(TINY, pictures, tmp_path, RunOptions(deadline=time.monotonic() - 1))
+    run = training.run_of(TINY.on(pictures), tmp_path)
     assert checkpoints.load(run.folder / "last.safetensors").iteration == 1
-    resumed = training.train(TINY, pictures, tmp_path, resume=True)
+    resumed = training.train(TINY, pictures, tmp_path, RunOptions(resume=True))
     whole = training.train(TINY, pictures, tmp_path / "whole")
     assert same(tensors(resumed.folder / "final.safetensors"), tensors(whole.folder / "final.safetensors"))
 
@@ -137,8 +158,15 @@ def test_the_time_limit_leaves_a_checkpoint(pictures, tmp_path):
 ])  # fmt: skip
 @pytest.mark.parametrize("scale", ["nats", "bpp"])
 def test_every_objective_trains(pictures, tmp_path, objective, k, l, direct_y, scale):
-    settings = replace(TINY, objective=objective, k=k, l=l, direct_y=direct_y, scale=scale, steps=3, snapshots=())
-    run = training.train(settings, pictures, tmp_path, log_every=1)
+    settings = replace(
+        TINY,
+        direct_y=direct_y,
+        steps=3,
+        snapshots=(),
+        scale_learning_rate=objective != "elbo",
+        loss=Loss(objective, k=k, l=l, scale=scale),
+    )
+    run = training.train(settings, pictures, tmp_path, RunOptions(log_every=1))
     log = results.read_csv(run.folder / "log.csv")
     assert list(log["iteration"]) == [1, 2, 3]
     assert log["loss"].between(1, 2000).all()  # bits per pixel, whatever the objective's unit
@@ -166,7 +194,7 @@ def test_a_corrupt_checkpoint_is_refused(pictures, tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     run = training.train(TINY, pictures, tmp_path)
-    other = training.run_of(replace(TINY, lam=0.03), tmp_path)
+    other = training.run_of(replace(TINY, lam=0.03).on(pictures), tmp_path)
     other.folder.mkdir()
     (other.folder / "final.safetensors").write_bytes((run.folder / "final.safetensors").read_bytes())
     with pytest.raises(GradlabError, match="is of other settings"):
@@ -176,20 +204,93 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "match"), [
-    ({"k": 0}, "k is 0"),
+    ({"codec": "bmshj2018-hyperpior"}, "unknown codec.*did you mean 'bmshj2018-hyperprior'"),
+    ({"channels": (4,)}, r"channels of small-hyperprior are \(4\): give two positive integers"),
+    ({"codec": "ssf2020", "channels": (4,)}, r"channels of ssf2020 are \(4,\): give two positive integers"),
+    ({"codec": "ssf2020", "loss": PlainLoss()}, "ssf2020 has no plain autoencoder"),
+    ({"codec": "ssf2020", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec takes one sample of z"),
+    ({"codec": "bmshj2018-factorized", "direct_y": False}, "has no z that could read a sample of y"),
+    ({"codec": "bmshj2018-factorized", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec"),
+    ({"direct_y": False, "loss": Loss("elbo", l=2)}, "l is 2 without direct-y"),
+    ({"direct_y": False, "loss": Loss("ms-nic-mix", k=2)}, "here each y has its own: use iwae-2level"),
+    ({"loss": Loss("elbo", k=2)}, "the learning rate would grow 2-fold: set scale_learning_rate=False"),
+    ({"shift": 4}, "motion is for 'ssf2020' alone"),
+    ({"precision": "fp16"}, "unknown precision 'fp16'"),
+    ({"warm_up": -1}, "warm_up is -1: it must be at least 0"),
+    ({"crop": 0}, "crop is 0"),
     ({"steps": -1}, "steps is -1"),
     ({"lam": -0.1}, "lambda must be positive"),
     ({"lam": float("nan")}, "lambda must be positive"),
     ({"learning_rate": 0.0}, "must be positive"),
     ({"snapshots": (7,)}, "between 0 and steps"),
-    ({"estimator": "dreg"}, "'dreg' is biased for the unit box.*allow_biased=True"),
-    ({"estimator": "drag"}, "did you mean 'dreg'"),
-    ({"plain": True, "objective": "ms-nic-mix", "k": 2}, "plain autoencoder has no samples"),
-    ({"objective": "mix"}, "did you mean 'ms-nic-mix'"),
 ])  # fmt: skip
 def test_bad_settings(change, match):
     with pytest.raises(GradlabError, match=match):
         replace(TINY, **change)
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"k": 0}, "k is 0"),
+    ({"l": -1}, "l is -1"),
+    ({"k": 2.5}, "k is 2.5: give a whole number"),
+    ({"estimator": "dreg"}, "'dreg' is biased for the unit box.*allow_biased=True"),
+    ({"estimator": "drag"}, "did you mean 'dreg'"),
+    ({"objective": "mix"}, "did you mean 'ms-nic-mix'"),
+    ({"objective": "ms-nic-mix", "l": 2}, "ms-nic-mix takes one sample of z, but l = 2"),
+    ({"objective": "iwae-2level", "k": 2, "l": 2}, "takes independent samples"),
+    ({"objective": "jvi"}, "jvi leaves one sample out, but k = 1"),
+    ({"weighting": "per term"}, "unknown weighting 'per term'"),
+    ({"scale": "bits"}, "unknown scale 'bits'"),
+    ({"proxy": "round"}, "unknown proxy 'round'"),
+])  # fmt: skip
+def test_bad_losses(change, match):
+    with pytest.raises(GradlabError, match=match):
+        Loss(**change)
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"device": "cuda:63"}, "there is no device 'cuda:63' here: give cpu"),
+    ({"step": "graph"}, "step 'graph' needs CUDA, but the device is 'cpu'"),
+    ({"step": "grpah"}, "unknown step 'grpah'.*did you mean 'graph'"),
+    ({"log_every": 0}, "log_every is 0"),
+    ({"snr_every": -1}, "snr_every -1"),
+    ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
+    ({"explosion": 0.5}, "explosion is 0.5: give a factor above 1"),
+])  # fmt: skip
+def test_bad_options(change, match):
+    with pytest.raises(GradlabError, match=match):
+        RunOptions(**change)
+
+
+def test_a_precision_that_the_device_lacks(pictures, tmp_path):
+    with pytest.raises(GradlabError, match="precision 'tf32' is not available on device 'cpu': give float32"):
+        training.train(replace(TINY, precision="tf32"), pictures, tmp_path)
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
+def test_sizes_are_coerced_so_that_equal_settings_are_one_run():
+    given = replace(TINY, channels=[np.int64(4), 6], steps=np.int32(6), snapshots=[2, np.int64(4)], betas=[0.9, 0.95],
+                    lam=np.float64(0.015), loss=Loss("ms-nic-mix", k=np.int64(3)))  # fmt: skip
+    plain = replace(TINY, loss=Loss("ms-nic-mix", k=3))
+    assert given == plain and results.settings_hash(given) == results.settings_hash(plain)
+    assert type(given.steps) is type(given.channels[0]) is type(given.loss.k) is int
+
+
+def test_other_images_are_another_run(pictures, tmp_path):
+    one = training.train(TINY, pictures, tmp_path)
+    other = training.train(TINY, pictures[:1], tmp_path)
+    assert one.folder != other.folder
+    assert not same(tensors(one.folder / "final.safetensors"), tensors(other.folder / "final.safetensors"))
+    with pytest.raises(GradlabError, match=r"fingerprint \w{12}, but the settings are of \w{12}: give the images"):
+        training.train(one.settings, pictures[:1], tmp_path)
+    with pytest.raises(GradlabError, match=r"name no training images: give settings\.on\(pictures\)"):
+        training.run_of(TINY, tmp_path)
+    # A checkpoint that was copied to the folder of other images is refused, not taken for theirs.
+    third = training.run_of(TINY.on(pictures[1:]), tmp_path)
+    third.folder.mkdir()
+    (third.folder / "last.safetensors").write_bytes((one.folder / "final.safetensors").read_bytes())
+    with pytest.raises(GradlabError, match="is of other settings"):
+        training.train(TINY, pictures[1:], tmp_path, RunOptions(resume=True))
 
 
 def test_images_smaller_than_a_crop(pictures, tmp_path):

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gradlab import checkpoints, data
+from gradlab.codecs import PFrame
 from gradlab.codecs import video as codecs
-from gradlab.data import Picture
+from gradlab.data import Pans, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import psnr
-from gradlab.training import TrainSettings
-from gradlab.video import Pans, rate_distortion, train
+from gradlab.evaluation.video import rate_distortion
+from gradlab.training import Loss, RunOptions, TrainSettings, train
 
-SETTINGS = TrainSettings(codec="ssf2020", channels=(4, 6), crop=128, batch=1, steps=2, objective="ms-nic-mix", k=2)
+SETTINGS = TrainSettings(codec="ssf2020", channels=(4, 6), crop=128, shift=4, batch=1, steps=2,
+                         loss=Loss("ms-nic-mix", k=2))  # fmt: skip
 
 
 def coordinates():
@@ -46,17 +49,24 @@ def test_without_motion_both_frames_are_one():
     assert torch.equal(frames[:, 0], frames[:, 1])
 
 
-def test_training_moves_what_a_p_frame_uses_and_nothing_else():
+def test_training_moves_what_a_p_frame_uses_and_nothing_else(tmp_path):
     pictures = data.embedded("train")
-    codec = train(SETTINGS, pictures, 4)
+    codec = train(SETTINGS, pictures, tmp_path / "a").codec()
+    assert isinstance(codec, PFrame)
     before = codecs.build(SETTINGS.channels, SETTINGS.seed).state_dict()
     used = tuple(f"{part}_" for part in ("res", "motion"))
     for name, value in codec.state_dict().items():
         if before[name].shape != value.shape or name.endswith(("quantiles", "bound", "pedestal", "target")):
             continue  # tables and quantiles, which finish() writes
         assert torch.equal(before[name], value) is not name.startswith(used), name
-    again = train(SETTINGS, pictures, 4)
+    again = train(SETTINGS, pictures, tmp_path / "b").codec()
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), codec.state_dict().values(), strict=True))
+
+
+def test_the_motion_is_part_of_the_run(tmp_path):
+    settings = TrainSettings(codec="ssf2020", channels=(4, 6), crop=128, batch=1, steps=1)
+    still, moving = (train(replace(settings, shift=s), data.embedded("train")[:1], tmp_path) for s in (0, 8))
+    assert still.folder != moving.folder
 
 
 def test_rate_and_distortion_add_up():
@@ -79,7 +89,6 @@ def test_rate_and_distortion_add_up():
 @pytest.mark.parametrize(("call", "match"), [
     (lambda: Pans(data.embedded("test"), 128, 1, -1, 0), "largest motion"),
     (lambda: Pans(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328"),
-    (lambda: train(TrainSettings(), data.embedded("train"), 4), "a P-frame is trained with 'ssf2020'"),
     (lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "lambda must be positive"),
     (lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 1, 3, 128, 128), 0.1), "the video has one frame"),
 ])  # fmt: skip
@@ -91,20 +100,20 @@ def test_bad_input(call, match):
 def test_the_deadline_ends_training_with_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
     pictures, late = data.embedded("train")[:1], time.monotonic() - 1
     with pytest.raises(Stopped, match="at the time limit after iteration 1 of 2"):
-        train(SETTINGS, pictures, 4, folder=tmp_path, deadline=late)
-    assert checkpoints.load(tmp_path / "last.safetensors").iteration == 1
+        train(SETTINGS, pictures, tmp_path / "a", RunOptions(deadline=late))
+    (folder,) = (tmp_path / "a").iterdir()
+    assert checkpoints.load(folder / "last.safetensors").iteration == 1
     counted = []
-    resumed = train(SETTINGS, pictures, 4, folder=tmp_path, resume=True, advance=lambda n=1, note="": counted.append(n))
+    options = RunOptions(resume=True, progress=lambda n=1, note="": counted.append(n))
+    resumed = train(SETTINGS, pictures, tmp_path / "a", options).codec()
     assert counted == [1, 1]
-    done = train(SETTINGS, pictures, 4, folder=tmp_path, deadline=late)  # nothing left to do
-    whole = train(SETTINGS, pictures, 4)
+    done = train(SETTINGS, pictures, tmp_path / "a", RunOptions(deadline=late)).codec()  # nothing left to do
+    whole = train(SETTINGS, pictures, tmp_path / "b").codec()
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value) and torch.equal(done.state_dict()[name], value), name
-    with pytest.raises(GradlabError, match="of other settings"):
-        train(SETTINGS, pictures, 5, folder=tmp_path)
 
 
-def test_a_breakdown_names_the_module(monkeypatch):
+def test_a_breakdown_names_the_module(monkeypatch, tmp_path):
     build = codecs.build
 
     def spoilt(channels, seed):
@@ -116,4 +125,4 @@ def test_a_breakdown_names_the_module(monkeypatch):
     with pytest.raises(
         GradlabError, match=r"iteration 1: the loss is nan; the first module .* is res_encoder\.0; lower"
     ):
-        train(SETTINGS, data.embedded("train")[:1], 4)
+        train(SETTINGS, data.embedded("train")[:1], tmp_path)

@@ -119,7 +119,6 @@ __all__ = [
     "PlainLoss",
     "SmallHyperprior",
     "build",
-    "check_channels",
     "copy_of",
     "load",
 ]

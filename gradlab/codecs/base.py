@@ -100,7 +100,12 @@ class Codec(CompressionModel):
         """y as the bitstream holds it."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """``[B, M, h, w]`` the mean of y, ``g_a(x)``, in the type of ``x``."""
+        """``[B, M, h, w]`` the mean of y, ``g_a(x)``, in the type of ``x [B, 3, H, W]``.
+
+        Raises:
+            GradlabError: images of a wrong shape, type or device.
+        """
+        self._check(x)
         return transformed(self.g_a, x, self.precision)
 
     def decode(self, y: Tensor) -> Tensor:

@@ -169,9 +169,9 @@ class Loss:
 
     def _check_samples(self, paired: bool) -> None:
         """Let the objective judge terms of the shapes that a codec will give it."""
-        zeros = torch.zeros
-        z = zeros(1, self.k, 1) if paired else zeros(1, 1, self.l)
-        terms = LogTerms(zeros(1, self.k, 1), zeros(1, self.k, 1 if paired else self.l), z)
+        k, l, zeros = min(self.k, 2), min(self.l, 2), torch.zeros  # two stand for several
+        z = zeros(1, k, 1) if paired else zeros(1, 1, l)
+        terms = LogTerms(zeros(1, k, 1), zeros(1, k, 1 if paired else l), z)
         objective(self.objective).validate(terms, self.weighting, self.scale)
 
 

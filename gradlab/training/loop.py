@@ -117,8 +117,9 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
         hooks.append(Recordings(state, batches, run, options, board))
     if here.first:
         snapshots = Snapshots(state, run)
-        with step.placed():
-            snapshots([], False)
+        if not (state.iteration and run.snapshot(state.iteration).exists()):
+            with step.placed():
+                snapshots([], False)
         hooks += [snapshots, Checkpoints(state, run, options.checkpoint_seconds, watch)]
     note = ""
     while state.iteration < settings.steps:
