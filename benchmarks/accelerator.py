@@ -5,9 +5,10 @@
 Variants of the step (crops on the device, noise, loss, gradient, clipping, Adam), each beside the one before:
 
 - ``recipe``: CompressAI's training example: its loss, two optimizers, a DataLoader of float crops;
-- ``eager``: gradlab's loop in full float32;
-- ``tf32``, ``channels-last``, ``compiled``: one after the other on top of eager;
-- ``graph``: the whole step as one CUDA graph, its random numbers from a registered generator;
+- ``eager``: gradlab's step in full float32;
+- ``tf32``, ``bf16``: the same with transforms of that precision;
+- ``compiled``: the transforms compiled, in TF32;
+- ``graph``: the step as training takes it on CUDA, one graph a step, in TF32;
 - ``graph x M``: M models side by side, a stream each.
 
 For each: seconds (median and extremes), images per second, share of the largest matrix product's rate that the
@@ -23,7 +24,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,12 +36,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradlab import data, recording, results, training
+from gradlab.codecs.precision import convolutions
 from gradlab.noise import stream, uniform
 from gradlab.progress import Progress
 from gradlab.show import show_table
-from gradlab.training import settings as settings_
+from gradlab.training import Loss, TrainState
+from gradlab.training.steps import GraphStep, Step
 
-Step = Callable[[int], None]
+Iterate = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,17 @@ def main(
     limit = matrix_rate(device, 512 if tiny else 8192)
     console = Console()
     rows = []
-    with Progress(console).track("variants", 5 + 1 + len(settings.models) + 2) as advance:
+    with Progress(console).track("variants", 6 + len(settings.models) + 2) as advance:
         for name, make in variants(settings, crops, pictures, device):
             advance(1, name)
             if name in without:
                 continue
             row: dict[str, Any] = {"variant": name}
             try:
-                with tf32(name not in ("recipe", "eager")):
-                    built = make()
-                    row |= timed(built.step, settings, device, built.models)
-                    row["limit_share"] = built.models * built.flops / row["seconds"] / limit
-                    row |= {f"error {group}": e for group, e in built.errors().items()}
+                built = make()
+                row |= timed(built.step, settings, device, built.models)
+                row["limit_share"] = built.models * built.flops / row["seconds"] / limit
+                row |= {f"error {group}": e for group, e in built.errors().items()}
             except Exception as error:  # a variant that this device or this torch lacks is a finding, not a failure
                 row["note"] = f"{type(error).__name__}: {error}".splitlines()[0]
             rows.append(row)
@@ -116,7 +118,7 @@ def main(
 class Built:
     """A variant that is ready to run: its step, what one model's step multiplies, and how wrong its gradient is."""
 
-    step: Step
+    step: Iterate
     flops: float
     errors: Callable[[], dict[str, float]]
     models: int = 1
@@ -128,82 +130,47 @@ def variants(
     """Name and maker of each variant."""
     yield "recipe", lambda: recipe(settings, pictures, device)
     yield "eager", lambda: eager(settings, crops, device)
-    yield "tf32", lambda: eager(settings, crops, device)
-    yield "channels-last", lambda: eager(settings, crops, device, channels_last=True)
-    yield "compiled", lambda: eager(settings, crops, device, channels_last=True, compiled=True)
+    yield "tf32", lambda: eager(settings, crops, device, "tf32")
+    yield "bf16", lambda: eager(settings, crops, device, "bf16")
+    yield "compiled", lambda: eager(settings, crops, device, "tf32", compiled=True)
     yield "graph", lambda: graph(settings, crops, device, 1)
     for n in settings.models:
         yield f"graph x {n}", lambda n=n: graph(settings, crops, device, n)
 
 
 def eager(
-    settings: Settings, crops: data.Crops, device: str, *, channels_last: bool = False, compiled: bool = False
+    settings: Settings, crops: data.Crops, device: str, precision: str = "float32", *, compiled: bool = False
 ) -> Built:
-    """``training.descend``, as the training loop runs it."""
-    codec = training.build(settings.train).to(device).train()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    codec = codec.to(memory_format=layout)
+    """``gradlab.training.steps.Step``, the reference."""
+    train = replace(settings.train, precision=precision)
+    state = TrainState.new(train, device)
     if compiled:
         for part in ("g_a", "g_s", "h_a", "h_s"):
-            getattr(codec, part).compile()
-    adam, weights = training.optimizer(codec, settings.train)
+            getattr(state.codec, part).compile()
+    step = Step(state, crops, settings.repetitions + settings.warm_up)
 
-    def step(iteration: int) -> None:
-        x = crops.batch(iteration).contiguous(memory_format=layout)
-        noise = stream(settings.seed, "training noise", iteration, device)
-        training.descend(codec, adam, weights, x, settings.train, noise)
+    def run(_: int) -> None:
+        with step.placed():
+            step()
 
-    return Built(step, flops_of(settings, crops), lambda: errors(codec, settings, crops, layout))
+    return Built(run, flops_of(settings, crops), lambda: errors(state.codec, train, crops))
 
 
 def graph(settings: Settings, crops: data.Crops, device: str, models: int) -> Built:
-    """The same arithmetic recorded once and replayed: one launch per step and model."""
+    """The same recorded once and replayed: one launch per step and model."""
     if not device.startswith("cuda"):
         raise RuntimeError(f"CUDA graphs need CUDA, this is {device}")
-    train = settings.train
-    parts = []
-    for _ in range(models):
-        codec = training.build(train).to(device, memory_format=torch.channels_last).train()
-        weights = [p for n, p in codec.named_parameters() if not n.endswith("quantiles")]
-        adam = torch.optim.Adam(weights, lr=train.learning_rate, betas=train.betas, fused=True, capturable=True)
-        x = crops.batch(0).contiguous(memory_format=torch.channels_last)
-        noise = torch.Generator(device=device)
-        side = torch.cuda.Stream()
+    train = replace(settings.train, precision="tf32")
+    capacity = settings.repetitions + settings.warm_up
+    steps = [GraphStep(TrainState.new(train, device), crops, capacity) for _ in range(models)]
 
-        def body(codec=codec, weights=weights, adam=adam, x=x, noise=noise) -> None:
-            adam.zero_grad(set_to_none=False)
-            terms, _ = codec.log_terms(x, train.lam, generator=noise)
-            settings_.mean_loss(terms, train.objective, train.estimator, train.weighting, train.scale).backward()
-            torch.nn.utils.clip_grad_norm_(weights, train.clip)
-            adam.step()
+    def run(_: int) -> None:
+        for step in steps:
+            with step.placed():
+                step()
 
-        for weight in weights:
-            weight.grad = torch.zeros_like(weight)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                body()
-        torch.cuda.current_stream().wait_stream(side)
-        recorded = torch.cuda.CUDAGraph()
-        recorded.register_generator_state(noise)
-        with torch.cuda.graph(recorded, stream=side):
-            body()
-        parts.append((recorded, x, noise, side, codec))
-
-    def step(iteration: int) -> None:
-        for recorded, x, noise, side, _ in parts:
-            noise.manual_seed(stream(settings.seed, "training noise", iteration).initial_seed())
-            x.copy_(crops.batch(iteration))
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                recorded.replay()
-        for *_, side, _ in parts:
-            torch.cuda.current_stream().wait_stream(side)
-
-    first = parts[0][-1]
-    return Built(
-        step, flops_of(settings, crops), lambda: errors(first, settings, crops, torch.channels_last), models=models
-    )
+    first = steps[0].state.codec
+    return Built(run, flops_of(settings, crops), lambda: errors(first, train, crops), models=models)
 
 
 def recipe(settings: Settings, pictures: list[data.Picture], device: str) -> Built:
@@ -242,7 +209,7 @@ def recipe(settings: Settings, pictures: list[data.Picture], device: str) -> Bui
     return Built(step, math.nan, dict)
 
 
-def timed(step: Step, settings: Settings, device: str, models: int) -> dict[str, float]:
+def timed(step: Iterate, settings: Settings, device: str, models: int) -> dict[str, float]:
     """Seconds of a step, and images per second over all models."""
     took = []
     for iteration in range(settings.warm_up + settings.repetitions):
@@ -257,32 +224,32 @@ def timed(step: Step, settings: Settings, device: str, models: int) -> dict[str,
     return {"seconds": seconds, "seconds_min": min(took), "seconds_max": max(took), "images per second": images}
 
 
-def errors(codec: Any, settings: Settings, crops: data.Crops, layout: torch.memory_format) -> dict[str, float]:
+def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict[str, float]:
     """Relative error of the gradient of each group, against the same weights, crops and noise in float64."""
     x = crops.batch(0)
-    train = settings.train
     plain = training.build(train).to(x.device).train()
     plain.load_state_dict(codec.state_dict())
     exact = copy.deepcopy(plain).double()
-    y, z = plain.g_a(x), plain.h_a(plain.g_a(x).abs()).shape
-    generator = stream(settings.seed, "training noise", 0, x.device)
-    noises = [uniform(tuple(y.shape), generator, y.dtype, y.device), uniform(tuple(z), generator, y.dtype, y.device)]
+    y = plain.encode(x)
+    generator = stream(train.seed, "training noise", 0, x.device)
+    shapes = (tuple(y.shape), tuple(plain.h_a(y.abs()).shape))
+    noises = [uniform(shape, generator, y.dtype, y.device) for shape in shapes]
 
     def gradients(model: Any, images: Tensor) -> dict[str, Tensor]:
         model.zero_grad()
-        y_mean = model.g_a(images)
+        y_mean = model.encode(images)
         y = y_mean + noises[0].to(images.dtype)
-        z = model.h_a(y_mean.abs()) + noises[1].to(images.dtype)
-        x_hat = model.g_s(y)
+        z = model._hyper(y_mean) + noises[1].to(images.dtype)
         bits = sum(-p.log2().sum() for p in model.likelihoods(y, z).values())
-        loss = bits / images[:, 0].numel() + train.lam * ((255 * (images - x_hat)) ** 2).mean()
+        loss = bits / images[:, 0].numel() + train.lam * ((255 * (images - model.decode(y))) ** 2).mean()
         loss.backward()
         return {
             group: torch.cat([p.grad.double().flatten() for p in module.parameters() if p.grad is not None])
             for group, module in model.groups().items()
         }
 
-    fast, true = gradients(codec, x.contiguous(memory_format=layout)), gradients(exact, x.double())
+    with convolutions(train.precision, x.device):
+        fast, true = gradients(codec, x), gradients(exact, x.double())
     return {group: float((fast[group] - true[group]).norm() / true[group].norm()) for group in true}
 
 
@@ -293,9 +260,8 @@ def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterato
 
     def bare(count: int) -> None:
         for t in range(count):
-            terms, _ = codec.log_terms(x, settings.train.lam, generator=stream(0, "recording", t, device))
             codec.zero_grad()
-            settings_.mean_loss(terms, "elbo", "pathwise", "joint", "bpp").backward()
+            Loss()(codec, x, settings.train.lam, stream(0, "recording", t, device)).backward()
 
     def recorded(count: int) -> None:
         codec.zero_grad()
@@ -315,8 +281,7 @@ def flops_of(settings: Settings, crops: data.Crops) -> float:
     """Floating-point operations of one step in convolutions and matrix products, forward and backward."""
     codec = training.build(settings.train).to(crops.device).train()
     with FlopCounterMode(display=False) as counter:
-        terms, _ = codec.log_terms(crops.batch(0), settings.train.lam)
-        settings_.mean_loss(terms, "elbo", "pathwise", "joint", "bpp").backward()
+        Loss()(codec, crops.batch(0), settings.train.lam).backward()
     return float(counter.get_total_flops())
 
 

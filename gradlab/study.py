@@ -289,7 +289,9 @@ def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
         return False  # absent or damaged: the study is measured again
 
 
-def check(names: Sequence[str], profile: str = "quick", seed: int = 0, time_limit: float | None = None) -> dict[str, ModuleType]:
+def check(
+    names: Sequence[str], profile: str = "quick", seed: int = 0, time_limit: float | None = None
+) -> dict[str, ModuleType]:
     """The modules of the studies asked for, each once, in that order.
 
     Raises:

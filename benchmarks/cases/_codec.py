@@ -30,11 +30,10 @@ def crops(options: Options, batch: int = 8) -> Any:
 
 def loss(model: Any, x: Any, draw: int, objective: str = "elbo", k: int = 1, l: int = 1) -> Any:
     """The training loss on the noise of a draw."""
+    from gradlab.codecs import Loss
     from gradlab.noise import stream
-    from gradlab.training.settings import mean_loss
 
-    terms, _ = model.log_terms(x, LAM, k, l, stream(0, "recording", draw))
-    return mean_loss(terms, objective, "pathwise", "joint", "bpp")
+    return Loss(objective, k=k, l=l)(model, x, LAM, stream(0, "recording", draw))
 
 
 def clear(model: Any) -> None:

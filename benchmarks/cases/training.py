@@ -17,19 +17,19 @@ STEPS = 10
 def ours(options: Options) -> Work:
     """The loop of ``gradlab.training``, without its checkpoints."""
     import gradlab as gl
-    from gradlab.noise import stream
-    from gradlab.training import TrainSettings, build, descend, optimizer
+    from gradlab.training import TrainSettings, TrainState
+    from gradlab.training.steps import Step
 
     settings = TrainSettings(
         codec="bmshj2018-hyperprior", channels=channels(options), crop=64, batch=8, lam=LAM, steps=STEPS
     )
     crops = gl.data.Crops(gl.data.embedded("train"), settings.crop, settings.batch, settings.seed)
-    model = build(settings).train()
-    adam, weights = optimizer(model, settings)
+    step = Step(TrainState.new(settings), crops)
 
     def work() -> None:
-        for t in range(STEPS):
-            descend(model, adam, weights, crops.batch(t), settings, stream(0, "training noise", t))
+        for _ in range(STEPS):
+            step()
+            step.read()
 
     return work
 
