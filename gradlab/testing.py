@@ -80,7 +80,8 @@ class Check(NamedTuple):
             f"  bias   {self.mean - self.exact:+.3g} +- {self.se:.1g} (z = {self.z:.1f})",
         ]
         if self.like:
-            lines.append(f"  within error that is the mean of {' and '.join(self.like)}: see gradlab.estimators")
+            names = " and ".join(part for part in (", ".join(self.like[:-1]), self.like[-1]) if part)
+            lines.append(f"  within error that is the mean of {names}: see gradlab.estimators")
         return "\n".join(lines)
 
 

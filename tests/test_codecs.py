@@ -114,13 +114,14 @@ def test_samples_are_scored_as_drawn_and_the_encoder_runs_once(direct_y, k, l):
         ("iwae-2level", False, 3, 1),
     ],
 )
-def test_dreg_on_a_codec_is_two_backward_passes_with_the_factor_between(objective, direct_y, k, l):
+@pytest.mark.parametrize("name", ["dreg", "dreg-squared"])
+def test_dreg_on_a_codec_is_two_backward_passes_with_the_factor_between(name, objective, direct_y, k, l):
     """The same estimate without a hook: cut the graph at the samples, multiply, and push the cotangent through the encoder."""
     codec = small(direct_y, double=True)
     x = images().double()
     weights = [p for n, p in codec.named_parameters() if not n.endswith("quantiles")]
     terms, _ = codec.log_terms(x, LAM, k, l, generator())
-    ours = torch.autograd.grad(ESTIMATORS["dreg"](terms, objective, "joint", "bpp").sum(), weights)
+    ours = torch.autograd.grad(ESTIMATORS[name](terms, objective, "joint", "bpp").sum(), weights)
 
     terms, _ = codec.log_terms(x, LAM, k, l, generator())
     y, z = terms.samples
@@ -137,11 +138,30 @@ def test_dreg_on_a_codec_is_two_backward_passes_with_the_factor_between(objectiv
     infer = dict(codec.g_a.named_parameters(prefix="g_a")) | dict(codec.h_a.named_parameters(prefix="h_a"))
     expected = torch.autograd.grad(pushed, list(infer.values()), retain_graph=True)
     by_id = {id(p): g for p, g in zip(weights, ours, strict=True)}
-    for (name, p), e in zip(infer.items(), expected, strict=True):
-        assert torch.allclose(by_id[id(p)], e, rtol=1e-9, atol=1e-10), name
+    for (where, p), e in zip(infer.items(), expected, strict=True):
+        assert torch.allclose(by_id[id(p)], e, rtol=1e-9, atol=1e-10), where
     gen = [p for m in (codec.g_s, codec.h_s) for p in m.parameters()]
     for p, e in zip(gen, torch.autograd.grad(surrogate, gen), strict=True):
         assert torch.allclose(by_id[id(p)], e, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", ["nats", "bpp"])
+@pytest.mark.parametrize("weighting", ["joint", "per-term"])
+@pytest.mark.parametrize(
+    ("objective", "direct_y", "l"), [("ms-nic-mix", True, 1), ("ms-nic-dms", True, 3), ("iwae-2level", False, 1)]
+)
+def test_dreg_squared_is_dreg_bit_for_bit_on_a_codec(objective, direct_y, l, weighting, scale):
+    """A codec has no score, whose share of the weights ``dreg`` would correct for; in nats no weight is 1 at this lambda."""
+    codec = gl.codecs.build("small-hyperprior", channels=(4, 6), direct_y=direct_y)
+    weights = [p for n, p in codec.named_parameters() if not n.endswith("quantiles")]
+    found = []
+    for name in ("dreg", "dreg-squared", "pathwise"):
+        terms, _ = codec.log_terms(images(), 1e-4, 3, l, generator())
+        assert not terms.scores
+        found.append(torch.autograd.grad(ESTIMATORS[name](terms, objective, weighting, scale).sum(), weights))
+    dreg, ours, pathwise = found
+    assert all(torch.equal(a, b) for a, b in zip(dreg, ours, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(pathwise, ours, strict=True))
 
 
 @pytest.mark.parametrize("name", KINDS)

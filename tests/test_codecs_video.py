@@ -109,13 +109,14 @@ def test_gradients_of_the_residual_are_finite_differences():
     assert along == pytest.approx((found[0] - found[1]) / 2e-6, rel=1e-5)
 
 
-def test_dreg_multiplies_what_reaches_the_residuals_encoder_by_the_weights():
+@pytest.mark.parametrize("name", ["dreg", "dreg-squared"])
+def test_dreg_multiplies_what_reaches_the_residuals_encoder_by_the_weights(name):
     """From samples cut off the graph: the cotangent of y_i times w~_i, and of z times 1, pushed through the encoder."""
     codec = small(double=True)
     x = videos().double()
     infer = list(codec.res_encoder.parameters())
     terms, _ = codec.log_terms(x, 1e-4, 3, generator=generator())
-    ours = torch.autograd.grad(ESTIMATORS["dreg"](terms, "ms-nic-mix", "joint", "bpp").sum(), infer)
+    ours = torch.autograd.grad(ESTIMATORS[name](terms, "ms-nic-mix", "joint", "bpp").sum(), infer)
     terms, _ = codec.log_terms(x, 1e-4, 3, generator=generator())
     y, z = terms.samples
     log_w = (terms.log_lik + terms.log_py + terms.log_pz) / (math.log(2) * terms.pixels)

@@ -142,16 +142,17 @@ def test_below_a_bound_only_a_gradient_that_leads_out_passes():
         assert torch.equal(mass, conditional._likelihood(torch.tensor([y], dtype=torch.float64), scale * 1.5))
 
 
+@pytest.mark.parametrize("estimator", ["dreg", "dreg-squared"])
 @pytest.mark.parametrize("weighting", ["joint", "per-term"])
 @pytest.mark.parametrize(("name", "direct_y"), [("mbt2018", True), ("mbt2018", False), ("cheng2020-anchor", True)])
-def test_dreg_rescales_what_the_context_model_reads(name, direct_y, weighting):
+def test_dreg_rescales_what_the_context_model_reads(name, direct_y, weighting, estimator):
     """By hand from samples cut off the graph: the cotangent of each term, times its weight, pushed through the encoder."""
     codec = build(name, direct_y, trained=True, double=True)
     x, lam = images().double(), 1e-4
     infer = [p for part in (codec.g_a, codec.h_a) for p in part.parameters()]
     objective = "ms-nic-mix" if direct_y else "iwae-2level"
     terms, _ = codec.log_terms(x, lam, 3, 1, generator())
-    ours = torch.autograd.grad(ESTIMATORS["dreg"](terms, objective, weighting, "bpp").sum(), infer)
+    ours = torch.autograd.grad(ESTIMATORS[estimator](terms, objective, weighting, "bpp").sum(), infer)
 
     model = as_given(theirs(codec))
     for part in ("g_a", "h_a"):

@@ -233,6 +233,7 @@ def test_float32_samples_keep_float64_moments():
 
 @pytest.mark.parametrize(("kind", "estimator", "k", "needs"), [
     ("box", "dreg", 1, "support that does not move"),
+    ("box", "dreg-squared", 8, "support that does not move"),
     ("box", "score", 8, "support that does not move"),
     ("normal", "stl", 2, "score is zero, or a single sample"),
 ])  # fmt: skip

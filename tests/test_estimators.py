@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def z_of(difference):
 
 
 @pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
-@pytest.mark.parametrize("name", ["dreg", "score", "gdreg", "nvil", "vimco"])
+@pytest.mark.parametrize("name", ["dreg", "dreg-squared", "score", "gdreg", "nvil", "vimco"])
 def test_unbiased_estimators_agree_with_pathwise_on_a_normal_hierarchy(name, objective, k, l, paired):
     if name == "vimco" and not paired:
         with pytest.raises(GradlabError, match="z is shared"):  # no other sample of z to take a baseline from
@@ -85,9 +86,10 @@ def test_stl_is_biased_on_a_normal_hierarchy(objective, k, l, paired):
 
 
 @pytest.mark.parametrize(("objective", "k", "l", "paired"), HIERARCHICAL)
-def test_dreg_is_its_formula_draw_by_draw(objective, k, l, paired):
+@pytest.mark.parametrize("name", ["dreg", "dreg-squared"])
+def test_dreg_is_its_formula_draw_by_draw(name, objective, k, l, paired):
     """phi_y by autograd of one term at a time: sum_i W_i sum_j w~_ij d log w_ij / d y_i, and the same for z."""
-    ours, (eps_y, eps_z) = gradients("dreg", objective, k, l, paired, 50)
+    ours, (eps_y, eps_z) = gradients(name, objective, k, l, paired, 50)
     from tests.two_latents import PHI_Y, PHI_Z, S_Y
 
     for b in range(50):
@@ -119,7 +121,8 @@ def test_squaring_each_weight_of_dms_would_be_caught():
     assert abs(z_of(wrong - right["phi_y"])) > 9
 
 
-def test_per_term_dreg_gives_each_term_its_own_factor():
+@pytest.mark.parametrize("name", ["dreg", "dreg-squared"])
+def test_per_term_dreg_gives_each_term_its_own_factor(name):
     torch.manual_seed(0)
     y0, z0 = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
 
@@ -137,7 +140,7 @@ def test_per_term_dreg_gives_each_term_its_own_factor():
         )
 
     center = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
-    value = ESTIMATORS["dreg"](build(center), "ms-nic-dms", "per-term", "nats")
+    value = ESTIMATORS[name](build(center), "ms-nic-dms", "per-term", "nats")
     (ours,) = torch.autograd.grad(value.sum(), center)
     wl, wp = (
         torch.softmax(-(y0**2), 1),
@@ -152,6 +155,70 @@ def test_per_term_dreg_gives_each_term_its_own_factor():
         + (wz * wz * -2 * z0).sum(1)
     )
     assert torch.allclose(ours[:, 0], expected, rtol=0, atol=1e-10)
+
+
+MEAN, STD, LIK, PRIOR = 0.3, 0.4, 0.7, 1.2
+# Scale, pixels and rate weight; what the score enters the log-weights with is 0.21, 0.4 and 0.08.
+SCALED = [("bpp", 7, 1.0), ("nats", 1, 0.4), ("bpp", 7, 0.4)]
+
+
+def scaled_gradients(name, noise, scale, pixels, rate_weight):
+    """One gradient by the mean of a Normal per draw, ``[B]`` of noise ``[B, K]``."""
+    mean = torch.full((len(noise),), MEAN, dtype=torch.float64, requires_grad=True)
+    problem = gl.problems.NormalGaussian(MEAN, STD, 1.0, likelihood_std=LIK, prior_std=PRIOR)
+    terms = replace(problem.log_terms(noise, {"mean": mean}), pixels=pixels).annealed(rate_weight)
+    (grad,) = torch.autograd.grad(ESTIMATORS[name](terms, "iwae", scale=scale).sum(), mean)
+    return grad
+
+
+def scaled_by_hand(noise, scale, pixels, rate_weight, mean=MEAN):
+    """Log-weights up to a constant, their slope along the path, and normalised weights, with nothing of gradlab."""
+    unit = 1.0 if scale == "nats" else 1 / (math.log(2) * pixels)
+    y = mean + STD * noise
+    log_w = unit * (-0.5 * ((1 - y) / LIK) ** 2 + rate_weight * (-0.5 * (y / PRIOR) ** 2 + 0.5 * noise**2))
+    slope = unit * ((1 - y) / LIK**2 + rate_weight * (-y / PRIOR**2 + noise / STD))
+    return log_w, slope, torch.softmax(log_w, 1)
+
+
+@pytest.mark.parametrize(("scale", "pixels", "rate_weight"), [("nats", 1, 1.0), ("nats", 64, 1.0), *SCALED])
+def test_dreg_squared_is_its_formula_at_every_scale(scale, pixels, rate_weight):
+    noise = torch.randn(60, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    _, slope, w = scaled_by_hand(noise, scale, pixels, rate_weight)
+    ours = scaled_gradients("dreg-squared", noise, scale, pixels, rate_weight)
+    assert torch.allclose(ours, (w**2 * slope).sum(1), rtol=0, atol=1e-10)
+    dreg = scaled_gradients("dreg", noise, scale, pixels, rate_weight)
+    if (scale, rate_weight) == ("nats", 1.0):
+        assert torch.allclose(ours, dreg, rtol=0, atol=1e-12)
+        return
+    share = rate_weight if scale == "nats" else rate_weight / (math.log(2) * pixels)
+    assert torch.allclose(ours - dreg, -(1 - share) * (w * (1 - w) * slope).sum(1), rtol=0, atol=1e-10)
+    assert (ours - dreg).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize(("scale", "pixels", "rate_weight"), SCALED)
+def test_dreg_squared_is_biased_where_the_score_is_scaled(scale, pixels, rate_weight):
+    """Seeded draws of two samples, against the bound of the scaled log-weights by tensor quadrature."""
+    settings = scale, pixels, rate_weight
+    grid = torch.linspace(-9, 9, 361, dtype=torch.float64)
+    points = torch.cartesian_prod(grid, grid)
+    mass = torch.exp(-0.5 * points.square().sum(1))
+    mass = mass / mass.sum()
+
+    def bound(mean):
+        return float(mass @ torch.logsumexp(scaled_by_hand(points, *settings, mean)[0], dim=1))
+
+    gradient = (bound(MEAN + 1e-4) - bound(MEAN - 1e-4)) / 2e-4
+    _, slope, w = scaled_by_hand(points, *settings)
+    values = (w**2 * slope).sum(1)
+    mean = float(mass @ values)
+    variance = float(mass @ (values - mean).square())
+
+    noise = torch.randn(200_000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours, dreg = (scaled_gradients(name, noise, *settings) for name in ("dreg-squared", "dreg"))
+    assert abs(z_of(dreg - gradient)) < 4.5
+    assert abs(z_of(ours - gradient)) > 4.5
+    assert abs(z_of(ours - mean)) < 4.5
+    assert abs(z_of((ours - ours.mean()).square() - variance)) < 4.5
 
 
 def test_score_is_zero_on_the_box():
@@ -169,9 +236,10 @@ def test_terms_serve_one_estimator():
         ESTIMATORS["pathwise"](terms, "ms-nic-mix")
 
 
-def test_dreg_without_taps_says_so():
-    with pytest.raises(GradlabError, match="name no taps"):
-        ESTIMATORS["dreg"](LogTerms(log_lik=torch.zeros(1, 2, 1)), "iwae")
+@pytest.mark.parametrize("name", ["dreg", "dreg-squared"])
+def test_dreg_without_taps_says_so(name):
+    with pytest.raises(GradlabError, match=f"^{name} rescales .* name no taps"):
+        ESTIMATORS[name](LogTerms(log_lik=torch.zeros(1, 2, 1)), "iwae")
 
 
 def test_unknown_estimator_names_the_nearest():
@@ -201,7 +269,7 @@ def test_requirements_are_checked_against_what_the_posterior_says():
     assert not ESTIMATORS["pathwise"].unmet(box, 8)
     for name in ("dreg-boundary", "measure-valued"):
         assert not ESTIMATORS[name].unmet(box, 8) and not ESTIMATORS[name].unmet(normal, 8)
-    for name in ("gdreg", "nvil", "vimco", "rws"):
+    for name in ("dreg-squared", "gdreg", "nvil", "vimco", "rws"):
         assert ESTIMATORS[name].unmet(box, 8) and not ESTIMATORS[name].unmet(normal, 8)
         assert not ESTIMATORS[name].undefined(box, 8)
     assert ESTIMATORS["vimco"].undefined(normal, 1) == ["at least two samples"]

@@ -68,7 +68,11 @@ def test_right_estimators_pass_on_a_normal(k):
 
 @pytest.mark.parametrize(
     ("mine", "problem", "became"),
-    [(squared, BOX, "dreg and gdreg"), (pathwise, NORMAL, "stl"), (nothing, BOX, "score and nvil and vimco and rws")],
+    [
+        (squared, BOX, "dreg, dreg-squared and gdreg"),
+        (pathwise, NORMAL, "stl"),
+        (nothing, BOX, "score, nvil, vimco and rws"),
+    ],
 )
 def test_a_wrong_one_fails_and_is_told_what_it_became(mine, problem, became):
     with pytest.raises(AssertionError, match="is biased on") as failure:

@@ -6,6 +6,7 @@ from gradlab.errors import unknown
 from gradlab.estimators._base import Estimator, Requirement
 from gradlab.estimators.dreg import DREG
 from gradlab.estimators.dreg_boundary import DREG_BOUNDARY
+from gradlab.estimators.dreg_squared import DREG_SQUARED
 from gradlab.estimators.gdreg import GDREG
 from gradlab.estimators.measure_valued import MEASURE_VALUED
 from gradlab.estimators.nvil import NVIL
@@ -20,6 +21,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "score": SCORE,
     "stl": STL,
     "dreg": DREG,
+    "dreg-squared": DREG_SQUARED,
     "dreg-boundary": DREG_BOUNDARY,
     "gdreg": GDREG,
     "measure-valued": MEASURE_VALUED,

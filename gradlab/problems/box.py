@@ -127,7 +127,7 @@ class BoxOracle(Problem):
         nodes, ends = self._nodes, self._ends
         g, _ = self.slopes()
         known: dict[str, Moments] = {name: lambda k: oracle.linear(nodes, g, k) for name in ("pathwise", "stl")}
-        known |= {name: lambda k: oracle.squared(nodes, g, k) for name in ("dreg", "gdreg")}
+        known |= {name: lambda k: oracle.squared(nodes, g, k) for name in ("dreg", "dreg-squared", "gdreg")}
         # The score of the box is 0: stl drops nothing, and everything that multiplies a score is 0 in every draw.
         known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
         known["vimco"] = _vimco

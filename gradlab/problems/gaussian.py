@@ -20,7 +20,9 @@ from gradlab.problems.tensor import check_vimco
 from gradlab.terms import PriorPath
 
 GENERATIVE = ("prior_std", "slope", "offset", "likelihood_std")
-WEIGHTED = ("pathwise", "score", "stl", "dreg", "gdreg", "nvil", "rws", "dreg-boundary", "measure-valued")
+WEIGHTED = (
+    "pathwise", "score", "stl", "dreg", "dreg-squared", "gdreg", "nvil", "rws", "dreg-boundary", "measure-valued"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ class NormalGaussian(Problem):
         if self.dim > 1:
             known |= {name: in_one_dimension(name, self.dim) for name in ("score", "vimco", "measure-valued")}
         # No wall to put back, and by the posterior's own parameters no path through the prior's.
-        return known | {name: lambda k: oracle.squared(nodes, path, k) for name in ("dreg", "gdreg", "dreg-boundary")}
+        squared = ("dreg", "dreg-squared", "gdreg", "dreg-boundary")
+        return known | {name: lambda k: oracle.squared(nodes, path, k) for name in squared}
 
     def _score(self, noise: Array, wrt: str) -> Array:
         """``d log q/d wrt`` at y held fixed."""

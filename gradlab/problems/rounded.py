@@ -136,7 +136,7 @@ class RoundedGaussian(Problem):
         known: dict[str, Moments] = {name: lambda k: oracle.linear(self._nodes, a, k) for name in ("pathwise", "stl")}
         if wrt in GENERATIVE:
             return known
-        known |= {name: lambda k: oracle.squared(self._nodes, a, k) for name in ("dreg", "gdreg")}
+        known |= {name: lambda k: oracle.squared(self._nodes, a, k) for name in ("dreg", "dreg-squared", "gdreg")}
         known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
         known["vimco"] = lambda k: (0.0, 0.0 * check_vimco(k))
         return known

@@ -87,8 +87,8 @@ class TwoLevelOracle(Problem):
     ) -> tuple[float, float]:
         """Exact mean and variance of one draw of an estimator of the gradient by ``wrt``.
 
-        ``pathwise``, which is ``stl`` on a box; ``dreg`` of independent pairs; ``score``, ``nvil``, ``rws`` and
-        ``vimco`` (0 for phi, a and b).
+        ``pathwise``, which is ``stl`` on a box; ``dreg`` and ``dreg-squared`` of independent pairs; ``score``,
+        ``nvil``, ``rws`` and ``vimco`` (0 for phi, a and b).
 
         Raises:
             NotExact: no exact moments are known for this estimator or for eq. 14; or as ``exact_bound``.
@@ -108,9 +108,9 @@ class TwoLevelOracle(Problem):
         if k > 1 and objective in PAIRS:  # its baseline is made of the other samples, each to be replaced alone
             known["vimco"] = scored
         if not inference or objective == "elbo":
-            known["dreg"] = known["pathwise"]
+            known |= dict.fromkeys(("dreg", "dreg-squared"), known["pathwise"])
         elif objective in PAIRS:
-            known["dreg"] = lambda _: self._dreg(k, wrt)
+            known |= dict.fromkeys(("dreg", "dreg-squared"), lambda _: self._dreg(k, wrt))
         if estimator not in known:
             raise NotExact(f"no exact moments on TwoLevel ({objective}): {unknown('estimator', estimator, known)}")
         return known[estimator](k)
@@ -175,7 +175,8 @@ class TwoLevelOracle(Problem):
         def moments(name: str) -> Moments:
             return lambda k: self.exact_moments(name, k, wrt)
 
-        return {name: moments(name) for name in ("pathwise", "stl", "dreg", "score", "nvil", "rws", "vimco")}
+        names = ("pathwise", "stl", "dreg", "dreg-squared", "score", "nvil", "rws", "vimco")
+        return {name: moments(name) for name in names}
 
     def _pathwise(self, k: int, l: int, objective: str, wrt: str) -> tuple[float, float]:
         if objective == "elbo":

@@ -308,7 +308,7 @@ pd.DataFrame(
 #   mean of 100000 draws   0.222932
 #   exact gradient   1.75742
 #   bias   -1.53 +- 0.0002 (z = -6474.3)
-#   within error that is the mean of dreg and gdreg: see gradlab.estimators (allowed 4.5)
+#   within error that is the mean of dreg, dreg-squared and gdreg: see gradlab.estimators (allowed 4.5)
 # repaired: z = 0.20
 # ```
 #

@@ -44,6 +44,8 @@ def box_estimates(y, log_w, wanted):
         found["measure-valued"] = sum(
             logsum(replaced(log_w, i, up)) - logsum(replaced(log_w, i, down)) for i in range(k)
         )
+    if "dreg-squared" in wanted:
+        found["dreg-squared"] = (share**2 * MODEL.by_y(y)).sum(1)
     if "gdreg" in wanted:
         of_prior = -y / SETTINGS["prior_std"] ** 2
         parts = (share - share**2) * MODEL.by_y(y) - share * of_prior
@@ -79,7 +81,7 @@ def normal_estimates(noise, log_w, wrt, plus=None):
         change = logsum(replaced(log_w, i, ends[0])) - logsum(replaced(log_w, i, ends[1]))
         found["measure-valued"] = found["measure-valued"] + scale * change
     path = (MODEL.by_y(y) + noise / STD) * (noise if wrt == "std" else 1.0)
-    found |= {name: (share**2 * path).sum(1) for name in ("dreg-boundary", "gdreg")}
+    found |= {name: (share**2 * path).sum(1) for name in ("dreg-boundary", "dreg-squared", "gdreg")}
     if wrt == "prior_std":
         prior = -y / SETTINGS["prior_std"] ** 2 + noise / STD  # d_y (log p(y) - log q(y))
         parts = (share - share**2) * (MODEL.by_y(y) + noise / STD) - share * prior
@@ -103,7 +105,7 @@ def check(found, values, mass, digits=1e-8):
 def test_box_by_tensor_sums(k):
     y, p = brute.box_points(PHI, {1: 60, 2: 60, 3: 40}[k])
     y, mass = tensor(y, p, k)
-    found = box_estimates(y, MODEL.log_joint(y), ("dreg-boundary", "measure-valued", "gdreg", "ess"))
+    found = box_estimates(y, MODEL.log_joint(y), ("dreg-boundary", "dreg-squared", "measure-valued", "gdreg", "ess"))
     for name in ("dreg-boundary", "measure-valued"):
         exact = BOX.exact_moments(name, k)
         if (k, name) == (1, "measure-valued"):
@@ -112,6 +114,7 @@ def test_box_by_tensor_sums(k):
         check(exact, found[name], mass)
         assert exact[0] == BOX.exact_gradient(k)
         assert mass @ found[name] == pytest.approx(BOX.exact_gradient(k), rel=1e-12)  # unbiased, by quadrature
+    check(BOX.exact_moments("dreg-squared", k), found["dreg-squared"], mass)
     check(BOX.exact_moments("gdreg", k, "prior_std"), found["gdreg"], mass)
     assert BOX.exact_concentration(k) == pytest.approx(mass @ found["ess"], rel=1e-12)
     assert BOX.exact_ess(k) == pytest.approx(1 / (mass @ found["ess"]), rel=1e-12)
@@ -153,7 +156,7 @@ def test_box_by_seeded_draws(k, draws):
     rng = np.random.default_rng(11)
     y = PHI + rng.random((draws, k)) - 0.5
     log_w = MODEL.log_joint(y)
-    found = box_estimates(y, log_w, ("gdreg", "ess"))
+    found = box_estimates(y, log_w, ("dreg-squared", "gdreg", "ess"))
     w, (up, down) = np.exp(log_w), np.exp(MODEL.log_joint(np.array([PHI + 0.5, PHI - 0.5])))
     rest = w.sum(1, keepdims=True) - w
     found["measure-valued"] = np.log((up + rest) / (down + rest)).sum(1)
@@ -233,7 +236,7 @@ def test_prior_path_of_gdreg():
     for problem in (BOX, NORMAL):
         for wrt in ("slope", "offset", "likelihood_std"):
             plain = problem.exact_moments("pathwise", 4, wrt)
-            for name in ("gdreg", "nvil", "rws", "vimco", "dreg-boundary", "measure-valued"):
+            for name in ("dreg-squared", "gdreg", "nvil", "rws", "vimco", "dreg-boundary", "measure-valued"):
                 assert problem.exact_moments(name, 4, wrt) == plain
 
 

@@ -126,7 +126,7 @@ def test_noise_and_universal_quantization_are_the_unit_box(name, k):
     ours, box = gl.problems.RoundedGaussian(PHI, X, name), gl.problems.BoxGaussian(PHI, X)
     assert ours.exact_bound(k) == pytest.approx(box.exact_bound(k), abs=1e-12)
     assert ours.exact_gradient(k) == pytest.approx(box.exact_gradient(k), abs=1e-10)
-    for estimator in ("pathwise", "dreg"):
+    for estimator in ("pathwise", "dreg", "dreg-squared"):
         assert ours.exact_moments(estimator, k) == pytest.approx(box.exact_moments(estimator, k), rel=1e-9)
     assert ours.exact_limit() == pytest.approx(box.exact_limit(), abs=1e-12)
     assert ours.exact_ess(k) == pytest.approx(box.exact_ess(k), rel=1e-9)
