@@ -100,7 +100,7 @@ class _Graph:
         self._noise = torch.Generator(self._x.device)
         gradients: list[Tensor | None] = [None for _ in recorder.parameters]
         side = torch.cuda.Stream(self._x.device)
-        side.wait_stream(torch.cuda.current_stream(self._x.device))
+        _wait(side, self._x.device)
         with torch.cuda.stream(side):  # the backward pass runs where the forward pass ran
             shared = _shared(codec, batches, loss)
 
@@ -121,6 +121,10 @@ class _Graph:
             self._noise.manual_seed(seed_of(self._seed, "recording", t))
             self._replay()
             self._recorder.add(self._gradients)
+
+
+def _wait(side: torch.cuda.Stream, device: torch.device) -> None:
+    side.wait_stream(torch.cuda.current_stream(device))
 
 
 def _shared(codec: Model, batches: Batches, loss: AnyLoss) -> dict[str, Tensor]:

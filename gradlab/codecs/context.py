@@ -21,6 +21,18 @@ from gradlab.codecs.hyperprior import Hierarchical
 from gradlab.codecs.precision import transformed
 
 
+class _Masked(MaskedConv2d):
+    """CompressAI's masked convolution, whose weight stays in its place.
+
+    CompressAI's forward puts another tensor into ``weight.data`` each time. A CUDA graph would go on reading the one
+    that it was recorded with.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.mul_(self.mask)
+        return nn.Conv2d.forward(self, x)
+
+
 class Context(Hierarchical):
     """A hyperprior with CompressAI's 5 x 5 masked convolution over y.
 
@@ -32,6 +44,10 @@ class Context(Hierarchical):
 
     context_prediction: MaskedConv2d
     entropy_parameters: nn.Module
+
+    def __init__(self, *channels: int, direct_y: bool = True) -> None:
+        super().__init__(*channels, direct_y=direct_y)
+        self.context_prediction.__class__ = _Masked  # with the weights that it was initialised with
 
     def groups(self) -> dict[str, nn.Module]:
         """The five groups of Table 3; ``z gen`` is all of p(y | z): h_s, the context model, the entropy parameters."""

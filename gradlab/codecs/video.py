@@ -83,6 +83,8 @@ class PFrame(ScaleSpaceFlow):
             hyperprior = getattr(self, f"{part}_hyperprior")
             hyperprior.entropy_bottleneck = Bottleneck(hyperprior.entropy_bottleneck.channels)
             hyperprior.gaussian_conditional = Conditional(None)
+            for layer in (1, 2, 3):
+                setattr(hyperprior.hyper_decoder_scale, f"qrelu{layer}", _QReLU.apply)
 
     def log_terms(
         self,
@@ -213,6 +215,21 @@ class PFrame(ScaleSpaceFlow):
                 f"frames are {video.shape[3]} x {video.shape[4]}: height and width must be multiples of {f}; crop them"
             )
         return video[:, -1], video[:, -2]
+
+
+class _QReLU(torch.autograd.Function):
+    """CompressAI's QReLU (8 bits, beta 100), value and gradient, without the host synchronisation of its masks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0, max=255)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        outside = torch.exp(-(0.9943258522851727**100) * torch.abs(2.0 * x / 255 - 1) ** 100) * gradient
+        return torch.where((x < 0) | (x > 255), outside, gradient)
 
 
 def check_channels(channels: Sequence[int]) -> None:
