@@ -17,6 +17,7 @@ from gradlab import snr
 from gradlab.errors import GradlabError, NonFinite
 from gradlab.recorder import GradientRecorder, compiled, passes
 from gradlab.recorder.compiled import PIECE
+from gradlab.recorder.layout import Layout, Moments, pieces
 from gradlab.recorder.stream import BURN_IN, Stream, block_size
 
 
@@ -211,7 +212,9 @@ class Masked(nn.Conv2d):
         return super().forward(x)
 
 
-def test_masked_taps_do_not_count():
+@pytest.mark.parametrize("chunk", [2**22, 7])
+def test_masked_taps_do_not_count(chunk, monkeypatch):
+    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", chunk)
     torch.manual_seed(3)
     net = Masked().double()
 
@@ -398,6 +401,9 @@ def test_damaged_states_are_refused():
             recorder.load_state_dict({**good, key: value})
     with pytest.raises(GradlabError, match="different parameters"):
         recorder.load_state_dict({})
+    short = [v[:-1] for v in good["block_mean"]]
+    with pytest.raises(GradlabError, match="state is damaged"):
+        recorder.load_state_dict({**good, "block_mean": short, "block_m2": short})
     without = {k: v for k, v in good.items() if k != "pairs"}
     with pytest.raises(GradlabError, match="state is damaged"):
         recorder.load_state_dict(without)
@@ -545,6 +551,20 @@ def test_recorded_snr_has_the_known_mean():
     assert np.abs(z).max() < 4.5
 
 
+def passed(means, m2s, others, other_m2s, n, b, replicated):
+    """``passes`` in the form of ``compiled.update``."""
+    layout = Layout([m.shape for m in means], [m.device for m in means])
+    into, other = Moments(layout), Moments(layout)
+    for i, (mean, m2) in enumerate(zip(means, m2s, strict=True)):
+        into.put(i, mean, m2)
+        if other_m2s:
+            other.put(i, others[i], other_m2s[i])
+    values = passes.join(into, other, n, b, replicated) if other_m2s else passes.draw(into, others, n, replicated)
+    for ours, theirs in zip((*means, *m2s), (*into.mean, *into.m2), strict=True):
+        ours.copy_(theirs)
+    return values
+
+
 @pytest.mark.parametrize("b", [1, 4])
 def test_loops_and_passes_are_one_arithmetic(b):
     """The compiled loops of a CPU against the passes of accelerators, pieces and scraps included."""
@@ -553,16 +573,15 @@ def test_loops_and_passes_are_one_arithmetic(b):
     new = [torch.randn(size, generator=g) for size in sizes]
     new_m2 = [] if b == 1 else [torch.rand(size, generator=g, dtype=torch.float64) * b for size in sizes]
     found = []
-    for module in (compiled, passes):
+    for update in (compiled.update, passed):
         g.manual_seed(7)
         mean = [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]
         m2 = [torch.rand(size, generator=g, dtype=torch.float64) * 9 for size in sizes]
         mean[0][0] = m2[0][0] = new[0][0] = 0.0
         for some in new_m2:
             some[0] = 0.0
-        values = [float(v) for v in module.update(mean, m2, new, new_m2, 10, b, True)]
-        plain = module.update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, False)
-        assert float(plain[0]) == 0.0
+        values = list(update(mean, m2, new, new_m2, 10, b, True))
+        assert not any(update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, False))
         found.append((values, mean, m2))
     (values, mean, m2), (other, other_mean, other_m2) = found
     assert values == pytest.approx(other, rel=1e-4)
@@ -603,3 +622,86 @@ def test_gradients_that_are_not_finite_are_dropped_whatever_the_size(large, monk
         (weight * torch.ones(300)).sum().backward()
         recorder.step()
     assert recorder.draws == 3
+
+
+def test_pieces_hold_whole_parameters_of_one_device(monkeypatch):
+    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", 10)
+    here, there = torch.device("cuda:0"), torch.device("cuda:1")
+    found = pieces([4, 6, 1, 10, 23, 2, 3, 3], [here] * 6 + [there, here])
+    assert [(p.rows, p.sizes, p.start) for p in found] == [
+        ([0, 1], [4, 6], None),
+        ([2], [1], None),
+        ([3], [10], None),
+        ([4], [10], 0),
+        ([4], [10], 10),
+        ([4], [3], 20),
+        ([5], [2], None),
+        ([6], [3], None),
+        ([7], [3], None),
+    ]
+    assert [p.device for p in found] == [here] * 7 + [there, here]
+    layout = Layout([torch.Size([2, 2])], [torch.device("mps")])  # it has no float64
+    assert layout.on_cpu and layout.pieces[0].device == torch.device("cpu")
+
+
+def assorted(t):
+    """Gradients of every float type and some strides, with some missing, by draw."""
+    g = torch.Generator().manual_seed(t)
+    shapes = [(3,), (4, 3, 5, 2), (), (7, 6), (2, 5), (4, 3, 5, 2), (11,), (90,)]
+    types = [torch.float32] * 3 + [torch.float64, torch.bfloat16] + [torch.float32] * 2 + [torch.float16]
+    found = [(torch.randn(s, generator=g) + 0.5).to(d) for s, d in zip(shapes, types, strict=True)]
+    found[1] = found[1].to(memory_format=torch.channels_last)
+    found[3] = found[3].t().contiguous().t()
+    found[5] = found[5].to(memory_format=torch.channels_last)
+    return [None if (t + i) % 7 == 0 else gradient for i, gradient in enumerate(found)]
+
+
+PLACES = [torch.zeros(s) for s in ((3,), (4, 3, 5, 2), (), (7, 6), (2, 5), (4, 3, 5, 2), (11,), (90,))]
+ROWS = [[0, 1, 2, 3, 4, 5, 6, 7], [1, 5], *([i] for i in range(8))]
+
+
+def assortment(draws, large=False):
+    stream = Stream(PLACES, ROWS, True)
+    stream.large = large
+    stream.allocate([torch.device("cpu")] * len(PLACES))
+    for t in range(draws):
+        stream.update(assorted(t))
+    return stream
+
+
+@pytest.mark.parametrize("draws", [30, 131])  # single draws; an open block
+@pytest.mark.parametrize("chunk", [1, 50, 125, 2**22])  # parameters in parts, borders between them, one piece
+def test_pieces_change_nothing(chunk, draws, monkeypatch):
+    """Passes over pieces against the stored draws, against the compiled loops, and against passes over one piece."""
+    whole, loops = assortment(draws), assortment(draws, large=True)
+    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", chunk)
+    cut = assortment(draws)
+    rows = [assorted(t) for t in range(draws)]
+    for i, place in enumerate(PLACES):
+        kept = torch.stack(
+            [torch.zeros(place.numel()) if r[i] is None else r[i].double().reshape(-1) for r in rows]
+        ).double()
+        mean, m2 = cut.totals(i)
+        torch.testing.assert_close(mean, kept.mean(0), rtol=0, atol=1e-14)
+        torch.testing.assert_close(m2 / (draws - 1), kept.var(0), rtol=1e-12, atol=0)
+        assert all(torch.equal(x, y) for x, y in zip((mean, m2), whole.totals(i), strict=True))
+    torch.testing.assert_close(cut.spread.last, whole.spread.last, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cut.spread.last, loops.spread.last, rtol=1e-4, atol=1e-3)
+    assert cut.spread.last[0] == pytest.approx(float(cut.spread.last[2:].sum()))
+    assert cut.spread.last[1] == pytest.approx(float(cut.spread.last[[3, 7]].sum()))
+
+
+def test_a_state_goes_from_one_cut_to_another(monkeypatch):
+    net = model()
+    whole = record(GradientRecorder(net), net, range(150)).state_dict()
+    first = record(GradientRecorder(net), net, range(133))
+    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", 9)
+    second = GradientRecorder(net)
+    second.load_state_dict(first.state_dict())
+    merged = GradientRecorder(net)
+    merged.merge(first)
+    record(second, net, range(133, 150))
+    for name in ("mean", "m2", "block_mean", "block_m2"):
+        same(whole[name], second.state_dict()[name])
+    for i in range(4):
+        same(merged._stream.totals(i), first._stream.totals(i))

@@ -48,7 +48,8 @@ class GradientRecorder:
     - A parameter in two groups, or used twice in one model, is stored once and counts in each group.
     - Frozen parameters are skipped. A parameter without gradient in a draw has gradient 0 in it.
     - A masked convolution (a module with ``weight`` and a same-shaped buffer ``mask``) counts its live taps only.
-    - Memory, in float64 copies of the parameters: 2, and with standard errors and 64 draws or more 4.
+    - Memory, in float64 copies of the parameters: 2, and with standard errors and 64 draws or more 4. On an
+      accelerator up to 270 MB of working memory come on top.
     - ``snr_se`` is NaN below 17 draws (8 blocks after a burn-in of 8 draws).
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+from gradlab.recorder.layout import Layout, Moments
 from gradlab.recorder.stream import Stream
 from gradlab.snr import Spread
 
@@ -23,7 +24,7 @@ def pack(signature: list[str], stream: Stream) -> dict[str, Any]:
         "standard_errors": stream.standard_errors,
         "draws": stream.draws,
         "opened": stream.opened,
-        **{name: [v.clone() for v in getattr(stream, name)] for name in VECTORS},
+        **{name: [v.clone() for v in vectors] for name, vectors in zip(VECTORS, _vectors(stream), strict=True)},
         "last": None if spread.last is None else spread.last.clone(),
         "pairs": dict(spread.pairs),
         "squares": {octave: s.clone() for octave, s in spread.squares.items()},
@@ -42,16 +43,17 @@ def load(stream: Stream, state: Mapping[str, Any], devices: Sequence[torch.devic
         pairs = {int(o): int(n) for o, n in state["pairs"].items()}
         squares = {int(o): s.clone() for o, s in state["squares"].items()}
         last = None if state["last"] is None else state["last"].clone()
-        entities = (len(stream.entities),)
+        entities = (stream.entities,)
+        sizes = [shape.numel() for shape in stream.shapes]
         fits = (
             0 <= opened <= draws
             and pairs.keys() == squares.keys()
             and all(s.shape == entities for s in squares.values())
             and (last is None or last.shape == entities)
-            and [v.numel() for v in vectors["mean"]] in ([], stream.sizes)
             and (draws == 0) == (not vectors["mean"])
             and (opened == 0 or bool(vectors["block_mean"]))
-            and len(vectors["block_mean"]) in (0, len(vectors["mean"]))
+            and (bool(vectors["mean"]) or not vectors["block_mean"])
+            and all([v.numel() for v in each] in ([], sizes) for each in vectors.values())
         )
         for a, b in (("mean", "m2"), ("block_mean", "block_m2")):
             fits = fits and [v.shape for v in vectors[a]] == [v.shape for v in vectors[b]]
@@ -59,8 +61,14 @@ def load(stream: Stream, state: Mapping[str, Any], devices: Sequence[torch.devic
         raise GradlabError(f"the recorder's state is damaged ({error!r}): record again") from None
     if not fits:
         raise GradlabError("the recorder's state is damaged (numbers and shapes do not fit together): record again")
-    homes = [torch.device("cpu") if d.type == "mps" else d for d in devices]
-    for name, values in vectors.items():
-        moved = [v.to(device=at, dtype=torch.float64, copy=True) for v, at in zip(values, homes, strict=False)]
-        setattr(stream, name, moved)
+    layout = Layout(stream.shapes, devices) if draws else Layout()
+    moments, block = Moments(layout), Moments(layout if vectors["block_mean"] else Layout())
+    for into, means, m2s in ((moments, "mean", "m2"), (block, "block_mean", "block_m2")):
+        for index, (mean, m2) in enumerate(zip(vectors[means], vectors[m2s], strict=True)):
+            into.put(index, mean.reshape(-1), m2.reshape(-1))
+    stream.moments, stream.block = moments, block
     stream.draws, stream.opened, stream.spread = draws, opened, Spread(last, pairs, squares)
+
+
+def _vectors(stream: Stream) -> list[list[Tensor]]:
+    return [stream.moments.mean, stream.moments.m2, stream.block.mean, stream.block.m2]
