@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradlab import snr
+from gradlab import codecs, snr
 from gradlab.errors import GradlabError, NonFinite
 from gradlab.recorder import GradientRecorder, compiled, passes
 from gradlab.recorder.compiled import PIECE
@@ -622,6 +623,65 @@ def test_gradients_that_are_not_finite_are_dropped_whatever_the_size(large, monk
         (weight * torch.ones(300)).sum().backward()
         recorder.step()
     assert recorder.draws == 3
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = self.read = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.total += 1
+        self.read += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class Counted(GradientRecorder):
+    """A recorder that counts its own operations, as on an accelerator, and not those of the draw."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.operations = Operations()
+        self._stream.large = False
+
+    def _take(self, parameter):
+        with self.operations:
+            super()._take(parameter)
+
+    def step(self):
+        with self.operations:
+            super().step()
+
+
+@pytest.mark.parametrize("chunk", [2**22, 2**14], ids=["one piece", "two pieces"])  # two at channels (128, 192)
+def test_a_draw_costs_few_operations(chunk, monkeypatch):
+    """They set the time on an accelerator, and depend on the number of parameters, not on their sizes."""
+    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", chunk)
+    codec = codecs.build("bmshj2018-hyperprior", (8, 12))
+    recorder = Counted(codec.groups(), exclude=("quantiles",))
+    parameters = list(recorder.parameters)
+    assert len(parameters) == 54
+    noise = torch.randn(1000, generator=torch.Generator().manual_seed(1)).tolist()
+    with recorder:
+        for t in range(1000):
+            torch.autograd.backward(parameters, [torch.full_like(p, noise[t]) for p in parameters])
+            recorder.step()
+            assert recorder.operations.read == t + 1  # one number is read, to know that the draw is finite
+            if recorder.draws in (200, 1000):
+                assert recorder.operations.total <= 150 * recorder.draws
+    assert len(recorder._stream.moments.layout.pieces) == (1 if chunk > 2**14 else 2)
+    assert recorder.summary()["snr_se"].notna().all()
+    # Only the sums behind the standard errors go by parameter.
+    plain = Counted(codec.groups(), standard_errors=False, exclude=("quantiles",))
+    counts = []
+    with plain:
+        for t in range(9):
+            torch.autograd.backward(parameters, [torch.full_like(p, noise[t]) for p in parameters])
+            plain.step()
+            counts.append(plain.operations.total)
+    assert max(np.diff(counts)) <= 20
 
 
 def test_pieces_hold_whole_parameters_of_one_device(monkeypatch):

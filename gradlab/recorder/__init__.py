@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from gradlab import snr as definitions
 from gradlab.arguments import checked_after
-from gradlab.errors import GradlabError, NonFinite, unknown
+from gradlab.errors import GradlabError, unknown
+from gradlab.recorder.checks import refuse_non_finite
 from gradlab.recorder.members import Group, Members, resolve
 from gradlab.recorder.state import load, pack
 from gradlab.recorder.stream import Stream
@@ -132,7 +133,7 @@ class GradientRecorder:
         index = self._position.get(id(parameter))
         if gradient is None or index is None:
             return
-        gradient = gradient.detach()
+        gradient = gradient.detach() if gradient.requires_grad else gradient
         before = self._pending.get(index)
         self._pending[index] = gradient if before is None else before + gradient
         # What has just been computed is still in the cache of a CPU; everything else waits for step.
@@ -155,29 +156,18 @@ class GradientRecorder:
             )
         pending, self._pending = self._pending, {}
         suspect, self._suspect = self._suspect, set()
+        self._record(pending, suspect)
+
+    def _record(self, pending: dict[int, Tensor], suspect: set[int] | None) -> None:
+        """One draw from the gradients by position; ``suspect``: those that may not be finite, None for all."""
         for index, gradient in pending.items():
             dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
             mask = self._members.masks[index]
             pending[index] = dense if mask is None else torch.where(mask != 0, dense, 0)
-        self._refuse_non_finite({i: pending[i] for i in suspect})
+        doubtful = pending if suspect is None else {i: pending[i] for i in suspect}
+        refuse_non_finite(self._members, doubtful, self.draws + 1)
         self._stream.allocate([p.device for p in self._members.parameters])
         self._stream.update([pending.get(i) for i in range(len(self._members.parameters))])
-
-    def _refuse_non_finite(self, pending: Mapping[int, Tensor]) -> None:
-        """Raise for the first gradient that is not finite; one copy per device."""
-        by_device: dict[torch.device, list[int]] = {}
-        for index, gradient in sorted(pending.items()):
-            by_device.setdefault(gradient.device, []).append(index)
-        for indices in by_device.values():
-            sums = torch.stack([pending[i].sum().to(torch.float32) for i in indices])
-            for at in (~torch.isfinite(sums)).nonzero().flatten().tolist():
-                index = indices[at]
-                # The sum of finite numbers may overflow: look at each.
-                if not torch.isfinite(pending[index]).all():
-                    raise NonFinite(
-                        f"the gradient of {self._members.label(index)} is not finite in draw {self.draws + 1}: "
-                        "the draw was dropped; look for the loss or the noise that caused it"
-                    )
 
     def summary(self, level: Literal["group", "module", "parameter"] = "group") -> pd.DataFrame:
         """One row per group, per module or per parameter.
