@@ -765,3 +765,75 @@ def test_a_state_goes_from_one_cut_to_another(monkeypatch):
         same(whole[name], second.state_dict()[name])
     for i in range(4):
         same(merged._stream.totals(i), first._stream.totals(i))
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph:UserWarning")
+@pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
+def test_adding_gradients_is_a_backward_pass_and_a_step(large, monkeypatch):
+    monkeypatch.setattr("gradlab.recorder.stream.LARGE", large)
+    net = Reused()
+    stepped, added = GradientRecorder(net), GradientRecorder(net)
+    with stepped:
+        for t in range(70):
+            reused_loss(net, t).backward(create_graph=t % 2 == 1)
+            stepped.step()
+    for t in range(70):
+        gradients = torch.autograd.grad(
+            reused_loss(net, t), added.parameters, allow_unused=True, create_graph=t % 2 == 0
+        )
+        added.add(gradients)
+        for gradient in gradients:  # as the next replay of a graph overwrites them
+            if gradient is not None:
+                gradient.data.fill_(math.nan)
+    same(stepped.state_dict(), added.state_dict())
+    assert not any(v.requires_grad for r in (stepped, added) for v in r.state_dict()["mean"])
+    # Inside of the context it is a draw of its own: what went backward still waits for its step.
+    reused_loss(net, 70).backward()
+    gradients = [p.grad for p in added.parameters]
+    net.zero_grad()
+    with added:
+        reused_loss(net, 71).backward()
+        added.add(gradients)
+        added.step()
+    same(record(stepped, net, (70, 71), reused_loss).state_dict(), added.state_dict())
+
+
+def test_gradients_that_cannot_be_added():
+    net = model()
+    recorder = GradientRecorder({"net": net})
+    good = [torch.ones_like(p) for p in recorder.parameters]
+    recorder.add(good)
+    before = recorder.state_dict()
+    cases = [
+        (dict(enumerate(good)), "gradients are a dict: give a list"),
+        (good[0], "gradients are a Tensor: give a list"),
+        (good[:-1], "3 gradients for 4 parameters"),
+        ([*good, None], "None for a gradient of 0"),
+        ([good[0].t(), *good[1:]], r"'0.weight' of group 'net' has shape \[5, 7\], the parameter \[7, 5\]: .* order"),
+        ([good[0], 0.0, *good[2:]], "'0.bias' of group 'net' is a float: give a tensor of floats, or None"),
+        ([good[0].long(), *good[1:]], r"'0.weight' of group 'net' is torch.int64: give a tensor of floats"),
+        ([None] * 4, "every gradient is None"),
+    ]
+    for gradients, message in cases:
+        with pytest.raises(GradlabError, match=message):
+            recorder.add(gradients)
+        same(before, recorder.state_dict())
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(NonFinite, match=r"'2.bias' of group 'net' is not finite in draw 2"):
+            recorder.add([*good[:-1], torch.tensor([1.0, bad, 1.0])])
+        same(before, recorder.state_dict())
+    recorder.add([None, *good[1:]])
+    recorder.add([good[0].to_sparse(), *good[1:]])
+    assert recorder.draws == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_gradients_of_any_size_are_taken(dtype):
+    weight = torch.zeros(9, dtype=dtype, requires_grad=True)
+    other = torch.zeros(2, requires_grad=True)
+    recorder = GradientRecorder({"w": [weight, other]})
+    largest = torch.full((9,), torch.finfo(dtype).max, dtype=dtype)  # its norm is infinite
+    recorder.add([largest, torch.ones(2)])
+    with pytest.raises(NonFinite, match="'1' of group 'w'"):
+        recorder.add([largest, torch.tensor([1.0, math.nan])])
+    assert recorder.draws == 1

@@ -15,7 +15,7 @@ The definitions are those of ``gradlab.snr``, the standard errors those of ``gra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gradlab import snr as definitions
 from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError, unknown
-from gradlab.recorder.checks import refuse_non_finite
+from gradlab.recorder.checks import aligned, refuse_non_finite
 from gradlab.recorder.members import Group, Members, resolve
 from gradlab.recorder.state import load, pack
 from gradlab.recorder.stream import Stream
@@ -157,6 +157,29 @@ class GradientRecorder:
         pending, self._pending = self._pending, {}
         suspect, self._suspect = self._suspect, set()
         self._record(pending, suspect)
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Record one draw from gradients computed elsewhere, e.g. by a replayed CUDA graph or ``torch.func``.
+
+        The statistics are the same, bit for bit, as after a backward pass and ``step()``. ``add`` uses no hooks: call
+        it inside or outside of the context. The gradients are read and not kept, so the next replay may overwrite
+        them:
+
+            with torch.cuda.graph(graph):
+                gradients = torch.autograd.grad(loss(model(x)), recorder.parameters)
+            for _ in range(100):
+                graph.replay()
+                recorder.add(gradients)
+
+        Args:
+            gradients: one for each of ``recorder.parameters``, in that order: a tensor of the parameter's shape and of
+                any float type, or None for a gradient of 0.
+
+        Raises:
+            GradlabError: no sequence, another number of gradients, another shape, no float type, or None throughout;
+                ``NonFinite``, a kind of it, where a gradient holds NaN or Inf (the draw is dropped).
+        """
+        self._record(aligned(self._members, gradients), None)
 
     def _record(self, pending: dict[int, Tensor], suspect: set[int] | None) -> None:
         """One draw from the gradients by position; ``suspect``: those that may not be finite, None for all."""
