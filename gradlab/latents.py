@@ -13,6 +13,7 @@ from torch import Tensor
 from gradlab import moments
 from gradlab.arguments import checked
 from gradlab.codecs import Codec
+from gradlab.codecs.precision import convolutions
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 
@@ -82,7 +83,8 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
     codec.eval()
     device = next(codec.parameters()).device
     for x in xs:
-        found = codec.latents(x.to(device))
+        with convolutions(codec.precision, device):
+            found = codec.latents(x.to(device))
         for name in NAMES:
             latent = getattr(found, name)
             if latent is None:
@@ -162,7 +164,8 @@ def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) 
     tables = []
     for index, image in enumerate(images):
         x = _cropped(_image(image), codec.downsampling_factor)
-        y = codec.g_a(x[None].to(device)).flatten().double()
+        with convolutions(codec.precision, device):
+            y = codec.encode(x[None].to(device)).flatten().double()
         for kept, values in zip(KEPT, (y, y[y.abs() >= 0.5]), strict=True):
             counts, _ = np.histogram((values - values.round()).cpu().numpy(), edges)
             name = image.name if isinstance(image, Picture) else str(index)

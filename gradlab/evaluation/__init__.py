@@ -11,7 +11,7 @@ from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
 from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
-from gradlab.evaluation.bitstream import bitstream
+from gradlab.evaluation.bitstream import bitstream, check_tables, coder
 from gradlab.evaluation.container import Container, decode, encode, pack, read, unpack, write
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.likelihood import check_lambda, deterministic_rounding, reconstruction, universal_quantization
@@ -32,7 +32,7 @@ def rate_distortion(
     Several processes (``gradlab.ranks``) take the images in turns; each gets all rows, in order.
 
     Args:
-        codec: a codec whose tables are built (``codec.finish()``).
+        codec: a codec whose tables are built (``codec.finish()``); one on an accelerator is copied to the CPU.
         images: pictures, tensors ``[3, H, W]`` (uint8, or floats in [0, 1]), or one tensor ``[B, 3, H, W]``; any size.
         lam: lambda of the R-D cost.
         advance: called after each image.
@@ -49,6 +49,8 @@ def rate_distortion(
     import pandas as pd
 
     check_lambda(lam)
+    check_tables(codec)
+    codec = coder(codec)
 
     def row(_: int, name: str, x: Tensor) -> dict[str, Any]:
         coded = bitstream(codec, x)

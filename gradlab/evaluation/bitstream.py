@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlab.arguments import checked
-from gradlab.codecs import Codec
+from gradlab.codecs import Codec, copy_of
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import named
 
@@ -40,7 +40,7 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
     """Encode and decode one image.
 
     Args:
-        codec: a codec whose tables are built.
+        codec: a codec whose tables are built; one on an accelerator is copied to the CPU, where streams are coded.
         x: ``[1, 3, H, W]`` in [0, 1], any size and device; padded centrally with zeros as CompressAI does.
 
     Raises:
@@ -48,6 +48,7 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
             reconstruction.
     """
     check_tables(codec)
+    codec = coder(codec)
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[:2] != (1, 3):
         raise GradlabError("a bitstream holds one image: give a tensor [1, 3, height, width]")
     named(x)
@@ -92,6 +93,15 @@ def _seen(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         yield seen
     finally:
         handle.remove()
+
+
+def coder(codec: Codec) -> Codec:
+    """The codec itself on a CPU, otherwise a copy of it there.
+
+    On an accelerator the last bit of a scale may differ from run to run, and with it the table that a symbol is coded
+    by: bitstreams are written and read on the CPU.
+    """
+    return codec if next(codec.parameters()).device.type == "cpu" else copy_of(codec).cpu()
 
 
 def check_tables(codec: Codec) -> None:

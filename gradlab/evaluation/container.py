@@ -38,7 +38,7 @@ from gradlab.codecs.factorized import Factorized
 from gradlab.data import Picture
 from gradlab.data.images import MAX_BYTES, MAX_PIXELS
 from gradlab.errors import GradlabError
-from gradlab.evaluation.bitstream import check_tables, crop, pad, padding
+from gradlab.evaluation.bitstream import check_tables, coder, crop, pad, padding
 from gradlab.evaluation.images import named
 
 MAGIC, VERSION = b"\x89GLC", 1
@@ -190,6 +190,7 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
         GradlabError: tables not built, something that is no image, or an image too large.
     """
     check_tables(codec)
+    codec = coder(codec)
     one: list[Any] = [image]
     ((_, x),) = named(one)
     height, width = x.shape[-2:]
@@ -212,13 +213,14 @@ def decode(codec: Codec, data: bytes) -> Tensor:
     """The image in a stream, ``[3, H, W]`` floats in [0, 1]: bit for bit what the codec's own ``decompress`` gives.
 
     Args:
-        codec: the codec that encoded it: the same weights, on the same kind of device.
+        codec: the codec that encoded it: the same weights, on any device.
         data: what ``encode`` returned, or ``read`` read.
 
     Raises:
         GradlabError: tables not built, a damaged stream, or one of another model.
     """
     check_tables(codec)
+    codec = coder(codec)
     found = unpack(data)
     own = fingerprint(codec)
     if found.fingerprint != own:

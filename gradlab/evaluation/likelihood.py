@@ -12,6 +12,7 @@ from torch import Tensor
 from gradlab import ranks
 from gradlab.arguments import checked
 from gradlab.codecs import Codec, Latents
+from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.images import Images, named
@@ -96,7 +97,7 @@ def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = _
     Raises:
         GradlabError: no images.
     """
-    return _rows(codec, images, lambda x, _: (codec.g_s(codec.g_a(x)), {}), advance)
+    return _rows(codec, images, lambda x, _: (codec.decode(codec.encode(x)), {}), advance)
 
 
 @torch.no_grad()
@@ -111,7 +112,7 @@ def _by_likelihood(
 
     def code(x: Tensor, index: int) -> tuple[Tensor, dict[str, float]]:
         found = quantize(x, index)
-        return codec.g_s(found.y_hat), {"bpp_y": float(found.y_bits), "bpp_z": float(found.z_bits)}
+        return codec.decode(found.y_hat), {"bpp_y": float(found.y_bits), "bpp_z": float(found.z_bits)}
 
     table = _rows(codec, images, code, advance)
     table.insert(1, "bpp", table["bpp_y"] + table["bpp_z"])
@@ -135,7 +136,8 @@ def _rows(
 
     def row(index: int, name: str, x: Tensor) -> dict[str, Any]:
         padded, margins = pad(x.to(device), codec.downsampling_factor)
-        x_hat, bits = code(padded, index)
+        with convolutions(codec.precision, device):
+            x_hat, bits = code(padded, index)
         rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
         return {"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))}
 
