@@ -306,10 +306,10 @@ figure
 # from dataclasses import replace
 #
 # base = TrainSettings(codec="small-hyperprior", channels=(16, 24), crop=64, steps=500)
-# mix = replace(base, objective="ms-nic-mix", k=5)
-# print(mix.objective, mix.k, mix.estimator)
+# mix = replace(base, loss=gl.Loss("ms-nic-mix", k=5))
+# print(mix.loss.objective, mix.loss.k, mix.loss.estimator)
 # try:
-#     replace(base, objective="ms-nic-dms", k=5, l=5, estimator="dreg")
+#     replace(base, loss=gl.Loss("ms-nic-dms", "dreg", k=5, l=5))
 # except gl.GradlabError as error:
 #     print(error)
 # ```
