@@ -364,7 +364,7 @@ def prepare(
     try:
         there, progress = images_in(source), Progress(console)
         with progress.track("reading sizes", there) as read, progress.track("preparing", min(count, there)) as advance:
-            done = prepare(source, target, count, seed, workers, advance, read)
+            done = prepare(source, target, count, seed, workers, advance, read=read)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was finished stays: the same command goes on", err=True)
         raise typer.Exit(130) from None

@@ -94,17 +94,17 @@ def compare(
         raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
     chosen = [estimator(name) for name in estimators]
     goal = _objective(objective)
-    _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt, noise)
+    _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt=wrt, noise=noise)
     problem = problem.under("iwae" if goal.jackknife else goal.name)
     rows = []
     for size in sizes:
         fitted = [_fitted(problem, e, goal, size, seed, dtype) for e in chosen]
-        states = _sample(problem, fitted, goal, size, draws, seed, wrt, dtype, noise)
+        states = _sample(problem, fitted, goal, size, draws, seed, wrt=wrt, dtype=dtype, coupling=noise)
         for e, state in zip(chosen, states, strict=True):
             exact = exact_answers(problem, e, goal, size, wrt)
             if noise != "iid":
                 exact = exact._replace(variance=math.nan)
-            rows.append(_row(e, goal, wrt, size, draws, state, exact, GROUPS.get(noise, 1)))
+            rows.append(_row(e, goal, wrt, size, draws, state, exact=exact, group=GROUPS.get(noise, 1)))
     return pd.DataFrame(rows)
 
 
@@ -153,6 +153,7 @@ def _sample(
     k: int,
     draws: int,
     seed: int,
+    *,
     wrt: str,
     dtype: torch.dtype,
     coupling: str,
@@ -211,6 +212,7 @@ def _row(
     k: int,
     draws: int,
     state: moments.HigherMoments,
+    *,
     exact: Exact,
     group: int,
 ) -> dict[str, Any]:
@@ -261,6 +263,7 @@ def _validate(
     draws: int,
     seed: int,
     allow_biased: bool,
+    *,
     wrt: str,
     noise: str,
 ) -> None:

@@ -64,25 +64,33 @@ def record(
     loss, here = loss or Loss(), ranks.here()
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
-    shared = _shared(codec, batches, loss)
-
-    def eager(t: int) -> None:
-        x = batches(t) if callable(batches) else batches
-        value = loss(codec, x, lam, stream(seed, "recording", t, device), **shared)
-        value.backward(retain_graph=bool(shared))
-        recorder.step()
-
     with here.together(), convolutions(codec.precision, device), contextlib.ExitStack() as hooks:
-        draw = eager
+        draw: Callable[[int], None] | None = None
         if device.type == "cuda" and here.size == 1:
             with contextlib.suppress(RuntimeError):  # what cannot be captured is drawn eagerly, to the same numbers
                 draw = _Graph(codec, batches, lam, loss, recorder, seed).draw
-        if draw is eager:
+        if draw is None:
+            draw = _eager(codec, batches, lam, loss, recorder, seed)
             hooks.enter_context(recorder)
         for t in range(here.rank, draws, here.size):
             draw(t)
             advance(min(here.size, draws - t))
     return recorder if here.size == 1 else _merged(recorder, codec, here)
+
+
+def _eager(
+    codec: Model, batches: Batches, lam: float, loss: AnyLoss, recorder: GradientRecorder, seed: int
+) -> Callable[[int], None]:
+    """Draws by a backward pass each, whose gradients the recorder's hooks take."""
+    shared = _shared(codec, batches, loss)
+
+    def draw(t: int) -> None:
+        x = batches(t) if callable(batches) else batches
+        value = loss(codec, x, lam, stream(seed, "recording", t, x.device), **shared)
+        value.backward(retain_graph=bool(shared))
+        recorder.step()
+
+    return draw
 
 
 class _Graph:

@@ -45,6 +45,7 @@ def rainforth_snr(
     draws: int,
     seed: int = 0,
     signal: str = "dreg",
+    *,
     advance: Callable[..., Any] = lambda n=1, note="": None,
 ) -> pd.DataFrame:
     """SNR of the pathwise gradient of b (inference) and mu (generative) at every pair (K, M).
@@ -79,7 +80,9 @@ def rainforth_snr(
     rows = []
     for size in k:
         for copies in m:
-            blocks = [_block(model, size, copies, draws // BLOCKS, seed, index, signal) for index in range(BLOCKS)]
+            blocks = [
+                _block(model, size, copies, draws // BLOCKS, seed, index, signal=signal) for index in range(BLOCKS)
+            ]
             for parameter in ("b", "mu"):
                 states = [block[parameter] for block in blocks]
                 row = {
@@ -134,7 +137,9 @@ class _Block(NamedTuple):
     signal: Moments
 
 
-def _block(model: RainforthModel, k: int, m: int, draws: int, seed: int, index: int, signal: str) -> dict[str, _Block]:
+def _block(
+    model: RainforthModel, k: int, m: int, draws: int, seed: int, index: int, *, signal: str
+) -> dict[str, _Block]:
     points, dim = model.x.shape
     states = {p: _Block(Moments.init((points, dim)), Moments.init((points, dim))) for p in ("b", "mu")}
     chunk = max(1, CHUNK // (points * k * dim * m))

@@ -134,7 +134,7 @@ def test_rounding_is_read_off_the_digits():
     ("1.0", math.nan, 0.0, UNDEFINED),
 ])  # fmt: skip
 def test_equal(text, recomputed, slack, holds):
-    assert equal("", "", "", "", read(text), recomputed, slack).holds == holds
+    assert equal("", "", "", "", read(text), recomputed, slack=slack).holds == holds
 
 
 def test_bounds():

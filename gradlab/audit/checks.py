@@ -75,6 +75,7 @@ def equal(
     metric: str,
     paper: Printed,
     recomputed: float,
+    *,
     slack: float,
     interpolation: str = "",
     note: str = "",
@@ -96,7 +97,7 @@ def equal(
 
 
 def at_most(
-    claim: str, table: str, method: str, metric: str, paper: Printed, bound: Printed, strict: bool = False,
+    claim: str, table: str, method: str, metric: str, paper: Printed, bound: Printed, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
     """A number that must not exceed another, up to the rounding of both; ``strict``: it must be below, as printed."""
@@ -106,7 +107,7 @@ def at_most(
 
 
 def at_least(
-    claim: str, table: str, method: str, metric: str, paper: Printed, bound: Printed, strict: bool = False,
+    claim: str, table: str, method: str, metric: str, paper: Printed, bound: Printed, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
     """A number that must not be less than another, likewise."""

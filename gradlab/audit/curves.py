@@ -34,7 +34,19 @@ def deltas() -> list[Check]:
                 if math.isnan(printed.value):
                     note = "the paper gives none" + (f"; {note}" if note else "")
                 column = f"{metric} {figure}"
-                found.append(equal(CLAIMS[n], str(n), cells["method"], column, printed, value, slack, method, note))
+                found.append(
+                    equal(
+                        CLAIMS[n],
+                        str(n),
+                        cells["method"],
+                        column,
+                        printed,
+                        value,
+                        slack=slack,
+                        interpolation=method,
+                        note=note,
+                    )
+                )
     return found
 
 

@@ -59,7 +59,7 @@ def costs() -> list[Check]:
             bpp, mse, cost = (read(cells[name]) for name in ("bpp", "MSE", "R-D cost"))
             slack = bpp.half + LAMBDA * mse.half
             recomputed = bpp.value + LAMBDA * mse.value
-            found.append(equal(COST, str(n), label(cells), "R-D cost", cost, recomputed, slack))
+            found.append(equal(COST, str(n), label(cells), "R-D cost", cost, recomputed, slack=slack))
     implied = []
     for cells in rows(11):
         y, z, mse, cost = (read(cells[name]) for name in ("y bpp", "z bpp", "MSE", "RD Cost"))
@@ -68,7 +68,7 @@ def costs() -> list[Check]:
         implied.append((lam, (cost.half + y.half + z.half + lam * mse.half) / mse.value))
         slack = y.half + z.half + LAMBDA * mse.half
         found.append(
-            equal(COST, "11", cells["method"], "RD Cost", cost, rate + LAMBDA * mse.value, slack,
+            equal(COST, "11", cells["method"], "RD Cost", cost, rate + LAMBDA * mse.value, slack=slack,
                   note=f"the printed cost is that of lambda {lam:.5f}")
         )  # fmt: skip
     (first, slack_first), (second, slack_second) = implied
@@ -112,7 +112,7 @@ def agreement() -> list[Check]:
         for metric in [name for name in ("bpp", "MSE", "PSNR", "R-D cost") if name in a and name in b]:
             note = f"Table {other}: {', '.join(there.values())}"
             found.append(
-                equal(SAME, str(n), ", ".join(where.values()), metric, a[metric], b[metric].value, b[metric].half,
+                equal(SAME, str(n), ", ".join(where.values()), metric, a[metric], b[metric].value, slack=b[metric].half,
                       note=note)
             )  # fmt: skip
     models = {"Balle et al. 2018": ("Baseline", "-"), "MS-NIC-MIX": ("MS-NIC-MIX", "8"),
@@ -123,7 +123,7 @@ def agreement() -> list[Check]:
         total = Printed(sum(p.value for p in parts), sum(p.half for p in parts))
         for n, where in ((7, {"method": method, "sample_size": size}), (8, {"method": method, "lambda": "0.015"})):
             whole = row(n, **where)["bpp"]
-            found.append(equal(BITS, str(n), ", ".join(where.values()), "bpp", whole, total.value, total.half))
+            found.append(equal(BITS, str(n), ", ".join(where.values()), "bpp", whole, total.value, slack=total.half))
     eight, nine = ([r for r in rows(n) if r["method"] == "Baseline"] for n in SWEEPS)
     for mine, theirs in zip(nine, eight, strict=True):
         rate, eights = read(mine["bpp"]).value, read(theirs["bpp"]).value

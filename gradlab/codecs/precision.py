@@ -44,7 +44,9 @@ def check(precision: str, device: str | torch.device | None = None) -> None:
                 "give --precision float32"
             )
     elif precision == "tf32" or at.type != "cpu":
-        raise GradlabError(f"precision {precision!r} is not available on device {str(device)!r}: give float32 (--precision float32)")
+        raise GradlabError(
+            f"precision {precision!r} is not available on device {str(device)!r}: give float32 (--precision float32)"
+        )
 
 
 @contextlib.contextmanager

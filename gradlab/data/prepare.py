@@ -81,6 +81,7 @@ def prepare(
     seed: int = 0,
     workers: int | None = None,
     advance: Callable[..., Any] = lambda n=1, note="": None,
+    *,
     read: Callable[..., Any] = lambda n=1, note="": None,
 ) -> Prepared:
     """Fill a folder with the ``count`` largest images of a tree, made smaller; what is there already is kept.

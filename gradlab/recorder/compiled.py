@@ -78,6 +78,7 @@ def update(
     other_m2s: Sequence[Tensor],
     n: int,
     b: int,
+    *,
     replicated: bool,
 ) -> list[float]:
     """Merge b draws into n of every parameter, in place; returns their replicates, 0.0 where none is asked for.

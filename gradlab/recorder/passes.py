@@ -53,7 +53,7 @@ def _update(
             added += other_m2
         m2 += added
         if replicated:
-            sums.append(_sums(delta, mean, m2, added, n, b, piece.sizes))
+            sums.append(_sums(delta, mean, m2, added, n, b, sizes=piece.sizes))
         mean.add_(delta, alpha=b / (n + b))
     if not replicated:
         return np.empty(0)
@@ -65,7 +65,7 @@ def _update(
     return found
 
 
-def _sums(delta: Tensor, mean: Tensor, m2: Tensor, added: Tensor, n: int, b: int, sizes: list[int]) -> Tensor:
+def _sums(delta: Tensor, mean: Tensor, m2: Tensor, added: Tensor, n: int, b: int, *, sizes: list[int]) -> Tensor:
     """The two sums of ``snr.replicate`` for each parameter of a piece, ``[parameters, 2]``, float64.
 
     ``mean`` is the one before the block, ``m2`` the one after it and ``added`` what the block adds to ``m2``. The root

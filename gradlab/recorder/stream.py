@@ -122,7 +122,7 @@ class Stream:
             from gradlab.recorder import compiled
 
             given = [m.new_zeros(len(m)) if g is None else g for g, m in zip(gradients, into.mean, strict=True)]
-            values = np.array(compiled.update(into.mean, into.m2, given, [], n, 1, replicated))
+            values = np.array(compiled.update(into.mean, into.m2, given, [], n, 1, replicated=replicated))
         else:
             values = passes.draw(into, gradients, n, replicated)
         if replicated:
@@ -134,7 +134,7 @@ class Stream:
             from gradlab.recorder import compiled
 
             mine = self.moments
-            values = np.array(compiled.update(mine.mean, mine.m2, other.mean, other.m2, n, b, replicated))
+            values = np.array(compiled.update(mine.mean, mine.m2, other.mean, other.m2, n, b, replicated=replicated))
         else:
             values = passes.join(self.moments, other, n, b, replicated)
         if replicated:
