@@ -136,7 +136,7 @@ def run(
         typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
     ] = None,
     step: Annotated[
-        str, typer.Option(metavar="auto|eager|graph", help="auto: a CUDA graph where it can be captured.")
+        str, typer.Option(metavar="auto|eager|graph", help="auto: a CUDA graph where it can be captured (untested).")
     ] = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")

@@ -65,8 +65,6 @@ class Step:
         capacity: iterations between two readings, at most.
     """
 
-    name = "eager"
-
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         self.state, self.batches = state, batches
         self.device, here = state.device, ranks.here()
@@ -153,8 +151,6 @@ class GraphStep(Step):
     Raises:
         RuntimeError: the step cannot be captured; the weights are as they were.
     """
-
-    name = "graph"
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         super().__init__(state, batches, max(capacity, WARM_UP))
