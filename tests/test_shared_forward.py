@@ -18,14 +18,14 @@ def codec():
     return made
 
 
-@pytest.mark.parametrize("options", [{}, {"objective": "ms-nic-mix", "k": 3}])
-def test_draws_that_share_the_encoder_are_those_that_do_not(codec, options):
+@pytest.mark.parametrize("loss", [gl.Loss(), gl.Loss("ms-nic-mix", k=3)])
+def test_draws_that_share_the_encoder_are_those_that_do_not(codec, loss):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     calls = []
     handle = codec.g_a.register_forward_hook(lambda *_: calls.append(1))
-    shared = record(codec, x, 0.01, 5, **options).summary("parameter")
+    shared = record(codec, x, 0.01, 5, loss=loss).summary("parameter")
     assert len(calls) == 1
-    anew = record(codec, lambda t: x, 0.01, 5, **options).summary("parameter")
+    anew = record(codec, lambda t: x, 0.01, 5, loss=loss).summary("parameter")
     handle.remove()
     assert len(calls) == 6
     pd.testing.assert_frame_equal(shared, anew, rtol=1e-10, atol=0)
