@@ -115,8 +115,8 @@ class Step:
         x = self.batches.cut(self._places)
         if self.device.type == "cuda" and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        state.optimizer.zero_grad(set_to_none=True)
         loss, shown = self._loss(x.to(next(state.codec.parameters()).dtype), self._noise)
+        state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(state.weights.values()), state.settings.clip)
         row = torch.cat([shown, norm.detach().to(shown.dtype)[None]])
