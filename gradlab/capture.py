@@ -6,6 +6,7 @@ Never run on CUDA so far: what a CPU can show of it is tested, capture and repla
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 
 import torch
@@ -18,10 +19,12 @@ class Replay:
     """Records ``body`` on a stream of its own and replays it.
 
     ``body`` must not synchronise with the host, must read its inputs from tensors that stay where they are, and must
-    draw all noise from ``generator``. Reseed the generator before a replay to choose the noise.
+    draw all noise from ``generator``. Reseed the generator before a replay to choose the noise. No autograd graph of
+    the same parameters that was made on the default stream may be alive, since its gradients accumulate there.
 
     Args:
-        body: called ``WARM_UP`` times and once under capture.
+        body: called ``WARM_UP`` times and once under capture. It is kept, and with it the tensors that it refers to and
+            that the graph reads.
         generator: on the device of the work.
         stream: where to record and replay; a new one by default.
 
@@ -32,15 +35,26 @@ class Replay:
     def __init__(
         self, body: Callable[[], None], generator: torch.Generator, stream: torch.cuda.Stream | None = None
     ) -> None:
+        self._body = body
         self.stream = stream or torch.cuda.Stream(generator.device)
-        self.stream.wait_stream(torch.cuda.current_stream(generator.device))
+        before = torch.cuda.current_stream(generator.device)
+        self.stream.wait_stream(before)
         with self.placed():
             for _ in range(WARM_UP):
                 body()
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph, stream=self.stream):
-            body()
+            self._graph = torch.cuda.CUDAGraph()
+            self._graph.register_generator_state(generator)
+        # A graph that is collected during a capture ends that capture.
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(self._graph, stream=self.stream):
+                body()
+        finally:
+            torch.cuda.set_stream(before)  # a capture that failed leaves its own stream current
+            if collects:
+                gc.enable()
 
     def placed(self) -> contextlib.AbstractContextManager[None]:
         """The context in which inputs are written and results are read, in order with the replays."""
@@ -50,3 +64,7 @@ class Replay:
         """Queue one replay; returns before it has run."""
         with self.placed():
             self._graph.replay()
+
+    def join(self) -> None:
+        """Let the current stream wait for what was queued here, before it reads the results."""
+        torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)

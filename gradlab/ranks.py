@@ -154,8 +154,8 @@ class Ranks:
         """``loss`` of this process's rows, whose backward pass leaves the gradient averaged over all processes.
 
         DDP sees the whole loss as one forward pass, so that an estimator may hook and rescale whatever lies between.
-        All weights are set to those of rank 0. Everything stays in the precision of the model: Fabric's autocast is
-        off, and so latents, noise and entropy models are in full precision.
+        All weights are set to those of rank 0. Fabric's autocast is off: the codec alone decides the precision of its
+        transforms.
 
         Args:
             model: whose weights are trained; they are what ``loss`` depends on.

@@ -46,7 +46,7 @@ def record(
     Args:
         codec: the codec; its weights are left as they are.
         batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone; the draws then share
-            the encoder's forward), or ``draw -> minibatch`` (noise and minibatch).
+            the encoder's forward), or ``draw -> minibatch`` (noise and minibatch), on CUDA of one shape.
         lam: lambda of the R-D cost.
         draws: how many gradients, at least 2.
         loss: whose gradient is recorded; ``Loss()``, the single-sample bound, by default.
@@ -57,7 +57,7 @@ def record(
         The recorder, over the codec's groups (Table 3: y infer, y gen, z infer, z gen, z prior).
 
     Raises:
-        GradlabError: fewer than 2 draws, or a gradient that is not finite.
+        GradlabError: fewer than 2 draws, a gradient that is not finite, or on CUDA minibatches of several shapes.
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
@@ -67,8 +67,12 @@ def record(
     with here.together(), convolutions(codec.precision, device), contextlib.ExitStack() as hooks:
         draw: Callable[[int], None] | None = None
         if device.type == "cuda" and here.size == 1:
-            with contextlib.suppress(RuntimeError):  # what cannot be captured is drawn eagerly, to the same numbers
-                draw = _Graph(codec, batches, lam, loss, recorder, seed).draw
+            try:
+                graph = _Graph(codec, batches, lam, loss, recorder, seed)
+                draw = graph.draw
+                hooks.callback(graph.join)
+            except RuntimeError as error:  # drawn eagerly, to the same numbers
+                advance(0, f"eager, since a graph was not captured: {error}".partition("\n")[0])
         if draw is None:
             draw = _eager(codec, batches, lam, loss, recorder, seed)
             hooks.enter_context(recorder)
@@ -125,10 +129,20 @@ class _Graph:
         """Record draw t."""
         with self._replay.placed():
             if callable(self._batches):
-                self._x.copy_(self._batches(t))
+                x = self._batches(t)
+                if x.shape != self._x.shape:
+                    raise GradlabError(
+                        f"the minibatch of draw {t} is {tuple(x.shape)} and that of draw 0 {tuple(self._x.shape)}: "
+                        "on CUDA give minibatches of one shape"
+                    )
+                self._x.copy_(x)
             self._noise.manual_seed(seed_of(self._seed, "recording", t))
             self._replay()
             self._recorder.add(self._gradients)
+
+    def join(self) -> None:
+        """Before the recorder is read elsewhere: wait for the draws."""
+        self._replay.join()
 
 
 def _wait(side: torch.cuda.Stream, device: torch.device) -> None:
@@ -162,7 +176,7 @@ def cost(
         codec: the codec.
         x: ``[B, 3, H, W]`` images in [0, 1].
         lam: lambda of the R-D cost.
-        draws: of the noise, at least 1; those of :func:`record` at the same seed.
+        draws: of the noise, at least 2; those of :func:`record` at the same seed.
         loss: ``Loss()`` by default, whose value is the R-D cost of one sample: minus the ELBO.
         seed: of the noise.
 
@@ -177,8 +191,9 @@ def cost(
     if not 0 < lam < math.inf:
         raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
     device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
-    for t in range(draws):
-        state = state.update(loss(codec, x, lam, stream(seed, "recording", t, device)).double()[None].cpu())
+    with convolutions(codec.precision, device):
+        for t in range(draws):
+            state = state.update(loss(codec, x, lam, stream(seed, "recording", t, device)).double()[None].cpu())
     return float(state.mean), float(state.mean_se())
 
 

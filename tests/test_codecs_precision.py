@@ -132,20 +132,26 @@ def test_an_older_accelerator_has_no_tf32(monkeypatch):
         precision.check("tf32", "cuda")
 
 
-@pytest.mark.parametrize(("name", "tf32"), [("float32", False), ("tf32", True), ("bf16", False)])
-def test_cudnn_is_set_and_put_back(name, tf32):
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32)
+def flags():
+    return [torch.backends.cudnn.benchmark, *(getattr(o, n) for o, n, _ in precision._flags("ieee"))]
+
+
+@pytest.mark.parametrize("name", ["float32", "tf32", "bf16"])
+def test_cudnn_is_set_and_put_back(name):
+    cudnn, before = torch.backends.cudnn, flags()
     with pytest.raises(ZeroDivisionError), precision.convolutions(name, torch.device("cuda")):
-        assert (cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32) == (tf32, True, False)
+        wanted = [value for _, _, value in precision._flags("tf32" if name == "tf32" else "ieee")]
+        assert flags() == [True, *wanted]
         raise ZeroDivisionError
-    assert before == (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32)
+    assert flags() == before
     cudnn.deterministic = True
     try:
         with precision.convolutions(name, torch.device("cuda")):
             assert not cudnn.benchmark and cudnn.deterministic
     finally:
         cudnn.deterministic = False
+    with precision.convolutions(name, torch.device("cpu")):
+        assert flags() == before
 
 
 def test_training_in_16_bits(tmp_path):

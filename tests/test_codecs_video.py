@@ -181,3 +181,17 @@ def test_groups_are_the_parts_that_a_p_frame_uses():
 def test_bad_input(call, match):
     with pytest.raises(GradlabError, match=match):
         call()
+
+
+def test_qrelu_is_compressais_without_a_synchronisation():
+    from compressai.layers import QReLU
+
+    x = torch.tensor([-300.0, -3.0, -1e-3, 0.0, 0.4, 100.0, 254.9, 255.0, 255.1, 256.0, 900.0])
+    found = []
+    for qrelu in (lambda t: QReLU.apply(t, 8, 100), video._QReLU.apply):
+        leaf = x.clone().requires_grad_()
+        y = qrelu(leaf)
+        (gradient,) = torch.autograd.grad((y * torch.arange(1.0, len(x) + 1)).sum(), leaf)
+        found.append((y.detach(), gradient))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert 0 < found[0][1][8] < 9  # between the bound and far beyond

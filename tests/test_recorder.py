@@ -581,8 +581,8 @@ def test_loops_and_passes_are_one_arithmetic(b):
         mean[0][0] = m2[0][0] = new[0][0] = 0.0
         for some in new_m2:
             some[0] = 0.0
-        values = list(update(mean, m2, new, new_m2, 10, b, True))
-        assert not any(update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, False))
+        values = list(update(mean, m2, new, new_m2, 10, b, replicated=True))
+        assert not any(update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, replicated=False))
         found.append((values, mean, m2))
     (values, mean, m2), (other, other_mean, other_m2) = found
     assert values == pytest.approx(other, rel=1e-4)

@@ -13,6 +13,7 @@ from gradlab.data import Pans, Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import psnr
 from gradlab.evaluation.video import rate_distortion
+from gradlab.noise import stream
 from gradlab.training import Loss, RunOptions, TrainSettings, train
 
 SETTINGS = TrainSettings(codec="ssf2020", channels=(4, 6), crop=128, shift=4, batch=1, steps=2,
@@ -42,6 +43,29 @@ def test_a_window_moves_over_the_picture_by_whole_pixels():
     again = Pans([coordinates()], 128, 16, shift, seed=1)
     assert torch.equal(pans.batch(3), again.batch(3))
     assert not torch.equal(pans.batch(3), Pans([coordinates()], 128, 16, shift, seed=2).batch(3))
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_frames_are_windows_of_one_area_mirrored_or_not(gathers):
+    """The area is cut and mirrored first, as ``Crops`` does, then both windows are taken from it."""
+    pictures, shift, size, batch = data.embedded("train")[:3], 9, 64, 8
+    pans = Pans(pictures, size, batch, shift, seed=2)
+    if gathers:
+        pans._crops._gathers = True
+        pans._crops._flatten()
+    areas = data.Crops(pictures, size + shift, batch, 2)
+    for step in range(4):
+        motion = torch.randint(-shift, shift + 1, (batch, 2), generator=stream(2, "pans", step))
+        assert {int(m) for m in areas.places(step)[:, 3]} == {0, 1}
+        for area, (down, right), frames in zip(areas.batch(step), motion.tolist(), pans.batch(step), strict=True):
+            for frame, top, left in ((0, max(0, -down), max(0, -right)), (1, max(0, down), max(0, right))):
+                assert torch.equal(frames[frame], area[:, top : top + size, left : left + size])
+
+
+def test_snapshots_of_a_p_frame(tmp_path):
+    run = train(replace(SETTINGS, snapshots=(0, 1)), data.embedded("train")[:1], tmp_path)
+    first, last = (run.codec(i).res_encoder[0].weight for i in (0, None))
+    assert isinstance(run.codec(1), PFrame) and not torch.equal(first, last)
 
 
 def test_without_motion_both_frames_are_one():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +60,27 @@ def convolutions(precision: str, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    matmul, fixed = torch.backends.cuda.matmul, torch.backends.cudnn.deterministic
-    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    cudnn, kind = torch.backends.cudnn, "tf32" if precision == "tf32" else "ieee"
+    benchmark = cudnn.benchmark
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _flags(kind)]
     try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=not fixed, deterministic=fixed, allow_tf32=precision == "tf32"
-        ):
-            yield
+        cudnn.benchmark = not cudnn.deterministic
+        for owner, name, value in _flags(kind):
+            setattr(owner, name, value)
+        yield
     finally:
-        matmul.allow_tf32 = before
+        cudnn.benchmark = benchmark
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _flags(kind: str) -> list[tuple[Any, str, Any]]:
+    """Owner, name and value of torch's flags; from torch 2.9 on they are others, which must not be mixed with these."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):
+        parts = ((cudnn.conv, kind), (cudnn.rnn, kind), (matmul, "ieee"))
+        return [(owner, "fp32_precision", value) for owner, value in parts]
+    return [(cudnn, "allow_tf32", kind == "tf32"), (matmul, "allow_tf32", False)]
 
 
 def transformed(module: nn.Module, x: Tensor, precision: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -63,7 +64,7 @@ class Crops:
 
     def _flatten(self) -> None:
         areas = [height * width for height, width in self._sizes]
-        starts = [3 * sum(areas[:i]) for i in range(len(areas))]
+        starts = [0, *itertools.accumulate(3 * area for area in areas[:-1])]
         rows = [(start, area, width) for start, area, (_, width) in zip(starts, areas, self._sizes, strict=True)]
         self._table = torch.tensor(rows, device=self.device)
         self._flat = torch.cat([pixels.reshape(-1) for pixels in self._pixels]).to(self.device)

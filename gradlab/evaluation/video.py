@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gradlab.codecs import PFrame
+from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
 from gradlab.evaluation.quality import mse_255, psnr, to_8_bit
 
@@ -35,7 +36,8 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:
         raise GradlabError(f"lam is {lam}: lambda must be positive")
     rows = []
     for index, one in enumerate(videos):
-        frame = codec.rounded(one[None])
+        with convolutions(codec.precision, one.device):
+            frame = codec.rounded(one[None])
         pixels = one.shape[-2] * one.shape[-1]
         residual, motion = float(frame.residual_bits) / pixels, float(frame.motion_bits) / pixels
         x, repeated = to_8_bit(one[-1:]), to_8_bit(one[-2:-1])

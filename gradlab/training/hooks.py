@@ -14,6 +14,7 @@ from gradlab import results
 from gradlab.data import Crops, Pans
 from gradlab.errors import GradlabError
 from gradlab.live import SNRMonitor
+from gradlab.noise import stream
 from gradlab.training import breakdown
 from gradlab.training.options import RunOptions
 from gradlab.training.run import LAST, Run
@@ -111,10 +112,11 @@ class Recordings:
 
     def __call__(self, rows: list[Seen], stopping: bool) -> None:
         """Record where it is due."""
-        state = self._state
-        self._monitor.after_step(
-            state.iteration, lambda: state.settings.loss(state.codec, self._unseen, state.settings.lam)
-        )
+        state, settings = self._state, self._state.settings
+        # A capture that failed leaves CUDA's default generator unusable.
+        cuda = state.device.type == "cuda"
+        noise = stream(settings.seed, "snr draws", state.iteration, state.device) if cuda else None
+        self._monitor.after_step(state.iteration, lambda: settings.loss(state.codec, self._unseen, settings.lam, noise))
 
 
 class Snapshots:

@@ -25,7 +25,7 @@ from gradlab.training.options import RunOptions
 from gradlab.training.run import FINAL, LAST, Run, run_of
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
-from gradlab.training.steps import Seen, step_of
+from gradlab.training.steps import Seen, Step, step_of
 
 Training = Generator[None, None, None]
 """A run in training: each ``next`` is one iteration."""
@@ -111,8 +111,8 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
     if computed.startswith("eager, "):
         options.progress(0, computed)
     board = tensorboard(run.folder) if options.tensorboard and here.first else None
-    watch, log = Watch(state, batches, run, options.explosion), Log(state, options.log_every, board)
-    hooks: list[Hook] = [watch, log]
+    watch = Watch(state, batches, run, options.explosion)
+    hooks: list[Hook] = [watch, Log(state, options.log_every, board)]
     if options.snr_every:
         hooks.append(Recordings(state, batches, run, options, board))
     if here.first:
@@ -121,13 +121,28 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
             with step.placed():
                 snapshots([], False)
         hooks += [snapshots, Checkpoints(state, run, options.checkpoint_seconds, watch)]
-    note = ""
+    try:
+        yield from _iterations(state, step, hooks, options)
+        if here.first:
+            with step.placed():
+                write_log(run.folder, state.log)
+                state.finish(run.folder / FINAL, computed)
+            results.remove(run.folder / LAST)
+        here.wait()
+    finally:
+        step.close()
+        if board is not None:
+            board.close()
+
+
+def _iterations(state: TrainState, step: Step, hooks: list[Hook], options: RunOptions) -> Training:
+    settings, note = state.settings, ""
     while state.iteration < settings.steps:
         with step.placed():
             step()
             done = state.iteration
             # In all processes alike, since they compare what they read.
-            due = step.synchronous or log.due(done) or done in settings.snapshots or any(h.due(done) for h in hooks)
+            due = step.synchronous or done in settings.snapshots or any(hook.due(done) for hook in hooks)
             rows: list[Seen] = step.read() if due else []
             note = f"loss {rows[-1].loss:.3f}" if rows else note
             stop = _cause(options, note, due)
@@ -136,17 +151,9 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
             for hook in hooks:
                 hook(rows, stop is not None)
         if stop and done < settings.steps:
-            here.wait()
+            ranks.here().wait()
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
         yield
-    if board is not None:
-        board.close()
-    if here.first:
-        with step.placed():
-            write_log(run.folder, state.log)
-            state.finish(run.folder / FINAL, computed)
-        results.remove(run.folder / LAST)
-    here.wait()
 
 
 def _cause(options: RunOptions, note: str, due: bool) -> str | None:

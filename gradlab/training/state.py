@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradlab import checkpoints, codecs, results
+from gradlab import checkpoints, results
 from gradlab.codecs import Codec, PFrame, precision
 from gradlab.errors import GradlabError
 from gradlab.training import settings as settings_
@@ -97,6 +98,8 @@ class TrainState:
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what ``tensors`` gave, on whatever device it was.
 
+        Call it before a step is made: a graph that was recorded would not see it.
+
         Raises:
             GradlabError: the state of another model.
         """
@@ -111,7 +114,7 @@ class TrainState:
                 value = tensors.get(f"adam.{key}.{name}")
                 if value is not None:
                     # Fused Adam wants the moments in the layout of the weights.
-                    like = value if key == "step" else torch.empty_like(parameter).copy_(value)
+                    like = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
                     moments.setdefault(index, {})[key] = like.detach()
         # torch's own knows on which device a step count belongs.
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
@@ -142,9 +145,9 @@ class TrainState:
 
     def snapshot(self, path: Path) -> None:
         """Write the weights so far as a codec that can write bitstreams; the one in training is left as it is."""
-        copy = codecs.copy_of(self.codec)  # type: ignore[arg-type]
-        copy.finish()
-        checkpoints.save(path, copy.state_dict(), results.settings_hash(self.settings), self.iteration)
+        twin = copy.deepcopy(self.codec)
+        twin.finish()
+        checkpoints.save(path, twin.state_dict(), results.settings_hash(self.settings), self.iteration)
 
     def finish(self, path: Path, step: str) -> None:
         """Solve the quantiles, build the coder's tables, and write the finished codec.

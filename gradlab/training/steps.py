@@ -12,6 +12,8 @@ use it).
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -73,7 +75,7 @@ class Step:
         self._mine = here.rows(settings.batch)
         self._places = batches.places(0)[self._mine].to(self.device)
         self._noise = stream(settings.seed, PURPOSE, 0, self.device, here.part)
-        self._loss = here.data_parallel(state.codec, self._parts)
+        self._loss = here.data_parallel(state.codec, functools.partial(_parts, state))
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self._rows = torch.zeros(capacity, 4, dtype=exact, device=self.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -138,11 +140,15 @@ class Step:
             for (iteration, rate), (loss, bpp, mse, norm) in zip(queued, rows, strict=True)
         ]
 
-    def _parts(self, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The loss, and ``[3]`` loss, rate and distortion for the log."""
-        settings = self.state.settings
-        parts: LossParts = settings.loss.parts(self.state.codec, x, settings.lam, noise)
-        return parts.loss, torch.stack([parts.loss.detach().to(parts.bpp.dtype), parts.bpp, parts.mse])
+    def close(self) -> None:
+        """Give back what the device holds for this step."""
+
+
+def _parts(state: TrainState, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The loss, and ``[3]`` loss, rate and distortion for the log."""
+    settings = state.settings
+    parts: LossParts = settings.loss.parts(state.codec, x, settings.lam, noise)
+    return parts.loss, torch.stack([parts.loss.detach().to(parts.bpp.dtype), parts.bpp, parts.mse])
 
 
 class GraphStep(Step):
@@ -156,7 +162,7 @@ class GraphStep(Step):
         super().__init__(state, batches, max(capacity, WARM_UP))
         self._broken.fill_(1)  # the warm-up trains nothing
         with super().placed():
-            self._replay = Replay(self.body, self._noise)
+            self._replay: Replay | None = Replay(self.body, self._noise)
         with self.placed():
             self._broken.zero_()
             self._at.zero_()
@@ -164,12 +170,18 @@ class GraphStep(Step):
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
         """The same, on the stream of the graph."""
+        assert self._replay is not None
         with super().placed(), self._replay.placed():
             yield
 
     def run(self) -> None:
         """Queue a replay."""
+        assert self._replay is not None
         self._replay()
+
+    def close(self) -> None:
+        """Give back the memory of the graph: a collection during another capture would end that capture."""
+        self._replay = None
 
 
 def step_of(state: TrainState, batches: Batches, wanted: str, capacity: int) -> tuple[Step, str]:
@@ -192,6 +204,8 @@ def step_of(state: TrainState, batches: Batches, wanted: str, capacity: int) -> 
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             state.optimizer.zero_grad(set_to_none=True)
+    gc.collect()  # what the attempt holds
+    torch.cuda.empty_cache()
     if wanted == "graph":
         raise GradlabError(f"the training step cannot be captured as a graph ({reason}): give --step eager")
     return Step(state, batches, capacity), f"eager, since a graph was not captured: {reason}"

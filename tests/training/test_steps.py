@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from gradlab import checkpoints, data, objectives, recording, results, training
 from gradlab.capture import WARM_UP
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
 from gradlab.objectives import OBJECTIVES
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings, TrainState, loop, steps
@@ -277,6 +277,39 @@ def test_how_often_the_device_is_read_changes_no_number(
     assert list(results.read_csv(late.folder / "log.csv")["iteration"]) == kept
 
 
+@pytest.mark.usefixtures("asynchronous")
+def test_a_stop_between_two_readings_leaves_a_checkpoint_of_that_iteration(
+    pictures: list[data.Picture], tmp_path: Path
+) -> None:
+    settings, seen = replace(TINY, steps=9), [0]
+
+    def stops(n: int = 1, note: str = "") -> None:
+        seen[0] += n
+        if seen[0] == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped, match="after iteration 3 of 9"):
+        training.train(settings, pictures, tmp_path / "cut", RunOptions(progress=stops))
+    run = training.run_of(settings.on(pictures), tmp_path / "cut")
+    assert checkpoints.load(run.folder / "last.safetensors").iteration == 3
+    resumed = training.train(settings, pictures, tmp_path / "cut", RunOptions(resume=True))
+    whole = training.train(settings, pictures, tmp_path / "whole")
+    assert (resumed.folder / "final.safetensors").read_bytes() == (whole.folder / "final.safetensors").read_bytes()
+
+
+def test_rate_and_distortion_of_the_log_are_those_of_the_samples(pictures: list[data.Picture]) -> None:
+    codec, x = training.build(TINY).double(), TINY.batches(pictures).batch(0).double()
+    for loss in (Loss("ms-nic-mix", k=3), Loss("ms-nic-dms", k=2, l=2, scale="nats")):
+        parts = loss.parts(codec, x, 0.02, stream(0, "noise"))
+        terms, x_hat = codec.log_terms(x, 0.02, loss.k, loss.l, stream(0, "noise"))
+        mse = ((255 * (x[:, None] - x_hat)) ** 2).mean()
+        bits = -(terms.log_py + terms.log_pz).mean() / math.log(2)
+        assert float(parts.mse) == pytest.approx(float(mse), rel=1e-12)
+        assert float(parts.bpp) == pytest.approx(float(bits) / 32**2, rel=1e-12)
+        assert float(loss(codec, x, 0.02, stream(0, "noise"))) == float(parts.loss)
+        assert parts.loss.requires_grad and not parts.bpp.requires_grad and not parts.mse.requires_grad
+
+
 # ------------------------------------------------------------------------------------------------- the graph, in play
 
 
@@ -290,6 +323,9 @@ class Played:
 
     def placed(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def join(self) -> None:
+        pass
 
     def __call__(self) -> None:
         self._body()
@@ -361,6 +397,11 @@ def test_recorded_draws_replayed_are_those_of_the_hooks(monkeypatch: pytest.Monk
         graph = recording._Graph(codec, batches, 0.015, loss, recorder, 3)
         for t in range(20):
             graph.draw(t)
+        graph.join()
+        if callable(batches):
+            graph._batches = lambda t: x[:1]
+            with pytest.raises(GradlabError, match="give minibatches of one shape"):
+                graph.draw(20)
         monkeypatch.undo()
         mine, theirs = recorder.state_dict(), hooked.state_dict()
         assert mine["draws"] == theirs["draws"] == 20
@@ -390,6 +431,19 @@ def test_models_that_take_turns_come_out_as_alone(pictures: list[data.Picture], 
         turns = Run(tmp_path / "turns" / alone.folder.name, settings)
         for name in ("final.safetensors", "snapshot-1.safetensors", "log.csv"):
             assert (alone.folder / name).read_bytes() == (turns.folder / name).read_bytes()
+
+
+def test_memory_that_is_too_small_for_one_is_not_the_end_of_the_others(
+    pictures: list[data.Picture], tmp_path: Path
+) -> None:
+    def too_large() -> loop.Training:
+        yield
+        raise MemoryError("out of memory")
+
+    good = TINY.on(pictures)
+    with pytest.raises(MemoryError):
+        local.take_turns([too_large, lambda: loop.training(good, pictures, tmp_path, RunOptions())], 2)
+    assert training.run_of(good, tmp_path).done
 
 
 def test_where_one_of_them_fails_the_others_are_finished(pictures: list[data.Picture], tmp_path: Path) -> None:
@@ -444,18 +498,58 @@ def test_on_cuda_the_graph_is_the_eager_step(pictures: list[data.Picture], name:
         for step in (eager, graph):
             with step.placed():
                 step()
-    with eager.placed(), graph.placed():
-        for one, other in zip(eager.read(), graph.read(), strict=True):
-            assert one == pytest.approx(other, rel=1e-4)
+    with eager.placed():
+        expected = eager.read()
+    with graph.placed():
+        found = graph.read()
+    for one, other in zip(expected, found, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    graph.close()
+
+
+@cuda
+@pytest.mark.parametrize("fixed", [True, False])
+def test_on_cuda_replayed_draws_are_those_of_the_hooks(fixed: bool) -> None:
+    codec, loss = training.build(TINY).cuda(), Loss("ms-nic-mix", k=2)
+    x = torch.rand(2, 3, 32, 32, device="cuda")
+    batches = x if fixed else lambda t: x + 0.01 * t
+    recorders = [recording.GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2)]
+    graph = recording._Graph(codec, batches, 0.015, loss, recorders[0], 3)
+    for t in range(80):
+        graph.draw(t)
+    graph.join()
+    draw = recording._eager(codec, batches, 0.015, loss, recorders[1], 3)
+    with recorders[1]:
+        for t in range(80):
+            draw(t)
+    one, other = (
+        recorder.summary("parameter").drop(columns=["group", "module", "parameter"]) for recorder in recorders
+    )
+    assert (one / other - 1).abs().max().max() < 1e-2
+
+
+@cuda
+def test_on_cuda_a_broken_iteration_changes_nothing(pictures: list[data.Picture]) -> None:
+    settings = replace(TINY, lam=1e38)
+    state = TrainState.new(settings, "cuda")
+    before = {n: p.detach().clone() for n, p in state.weights.items()}
+    step = GraphStep(state, settings.batches(pictures, "cuda"), 3)
+    with step.placed():
+        for _ in range(3):
+            step()
+        assert not any(math.isfinite(row.loss) for row in step.read())
+    assert all(torch.equal(before[n], p) for n, p in state.weights.items())
+    assert all(float(s["step"]) == 0 for s in state.optimizer.state.values())
+    step.close()
 
 
 @cuda
 def test_on_cuda_a_stopped_run_resumes(pictures: list[data.Picture], tmp_path: Path) -> None:
-    settings = replace(TINY, steps=20)
+    settings = replace(TINY, steps=4, learning_rate=1e-5)
     whole = training.train(settings, pictures, tmp_path / "whole", RunOptions(device="cuda"))
     with pytest.raises(Exception, match="stopped"):
         training.train(settings, pictures, tmp_path / "cut", RunOptions(device="cuda", deadline=0.0))
     resumed = training.train(settings, pictures, tmp_path / "cut", RunOptions(device="cuda", resume=True))
     for n, value in whole.codec().state_dict().items():
         if value.is_floating_point() and not n.endswith("quantiles"):
-            assert torch.allclose(value, resumed.codec().state_dict()[n], atol=1e-3), n
+            assert torch.allclose(value, resumed.codec().state_dict()[n], atol=1e-4), n

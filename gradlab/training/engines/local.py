@@ -41,7 +41,8 @@ def train(sweep: Sweep, jobs: int = 1) -> None:
             if jobs > 1:  # a bar that outlives those of the models
                 steps = sum(task.settings.steps for task in sweep.tasks)
                 total = shown.enter_context(sweep.progress.track(f"training {len(sweep.tasks)} models", steps))
-            take_turns([functools.partial(_begun, sweep, task, total) for task in sweep.tasks], jobs)
+            each = {task.run(sweep.runs).folder: task for task in sweep.tasks}  # a run would wait for its own lock
+            take_turns([functools.partial(_begun, sweep, task, total) for task in each.values()], jobs)
         return
     with orders(sweep, jobs) as wanted:
         if wanted:
@@ -66,11 +67,11 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
         jobs: how many at a time.
 
     Raises:
-        GradlabError: of the first run that failed; the others are finished first.
+        Exception: of the first run that failed; the others are finished first.
         Stopped: a run was stopped, as the others will be by the same cause.
     """
     later, now = list(trainings), list[Training]()
-    failed: GradlabError | None = None
+    failed: Exception | None = None
     stopped: Stopped | None = None
     try:
         while now or (later and stopped is None):
@@ -84,7 +85,7 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
                 except Stopped as error:
                     now.remove(one)
                     stopped = error
-                except GradlabError as error:
+                except Exception as error:  # e.g. too little memory: the others may go on
                     if jobs == 1:
                         raise
                     now.remove(one)
@@ -92,7 +93,7 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
     finally:
         for one in now:
             one.close()
-    if failed or stopped:
+    if failed is not None or stopped is not None:
         raise failed or stopped  # type: ignore[misc]
 
 
