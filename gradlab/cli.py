@@ -136,7 +136,10 @@ def run(
         typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
     ] = None,
     step: Annotated[
-        str, typer.Option(metavar="auto|eager|graph", help="auto: a CUDA graph where it can be captured (untested).")
+        str,
+        typer.Option(
+            metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured (never run on CUDA so far)."
+        ),
     ] = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")

@@ -10,7 +10,7 @@ that the weights are the same bit for bit with the monitor and without it.
 
 *Cost.* ``draws`` forward and backward passes every ``every`` iterations: about draws / every of the time of training
 (4 % for 20 draws every 500); ``monitor.cost`` is the share that was measured. Memory: while it records, two float64
-copies of the recorded parameters.
+copies of the recorded parameters, and on an accelerator some hundred megabytes of working memory.
 """
 
 from __future__ import annotations
