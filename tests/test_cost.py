@@ -45,6 +45,20 @@ def test_real_iterations_take_time(pictures):
     assert seen == ["a", "a"]
 
 
+def test_where_one_method_cannot_be_a_graph_none_is(pictures, monkeypatch):
+    """A table of graphs and eager steps would compare unlike things."""
+    asked = []
+
+    def step_of(state, batches, wanted, capacity):
+        asked.append(wanted)
+        graph = wanted == "auto" and state.settings.lam == 0.01
+        return steps.Step(state, batches, capacity), "graph" if graph else "eager"
+
+    monkeypatch.setattr(cost, "step_of", step_of)
+    table = cost.step_times({"a": replace(TINY, lam=0.01), "b": TINY}, pictures, 1, 0)
+    assert asked == ["auto", "auto", "eager", "eager"] and (table["step"] == "eager").all()
+
+
 @pytest.mark.parametrize(("methods", "repetitions", "match"), [({}, 1, "no method"), ({"a": TINY}, 0, "0 repetitions")])
 def test_bad_input(pictures, methods, repetitions, match):
     with pytest.raises(GradlabError, match=match):

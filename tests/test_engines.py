@@ -20,7 +20,7 @@ from gradlab import checkpoints, data, ranks, states, status, stopping
 from gradlab.errors import GradlabError, Stopped
 from gradlab.progress import Progress
 from gradlab.training import RunOptions, TrainSettings, engines
-from gradlab.training.engines import Engine, Sweep, Task, _task
+from gradlab.training.engines import Engine, Sweep, Task, _task, local
 from gradlab.training.engines._task import TOKEN, Order, carry_out
 
 PICTURES = data.embedded("train")
@@ -233,3 +233,14 @@ def test_processes_that_share_a_model_take_no_other_engine(monkeypatch: pytest.M
     for arguments in ({"jobs": 2}, {"name": "ray"}):
         with pytest.raises(GradlabError, match="2 processes share every model"):
             Engine(**arguments)  # type: ignore[arg-type]
+
+
+def test_on_cuda_models_take_turns_in_this_process_each_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(local, "take_turns", lambda trainings, jobs: begun.extend([len(trainings), jobs]))
+    asked, _ = sweep(tmp_path, (*TASKS, TASKS[0]._replace(name="the same again")))
+    object.__setattr__(asked.options, "device", "cuda")  # there is none here
+    engines.train(asked, Engine(jobs=2))
+    assert begun == [3, 2]
