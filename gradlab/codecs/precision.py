@@ -62,10 +62,11 @@ def convolutions(precision: str, device: torch.device) -> Iterator[None]:
         return
     cudnn, kind = torch.backends.cudnn, "tf32" if precision == "tf32" else "ieee"
     benchmark = cudnn.benchmark
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _flags(kind)]
+    flags = _flags(kind)
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in flags]
     try:
         cudnn.benchmark = not cudnn.deterministic
-        for owner, name, value in _flags(kind):
+        for owner, name, value in flags:
             setattr(owner, name, value)
         yield
     finally:

@@ -82,9 +82,10 @@ class Crops:
         chances = torch.rand(self.size_of_batch, 4, generator=stream(self.seed, "crops", step), dtype=torch.float64)
         found = []
         for which, down, right, mirror in chances.tolist():
-            height, width = self._sizes[int(which * len(self._sizes))]
+            picture = int(which * len(self._sizes))
+            height, width = self._sizes[picture]
             top, left = int(down * (height - self.size + 1)), int(right * (width - self.size + 1))
-            found.append((int(which * len(self._sizes)), top, left, int(self.flips and mirror < 0.5)))
+            found.append((picture, top, left, int(self.flips and mirror < 0.5)))
         return torch.tensor(found)
 
     def cut(self, places: Tensor, size: int | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.training.run import LAST, Run
 from gradlab.training.state import TrainState
+from gradlab.training.steps import PURPOSE
 
 FILE = "broken.safetensors"
 WINDOW, PATIENCE = 100, 25  # iterations
@@ -134,7 +135,7 @@ def keep(run: Run, state: TrainState, batch: Tensor, iteration: int, wrong: str)
         wrong: what ``Watch.see`` said.
     """
     settings, folder = state.settings, run.folder
-    noise = stream(settings.seed, "training noise", iteration, batch.device)
+    noise = stream(settings.seed, PURPOSE, iteration, batch.device)
 
     def loss() -> Tensor:
         return settings.loss(state.codec, batch, settings.lam, noise)

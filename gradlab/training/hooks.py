@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gradlab import results
+from gradlab import ranks, results
 from gradlab.data import Crops, Pans
 from gradlab.errors import GradlabError
 from gradlab.live import SNRMonitor
@@ -62,7 +62,7 @@ class Watch:
         for row in rows:
             wrong = self._watch.see(row.loss, row.gradient_norm)
             if wrong:
-                x = self._batches.cut(self._batches.places(row.iteration - 1).to(self._state.device))
+                x = self._batches.batch(row.iteration - 1)
                 raise breakdown.keep(self._run, self._state, x, row.iteration - 1, wrong)
         self._state.watched = self._watch.state()
 
@@ -120,7 +120,7 @@ class Recordings:
 
 
 class Snapshots:
-    """The weights after the iterations that the settings name."""
+    """The weights after the iterations that the settings name; the first process writes them."""
 
     def __init__(self, state: TrainState, run: Run) -> None:
         self._state, self._run = state, run
@@ -131,7 +131,7 @@ class Snapshots:
 
     def __call__(self, rows: list[Seen], stopping: bool) -> None:
         """Write one where it is due."""
-        if self.due(self._state.iteration):
+        if self.due(self._state.iteration) and ranks.here().first:
             self._state.snapshot(self._run.snapshot(self._state.iteration))
 
 

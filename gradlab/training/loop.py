@@ -72,7 +72,8 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
         pictures, runs, options: as for ``train``.
 
     Raises:
-        GradlabError: as ``train`` does; ``Stopped`` likewise.
+        GradlabError: as for ``train``.
+        Stopped: as for ``train``.
     """
     run, here = run_of(settings, runs), ranks.here()
     here.rows(settings.batch)
@@ -115,12 +116,13 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
     hooks: list[Hook] = [watch, Log(state, options.log_every, board)]
     if options.snr_every:
         hooks.append(Recordings(state, batches, run, options, board))
+    snapshots = Snapshots(state, run)
+    if not (state.iteration and run.snapshot(state.iteration).exists()):
+        with step.placed():
+            snapshots([], False)
+    hooks.append(snapshots)
     if here.first:
-        snapshots = Snapshots(state, run)
-        if not (state.iteration and run.snapshot(state.iteration).exists()):
-            with step.placed():
-                snapshots([], False)
-        hooks += [snapshots, Checkpoints(state, run, options.checkpoint_seconds, watch)]
+        hooks.append(Checkpoints(state, run, options.checkpoint_seconds, watch))
     try:
         yield from _iterations(state, step, hooks, options)
         if here.first:
@@ -142,7 +144,7 @@ def _iterations(state: TrainState, step: Step, hooks: list[Hook], options: RunOp
             step()
             done = state.iteration
             # In all processes alike, since they compare what they read.
-            due = step.synchronous or done in settings.snapshots or any(hook.due(done) for hook in hooks)
+            due = step.synchronous or any(hook.due(done) for hook in hooks)
             rows: list[Seen] = step.read() if due else []
             note = f"loss {rows[-1].loss:.3f}" if rows else note
             stop = _cause(options, note, due)

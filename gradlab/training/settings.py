@@ -12,12 +12,12 @@ from torch import Tensor
 from gradlab import codecs
 from gradlab.arguments import check_fields, checked
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
+from gradlab.codecs.hyperprior import Hierarchical
 from gradlab.data import Crops, Pans, Picture, fingerprint
 from gradlab.errors import GradlabError, unknown
 
 WARM_UP = 300
 """Iterations of the linear warm-up where the learning rate is scaled by the number of samples."""
-FACTORIZED = "bmshj2018-factorized"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class TrainSettings:
         scale_learning_rate: see ``learning_rate``.
         warm_up: iterations over which the learning rate rises linearly; None: 300 where it is scaled by k > 1, else 0.
         betas: of Adam.
-        cosine_steps: the learning rate falls along a cosine to ``final_fraction`` of itself in so many iterations and
-            stays there; 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
+        cosine_steps: iterations over which the learning rate falls along a cosine to ``final_fraction`` of itself; it
+            stays there. 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
         final_fraction: see ``cosine_steps``.
         clip: largest gradient norm, in bits per pixel.
         snapshots: iterations after which the weights are kept.
@@ -125,7 +125,8 @@ class TrainSettings:
             codecs.check_channels(self.codec, self.channels)
             if self.shift:
                 raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
-        has_z = self.codec not in (FACTORIZED, video.NAME)
+        kind = codecs.CODECS.get(self.codec)
+        has_z = kind is not None and issubclass(kind, Hierarchical)
         if not self.direct_y and not has_z:
             raise GradlabError(f"{self.codec} has no z that could read a sample of y: leave direct_y at True")
         if isinstance(self.loss, PlainLoss) and self.codec == video.NAME:

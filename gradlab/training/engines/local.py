@@ -98,7 +98,7 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
 
 
 class _Pools:
-    """Worker processes, and new ones where one of them died: whoever shared the pool goes on from its checkpoint."""
+    """Worker processes. When one dies, a new pool takes over its runs, which go on from their checkpoints."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs, self._deaths = jobs, 0
@@ -144,7 +144,7 @@ class _Pools:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed has nobody to work for."""
+    """Exit when the parent process dies."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -129,7 +129,7 @@ def _own_handlers() -> Iterator[None]:
 
 
 def _fits(ray: Any, cpus: float, gpus: float) -> None:
-    """A run that no machine has room for would wait for ever.
+    """Fail early if no node can satisfy the request.
 
     Raises:
         GradlabError: there is no such machine.
