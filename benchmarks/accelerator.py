@@ -9,7 +9,8 @@ Variants of the step (crops on the device, noise, loss, gradient, clipping, Adam
 - ``tf32``, ``bf16``: the same with transforms of that precision;
 - ``compiled``: the transforms compiled, in TF32;
 - ``graph``: the step as training takes it on CUDA, one graph a step, in TF32;
-- ``graph x M``: M models side by side, a stream each.
+- ``graph x M``: M models side by side, a stream each;
+- then the graph step of each training method of the paper, in TF32.
 
 For each: seconds (median and extremes), images per second, share of the largest matrix product's rate that the
 convolutions reach, and the relative error of the gradient of each of the five groups against float64 on the same noise.
@@ -18,14 +19,14 @@ A variant that the device lacks is listed with the reason. ``accelerator.csv`` a
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import pandas as pd
@@ -35,15 +36,25 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradlab import data, recording, results, training
+from gradlab import data, noise, recording, results, training
 from gradlab.codecs.precision import convolutions
-from gradlab.noise import stream, uniform
+from gradlab.noise import stream
 from gradlab.progress import Progress
 from gradlab.show import show_table
 from gradlab.training import Loss, TrainState
 from gradlab.training.steps import GraphStep, Step
 
 Iterate = Callable[[int], None]
+
+MIX = Loss("ms-nic-mix", weighting="per-term", k=5)
+METHODS: dict[str, dict[str, Any]] = {
+    "2-level": {"direct_y": False},
+    "MIX, k = 5": {"loss": MIX},
+    "MIX, k = 5, dreg-squared": {"loss": replace(MIX, estimator="dreg-squared", allow_biased=True)},
+    "MIX, k = 8": {"loss": replace(MIX, k=8)},
+    "DMS, 8 x 8": {"loss": replace(MIX, objective="ms-nic-dms", k=8, l=8)},
+}
+"""What the settings of each method differ in from the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,13 @@ def main(
     train_images: Annotated[
         Path | None, typer.Option(help="Folder of images; embedded photographs by default.")
     ] = None,
+    batch: Annotated[int, typer.Option(help="Crops of a step.")] = 8,
+    commit: Annotated[str | None, typer.Option(help="Of the code, where git cannot say it.")] = None,
     without: Annotated[list[str], typer.Option(help="A variant to leave out; may be given again.")] = [],  # noqa: B006
 ) -> None:
     """Profile one training step and one recorder draw."""
     begin = time.monotonic()
-    settings = Settings()
+    settings = Settings(batch=batch)
     if tiny:
         settings = Settings("small-hyperprior", (6, 8), crop=64, batch=2, repetitions=3, warm_up=1, models=(2,))
     results.ensure_folder(out)
@@ -87,7 +100,7 @@ def main(
     limit = matrix_rate(device, 512 if tiny else 8192)
     console = Console()
     rows = []
-    with Progress(console).track("variants", 6 + len(settings.models) + 2) as advance:
+    with Progress(console).track("variants", 6 + len(settings.models) + len(METHODS) + 2) as advance:
         for name, make in variants(settings, crops, pictures, device):
             advance(1, name)
             if name in without:
@@ -107,10 +120,8 @@ def main(
     frame = pd.DataFrame(rows)
     results.write_csv(out / "accelerator.csv", frame)
     inputs = {"training images": data.fingerprint(pictures), "matrix product, FLOP/s": f"{limit:.4g}"}
-    results.write_json(
-        out / "provenance.json",
-        results.provenance(settings, settings.seed, device, inputs, round(time.monotonic() - begin, 3), {}),
-    )
+    record = results.provenance(settings, settings.seed, device, inputs, time.monotonic() - begin, {})
+    results.write_json(out / "provenance.json", record | {"commit": record["commit"] or commit})
     show_table(console, frame, out / "accelerator.csv")
 
 
@@ -136,6 +147,8 @@ def variants(
     yield "graph", lambda: graph(settings, crops, device, 1)
     for n in settings.models:
         yield f"graph x {n}", lambda n=n: graph(settings, crops, device, n)
+    for name, change in METHODS.items():
+        yield name, lambda change=change: graph(settings, crops, device, 1, change)
 
 
 def eager(
@@ -153,14 +166,16 @@ def eager(
         with step.placed():
             step()
 
-    return Built(run, flops_of(settings, crops), lambda: errors(state.codec, train, crops))
+    return Built(run, flops_of(train, crops), lambda: errors(state.codec, train, crops))
 
 
-def graph(settings: Settings, crops: data.Crops, device: str, models: int) -> Built:
+def graph(
+    settings: Settings, crops: data.Crops, device: str, models: int, change: Mapping[str, Any] = MappingProxyType({})
+) -> Built:
     """The same recorded once and replayed: one launch per step and model."""
     if not device.startswith("cuda"):
         raise RuntimeError(f"CUDA graphs need CUDA, this is {device}")
-    train = replace(settings.train, precision="tf32")
+    train = replace(settings.train, precision="tf32", scale_learning_rate=False, **change)
     capacity = settings.repetitions + settings.warm_up
     steps = [GraphStep(TrainState.new(train, device), crops, capacity) for _ in range(models)]
 
@@ -170,7 +185,7 @@ def graph(settings: Settings, crops: data.Crops, device: str, models: int) -> Bu
                 step()
 
     first = steps[0].state.codec
-    return Built(run, flops_of(settings, crops), lambda: errors(first, train, crops), models=models)
+    return Built(run, flops_of(train, crops), lambda: errors(first, train, crops), models=models)
 
 
 def recipe(settings: Settings, pictures: list[data.Picture], device: str) -> Built:
@@ -227,30 +242,35 @@ def timed(step: Iterate, settings: Settings, device: str, models: int) -> dict[s
 def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict[str, float]:
     """Relative error of the gradient of each group, against the same weights, crops and noise in float64."""
     x = crops.batch(0)
-    plain = training.build(train).to(x.device).train()
-    plain.load_state_dict(codec.state_dict())
-    exact = copy.deepcopy(plain).double()
-    y = plain.encode(x)
-    generator = stream(train.seed, "training noise", 0, x.device)
-    shapes = (tuple(y.shape), tuple(plain.h_a(y.abs()).shape))
-    noises = [uniform(shape, generator, y.dtype, y.device) for shape in shapes]
+    exact = training.build(train).to(x.device).train()
+    exact.load_state_dict(codec.state_dict())
+    exact = exact.double()
 
     def gradients(model: Any, images: Tensor) -> dict[str, Tensor]:
         model.zero_grad()
-        y_mean = model.encode(images)
-        y = y_mean + noises[0].to(images.dtype)
-        z = model._hyper(y_mean) + noises[1].to(images.dtype)
-        bits = sum(-p.log2().sum() for p in model.likelihoods(y, z).values())
-        loss = bits / images[:, 0].numel() + train.lam * ((255 * (images - model.decode(y))) ** 2).mean()
-        loss.backward()
+        train.loss(model, images, train.lam, stream(train.seed, "training noise", 0, x.device)).backward()
         return {
             group: torch.cat([p.grad.double().flatten() for p in module.parameters() if p.grad is not None])
             for group, module in model.groups().items()
         }
 
-    with convolutions(train.precision, x.device):
+    with convolutions(train.precision, x.device), noise_of_float32():
         fast, true = gradients(codec, x), gradients(exact, x.double())
+    codec.zero_grad()
     return {group: float((fast[group] - true[group]).norm() / true[group].norm()) for group in true}
+
+
+@contextmanager
+def noise_of_float32() -> Iterator[None]:
+    """Noise of any type is that of float32: generators give other numbers in float64."""
+    drawn = noise._drawn
+    noise._drawn = lambda draw, shape, generator, dtype, device: drawn(
+        draw, shape, generator, torch.float32, device
+    ).to(dtype)
+    try:
+        yield
+    finally:
+        noise._drawn = drawn
 
 
 def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -282,18 +302,18 @@ def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterato
         yield name, {"seconds": seconds, "images per second": settings.batch / seconds}
 
 
-def flops_of(settings: Settings, crops: data.Crops) -> float:
+def flops_of(train: training.TrainSettings, crops: data.Crops) -> float:
     """Floating-point operations of one step in convolutions and matrix products, forward and backward."""
-    codec = training.build(settings.train).to(crops.device).train()
+    codec = training.build(train).to(crops.device).train()
     with FlopCounterMode(display=False) as counter:
-        Loss()(codec, crops.batch(0), settings.train.lam).backward()
+        train.loss(codec, crops.batch(0), train.lam).backward()
     return float(counter.get_total_flops())
 
 
 def matrix_rate(device: str, n: int) -> float:
     """Floating-point operations per second of an n x n x n product in TF32 (float32 where there is none)."""
     a = torch.randn(n, n, device=device, generator=stream(0, "matrix", 0, device))
-    with tf32(True):
+    with tf32():
         took = []
         for _ in range(6):
             synchronize(device)
@@ -305,14 +325,17 @@ def matrix_rate(device: str, n: int) -> float:
 
 
 @contextmanager
-def tf32(on: bool) -> Iterator[None]:
-    """TF32 for convolutions and matrix products, or full float32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+def tf32() -> Iterator[None]:
+    """TF32 for matrix products."""
+    matmul = torch.backends.cuda.matmul
+    # From torch 2.9 on the flags are others, which must not be mixed with the old ones.
+    name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        setattr(matmul, name, before)
 
 
 def synchronize(device: str) -> None:

@@ -94,7 +94,7 @@ def list_() -> None:
             typer.echo(f"  {name:<{column - 2}}{wrapped[0]}".rstrip())
             for rest in wrapped[1:]:
                 typer.echo(" " * column + rest)
-    typer.echo("\nrun some of the studies with: gradlab run STUDY... [--profile quick|gpu|paper]")
+    typer.echo("\nrun some of the studies with: gradlab run STUDY... [--profile quick|stay|gpu|paper]")
 
 
 @app.command()
@@ -104,8 +104,9 @@ def run(
     profile: Annotated[
         str,
         typer.Option(
-            metavar="quick|gpu|paper",
-            help="quick: minutes on a CPU; gpu: hours on one accelerator; paper: its own settings.",
+            metavar="quick|stay|gpu|paper",
+            help="quick: minutes on a CPU; stay: ten minutes of an accelerator; gpu: hours of one; paper: its own "
+            "settings.",
         ),
     ] = "quick",
     out: Annotated[
@@ -141,6 +142,14 @@ def run(
             metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured (never run on CUDA so far)."
         ),
     ] = "auto",
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
+    ] = [],  # noqa: B006
+    commit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="SHA", help="Of the code, for the provenance, where git cannot say it."),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")
     ] = False,
@@ -177,7 +186,7 @@ def run(
         # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
         console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
         given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
-        study.check(studies, profile, seed, time_limit)  # before the device, of which a typing error says nothing
+        study.check(studies, profile, seed, time_limit, set_)  # before the device, of which a typing error says nothing
         where = here.device or device or study.usual_device(profile)
         code = study.run(
             studies,
@@ -192,6 +201,8 @@ def run(
             console=console,
             deterministic=deterministic,
             engine={n: v for n, v in given.items() if v is not None and (n, v) != ("name", "local")},
+            assignments=set_,
+            commit=commit,
         )
     raise typer.Exit(code)
 

@@ -218,7 +218,7 @@ def provenance(
         "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=_plain)),
         "inputs": dict(inputs),
         "assumed": dict(assumed),
-        "device": _device(device),
+        "device": device_name(device),
         "cpu": _cpu(),
         "threads": _threads(),
         "platform": platform.platform(),
@@ -255,7 +255,8 @@ def _checkout() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-def _device(device: str) -> str:
+def device_name(device: str) -> str:
+    """A device as provenance names it, e.g. ``"cuda (NVIDIA H100)"``."""
     if device.startswith("cuda"):
         import torch
 

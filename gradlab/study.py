@@ -8,7 +8,7 @@ A study is a module of the folder ``studies`` (installed as ``gradlab_studies``)
     \"\"\"
     @dataclass(frozen=True)
     class Settings: ...; seed: int = 0
-    PROFILES: dict[str, Settings]                    # some of quick, gpu, paper
+    PROFILES: dict[str, Settings]                    # some of quick, stay, gpu, paper
     ASSUMED: dict[str, str]                          # optional: what was chosen where the paper is silent
     def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of what it reads, for --resume
     def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlab import catalog, determinism, digests, locks, ranks, results, states, stopping
+from gradlab.assignments import assigned
 from gradlab.catalog import studies as discover
 from gradlab.errors import GradlabError, Stopped, unknown
 from gradlab.progress import Progress, duration
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROFILES", "Context", "Verdict", "check", "discover", "run", "stop_together", "usual_device"]
 
-PROFILES = ("quick", "gpu", "paper")
+PROFILES = ("quick", "stay", "gpu", "paper")
 
 
 class Verdict(NamedTuple):
@@ -78,7 +79,7 @@ class Context:
         out: the output folder.
         folder: this study's own in it.
         runs: in it too, the training runs that studies share.
-        profile: ``"quick"``, ``"gpu"`` or ``"paper"``.
+        profile: one of ``PROFILES``.
         options: how training runs are done: device, resume, deadline and so on.
         seed: the user's seed, also in the settings.
         train_images: folder of images, or None for the embedded photographs; ``test_images`` likewise.
@@ -86,6 +87,8 @@ class Context:
         precision: of the transforms in training, where another than the settings' was asked for.
         deterministic: whether ``--deterministic`` was given; for the provenance.
         engine: where models are trained (``gradlab.training.engines.Engine``).
+        assignments: settings that were changed by ``--set``.
+        commit: of the code, where there is no checkout to ask.
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
     """
 
@@ -101,6 +104,8 @@ class Context:
     precision: str | None = None
     deterministic: bool = False
     engine: Engine = field(default_factory=_local)
+    assignments: tuple[str, ...] = ()
+    commit: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -123,12 +128,14 @@ def run(
     console: Console | None = None,
     deterministic: bool = False,
     engine: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    commit: str | None = None,
 ) -> int:
     """Runs studies one after the other; all that is asked for is checked before the first begins.
 
     Args:
         names: the studies, as ``discover`` names them.
-        profile: how large: ``"quick"``, ``"gpu"`` or ``"paper"``.
+        profile: how large: one of ``PROFILES``.
         out: where results go; ``figures/<profile>`` by default.
         options: how training runs are done; with ``resume`` studies that are done with these settings, seed and inputs
             are left out. By default on the CPU for ``quick`` and on CUDA otherwise.
@@ -139,6 +146,8 @@ def run(
         console: where to print.
         deterministic: one thread, and of each operation an implementation that gives the same bits every time.
         engine: the arguments of ``gradlab.training.engines.Engine``; by default one model after the other.
+        assignments: settings to change in every study, e.g. ``"base.crop=128"`` (``gradlab.assignments``).
+        commit: of the code, for the provenance where there is no checkout to ask.
 
     Returns:
         The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
@@ -160,15 +169,17 @@ def run(
     words |= {"--seed": seed, "--time-limit": time_limit, "--precision": precision}
     words |= {"--step": options.step if options and options.step != "auto" else None}
     words |= {"--train-images": train_images, "--test-images": test_images}
+    words |= {"--commit": commit}
     words |= {"--engine" if name == "name" else f"--{name}": value for name, value in (engine or {}).items()}
     given = [str(part) for word, value in words.items() if value is not None for part in (word, value)]
+    given += [part for one in assignments for part in ("--set", one)]
     given += ["--deterministic"] if deterministic else []
     given += ["--tensorboard"] if options and options.tensorboard else []
     again = shlex.join(["gradlab", "run", *names, *given, "--resume"])
     held = contextlib.ExitStack()
     try:
         held.enter_context(stopping.listening())
-        modules = check(names, profile, seed, time_limit)
+        modules = check(names, profile, seed, time_limit, assignments)
         options = _options(options, profile, precision)
         folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
         results.ensure_folder(out)
@@ -193,6 +204,8 @@ def run(
                 precision=precision,
                 deterministic=deterministic,
                 engine=where,
+                assignments=tuple(assignments),
+                commit=commit,
             )
             stop_together(options.deadline)
             try:
@@ -214,10 +227,11 @@ def run(
 
 
 def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str, str], console: Console) -> None:
-    settings = replace(module.PROFILES[context.profile], seed=context.seed)
+    settings = assigned(replace(module.PROFILES[context.profile], seed=context.seed), context.assignments)
     if hasattr(module, "inputs"):
         context.inputs.update(module.inputs(settings, context))
     record = results.provenance(settings, context.seed, context.device, {}, 0.0, getattr(module, "ASSUMED", {}))
+    record |= {"commit": record["commit"] or context.commit}
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
     record |= {"folders": folders, "deterministic": context.deterministic, "precision": context.precision}
     path = context.folder / "provenance.json"
@@ -290,12 +304,17 @@ def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
 
 
 def check(
-    names: Sequence[str], profile: str = "quick", seed: int = 0, time_limit: float | None = None
+    names: Sequence[str],
+    profile: str = "quick",
+    seed: int = 0,
+    time_limit: float | None = None,
+    assignments: Sequence[str] = (),
 ) -> dict[str, ModuleType]:
     """The modules of the studies asked for, each once, in that order.
 
     Raises:
-        GradlabError: no study or an unknown one, a profile that one of them lacks, a seed or a time limit out of range.
+        GradlabError: no study or an unknown one, a profile that one of them lacks, a seed or a time limit out of range,
+            or an assignment that the settings of one of them refuse.
     """
     known = discover()
     wanted = list(dict.fromkeys(name.replace("_", "-") for name in names))
@@ -317,6 +336,7 @@ def check(
                 raise GradlabError(f"study {name} has no {part}: add it to {module.__file__}")
         if profile not in module.PROFILES:
             raise GradlabError(f"study {name} has no profile {profile!r}: it has {', '.join(module.PROFILES)}")
+        assigned(module.PROFILES[profile], assignments)
     return modules
 
 
@@ -343,7 +363,7 @@ def stop_together(deadline: float | None) -> None:
 
 def usual_device(profile: str) -> str:
     """Where a profile runs unless told otherwise."""
-    return "cuda" if profile in ("gpu", "paper") else "cpu"
+    return "cpu" if profile == "quick" else "cuda"
 
 
 def _options(options: RunOptions | None, profile: str, precision: str | None) -> RunOptions:

@@ -46,6 +46,7 @@ class Settings:
 BOTH = (("per-term", "bpp"), ("joint", "nats"))
 PROFILES = {
     "quick": Settings(),
+    "stay": Settings(base=models.STAY, points=(12_500, 25_000)),
     "gpu": Settings(base=models.GPU, points=(25_000, 50_000), weightings=BOTH),
     "paper": Settings(base=models.PAPER, points=(1_000_000, 1_500_000, 2_000_000), weightings=BOTH),
 }

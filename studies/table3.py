@@ -55,6 +55,7 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
+    "stay": Settings(base=models.STAY, points=(6_250, 12_500, 25_000), stages=("-", "-", "-"), draws=512),
     "gpu": Settings(base=models.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=1000),
     "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
 }

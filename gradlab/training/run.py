@@ -41,6 +41,11 @@ class Run:
         """How its last part was computed: ``"eager"``, ``"graph"``, or why a graph was not used."""
         return str(checkpoints.load(self.folder / FINAL).extra.get("step", "eager"))
 
+    @property
+    def device(self) -> str:
+        """Where its last part was computed, e.g. ``"cpu"`` or ``"cuda (NVIDIA H100), torch 2.11.0"``."""
+        return str(checkpoints.load(self.folder / FINAL).extra.get("device", "cpu"))
+
     def snr(self, every: int, draws: int) -> Path:
         """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""
         return self.folder / f"snr-{every}x{draws}.csv"

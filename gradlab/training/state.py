@@ -157,7 +157,10 @@ class TrainState:
             step: how it was trained, for ``Run.step``.
         """
         self.codec.finish()
-        extra = {"warm_restarts": self.restarts, "step": step}
+        device = results.device_name(str(self.device))
+        if self.device.type != "cpu":
+            device += f", torch {results.version('torch')}"
+        extra = {"warm_restarts": self.restarts, "step": step, "device": device}
         checkpoints.save(
             path, self.codec.state_dict(), results.settings_hash(self.settings), self.settings.steps, extra
         )
