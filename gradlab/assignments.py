@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import typing
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from gradlab import arguments
 from gradlab.errors import GradlabError, unknown
@@ -30,33 +30,48 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
 
         assigned(TrainSettings(), ["crop=128", "loss.k=8"])
     """
+    tree: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise GradlabError(f"--set {assignment!r} assigns nothing: give NAME=VALUE, e.g. base.crop=128")
-        settings = _with(settings, path.strip().split("."), text.strip(), path.strip())
-    return settings
+        *groups, name = path.strip().split(".")
+        at = tree
+        for group in groups:
+            at = at.setdefault(group, {})
+            if not isinstance(at, dict):
+                raise GradlabError(f"--set {path}: {group} is set as a whole too; give one of the two")
+        at[name] = text.strip()
+    return cast(T, _with(settings, tree, ""))
 
 
-def _with(settings: Any, names: list[str], text: str, path: str) -> Any:
+def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
+    """All of a group at once, since settings are checked together, e.g. snapshots against steps."""
     known = {f.name for f in dataclasses.fields(settings) if f.init}
-    name, rest = names[0], names[1:]
-    if name not in known:
-        raise unknown("setting", path, [path[: len(path) - len(".".join(names))] + one for one in known])
-    value = getattr(settings, name)
-    if rest:
-        if not dataclasses.is_dataclass(value):
-            raise GradlabError(f"--set {path}: {name} is {value!r} and has no parts; give {name}=VALUE")
-        return dataclasses.replace(settings, **{name: _with(value, rest, text, path)})
-    if dataclasses.is_dataclass(value):
-        parts = ", ".join(f.name for f in dataclasses.fields(value) if f.init)
-        raise GradlabError(f"--set {path} is a group of settings: set one of its parts ({parts}), as {path}.PART=VALUE")
-    hint = typing.get_type_hints(type(settings)).get(name, Any)
-    new = _read(text)
-    if not arguments.fits(new, hint):
-        new = text  # e.g. a codec's name that reads as a number
-    arguments.require(f"--set {path}", new, hint)
-    return dataclasses.replace(settings, **{name: tuple(new) if isinstance(new, list) else new})
+    hints, changes = typing.get_type_hints(type(settings)), {}
+    for name, new in tree.items():
+        path = prefix + name
+        if name not in known:
+            raise unknown("setting", path, [prefix + one for one in known])
+        old = getattr(settings, name)
+        if isinstance(new, dict):
+            if not dataclasses.is_dataclass(old):
+                raise GradlabError(f"--set {path}.{next(iter(new))}: {path} is {old!r} and has no parts")
+            changes[name] = _with(old, new, f"{path}.")
+        elif dataclasses.is_dataclass(old):
+            parts = ", ".join(f.name for f in dataclasses.fields(old) if f.init)
+            raise GradlabError(f"--set {path}: it is a group of settings; set a part of it ({parts})")
+        else:
+            changes[name] = _value(path, new, hints.get(name, Any))
+    return dataclasses.replace(settings, **changes)
+
+
+def _value(path: str, text: str, hint: Any) -> Any:
+    value = _read(text)
+    if not arguments.fits(value, hint):
+        value = text  # a name that reads as something else
+    arguments.require(f"--set {path}", value, hint)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _read(text: str) -> Any:
