@@ -114,6 +114,7 @@ def main(
             except Exception as error:  # a variant that this device or this torch lacks is a finding, not a failure
                 row["note"] = f"{type(error).__name__}: {error}".splitlines()[0]
             rows.append(row)
+            results.write_csv(out / "accelerator.csv", pd.DataFrame(rows))  # all that there is, if time ends
         for name, share in recorder_draw(settings, crops, device):
             advance(1, name)
             rows.append({"variant": name} | share)

@@ -53,7 +53,7 @@ class Settings:
 # The sample sizes of the paper's latents: "without special mention ... MS-NIC-MIX to 8 and MS-NIC-DMS to 16".
 PROFILES = {
     "quick": Settings(k_dms=3),  # make reproduce holds it: k x l = 9 likelihoods of y a step, not 25
-    "stay": Settings(base=models.STAY, iterations=25_000, k=8, k_dms=8, tile=0),
+    "stay": Settings(base=models.STAY, iterations=models.STAY.steps, k=8, k_dms=8, tile=0),
     # A step of DMS with 16 x 16 samples decodes 16 images a crop: a quarter of the baseline's iterations.
     "gpu": Settings(base=models.GPU, iterations=12_500, k=8, k_dms=16, tile=0),
     "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps, k=8, k_dms=16, tile=0),

@@ -46,22 +46,28 @@ class Settings:
 BOTH = (("per-term", "bpp"), ("joint", "nats"))
 PROFILES = {
     "quick": Settings(),
-    "stay": Settings(base=models.STAY, points=(12_500, 25_000)),
+    "stay": Settings(base=models.STAY, points=(models.STAY.steps,)),
     "gpu": Settings(base=models.GPU, points=(25_000, 50_000), weightings=BOTH),
     "paper": Settings(base=models.PAPER, points=(1_000_000, 1_500_000, 2_000_000), weightings=BOTH),
 }
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 4), k=2)
 
 
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train, evaluate with real bitstreams, one row per method and weighting."""
-    import pandas as pd
-
+def trained(settings: Settings) -> list[tuple[str, str, str, TrainSettings]]:
+    """Name, weighting, scale and settings of each model."""
     wanted = [(models.BASELINE, "-", "-", settings.base)]
     for weighting, scale in settings.weightings:
         for name in (models.MIX, models.MIX_DREG):
             multi = models.method(settings.base, name, settings.k, weighting, scale)
             wanted.append((name, weighting, scale, models.shortened(multi, settings.points[-1])))
+    return wanted
+
+
+def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+    """Train, evaluate with real bitstreams, one row per method and weighting."""
+    import pandas as pd
+
+    wanted = trained(settings)
     runs = models.train_all(context, [(name, s) for name, _, _, s in wanted])
     pictures = models.test_pictures(context)
     rows, per_image = [], []

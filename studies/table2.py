@@ -37,7 +37,7 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "stay": Settings(base=models.STAY, points=(12_500, 25_000)),
+    "stay": Settings(base=models.STAY, points=(models.STAY.steps,)),
     "gpu": Settings(base=models.GPU, points=(25_000, 50_000)),
     "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000, 2_000_000)),
 }

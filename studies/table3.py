@@ -55,11 +55,18 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "stay": Settings(base=models.STAY, points=(6_250, 12_500, 25_000), stages=("-", "-", "-"), draws=512),
+    "stay": Settings(
+        base=models.STAY, points=(*models.STAY.snapshots, models.STAY.steps), stages=("-",) * 3, draws=320
+    ),
     "gpu": Settings(base=models.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=1000),
     "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
 }
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 4, 6), draws=4)
+
+
+def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
+    """Both models, by name."""
+    return [(name, models.method(settings.base, name)) for name in METHODS]
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -67,9 +74,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     base = settings.base
-    runs = dict(
-        zip(METHODS, models.train_all(context, [(name, models.method(base, name)) for name in METHODS]), strict=True)
-    )
+    runs = dict(zip(METHODS, models.train_all(context, trained(settings)), strict=True))
     pictures = models.train_pictures(context, base)
     crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device)
     points = settings.points

@@ -145,9 +145,7 @@ class TrainState:
 
     def snapshot(self, path: Path) -> None:
         """Write the weights so far as a codec that can write bitstreams; the one in training is left as it is."""
-        twin = copy.deepcopy(self.codec)
-        twin.finish()
-        checkpoints.save(path, twin.state_dict(), results.settings_hash(self.settings), self.iteration)
+        checkpoints.save(path, self._finished(), results.settings_hash(self.settings), self.iteration)
 
     def finish(self, path: Path, step: str) -> None:
         """Solve the quantiles, build the coder's tables, and write the finished codec.
@@ -156,11 +154,19 @@ class TrainState:
             path: the file.
             step: how it was trained, for ``Run.step``.
         """
-        self.codec.finish()
         device = results.device_name(str(self.device))
         if self.device.type != "cpu":
             device += f", torch {results.version('torch')}"
         extra = {"warm_restarts": self.restarts, "step": step, "device": device}
-        checkpoints.save(
-            path, self.codec.state_dict(), results.settings_hash(self.settings), self.settings.steps, extra
-        )
+        checkpoints.save(path, self._finished(), results.settings_hash(self.settings), self.settings.steps, extra)
+
+    def _finished(self) -> dict[str, Tensor]:
+        """The state of a finished copy, made on the CPU.
+
+        Bitstreams are coded there, and asking an accelerator for each of some thousand numbers would hold up all that
+        trains on it.
+        """
+        twin = copy.deepcopy(self.codec).cpu()
+        twin.finish()
+        found: dict[str, Tensor] = twin.state_dict()
+        return found
