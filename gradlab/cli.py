@@ -148,7 +148,7 @@ def run(
     ] = [],  # noqa: B006
     commit: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="SHA", help="Of the code, for the provenance, where git cannot say it."),
+        typer.Option(metavar="SHA", help="Of the code, for the provenance of a copy that is no checkout."),
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")

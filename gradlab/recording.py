@@ -123,10 +123,12 @@ class _Graph:
             by_parameter = dict(zip(map(id, wanted), found, strict=True))
             gradients[:] = [by_parameter.get(id(p)) for p in recorder.parameters]
 
-        self._replay, self._gradients = Replay(body, self._noise, side), gradients
+        self._replay: Replay | None = Replay(body, self._noise, side)
+        self._gradients = gradients
 
     def draw(self, t: int) -> None:
         """Record draw t."""
+        assert self._replay is not None
         with self._replay.placed():
             if callable(self._batches):
                 x = self._batches(t)
@@ -141,8 +143,13 @@ class _Graph:
             self._recorder.add(self._gradients)
 
     def join(self) -> None:
-        """Before the recorder is read elsewhere: wait for the draws."""
-        self._replay.join()
+        """Before the recorder is read elsewhere: wait for the draws, and end the graph.
+
+        The encoder's forward pass, which the draws share, would keep its gradients on the stream of this graph.
+        """
+        if self._replay is not None:
+            self._replay.join()
+        self._replay = None
 
 
 def _wait(side: torch.cuda.Stream, device: torch.device) -> None:

@@ -41,17 +41,17 @@ PAPER = TrainSettings(
 )
 # The paper's training, ended at its "early" point (Table 3): the first 40th of profile paper, iteration by iteration.
 GPU = replace(PAPER, steps=50_000, snapshots=(2_500, 12_500, 25_000))
-# All of Tables 1-3, 6, 10 and Figure 3 in ten minutes of one accelerator. Crops stay at 256 pixels: z then has 4 x 4
-# positions; with fewer its decoder hardly sees a neighbour, and the rate of whole images doubles.
+# All of Tables 1-3, 6, 10 and Figure 3 in ten minutes of one H200 (benchmarks/stay.sh). Crops stay at 256 pixels: z then
+# has 4 x 4 positions; with fewer its decoder hardly sees a neighbour, and the rate of whole images doubles.
 STAY = replace(
     PAPER,
     batch=2,
-    steps=25_000,
-    snapshots=(6_250, 12_500),
+    steps=16_800,
+    snapshots=(4_200, 8_400),
     learning_rate=4e-4,
     scale_learning_rate=False,
     warm_up=WARM_UP,
-    cosine_steps=25_000,
+    cosine_steps=16_800,
     final_fraction=0.02,
 )
 
@@ -64,12 +64,13 @@ ASSUMED = {
     "sample size that scales the learning rate": "k, also for DMS k, l (not k times l)",
     "warm-up": f"{WARM_UP} iterations, linear, where the learning rate is scaled by the sample size or the batch; "
     "without it training explodes at k = 16",
-    "precision": "profiles gpu and paper: the transforms' convolutions in TF32, torch's default; all else in float32",
+    "precision": "profiles stay, gpu and paper: the transforms' convolutions in TF32, torch's default; all else in "
+    "float32",
     "gradient clipping": "norm 1 in bits per pixel, as CompressAI's recipe; the paper names none",
     "quantiles": "solved by bisection after training, not trained by an auxiliary loss",
     "quick profile": "a three-stage model on 64-pixel crops; 1e-3 along one cosine to 2 % of it, the same for every k",
-    "stay profile": "the paper's model and crops; batches of 2, 25000 iterations along one cosine from 4e-4 to 2 % "
-    "of it, the same for every k",
+    "stay profile": "the paper's model and crops; batches of 2, 16800 iterations along one cosine from 4e-4 to 2 % "
+    "of it, the same for every k; MS-NIC-DMS with 8 x 8 samples, not 16 x 16",
     "gpu profile": "the first 50000 iterations of profile paper: the learning rate is still near its start, and grows "
     "with k, so that a comparison of sample sizes is one of learning rates too, as in the paper's own training",
 }

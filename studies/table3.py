@@ -167,10 +167,11 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         gap = one["z infer"] - two["z infer"]
         se = math.hypot(one["z infer_se"], two["z infer_se"])
         holds = None if not abs(gap) > 2 * se else bool(gap > 0)
+        theirs = two["z infer_paper"], one["z infer_paper"]
+        printed = "" if any(map(math.isnan, theirs)) else f"; paper {theirs[0]:.3f} and {theirs[1]:.3f}"
         evidence = (
             f"z infer: {two['z infer']:.3f} without, {one['z infer']:.3f} with direct-y "
-            f"(difference {gap:+.3f}, standard error {se:.3f}; "
-            f"paper {two['z infer_paper']:.3f} and {one['z infer_paper']:.3f})"
+            f"(difference {gap:+.3f}, standard error {se:.3f}{printed})"
         )
         each.append(holds)
         found.append(
