@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -397,11 +398,13 @@ def test_recorded_draws_replayed_are_those_of_the_hooks(monkeypatch: pytest.Monk
         graph = recording._Graph(codec, batches, 0.015, loss, recorder, 3)
         for t in range(20):
             graph.draw(t)
-        graph.join()
         if callable(batches):
             graph._batches = lambda t: x[:1]
             with pytest.raises(GradlabError, match="give minibatches of one shape"):
                 graph.draw(20)
+        ended = weakref.ref(graph._replay)
+        graph.join()
+        assert ended() is None  # at once: the next capture would find its tensors alive
         monkeypatch.undo()
         mine, theirs = recorder.state_dict(), hooked.state_dict()
         assert mine["draws"] == theirs["draws"] == 20
