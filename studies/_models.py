@@ -41,8 +41,8 @@ PAPER = TrainSettings(
 )
 # The paper's training, ended at its "early" point (Table 3): the first 40th of profile paper, iteration by iteration.
 GPU = replace(PAPER, steps=50_000, snapshots=(2_500, 12_500, 25_000))
-# All of Tables 1-3, 6, 10 and Figure 3 in ten minutes of one H200 (benchmarks/stay.sh). Crops stay at 256
-# pixels, for 4 x 4 positions of z: with fewer its decoder hardly sees a neighbour, and the rate of whole images doubles.
+# All of Tables 1-3, 6, 10 and Figure 3 in ten minutes of one H200 (benchmarks/stay.sh). Crops stay at 256 pixels: with
+# fewer than 4 x 4 positions of z its decoder hardly sees a neighbour, and the rate of whole images doubles.
 STAY = replace(
     PAPER,
     batch=2,
