@@ -99,7 +99,15 @@ def main(
     crops = data.Crops(pictures, settings.crop, settings.batch, settings.seed, device=device)
     limit = matrix_rate(device, 512 if tiny else 8192)
     console = Console()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    inputs = {"training images": data.fingerprint(pictures), "matrix product, FLOP/s": f"{limit:.4g}"}
+
+    def keep(row: dict[str, Any]) -> None:  # all that there is, if time ends
+        rows.append(row)
+        results.write_csv(out / "accelerator.csv", pd.DataFrame(rows))
+        record = results.provenance(settings, settings.seed, device, inputs, time.monotonic() - begin, {})
+        results.write_json(out / "provenance.json", record | ({"commit": commit, "dirty": None} if commit else {}))
+
     with Progress(console).track("variants", 6 + len(settings.models) + len(METHODS) + 2) as advance:
         for name, make in variants(settings, crops, pictures, device):
             advance(1, name)
@@ -113,17 +121,11 @@ def main(
                 row |= {f"error {group}": e for group, e in built.errors().items()}
             except Exception as error:  # a variant that this device or this torch lacks is a finding, not a failure
                 row["note"] = f"{type(error).__name__}: {error}".splitlines()[0]
-            rows.append(row)
-            results.write_csv(out / "accelerator.csv", pd.DataFrame(rows))  # all that there is, if time ends
+            keep(row)
         for name, share in recorder_draw(settings, crops, device):
             advance(1, name)
-            rows.append({"variant": name} | share)
-    frame = pd.DataFrame(rows)
-    results.write_csv(out / "accelerator.csv", frame)
-    inputs = {"training images": data.fingerprint(pictures), "matrix product, FLOP/s": f"{limit:.4g}"}
-    record = results.provenance(settings, settings.seed, device, inputs, time.monotonic() - begin, {})
-    results.write_json(out / "provenance.json", record | {"commit": record["commit"] or commit})
-    show_table(console, frame, out / "accelerator.csv")
+            keep({"variant": name} | share)
+    show_table(console, pd.DataFrame(rows), out / "accelerator.csv")
 
 
 @dataclass

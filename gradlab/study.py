@@ -339,7 +339,10 @@ def check(
                 raise GradlabError(f"study {name} has no {part}: add it to {module.__file__}")
         if profile not in module.PROFILES:
             raise GradlabError(f"study {name} has no profile {profile!r}: it has {', '.join(module.PROFILES)}")
-        assigned(module.PROFILES[profile], assignments)
+        try:
+            assigned(module.PROFILES[profile], assignments)
+        except GradlabError as error:
+            raise GradlabError(f"{name}: {error}") from error
     return modules
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from gradlab import results
+import pytest
+
+from gradlab import data, results, training
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 
@@ -21,21 +26,56 @@ def test_every_variant_is_timed_or_says_why_not(tmp_path):
         "--tiny",
         "--without",
         "compiled",
+        "--commit",
+        "abc",
         "--out",
         str(tmp_path),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     table = results.read_csv(tmp_path / "accelerator.csv").set_index("variant")
-    assert list(table.index) == [
-        "recipe", "eager", "tf32", "bf16", "graph", "graph x 2", "bare draw", "recorder draw"
-    ]  # fmt: skip
+    methods = ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"]
+    graphs = ["graph", "graph x 2", *methods]
+    assert list(table.index) == ["recipe", "eager", "tf32", "bf16", *graphs, "bare draw", "recorder draw"]
     ran = ["recipe", "eager", "bf16", "bare draw", "recorder draw"]
     assert (table.loc[ran, "images per second"] > 0).all()
-    assert table.loc[["graph", "graph x 2"], "note"].str.contains("CUDA graphs need CUDA").all()
+    assert table.loc[graphs, "note"].str.contains("CUDA graphs need CUDA").all()
     assert "precision 'tf32' is not available" in table.loc["tf32", "note"]
     errors = table[[c for c in table.columns if c.startswith("error ")]]
     assert errors.shape[1] == 5 and (errors.loc[["eager", "bf16"]] > 0).all().all()
     assert (errors.loc["eager"] < 1e-4).all() and errors.loc["bf16"].drop("error z prior").between(1e-4, 0.5).all()
     assert errors.loc["bf16", "error z prior"] < 1e-4  # likelihoods stay in float32
-    assert json.loads((tmp_path / "provenance.json").read_text())["device"]
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert (record["device"], record["commit"], record["dirty"]) == ("cpu", "abc", None)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("accelerator", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("method", ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"])
+def test_the_gradient_of_every_method_is_held_against_float64_on_the_same_noise(bench, method):
+    settings = bench.Settings("small-hyperprior", (6, 8), crop=64, batch=2)
+    train = replace(settings.train, scale_learning_rate=False, **bench.METHODS[method])
+    crops = data.Crops(data.load(None, "train", 64), 64, 2, 0)
+    codec = training.TrainState.new(train, "cpu").codec
+    right = bench.errors(codec, train, crops)
+    assert set(right) == {"y infer", "y gen", "z infer", "z gen", "z prior"} and max(right.values()) < 1e-5
+
+
+def test_a_wrong_gradient_is_told(bench, monkeypatch):
+    settings = bench.Settings("small-hyperprior", (6, 8), crop=64, batch=2)
+    crops = data.Crops(data.load(None, "train", 64), 64, 2, 0)
+    codec = training.TrainState.new(settings.train, "cpu").codec
+    codec.g_a[0].weight.register_hook(lambda gradient: 1.01 * gradient)
+    errors = bench.errors(codec, settings.train, crops)
+    assert errors["y infer"] > 1e-3 and max(e for g, e in errors.items() if g != "y infer") < 1e-5
+    monkeypatch.setattr(bench, "noise_of_float32", contextlib.nullcontext)  # float64 draws other noise
+    assert min(bench.errors(training.build(settings.train).train(), settings.train, crops).values()) > 1e-3

@@ -83,6 +83,8 @@ def test_list(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "tabel1"], "error: unknown study 'tabel1': did you mean 'table1'?"),
         (["run", "table1", "--profile", "papr"], "error: unknown profile 'papr': did you mean 'paper'?"),
         (["run", "table1", "--profile", "paper"], "error: study table1 has no profile 'paper': it has quick, gpu"),
+        (["run", "table1", "--set", "rows=few"], "error: table1: --set rows is 'few': give a whole number"),
+        (["run", "table1", "--set", "rows"], "error: table1: --set 'rows' assigns nothing: give NAME=VALUE"),
         (["run", "table1", "--seed", "-1"], "error: the seed is -1: give"),
         (["run", "table1", "--out", "file/out"], "error: cannot write to file/out"),
         (["run", "table1", "--step", "graph"], "error: step 'graph' needs CUDA, but the device is 'cpu': give 'auto'"),

@@ -84,6 +84,29 @@ def test_default_folder_and_profile(studies: Path) -> None:
     assert len(results.read_csv("figures/gpu/table1/table1.csv")) == 4
 
 
+def test_settings_from_the_command_line_are_recorded_and_part_of_the_identity(studies: Path) -> None:
+    code, said = run("table1", out="out", assignments=["rows=2"], commit="0123abc")
+    assert code == 0 and len(results.read_csv("out/table1/table1.csv")) == 2
+    record = results.read_json("out/table1/provenance.json")
+    assert record["settings"] == {"rows": 2, "seed": 0}
+    assert (record["commit"], record["dirty"]) == ("0123abc", None)  # whatever git says of this folder
+    run("table1", out="out", resume=True, assignments=["rows=2"])
+    assert log() == "table1 "
+    run("table1", out="out", resume=True)
+    assert log() == "table1 table1 "
+    code, said = run("table1", out="out", time_limit=1e-9, assignments=["rows=2"], commit="0123abc")
+    assert "--commit 0123abc" in said and "--set rows=2" in said and said.rstrip().endswith("--resume")
+
+
+def test_a_stay_decides_no_claim(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gradlab_studies.table1 as module  # type: ignore[import-not-found,unused-ignore]
+
+    monkeypatch.setitem(module.PROFILES, "stay", module.PROFILES["quick"])
+    run("table1", profile="stay", device="cpu", out="out")
+    verdicts = results.read_csv("out/table1/verdicts.csv")
+    assert verdicts["holds"].tolist() == ["undecided", "undecided"] and verdicts["evidence"].notna().all()
+
+
 def test_same_seed_same_bytes(studies: Path) -> None:
     for out in ("a", "b"):
         run("table1", out=out)
@@ -98,6 +121,9 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1", "tabel1"), {}, "unknown study 'tabel1': did you mean 'table1'"),
         (("table1",), {"profile": "quik"}, "unknown profile 'quik': did you mean 'quick'"),
         (("table1", "an-other"), {"profile": "gpu"}, "study an-other has no profile 'gpu': it has quick"),
+        (("table1",), {"assignments": ["row=3"]}, "table1: unknown setting 'row': did you mean 'rows'"),
+        (("table1", "an-other"), {"assignments": ["rows=5"]}, "an-other: unknown setting 'rows': known are seed"),
+        (("table1", "an-other"), {"assignments": ["rows=x"]}, "table1: --set rows is 'x': give a whole number"),
         (("table1",), {"seed": -1}, "the seed is -1: give a whole number"),
         (("table1",), {"seed": 2**63}, "give a whole number"),
         (("table1",), {"time_limit": 0.0}, "time limit is 0 minutes: give more than 0"),

@@ -1,0 +1,96 @@
+"""``--set``: any setting from the command line, typed, all of a group at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from gradlab import results
+from gradlab.assignments import assigned
+from gradlab.errors import GradlabError
+from gradlab.training import Loss, TrainSettings
+
+
+@dataclass(frozen=True)
+class Study:
+    base: TrainSettings = field(default_factory=lambda: TrainSettings(steps=100, snapshots=(50, 75)))
+    points: tuple[int, ...] = (50, 100)
+    stages: tuple[str, ...] = ("-",)
+    tile: float = 1.0
+    name: str = "a"
+    whole: bool = False
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "value"),
+    [
+        ("base.crop=128", lambda s: s.base.crop, 128),
+        ("base.learning_rate=4e-4", lambda s: s.base.learning_rate, 4e-4),
+        ("base.lam=1", lambda s: s.base.lam, 1.0),
+        ("base.loss.k=8", lambda s: s.base.loss, Loss("ms-nic-mix", k=8)),
+        ("base.codec=small-hyperprior", lambda s: s.base.codec, "small-hyperprior"),
+        ("base.warm_up=300", lambda s: s.base.warm_up, 300),
+        ("base.warm_up=None", lambda s: s.base.warm_up, None),
+        ("base.direct_y=False", lambda s: s.base.direct_y, False),
+        ("points=(10, 20)", lambda s: s.points, (10, 20)),
+        ("points=[10,20]", lambda s: s.points, (10, 20)),
+        ("points=(10,)", lambda s: s.points, (10,)),
+        ("stages=('early','mid')", lambda s: s.stages, ("early", "mid")),
+        ("tile=2", lambda s: s.tile, 2),
+        ("name=128", lambda s: s.name, "128"),
+        ("name=a=b", lambda s: s.name, "a=b"),
+        (" whole = True ", lambda s: s.whole, True),
+    ],
+)
+def test_a_setting_is_changed_and_typed(given, read, value):
+    extra = ["base.loss.objective=ms-nic-mix"] if "loss.k" in given else []
+    before = Study()
+    after = assigned(before, [given, *extra])
+    assert read(after) == value and type(read(after)) is type(value)
+    assert before == Study()
+
+
+def test_it_is_part_of_the_identity_of_a_run():
+    assert len({results.settings_hash(assigned(Study(), [f"base.crop={c}"])) for c in (64, 128, 256)}) == 3
+    assert results.settings_hash(assigned(Study(), [])) == results.settings_hash(Study())
+
+
+def test_assignments_to_one_group_are_checked_together():
+    """Neither alone would do: snapshots must lie within the steps."""
+    after = assigned(Study(), ["base.steps=10", "base.snapshots=(2,5)", "base.steps=20"])
+    assert (after.base.steps, after.base.snapshots) == (20, (2, 5))  # the last word counts
+    with pytest.raises(GradlabError, match="must lie between 0 and steps"):
+        assigned(Study(), ["base.steps=10"])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["base.crpo=3"], "unknown setting 'base.crpo': did you mean 'base.crop'"),
+        (["pionts=3"], "unknown setting 'pionts': did you mean 'points'"),
+        (["base.loss.kk=3"], "unknown setting 'base.loss.kk': did you mean 'base.loss.k'"),
+        (["base.crop=x"], "--set base.crop is 'x': give a whole number"),
+        (["base.crop=1.5"], "--set base.crop is '1.5': give a whole number"),
+        (["base.crop=True"], "--set base.crop is 'True': give a whole number"),
+        (["base.lam=much"], "--set base.lam is 'much': give a number"),
+        (["whole=1"], "--set whole is '1': give True or False"),
+        (["points=7"], "--set points is '7': give a sequence, each a whole number"),
+        (["points=(1,'x')"], "--set points is .* give a sequence, each a whole number"),
+        (["base=3"], "--set base: it is a group of settings; set a part of it"),
+        (["base.loss=elbo"], "--set base.loss: it is a group of settings; set a part of it"),
+        (["points.first=3"], r"--set points.first: points is \(50, 100\) and has no parts"),
+        (["base.loss.k=0"], "k is 0: it must be a whole number of at least 1"),
+        (["base.loss.objective=elb"], "unknown objective 'elb': did you mean 'elbo'"),
+        (["base.crop"], "--set 'base.crop' assigns nothing: give NAME=VALUE"),
+        (["=3"], "--set '=3' assigns nothing: give NAME=VALUE"),
+        (["base..crop=3"], "unknown setting 'base.'"),
+        (["base=3", "base.crop=3"], "--set base.crop: base is set as a whole too; give one of the two"),
+        (["base.crop=" + "(" * 500], "--set base.crop is "),
+    ],
+)
+def test_bad_input_is_one_sentence(given, sentence):
+    with pytest.raises(GradlabError, match=sentence) as told:
+        assigned(Study(), given)
+    assert "\n" not in str(told.value)
