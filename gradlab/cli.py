@@ -139,7 +139,7 @@ def run(
     step: Annotated[
         str,
         typer.Option(
-            metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured (never run on CUDA so far)."
+            metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured."
         ),
     ] = "auto",
     set_: Annotated[

@@ -98,7 +98,7 @@ def _eager(
 
 
 class _Graph:
-    """Draws as replays of one CUDA graph; never run on CUDA so far.
+    """Draws as replays of one CUDA graph.
 
     Raises:
         RuntimeError: the draw cannot be captured.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab import data, results
@@ -13,6 +14,8 @@ from gradlab.training.engines import Sweep, Task
 from gradlab.training.settings import WARM_UP
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gradlab.study import Context
 
 # Names of the methods as the tables print them.
@@ -172,6 +175,26 @@ def train_all(
         if not run.device.startswith("cpu"):
             context.inputs[f"training of {name}"] = f"{run.step} on {run.device}"
     return runs
+
+
+def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] | None = None) -> None:
+    """R-D cost of each method over training; of one point alone, the rate and the distortion behind it."""
+    from gradlab import plots
+
+    figure, ax = plots.figure(height=2.8)
+    if table["iterations"].nunique() > 1:
+        plots.curves(ax, table, "iterations", "R-D cost", None, hue, xlabel="iterations",
+                     ylabel="R-D cost (bits per pixel)", order=order)  # fmt: skip
+        said = ""
+    else:
+        cost = {row[hue]: f"{row[hue]}: cost {row['R-D cost']:.4g}" for row in table.to_dict("records")}
+        plots.curves(ax, table.assign(**{hue: table[hue].map(cost)}), "bpp", "MSE", None, hue,
+                     xlabel="rate (bits per pixel)", ylabel="MSE (0-255)",
+                     order=None if order is None else [cost[name] for name in order])  # fmt: skip
+        said = f" after {table['iterations'].iloc[0]} iterations, one seed"
+    plots.shared_legend(figure, [ax])
+    plots.title(ax, f"n = {table['images'].iloc[0]} images{said}")
+    plots.save(figure, path)
 
 
 def identified(settings: TrainSettings, context: Context) -> TrainSettings:

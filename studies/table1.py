@@ -130,16 +130,10 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost of each method over training."""
-    from gradlab import plots
-
     table = results.read_csv(folder / "table1_training.csv")
     joint = table["weighting"] == "joint"
     table.loc[joint, "method"] += ", joint weights in nats"
-    figure, ax = plots.figure()
-    label = "R-D cost (bits per pixel)"
-    plots.curves(ax, table, "iterations", "R-D cost", None, "method", xlabel="iterations", ylabel=label)
-    plots.title(ax, f"n = {table['images'].iloc[0]} images")
-    plots.save(figure, folder / "table1")
+    models.draw_costs(table, "method", folder / "table1")
 
 
 if __name__ == "__main__":

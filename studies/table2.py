@@ -97,16 +97,10 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost over training, with and without direct-y."""
-    from gradlab import plots
-
     table = results.read_csv(folder / "table2.csv")
     table["label"] = table["method"] + ", h_a reads " + table["h_a reads"]
-    figure, ax = plots.figure()
     baseline_first = sorted(dict.fromkeys(table["label"]), key=lambda label: not label.startswith(models.BASELINE))
-    plots.curves(ax, table, "iterations", "R-D cost", None, "label", xlabel="iterations",
-                 ylabel="R-D cost (bits per pixel)", order=baseline_first)  # fmt: skip
-    plots.title(ax, f"n = {table['images'].iloc[0]} images")
-    plots.save(figure, folder / "table2")
+    models.draw_costs(table, "label", folder / "table2", baseline_first)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gradlab import data, results, training
+from gradlab import data, results, study, training
+from gradlab.training import RunOptions
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 
@@ -79,3 +80,24 @@ def test_a_wrong_gradient_is_told(bench, monkeypatch):
     assert errors["y infer"] > 1e-3 and max(e for g, e in errors.items() if g != "y infer") < 1e-5
     monkeypatch.setattr(bench, "noise_of_float32", contextlib.nullcontext)  # float64 draws other noise
     assert min(bench.errors(training.build(settings.train).train(), settings.train, crops).values()) > 1e-3
+
+
+def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
+    """At a small size to its end; ``gradlab run`` then finds the models there."""
+    stay = SCRIPT.with_name("stay.py")
+    sizes = ["base.codec=small-hyperprior", "base.channels=(6,8)", "base.crop=32", "base.precision=float32"]
+    changes = [part for size in sizes for part in ("--set", size)]
+    command = [sys.executable, str(stay), "--device", "cpu", "--until", "0", "--round-to", "4", "--most", "4"]
+    done = subprocess.run([*command, "--out", str(tmp_path), *changes], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "steps").read_text() == "4\n" and "a step of all 6 models; 4 iterations" in done.stdout
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/final.safetensors")}
+    assert len(before) == 6
+    steps = ["base.steps=4", "base.cosine_steps=4", "base.snapshots=(1,2)"]
+    for name, own in {
+        "table3": ["points=(1,2,4)", "draws=4"],
+        "table1": ["points=(4,)"],
+        "figure3": ["iterations=4"],
+    }.items():
+        study.run([name], "stay", tmp_path, RunOptions(resume=True), assignments=[*sizes, *steps, *own])
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/final.safetensors")} == before

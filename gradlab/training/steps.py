@@ -152,7 +152,7 @@ def _parts(state: TrainState, x: Tensor, noise: torch.Generator) -> tuple[Tensor
 
 
 class GraphStep(Step):
-    """The same step recorded as a CUDA graph and replayed on a stream of its own; never run on CUDA so far.
+    """The same step recorded as a CUDA graph and replayed on a stream of its own.
 
     Raises:
         RuntimeError: the step cannot be captured; the weights are as they were.

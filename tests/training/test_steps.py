@@ -485,7 +485,7 @@ def test_a_state_comes_back_in_the_layout_of_the_weights(pictures: list[data.Pic
 
 # --------------------------------------------------------------------------------------------------------------- CUDA
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA; capture has never run on CUDA")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA; passed on an H200, torch 2.11")
 
 
 @cuda
