@@ -138,9 +138,7 @@ def run(
     ] = None,
     step: Annotated[
         str,
-        typer.Option(
-            metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured."
-        ),
+        typer.Option(metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured."),
     ] = "auto",
     set_: Annotated[
         list[str],
