@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from gradlab import results
+from gradlab import digests, results
 from gradlab.training.settings import WARM_UP
 from gradlab_studies import _models as models
 
@@ -101,6 +102,27 @@ def test_profile_paper_is_appendix_a5(trained):
 def test_profile_quick_compares_sample_sizes_at_one_learning_rate(trained):
     rates = {tuple(map(s.rate_at, (0, 500, 899))) for study in SHARING for _, s in trained(study, "quick")}
     assert len(rates) == 1
+
+
+def test_profile_stay_trains_six_models_alike(trained):
+    """The paper's model and crops; but for the loss and the switch they differ in nothing."""
+    studies = ("table1", "table2", "table3", "table6", "table10", "figure3")
+    found = {s for study in studies for _, s in trained(study, "stay")}
+    assert len(found) == 6
+    assert len({replace(s, loss=models.STAY.loss, direct_y=True) for s in found}) == 1
+    for s in found:
+        assert (s.codec, s.channels, s.lam, s.crop) == ("bmshj2018-hyperprior", (128, 192), 0.015, 256)
+        assert not s.scale_learning_rate and s.cosine_steps == s.steps and set(s.snapshots) < set(range(s.steps))
+
+
+def test_what_was_published_of_the_stay_is_of_its_profile():
+    for folder in sorted((Path(__file__).parents[1] / "figures" / "stay").iterdir()):
+        if folder.is_dir() and folder.name != "runs":
+            record = digests.read_record(folder)
+            settings = importlib.import_module(f"gradlab_studies.{folder.name}").PROFILES["stay"]
+            assert record["settings_hash"] == results.settings_hash(settings), folder.name
+            verdicts = digests.read_table(folder / "verdicts.csv", record)
+            assert set(verdicts["holds"]) == {"undecided"}  # one seed decides nothing
 
 
 def test_profile_gpu_is_the_beginning_of_profile_paper(trained):
