@@ -372,6 +372,22 @@ def test_where_a_graph_cannot_be_captured_training_is_eager_and_says_why(
         steps.step_of(state, batches, "graph", 5)
 
 
+def test_coding_tables_are_built_on_a_copy_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of some thousand numbers is asked for by itself: on an accelerator that would hold up all that trains there."""
+    state, seen = TrainState.new(TINY, "cpu"), []
+    moved: list[str] = []
+    kind = type(state.codec)
+    monkeypatch.setattr(kind, "cpu", lambda self: moved.append("cpu") or self)
+    monkeypatch.setattr(kind, "finish", lambda self: seen.append((self is state.codec, list(moved))))
+    state.snapshot(tmp_path / "snapshot.safetensors")
+    state.finish(tmp_path / "final.safetensors", "eager")
+    assert seen == [(False, ["cpu"]), (False, ["cpu", "cpu"])]
+
+
+def test_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path: Path) -> None:
+    assert training.train(TINY, pictures, tmp_path).device == "cpu"
+
+
 def test_a_run_says_how_it_was_computed(
     pictures: list[data.Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,3 +572,9 @@ def test_on_cuda_a_stopped_run_resumes(pictures: list[data.Picture], tmp_path: P
     for n, value in whole.codec().state_dict().items():
         if value.is_floating_point() and not n.endswith("quantiles"):
             assert torch.allclose(value, resumed.codec().state_dict()[n], atol=1e-4), n
+
+
+@cuda
+def test_on_cuda_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path: Path) -> None:
+    run = training.train(TINY, pictures, tmp_path, RunOptions(device="cuda"))
+    assert run.device.startswith("cuda") and torch.cuda.get_device_name() in run.device and "torch" in run.device
