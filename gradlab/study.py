@@ -180,6 +180,8 @@ def run(
     try:
         held.enter_context(stopping.listening())
         modules = check(names, profile, seed, time_limit, assignments)
+        if precision is not None and any(_path(one).endswith("precision") for one in assignments):
+            raise GradlabError("the precision is given twice, by --precision and by --set: give one of the two")
         options = _options(options, profile, precision)
         folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
         results.ensure_folder(out)
@@ -340,10 +342,25 @@ def check(
         if profile not in module.PROFILES:
             raise GradlabError(f"study {name} has no profile {profile!r}: it has {', '.join(module.PROFILES)}")
         try:
+            _check_own_options(assignments)
             assigned(module.PROFILES[profile], assignments)
         except GradlabError as error:
             raise GradlabError(f"{name}: {error}") from error
     return modules
+
+
+def _check_own_options(assignments: Sequence[str]) -> None:
+    """Refuse what an option of its own decides, and would decide silently."""
+    own = {"seed": "--seed", "data": "--train-images"}
+    for assignment in assignments:
+        path = _path(assignment)
+        option = own.get(path.rpartition(".")[2])
+        if option is not None:
+            raise GradlabError(f"--set {path}: {option} decides it, give that")
+
+
+def _path(assignment: str) -> str:
+    return assignment.partition("=")[0].strip()
 
 
 def _images(purpose: str, folder: str | Path | None) -> str:

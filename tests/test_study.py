@@ -107,6 +107,17 @@ def test_a_stay_decides_no_claim(studies: Path, monkeypatch: pytest.MonkeyPatch)
     assert verdicts["holds"].tolist() == ["undecided", "undecided"] and verdicts["evidence"].notna().all()
 
 
+def test_a_precision_that_is_given_twice_is_refused(studies: Path) -> None:
+    text = (
+        (studies / "table1.py")
+        .read_text()
+        .replace("    seed: int = 0\n", "    precision: str = 'tf32'\n    seed: int = 0\n")
+    )
+    (studies / "table2.py").write_text(text)
+    with pytest.raises(GradlabError, match="given twice, by --precision and by --set: give one of the two"):
+        run("table2", out="out", assignments=["precision=float32"], precision="float32")
+
+
 def test_same_seed_same_bytes(studies: Path) -> None:
     for out in ("a", "b"):
         run("table1", out=out)
@@ -121,6 +132,8 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1", "tabel1"), {}, "unknown study 'tabel1': did you mean 'table1'"),
         (("table1",), {"profile": "quik"}, "unknown profile 'quik': did you mean 'quick'"),
         (("table1", "an-other"), {"profile": "gpu"}, "study an-other has no profile 'gpu': it has quick"),
+        (("table1",), {"assignments": ["seed=3"]}, "table1: --set seed: --seed decides it"),
+        (("table1",), {"assignments": ["base.data=x"]}, "--set base.data: --train-images decides it"),
         (("table1",), {"assignments": ["row=3"]}, "table1: unknown setting 'row': did you mean 'rows'"),
         (("table1", "an-other"), {"assignments": ["rows=5"]}, "an-other: unknown setting 'rows': known are seed"),
         (("table1", "an-other"), {"assignments": ["rows=x"]}, "table1: --set rows is 'x': give a whole number"),
