@@ -17,7 +17,7 @@ import torch
 import typer
 from rich.console import Console
 
-from gradlab import catalog, data, results
+from gradlab import catalog, data, results, study
 from gradlab.assignments import assigned
 from gradlab.progress import Progress
 from gradlab.study import Context
@@ -35,7 +35,7 @@ SLACK = 0.92
 
 def main(
     out: Annotated[Path, typer.Option(help="Output folder of the stay.")],
-    until: Annotated[float, typer.Option(help="Seconds from now in which the training is to be done.")],
+    until: Annotated[float, typer.Option(help="Seconds from now that the training is planned to take.")],
     device: Annotated[str, typer.Option(help="A torch device.")] = "cuda",
     train_images: Annotated[Path | None, typer.Option(help="Folder of images to train on.")] = None,
     most: Annotated[int, typer.Option(help="Iterations at most.")] = models.STAY.steps,
@@ -45,6 +45,7 @@ def main(
     """Plan and train."""
     begin = time.monotonic()
     results.ensure_folder(out)
+    study.check(["table3", "table1", "figure3"], "stay", assignments=set_)
     wanted = planned(models.STAY.steps, set_)
     pictures = data.load(train_images, "train", wanted[0][1].crop)
     took = together([s for _, s in wanted], pictures, device)
@@ -76,7 +77,7 @@ def planned(steps: int, changes: list[str]) -> list[tuple[str, TrainSettings]]:
         return assigned(module.PROFILES["stay"], [*base, *own, *changes])
 
     found = [
-        *table3.trained(of(table3)),
+        *table3.trained(of(table3, f"points=({steps // 4},{steps // 2},{steps})")),
         *((name, s) for name, _, _, s in table1.trained(of(table1, f"points=({steps},)"))),
         *_latents.trained(of(_latents, f"iterations={steps}")),
     ]

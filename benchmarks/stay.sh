@@ -2,33 +2,58 @@
 # stay.sh DEVICE COMMIT TRAIN TEST OUT [TRAIN_UNTIL END]: one call on an accelerator that is lent by the minute.
 #
 # Trains all models of profile stay side by side (benchmarks/stay.py), measures the studies in processes of their own,
-# and keeps OUT complete: results.tar.gz (tables, figures, provenance, logs), rewritten every half minute, and the first
-# weights. The other parts of the weights lie in $WORK/parts for a second call. Times are seconds from the start.
+# and keeps OUT complete: results.tar.gz (tables, figures, provenance, logs), rewritten every half minute, and the
+# first parts of the weights. Times are seconds from the start. Exit code 1 if a training or a study failed.
+#
+# From the environment:
+#   WORK     where it works (/tmp/stay); all parts of the weights lie in $WORK/parts, for a second call to bring home
+#   KEPT     how many of them go to OUT (4, of 15 MB each)
+#   THREADS  of each process (5)
+#   CHANGES  options of stay.py and of gradlab run, e.g. "--set base.crop=64" for a rehearsal
+#   PLAN     options of stay.py alone, e.g. "--most 80 --round-to 40"
+#
+# At home: cat weights-* | tar xz -C figures/stay/runs, then gradlab run ... --profile stay --device cpu --resume.
 set -u
-device=$1 commit=$2 train=$3 test=$4 out=$5 train_until=${6:-400} end=${7:-540}
+device=$1 commit=$2 train=$3 test=$4 out=$5 train_until=${6:-385} end=${7:-490}
 work=${WORK:-/tmp/stay} kept=${KEPT:-4}
 start=$SECONDS
 at() { echo "== $((SECONDS - start)) s: $*"; }
-left() { echo $((end - SECONDS + start)); }
+left() { local s=$((end - SECONDS + start)); echo $((s > 1 ? s : 1)); }
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${THREADS:-5}
 read -ra changes <<<"${CHANGES:-}"
 read -ra plan <<<"${PLAN:-}"
 mkdir -p "$work" "$out"
 
 collect() { # tables, figures, provenance and logs, atomically; weights stay
-  (cd "$work" && tar czf "$out/.results" --exclude='*.safetensors' --exclude=parts . 2>/dev/null; mv "$out/.results" "$out/results.tar.gz")
+  local new="$out/.results.$BASHPID"
+  (cd "$work" && tar czf "$new" --exclude='*.safetensors' --exclude=parts .) 2>/dev/null
+  mv "$new" "$out/results.tar.gz"
 }
-(while sleep 30; do collect; done) & collector=$!
-trap 'kill $collector 2>/dev/null; collect' EXIT
+(while sleep 30; do collect; done) &
+collector=$!
+finish() {
+  kill "$collector" 2>/dev/null
+  wait "$collector" 2>/dev/null
+  rm -f "$out"/.results.*
+  collect
+}
+trap finish EXIT
 
-python3 benchmarks/stay.py --device "$device" --until "$train_until" --out "$work/train" --train-images "$train" \
-  "${changes[@]}" "${plan[@]}" >"$work/train.log" 2>&1 || at "training failed"
-head -n 2 "$work/train.log"; tail -n 3 "$work/train.log"; at "training ended"
-n=$(cat "$work/train/steps") || exit 1
+if ! python3 benchmarks/stay.py --device "$device" --until "$train_until" --out "$work/train" --train-images "$train" \
+  "${changes[@]}" "${plan[@]}" >"$work/train.log" 2>&1; then
+  at "training failed"
+  tail -n 5 "$work/train.log"
+  exit 1
+fi
+head -n 2 "$work/train.log"
+tail -n 3 "$work/train.log"
+at "training ended"
+n=$(cat "$work/train/steps")
 
-study() { # NAME... : studies in one process, on the models that are there
-  folder=$work/$1
-  mkdir -p "$folder"; ln -sfn "$work/train/runs" "$folder/runs"
+study() { # NAME... : studies in one process after the other, on the models that are there
+  local folder=$work/$1 name own failed=0
+  mkdir -p "$folder"
+  ln -sfn "$work/train/runs" "$folder/runs"
   for name in "$@"; do
     case $name in
       table1 | table2) own=(--set "points=($n,)") ;;
@@ -36,24 +61,27 @@ study() { # NAME... : studies in one process, on the models that are there
       *) own=(--set "iterations=$n") ;;
     esac
     timeout -s TERM "$(left)" python3 -m gradlab run "$name" --profile stay --device "$device" --out "$folder" --resume \
-      --commit "$commit" --train-images "$train" --test-images "$test" "${changes[@]}" --set "base.steps=$n" \
-      --set "base.cosine_steps=$n" --set "base.snapshots=($((n / 4)),$((n / 2)))" "${own[@]}" >"$work/$name.log" 2>&1
-    at "$name: exit $?"
+      --commit "$commit" --train-images "$train" --test-images "$test" --set "base.steps=$n" --set "base.cosine_steps=$n" \
+      --set "base.snapshots=($((n / 4)),$((n / 2)))" "${own[@]}" "${changes[@]}" >"$work/$name.log" 2>&1 || failed=1
+    test -f "$folder/$name/provenance.json" || failed=1
+    at "$name: $([ "$failed" = 0 ] && echo measured || echo "not measured, see $name.log")"
   done
+  return "$failed"
 }
 study table3 & measuring=($!)
 study figure3 table6 table10 & measuring+=($!)
 study table1 & measuring+=($!)
 study table2 & measuring+=($!)
 
-# Weights in order of value, in parts that may each come home alone.
+# Weights in order of value, in parts of which the first few come home by themselves.
 mkdir -p "$work/parts"
 (cd "$work/train/runs" && ls -d direct-elbo* direct-ms-nic-mix-*-k5-* 2level* direct-ms-nic-mix-*-k8-* direct-ms-nic-dms* 2>/dev/null |
   while read -r run; do printf '%s\n' "$run/final.safetensors" "$run/settings.json" "$run/log.csv"; done |
   tar cf - -T - | gzip -1 | split -b 15000000 - "$work/parts/weights-")
-(cd "$work/parts" && sha256sum weights-* >"$work/parts.sha256"; ls | head -n "$kept" | while read -r part; do cp "$part" "$out"; done)
-at "weights packed: $(ls "$work/parts" | wc -l) parts"
-wait "${measuring[@]}"
-at "measured"
-collect
-tail -n 25 "$work/table1.log" "$work/table2.log"
+(cd "$work/parts" && sha256sum weights-* >"$work/parts.sha256" && printf '%s\n' weights-* | head -n "$kept" | xargs -I{} cp {} "$out")
+at "weights packed: $(find "$work/parts" -type f | wc -l) parts"
+code=0
+for one in "${measuring[@]}"; do wait "$one" || code=1; done
+at "studies ended"
+tail -n 25 "$work/table1.log" "$work/table2.log" 2>/dev/null
+exit "$code"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 from gradlab import arguments
@@ -23,8 +24,8 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
             ``(1000, 2000)``, ``None``, ``True``); what is none of these is text.
 
     Raises:
-        GradlabError: no such field (with the nearest name), a value of another kind, no ``=``, or values that the
-            settings refuse.
+        GradlabError: no such field (with the nearest name), a value of another kind or not finite, an empty sequence
+            where the default is none, no ``=``, or values that the settings refuse.
 
     Example::
 
@@ -40,7 +41,9 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
         for group in groups:
             at = at.setdefault(group, {})
             if not isinstance(at, dict):
-                raise GradlabError(f"--set {path}: {group} is set as a whole too; give one of the two")
+                raise GradlabError(f"--set {path.strip()}: {group} is set as a whole too; give one of the two")
+        if isinstance(at.get(name), dict):
+            raise GradlabError(f"--set {path.strip()}: parts of it are set too; give one of the two")
         at[name] = text.strip()
     return cast(T, _with(settings, tree, ""))
 
@@ -63,6 +66,8 @@ def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
             raise GradlabError(f"--set {path}: it is a group of settings; set a part of it ({parts})")
         else:
             changes[name] = _value(path, new, hints.get(name, Any))
+            if changes[name] == () and old and _default(settings, name) != ():
+                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({old[0]!r},)")
     return dataclasses.replace(settings, **changes)
 
 
@@ -71,7 +76,32 @@ def _value(path: str, text: str, hint: Any) -> Any:
     if not arguments.fits(value, hint):
         value = text  # a name that reads as something else
     arguments.require(f"--set {path}", value, hint)
-    return tuple(value) if isinstance(value, list) else value
+    value = _converted(value, hint)
+    if any(isinstance(one, float) and not math.isfinite(one) for one in _flat(value)):
+        raise GradlabError(f"--set {path} is {text}: give finite numbers")
+    return value
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Equal settings have one hash: 1 is 1.0 where a float is asked for, a list is a tuple."""
+    inner = typing.get_args(hint)
+    if isinstance(value, (list, tuple)):
+        hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is ... else inner or [Any] * len(value)
+        return tuple(map(_converted, value, hints))
+    floats = hint is float or (float in inner and int not in inner)
+    return float(value) if floats and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _flat(one)
+    else:
+        yield value
+
+
+def _default(settings: Any, name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(settings) if f.name == name)
 
 
 def _read(text: str) -> Any:

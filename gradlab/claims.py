@@ -21,7 +21,7 @@ class Entry(NamedTuple):
         verdict: ``holds``, ``not here``, ``undecided`` or ``not tested``.
         evidence: one sentence with numbers, or what to run.
         study: which study decides it; empty where none does yet.
-        budget: profile of the run, empty where there was none.
+        budget: profile of the run, whether ``--set`` changed it; empty where there was none.
     """
 
     number: int
@@ -62,6 +62,6 @@ def _entry(folder: Path, claim: dict[str, str]) -> Entry:
     match = found[found["claim"] == claim["verdict"]]
     if match.empty:
         return said._replace(evidence=f"{study} was run by another version: run it again")
-    budget = str(record.get("profile", ""))
+    budget = str(record.get("profile", "")) + (", changed" if record.get("set") else "")
     row = match.iloc[0]
     return said._replace(verdict=WORDS.get(row["holds"], "undecided"), evidence=str(row["evidence"]), budget=budget)

@@ -192,7 +192,7 @@ def _summary(record: dict[str, Any]) -> dict[str, str]:
         return {}
     commit = str(record.get("commit") or "not from a checkout")
     lines = {
-        "profile": record.get("profile"),
+        "profile": _profile(record),
         "device": record.get("device"),
         "processor": f"{record.get('cpu')}, {record.get('threads')} threads",
         "took": duration(took) if _is_time(took := record.get("wall_s")) else None,
@@ -204,6 +204,12 @@ def _summary(record: dict[str, Any]) -> dict[str, str]:
         "command": record.get("command"),
     }
     return {key: str(value) for key, value in lines.items() if value is not None}
+
+
+def _profile(record: dict[str, Any]) -> str | None:
+    """The profile, and what ``--set`` changed in it."""
+    changed = record.get("set")
+    return f"{record.get('profile')}, with {' '.join(map(str, changed))}" if changed else record.get("profile")
 
 
 def _is_time(value: object) -> TypeGuard[float]:

@@ -256,7 +256,7 @@ def _checkout() -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """A device as provenance names it, e.g. ``"cuda (NVIDIA H100)"``."""
+    """A device as provenance names it, e.g. ``"cuda:0 (NVIDIA H200)"``."""
     if device.startswith("cuda"):
         import torch
 

@@ -19,8 +19,10 @@ A study is a module of the folder ``studies`` (installed as ``gradlab_studies``)
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -162,6 +164,8 @@ def run(
 
     begin = time.monotonic()
     console = console or Console()
+    if assignments and out is None:
+        raise GradlabError(f"--set changes what profile {profile} is: say with --out where the results go")
     out = Path(out) if out is not None else Path("figures") / profile
     words: dict[str, Any] = {"--profile": profile, "--out": out}
     if options and options.device not in (usual_device(profile), ranks.here().device):
@@ -180,6 +184,8 @@ def run(
     try:
         held.enter_context(stopping.listening())
         modules = check(names, profile, seed, time_limit, assignments)
+        if commit is not None and not re.fullmatch("[0-9a-f]{7,64}", commit):
+            raise GradlabError(f"the commit is {commit!r}: give its hash, 7 hexadecimal digits or more")
         if precision is not None and any(_path(one).endswith("precision") for one in assignments):
             raise GradlabError("the precision is given twice, by --precision and by --set: give one of the two")
         options = _options(options, profile, precision)
@@ -234,7 +240,9 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
         context.inputs.update(module.inputs(settings, context))
     record = results.provenance(settings, context.seed, context.device, {}, 0.0, getattr(module, "ASSUMED", {}))
     if context.commit is not None:  # what git says here may be of another tree
-        record |= {"commit": context.commit, "dirty": None}
+        record |= {"git": {key: record[key] for key in ("commit", "dirty")}, "commit": context.commit, "dirty": None}
+    if context.assignments:
+        record |= {"set": list(context.assignments)}
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
     record |= {"folders": folders, "deterministic": context.deterministic, "precision": context.precision}
     path = context.folder / "provenance.json"
@@ -342,21 +350,24 @@ def check(
         if profile not in module.PROFILES:
             raise GradlabError(f"study {name} has no profile {profile!r}: it has {', '.join(module.PROFILES)}")
         try:
-            _check_own_options(assignments)
+            _check_own_options(module.PROFILES[profile], assignments)
             assigned(module.PROFILES[profile], assignments)
         except GradlabError as error:
             raise GradlabError(f"{name}: {error}") from error
     return modules
 
 
-def _check_own_options(assignments: Sequence[str]) -> None:
+def _check_own_options(settings: Any, assignments: Sequence[str]) -> None:
     """Refuse what an option of its own decides, and would decide silently."""
-    own = {"seed": "--seed", "data": "--train-images"}
+    from gradlab.training import TrainSettings
+
     for assignment in assignments:
-        path = _path(assignment)
-        option = own.get(path.rpartition(".")[2])
-        if option is not None:
-            raise GradlabError(f"--set {path}: {option} decides it, give that")
+        *groups, name = _path(assignment).split(".")
+        group = functools.reduce(lambda at, part: getattr(at, part, None), groups, settings)
+        own = {"seed": "--seed"} if group is settings else {}
+        own |= {"seed": "--seed", "data": "--train-images"} if isinstance(group, TrainSettings) else {}
+        if name in own:
+            raise GradlabError(f"--set {_path(assignment)}: {own[name]} decides it, give that")
 
 
 def _path(assignment: str) -> str:

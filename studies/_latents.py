@@ -49,6 +49,9 @@ class Settings:
     tile: int = 128
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, self.iterations)
+
 
 # The sample sizes of the paper's latents: "without special mention ... MS-NIC-MIX to 8 and MS-NIC-DMS to 16".
 PROFILES = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gradlab import data, results
 from gradlab.data import Picture
+from gradlab.errors import GradlabError
 from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
 from gradlab.training.settings import WARM_UP
@@ -175,6 +176,21 @@ def train_all(
         if not run.device.startswith("cpu"):
             context.inputs[f"training of {name}"] = f"{run.step} on {run.device}"
     return runs
+
+
+def check_kept(base: TrainSettings, *iterations: int) -> None:
+    """Refuse iterations that no weights are kept of, before anything is trained.
+
+    Raises:
+        GradlabError: none, or one that is neither a snapshot nor the end.
+    """
+    kept = (*base.snapshots, base.steps)
+    missing = [i for i in iterations if i not in kept]
+    if missing or not iterations:
+        raise GradlabError(
+            f"no weights are kept after {missing[0] if missing else 'no'} iterations: "
+            f"give some of {', '.join(map(str, kept))} (base.snapshots and base.steps)"
+        )
 
 
 def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] | None = None) -> None:

@@ -44,6 +44,9 @@ class Settings:
     points: tuple[int, ...]
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, *self.points)
+
 
 def _plain(base: TrainSettings, steps: int, snapshots: tuple[int, ...]) -> TrainSettings:
     cosine = steps if base.cosine_steps == base.steps else base.cosine_steps

@@ -42,6 +42,9 @@ class Settings:
     bins: int = 50
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, self.iterations)
+
 
 PROFILES = {
     "quick": Settings(),

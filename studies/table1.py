@@ -42,6 +42,9 @@ class Settings:
     weightings: tuple[tuple[str, str], ...] = (("per-term", "bpp"),)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, *self.points)
+
 
 BOTH = (("per-term", "bpp"), ("joint", "nats"))
 PROFILES = {

@@ -40,6 +40,9 @@ class Settings:
     dithers: int = 8
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, self.iterations)
+
 
 PROFILES = {
     "quick": Settings(),

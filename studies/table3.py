@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab import cli, data, paper, problems, recording, results
+from gradlab.errors import GradlabError
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -51,6 +52,17 @@ class Settings:
     stages: tuple[str, ...] = STAGES
     draws: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, *self.points)
+        if len(self.stages) != len(self.points):
+            raise GradlabError(
+                f"{len(self.points)} points have {len(self.stages)} stages: give one for each, '-' for none"
+            )
+        if unknown := set(self.stages) - {*STAGES, "-"}:
+            raise GradlabError(f"unknown stage {unknown.pop()!r}: give early, mid, late or '-'")
+        if self.draws < 2:
+            raise GradlabError(f"draws is {self.draws}: a signal-to-noise ratio needs at least 2")
 
 
 PROFILES = {

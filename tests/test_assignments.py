@@ -19,6 +19,9 @@ class Study:
     stages: tuple[str, ...] = ("-",)
     tile: float = 1.0
     name: str = "a"
+    pairs: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    limit: float | None = None
+    extra: tuple[int, ...] = ()
     whole: bool = False
     seed: int = 0
 
@@ -38,7 +41,13 @@ class Study:
         ("points=[10,20]", lambda s: s.points, (10, 20)),
         ("points=(10,)", lambda s: s.points, (10,)),
         ("stages=('early','mid')", lambda s: s.stages, ("early", "mid")),
-        ("tile=2", lambda s: s.tile, 2),
+        ("tile=2", lambda s: s.tile, 2.0),
+        ("base.betas=(0, 0.5)", lambda s: s.base.betas, (0.0, 0.5)),
+        ("pairs=[[1, 2], (3, 4)]", lambda s: s.pairs, ((1.0, 2.0), (3.0, 4.0))),
+        ("limit=3", lambda s: s.limit, 3.0),
+        ("limit=None", lambda s: s.limit, None),
+        ("extra=()", lambda s: s.extra, ()),
+        ("base.snapshots=()", lambda s: s.base.snapshots, ()),
         ("name=128", lambda s: s.name, "128"),
         ("name=a=b", lambda s: s.name, "a=b"),
         (" whole = True ", lambda s: s.whole, True),
@@ -50,6 +59,14 @@ def test_a_setting_is_changed_and_typed(given, read, value):
     after = assigned(before, [given, *extra])
     assert read(after) == value and type(read(after)) is type(value)
     assert before == Study()
+    hash(after)
+
+
+def test_equal_settings_have_one_hash():
+    given = [("tile=2", "tile=2.0"), ("points=[1,2]", "points=(1,2)"), ("base.betas=(0,0)", "base.betas=[0.0,0.0]")]
+    for one, other in given:
+        first, second = assigned(Study(), [one]), assigned(Study(), [other])
+        assert first == second and results.settings_hash(first) == results.settings_hash(second)
 
 
 def test_it_is_part_of_the_identity_of_a_run():
@@ -88,6 +105,14 @@ def test_assignments_to_one_group_are_checked_together():
         (["base..crop=3"], "unknown setting 'base.'"),
         (["base=3", "base.crop=3"], "--set base.crop: base is set as a whole too; give one of the two"),
         (["base.crop=" + "(" * 500], "--set base.crop is "),
+        (["base.crop=3", "base=3"], "--set base: parts of it are set too; give one of the two"),
+        (["tile=1e999"], "--set tile is 1e999: give finite numbers"),
+        (["tile=nan"], "--set tile is 'nan': give a number"),
+        (["pairs=((1,-1e999),)"], "--set pairs is .*: give finite numbers"),
+        (["points=()"], r"--set points leaves nothing to do: give at least one, e.g. \(50,\)"),
+        (["base.clip=-1"], "clip is -1.0: it must be positive and finite"),
+        (["base.betas=(1,0)"], "betas are .*: give two numbers from 0 to below 1"),
+        (["base.final_fraction=2"], "final_fraction is 2.0: give a fraction from 0 to 1"),
     ],
 )
 def test_bad_input_is_one_sentence(given, sentence):

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from gradlab import digests, results
+from gradlab.errors import GradlabError
+from gradlab.study import check
 from gradlab.training.settings import WARM_UP
 from gradlab_studies import _models as models
 
@@ -157,3 +159,30 @@ def test_a_big_batch_of_as_many_epochs():
     big = models.same_epochs(models.method(base, models.BIG_BATCH, 8), 8)
     assert (big.batch, big.steps, big.cosine_steps, big.snapshots) == (64, 100, 10, (10, 20))
     assert big.learning_rate == pytest.approx(8e-4)
+
+
+@pytest.mark.parametrize(
+    ("study", "given", "sentence"),
+    [
+        ("table1", "base.data=x", "--set base.data: --train-images decides it"),
+        ("table1", "base.seed=1", "--set base.seed: --seed decides it"),
+        ("reconstructions", "models.base.seed=1", "--set models.base.seed: --seed decides it"),
+        ("table1", "points=(5,)", "no weights are kept after 5 iterations: give some of 900, 1800, 2700, 3600"),
+        ("table2", "points=(900, 4000)", "no weights are kept after 4000 iterations"),
+        ("table3", "points=(900, 901, 902)", "no weights are kept after 901 iterations"),
+        ("table3", "stages=('-',)", "3 points have 1 stages: give one for each"),
+        ("table3", "stages=('-','-','soon')", "unknown stage 'soon'"),
+        ("table3", "draws=1", "draws is 1: a signal-to-noise ratio needs at least 2"),
+        ("figure3", "iterations=7", "no weights are kept after 7 iterations"),
+        ("figure4", "iterations=7", "no weights are kept after 7 iterations"),
+        ("table11", "iterations=7", "no weights are kept after 7 iterations"),
+        ("autoencoders", "points=(7,)", "no weights are kept after 7 iterations"),
+    ],
+)
+def test_settings_that_no_study_could_read_are_refused_before_training(study, given, sentence):
+    with pytest.raises(GradlabError, match=f"{study}: {sentence}"):
+        check([study], assignments=[given])
+
+
+def test_a_setting_of_a_study_may_be_called_as_an_option_decides_elsewhere():
+    check(["snr-scaling"], assignments=["data=32"])

@@ -90,6 +90,7 @@ def test_settings_from_the_command_line_are_recorded_and_part_of_the_identity(st
     record = results.read_json("out/table1/provenance.json")
     assert record["settings"] == {"rows": 2, "seed": 0}
     assert (record["commit"], record["dirty"]) == ("0123abc", None)  # whatever git says of this folder
+    assert set(record["git"]) == {"commit", "dirty"} and record["set"] == ["rows=2"]
     run("table1", out="out", resume=True, assignments=["rows=2"])
     assert log() == "table1 "
     run("table1", out="out", resume=True)
@@ -133,7 +134,10 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1",), {"profile": "quik"}, "unknown profile 'quik': did you mean 'quick'"),
         (("table1", "an-other"), {"profile": "gpu"}, "study an-other has no profile 'gpu': it has quick"),
         (("table1",), {"assignments": ["seed=3"]}, "table1: --set seed: --seed decides it"),
-        (("table1",), {"assignments": ["base.data=x"]}, "--set base.data: --train-images decides it"),
+        (("table1",), {"assignments": ["base.data=x"]}, "unknown setting 'base'"),
+        (("table1",), {"assignments": ["rows=3"], "out": None}, "--set changes what profile quick is: say with --out"),
+        (("table1",), {"commit": "main"}, "the commit is 'main': give its hash, 7 hexadecimal digits or more"),
+        (("table1",), {"commit": ""}, "the commit is '': give its hash"),
         (("table1",), {"assignments": ["row=3"]}, "table1: unknown setting 'row': did you mean 'rows'"),
         (("table1", "an-other"), {"assignments": ["rows=5"]}, "an-other: unknown setting 'rows': known are seed"),
         (("table1", "an-other"), {"assignments": ["rows=x"]}, "table1: --set rows is 'x': give a whole number"),

@@ -43,7 +43,7 @@ class Run:
 
     @property
     def device(self) -> str:
-        """Where its last part was computed, e.g. ``"cpu"`` or ``"cuda (NVIDIA H100), torch 2.11.0"``."""
+        """Where its last part was computed, e.g. ``"cpu"`` or ``"cuda:0 (NVIDIA H200), torch 2.11.0"``."""
         return str(checkpoints.load(self.folder / FINAL).extra.get("device", "cpu"))
 
     def snr(self, every: int, draws: int) -> Path:

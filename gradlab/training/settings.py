@@ -89,8 +89,13 @@ class TrainSettings:
                 raise GradlabError(f"{name} is {value}: it must be at least 0")
         if not 0 < self.lam < math.inf:
             raise GradlabError(f"lam is {self.lam}: lambda must be positive and finite")
-        if not self.learning_rate > 0:
-            raise GradlabError(f"learning_rate is {self.learning_rate}: it must be positive")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise GradlabError(f"{name} is {getattr(self, name)}: it must be positive and finite")
+        if not 0 <= self.final_fraction <= 1:
+            raise GradlabError(f"final_fraction is {self.final_fraction}: give a fraction from 0 to 1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise GradlabError(f"betas are {self.betas}: give two numbers from 0 to below 1")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise GradlabError(f"snapshots {self.snapshots} must lie between 0 and steps = {self.steps}")
         precision.check(self.precision)

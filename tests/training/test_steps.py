@@ -501,7 +501,7 @@ def test_a_state_comes_back_in_the_layout_of_the_weights(pictures: list[data.Pic
 
 # --------------------------------------------------------------------------------------------------------------- CUDA
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA; passed on an H200, torch 2.11")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 @cuda
