@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ASSUMED = models.ASSUMED | {
-    "z of the 2-level VAE at test time": "h_a(|round(y)|), as training feeds h_a the noisy y; h_a(|y|) beside it, which "
-    "decodes as well",
+    "z of the 2-level VAE at test time": "h_a(|round(y)|), as training feeds h_a the noisy y; h_a(|y|) beside it, "
+    "which decodes as well",
 }
 PAPER_COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
 PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
