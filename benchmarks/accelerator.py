@@ -22,11 +22,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import pandas as pd
@@ -36,25 +35,27 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradlab import data, noise, recording, results, training
+from gradlab import catalog, data, noise, recording, results, training
 from gradlab.codecs.precision import convolutions
 from gradlab.noise import stream
 from gradlab.progress import Progress
 from gradlab.show import show_table
 from gradlab.training import Loss, TrainState
-from gradlab.training.steps import GraphStep, Step
+from gradlab.training.steps import PURPOSE, GraphStep, Step
+
+catalog.studies_folder()
+from gradlab_studies._models import DMS, MIX, MIX_DREG, TWO_LEVEL, method  # noqa: E402
 
 Iterate = Callable[[int], None]
 
-MIX = Loss("ms-nic-mix", weighting="per-term", k=5)
-METHODS: dict[str, dict[str, Any]] = {
-    "2-level": {"direct_y": False},
-    "MIX, k = 5": {"loss": MIX},
-    "MIX, k = 5, dreg-squared": {"loss": replace(MIX, estimator="dreg-squared", allow_biased=True)},
-    "MIX, k = 8": {"loss": replace(MIX, k=8)},
-    "DMS, 8 x 8": {"loss": replace(MIX, objective="ms-nic-dms", k=8, l=8)},
+METHODS = {
+    "2-level": (TWO_LEVEL, 1),
+    "MIX, k = 5": (MIX, 5),
+    "MIX, k = 5, dreg-squared": (MIX_DREG, 5),
+    "MIX, k = 8": (MIX, 8),
+    "DMS, 8 x 8": (DMS, 8),
 }
-"""What the settings of each method differ in from the baseline's."""
+"""Training methods by their name in the studies, and their sample size."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,12 @@ class Settings:
     def train(self) -> training.TrainSettings:
         """The baseline of Tables 1-3."""
         return training.TrainSettings(
-            codec=self.codec, channels=self.channels, crop=self.crop, batch=self.batch, seed=self.seed
+            codec=self.codec,
+            channels=self.channels,
+            crop=self.crop,
+            batch=self.batch,
+            scale_learning_rate=False,
+            seed=self.seed,
         )
 
 
@@ -105,8 +111,9 @@ def main(
     def keep(row: dict[str, Any]) -> None:  # all that there is, if time ends
         rows.append(row)
         results.write_csv(out / "accelerator.csv", pd.DataFrame(rows))
-        record = results.provenance(settings, settings.seed, device, inputs, time.monotonic() - begin, {})
-        results.write_json(out / "provenance.json", record | ({"commit": commit, "dirty": None} if commit else {}))
+        took = time.monotonic() - begin
+        record = results.provenance(settings, settings.seed, device, inputs, took, {}, commit=commit)
+        results.write_json(out / "provenance.json", record)
 
     with Progress(console).track("variants", 6 + len(settings.models) + len(METHODS) + 2) as advance:
         for name, make in variants(settings, crops, pictures, device):
@@ -147,11 +154,12 @@ def variants(
     yield "tf32", lambda: eager(settings, crops, device, "tf32")
     yield "bf16", lambda: eager(settings, crops, device, "bf16")
     yield "compiled", lambda: eager(settings, crops, device, "tf32", compiled=True)
-    yield "graph", lambda: graph(settings, crops, device, 1)
+    yield "graph", lambda: graph(settings, settings.train, crops, device)
     for n in settings.models:
-        yield f"graph x {n}", lambda n=n: graph(settings, crops, device, n)
-    for name, change in METHODS.items():
-        yield name, lambda change=change: graph(settings, crops, device, 1, change)
+        yield f"graph x {n}", lambda n=n: graph(settings, settings.train, crops, device, n)
+    for name, (kind, k) in METHODS.items():
+        train = method(settings.train, kind, k)
+        yield name, lambda train=train: graph(settings, train, crops, device)
 
 
 def eager(
@@ -172,13 +180,11 @@ def eager(
     return Built(run, flops_of(train, crops), lambda: errors(state.codec, train, crops))
 
 
-def graph(
-    settings: Settings, crops: data.Crops, device: str, models: int, change: Mapping[str, Any] = MappingProxyType({})
-) -> Built:
+def graph(settings: Settings, train: training.TrainSettings, crops: data.Crops, device: str, models: int = 1) -> Built:
     """The same recorded once and replayed: one launch per step and model."""
     if not device.startswith("cuda"):
         raise RuntimeError(f"CUDA graphs need CUDA, this is {device}")
-    train = replace(settings.train, precision="tf32", scale_learning_rate=False, **change)
+    train = replace(train, precision="tf32")
     capacity = settings.repetitions + settings.warm_up
     steps = [GraphStep(TrainState.new(train, device), crops, capacity) for _ in range(models)]
 
@@ -251,7 +257,7 @@ def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict
 
     def gradients(model: Any, images: Tensor) -> dict[str, Tensor]:
         model.zero_grad()
-        train.loss(model, images, train.lam, stream(train.seed, "training noise", 0, x.device)).backward()
+        train.loss(model, images, train.lam, stream(train.seed, PURPOSE, 0, x.device)).backward()
         return {
             group: torch.cat([p.grad.double().flatten() for p in module.parameters() if p.grad is not None])
             for group, module in model.groups().items()

@@ -2,8 +2,9 @@
 
     python benchmarks/stay.py --device cuda --until 400 --out DIR --train-images FOLDER
 
-times a step of all of them together first, and writes the number of iterations to ``DIR/steps``. ``benchmarks/stay.sh``
-is the whole stay: then the studies read these models.
+times a step of all of them together first, and writes the number of iterations to ``DIR/steps`` and what each study is
+to be told by ``--set``, a line each, to ``DIR/set/STUDY``. ``benchmarks/stay.sh`` is the whole stay: then the studies
+read these models.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ catalog.studies_folder()
 from gradlab_studies import _latents, table1, table3  # noqa: E402
 from gradlab_studies import _models as models  # noqa: E402
 
+STUDIES = ("table3", "figure3", "table6", "table10", "table1", "table2")
 SLACK = 0.92
 """Of the time, for what is no step: captures, logs, snapshots, checkpoints."""
 
@@ -45,7 +47,7 @@ def main(
     """Plan and train."""
     begin = time.monotonic()
     results.ensure_folder(out)
-    study.check(["table3", "table1", "figure3"], "stay", assignments=set_)
+    study.check(STUDIES, "stay", assignments=set_)
     wanted = planned(models.STAY.steps, set_)
     pictures = data.load(train_images, "train", wanted[0][1].crop)
     took = together([s for _, s in wanted], pictures, device)
@@ -53,6 +55,9 @@ def main(
     steps = max(round_to, min(most, int(SLACK * left / took / round_to) * round_to))
     print(f"{1e3 * took:.2f} ms for a step of all {len(wanted)} models; {steps} iterations in {left:.0f} s", flush=True)
     (out / "steps").write_text(f"{steps}\n")
+    results.ensure_folder(out / "set")
+    for name in STUDIES:
+        (out / "set" / name).write_text("\n".join([*told(name, steps), *set_]) + "\n")
     context = Context(
         out=out,
         folder=out / "stay",
@@ -69,17 +74,24 @@ def main(
     print(f"trained after {time.monotonic() - begin:.0f} s", flush=True)
 
 
-def planned(steps: int, changes: list[str]) -> list[tuple[str, TrainSettings]]:
-    """The models of Tables 1-3, 6, 10 and Figure 3, each once."""
-    base = [f"base.steps={steps}", f"base.cosine_steps={steps}", f"base.snapshots=({steps // 4},{steps // 2})"]
+def told(name: str, steps: int) -> list[str]:
+    """What a study of so many iterations is told by ``--set``."""
+    snapshots = f"{steps // 4},{steps // 2}"
+    points = {"table1": f"points=({steps},)", "table2": f"points=({steps},)", "table3": f"points=({snapshots},{steps})"}
+    base = [f"base.steps={steps}", f"base.cosine_steps={steps}", f"base.snapshots=({snapshots})"]
+    return [*base, points.get(name, f"iterations={steps}")]
 
-    def of(module: Any, *own: str) -> Any:
-        return assigned(module.PROFILES["stay"], [*base, *own, *changes])
+
+def planned(steps: int, changes: list[str]) -> list[tuple[str, TrainSettings]]:
+    """The models of ``STUDIES``, each once."""
+
+    def of(name: str, module: Any) -> Any:
+        return assigned(module.PROFILES["stay"], [*told(name, steps), *changes])
 
     found = [
-        *table3.trained(of(table3, f"points=({steps // 4},{steps // 2},{steps})")),
-        *((name, s) for name, _, _, s in table1.trained(of(table1, f"points=({steps},)"))),
-        *_latents.trained(of(_latents, f"iterations={steps}")),
+        *table3.trained(of("table3", table3)),
+        *((name, s) for name, _, _, s in table1.trained(of("table1", table1))),
+        *_latents.trained(of("figure3", _latents)),
     ]
     return [(name, s) for s, name in {s: name for name, s in found}.items()]
 

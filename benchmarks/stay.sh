@@ -6,23 +6,22 @@
 # first parts of the weights. Times are seconds from the start. Exit code 1 if a training or a study failed.
 #
 # From the environment:
-#   WORK     where it works (/tmp/stay); all parts of the weights lie in $WORK/parts, for a second call to bring home
+#   WORK     where it works (runs/stay); all parts of the weights lie in $WORK/parts, for a second call to bring home
 #   KEPT     how many of them go to OUT (4, of 15 MB each)
 #   THREADS  of each process (5)
-#   CHANGES  options of stay.py and of gradlab run, e.g. "--set base.crop=64" for a rehearsal
-#   PLAN     options of stay.py alone, e.g. "--most 80 --round-to 40"
+#   PLAN     options of stay.py, e.g. "--most 80 --round-to 40 --set base.crop=64" for a rehearsal
 #
 # At home: cat weights-* | tar xz -C figures/stay/runs, then gradlab run ... --profile stay --device cpu --resume.
 set -u
 device=$1 commit=$2 train=$3 test=$4 out=$5 train_until=${6:-385} end=${7:-490}
-work=${WORK:-/tmp/stay} kept=${KEPT:-4}
+kept=${KEPT:-4}
 start=$SECONDS
 at() { echo "== $((SECONDS - start)) s: $*"; }
 left() { local s=$((end - SECONDS + start)); echo $((s > 1 ? s : 1)); }
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${THREADS:-5}
-read -ra changes <<<"${CHANGES:-}"
 read -ra plan <<<"${PLAN:-}"
-mkdir -p "$work" "$out"
+mkdir -p "${WORK:-runs/stay}" "$out"
+work=$(realpath "${WORK:-runs/stay}") out=$(realpath "$out")
 
 collect() { # tables, figures, provenance and logs, atomically; weights stay
   local new="$out/.results.$BASHPID"
@@ -40,7 +39,7 @@ finish() {
 trap finish EXIT
 
 if ! python3 benchmarks/stay.py --device "$device" --until "$train_until" --out "$work/train" --train-images "$train" \
-  "${changes[@]}" "${plan[@]}" >"$work/train.log" 2>&1; then
+  "${plan[@]}" >"$work/train.log" 2>&1; then
   at "training failed"
   tail -n 5 "$work/train.log"
   exit 1
@@ -48,23 +47,23 @@ fi
 head -n 2 "$work/train.log"
 tail -n 3 "$work/train.log"
 at "training ended"
-n=$(cat "$work/train/steps")
 
 study() { # NAME... : studies in one process after the other, on the models that are there
-  local folder=$work/$1 name own failed=0
+  local folder=$work/$1 name told ended failed=0
   mkdir -p "$folder"
   ln -sfn "$work/train/runs" "$folder/runs"
   for name in "$@"; do
-    case $name in
-      table1 | table2) own=(--set "points=($n,)") ;;
-      table3) own=(--set "points=($((n / 4)),$((n / 2)),$n)") ;;
-      *) own=(--set "iterations=$n") ;;
-    esac
+    told=()
+    while read -r one; do told+=(--set "$one"); done <"$work/train/set/$name"
     timeout -s TERM "$(left)" python3 -m gradlab run "$name" --profile stay --device "$device" --out "$folder" --resume \
-      --commit "$commit" --train-images "$train" --test-images "$test" --set "base.steps=$n" --set "base.cosine_steps=$n" \
-      --set "base.snapshots=($((n / 4)),$((n / 2)))" "${own[@]}" "${changes[@]}" >"$work/$name.log" 2>&1 || failed=1
-    test -f "$folder/$name/provenance.json" || failed=1
-    at "$name: $([ "$failed" = 0 ] && echo measured || echo "not measured, see $name.log")"
+      --commit "$commit" --train-images "$train" --test-images "$test" "${told[@]}" >"$work/$name.log" 2>&1
+    ended=$?
+    if [ "$ended" = 0 ] && [ -f "$folder/$name/provenance.json" ]; then
+      at "$name: measured"
+    else
+      at "$name: not measured, see $name.log"
+      failed=1
+    fi
   done
   return "$failed"
 }
