@@ -50,7 +50,7 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
 
 def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
     """All of a group at once, since settings are checked together, e.g. snapshots against steps."""
-    known = {f.name for f in dataclasses.fields(settings) if f.init}
+    known = {f.name: f for f in dataclasses.fields(settings) if f.init}
     hints, changes = typing.get_type_hints(type(settings)), {}
     for name, new in tree.items():
         path = prefix + name
@@ -66,7 +66,7 @@ def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
             raise GradlabError(f"--set {path}: it is a group of settings; set a part of it ({parts})")
         else:
             changes[name] = _value(path, new, hints.get(name, Any))
-            if changes[name] == () and old and _default(settings, name) != ():
+            if changes[name] == () and old and known[name].default != ():
                 raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({old[0]!r},)")
     return dataclasses.replace(settings, **changes)
 
@@ -98,10 +98,6 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(one)
     else:
         yield value
-
-
-def _default(settings: Any, name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(settings) if f.name == name)
 
 
 def _read(text: str) -> Any:

@@ -197,6 +197,8 @@ def provenance(
     inputs: Mapping[str, str],
     wall_s: float,
     assumed: Mapping[str, str],
+    *,
+    commit: str | None = None,
 ) -> dict[str, Any]:
     """Where numbers came from, as an object for ``provenance.json``.
 
@@ -207,10 +209,12 @@ def provenance(
         inputs: name of each input to its fingerprint.
         wall_s: how long it took, seconds.
         assumed: what was chosen where the paper is silent.
+        commit: of the code, for a copy of which git knows nothing, or another commit; what git says stands beside it.
     """
+    git = _checkout()
     return {
         "gradlab": version("gradlab"),
-        **_checkout(),
+        **(git if commit is None else {"commit": commit, "dirty": None, "git": git}),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command(),
         "seed": seed,

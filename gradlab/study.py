@@ -149,7 +149,7 @@ def run(
         deterministic: one thread, and of each operation an implementation that gives the same bits every time.
         engine: the arguments of ``gradlab.training.engines.Engine``; by default one model after the other.
         assignments: settings to change in every study, e.g. ``"base.crop=128"`` (``gradlab.assignments``).
-        commit: of the code, for the provenance of a copy of which git knows nothing, or another commit.
+        commit: of the code (``gradlab.results.provenance``).
 
     Returns:
         The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
@@ -238,9 +238,8 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     settings = assigned(replace(module.PROFILES[context.profile], seed=context.seed), context.assignments)
     if hasattr(module, "inputs"):
         context.inputs.update(module.inputs(settings, context))
-    record = results.provenance(settings, context.seed, context.device, {}, 0.0, getattr(module, "ASSUMED", {}))
-    if context.commit is not None:  # what git says here may be of another tree
-        record |= {"git": {key: record[key] for key in ("commit", "dirty")}, "commit": context.commit, "dirty": None}
+    assumed = getattr(module, "ASSUMED", {})
+    record = results.provenance(settings, context.seed, context.device, {}, 0.0, assumed, commit=context.commit)
     if context.assignments:
         record |= {"set": list(context.assignments)}
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}

@@ -170,11 +170,12 @@ def train_all(
     )
     runs = engines.train(sweep, context.engine)
     for (name, _), run in zip(wanted, runs, strict=True):
-        if restarts := run.warm_restarts:
-            at = ", ".join(map(str, restarts))
+        made = run.made()
+        if made.warm_restarts:
+            at = ", ".join(map(str, made.warm_restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
-        if not run.device.startswith("cpu"):
-            context.inputs[f"training of {name}"] = f"{run.step} on {run.device}"
+        if made.device != "cpu":
+            context.inputs[f"training of {name}"] = f"{made.step} on {made.device}"
     return runs
 
 

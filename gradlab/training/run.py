@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gradlab import checkpoints, results
 from gradlab.arguments import checked
@@ -12,6 +13,21 @@ from gradlab.errors import GradlabError
 from gradlab.training.settings import TrainSettings, build
 
 FINAL, LAST = "final.safetensors", "last.safetensors"
+
+
+class Made(NamedTuple):
+    """How a finished run was trained.
+
+    Attributes:
+        warm_restarts: iterations after which training went on with a new optimizer; empty for a run in one piece, or
+            resumed.
+        step: how its last part was computed: ``"eager"``, ``"graph"``, or why a graph was not used.
+        device: where, e.g. ``"cpu"`` or ``"cuda:0 (NVIDIA H200), torch 2.11.0"``.
+    """
+
+    warm_restarts: tuple[int, ...]
+    step: str
+    device: str
 
 
 @dataclass(frozen=True)
@@ -31,20 +47,30 @@ class Run:
         """Whether the run is complete."""
         return (self.folder / FINAL).exists()
 
+    def made(self) -> Made:
+        """How it was trained; reads and checks the finished weights.
+
+        Raises:
+            GradlabError: not finished, or a corrupt file.
+        """
+        extra = checkpoints.load(self.folder / FINAL).extra
+        restarts = tuple(extra.get("warm_restarts", ()))
+        return Made(restarts, str(extra.get("step", "eager")), str(extra.get("device", "cpu")))
+
     @property
     def warm_restarts(self) -> tuple[int, ...]:
-        """Iterations after which training went on with a new optimizer; empty for a run in one piece, or resumed."""
-        return tuple(checkpoints.load(self.folder / FINAL).extra.get("warm_restarts", ()))
+        """``made().warm_restarts``."""
+        return self.made().warm_restarts
 
     @property
     def step(self) -> str:
-        """How its last part was computed: ``"eager"``, ``"graph"``, or why a graph was not used."""
-        return str(checkpoints.load(self.folder / FINAL).extra.get("step", "eager"))
+        """``made().step``."""
+        return self.made().step
 
     @property
     def device(self) -> str:
-        """Where its last part was computed, e.g. ``"cpu"`` or ``"cuda:0 (NVIDIA H200), torch 2.11.0"``."""
-        return str(checkpoints.load(self.folder / FINAL).extra.get("device", "cpu"))
+        """``made().device``."""
+        return self.made().device
 
     def snr(self, every: int, draws: int) -> Path:
         """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""

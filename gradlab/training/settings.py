@@ -40,8 +40,8 @@ class TrainSettings:
         scale_learning_rate: see ``learning_rate``.
         warm_up: iterations over which the learning rate rises linearly; None: 300 where it is scaled by k > 1, else 0.
         betas: of Adam.
-        cosine_steps: iterations over which the learning rate falls along a cosine to ``final_fraction`` of itself; it
-            stays there. 0 keeps it constant. The paper is silent about what follows its 200 epochs of cosine.
+        cosine_steps: iterations over which the learning rate falls along a cosine to ``final_fraction`` of its peak,
+            where it then stays; 0 for a constant rate. The paper is silent about what follows its 200 epochs of cosine.
         final_fraction: see ``cosine_steps``.
         clip: largest gradient norm, in bits per pixel.
         snapshots: iterations after which the weights are kept.
