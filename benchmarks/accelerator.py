@@ -9,8 +9,12 @@ Variants of the step (crops on the device, noise, loss, gradient, clipping, Adam
 - ``tf32``, ``bf16``: the same with transforms of that precision;
 - ``compiled``: the transforms compiled, in TF32;
 - ``graph``: the step as training takes it on CUDA, one graph a step, in TF32;
+- ``compiled graph``: both;
 - ``graph x M``: M models side by side, a stream each;
 - then the graph step of each training method of the paper, in TF32.
+
+Beside them a recorded draw and a bare one; the codec's largest convolution alone, forward and backward; and a million
+toy draws (pathwise, k = 8, float32) on the device, beside those of jax, if it is there, on its own default device.
 
 For each: seconds (median and extremes), images per second, share of the largest matrix product's rate that the
 convolutions reach, and the relative error of the gradient of each of the five groups against float64 on the same noise.
@@ -20,6 +24,7 @@ A variant that the device lacks is listed with the reason. ``accelerator.csv`` a
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +40,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradlab import catalog, data, noise, recording, results, training
+from gradlab import catalog, comparison, data, estimators, noise, problems, recording, results, training
+from gradlab.capture import Replay
 from gradlab.codecs.precision import convolutions
 from gradlab.noise import stream
 from gradlab.progress import Progress
@@ -115,7 +121,7 @@ def main(
         record = results.provenance(settings, settings.seed, device, inputs, took, {}, commit=commit)
         results.write_json(out / "provenance.json", record)
 
-    with Progress(console).track("variants", 6 + len(settings.models) + len(METHODS) + 2) as advance:
+    with Progress(console).track("variants", 8 + len(settings.models) + len(METHODS) + 4) as advance:
         for name, make in variants(settings, crops, pictures, device):
             advance(1, name)
             if name in without:
@@ -129,9 +135,19 @@ def main(
             except Exception as error:  # a variant that this device or this torch lacks is a finding, not a failure
                 row["note"] = f"{type(error).__name__}: {error}".splitlines()[0]
             keep(row)
-        for name, share in recorder_draw(settings, crops, device):
+        if "bare draw" not in without:
+            for name, share in recorder_draw(settings, crops, device):
+                advance(1, name)
+                keep({"variant": name} | share)
+        for name, make in toys(50_000 if tiny else 1_000_000, device):
             advance(1, name)
-            keep({"variant": name} | share)
+            if name in without:
+                continue
+            try:
+                row = seconds_of(make(), settings, device)
+            except ImportError as error:
+                row = {"note": f"{type(error).__name__}: {error}"}
+            keep({"variant": name} | row)
     show_table(console, pd.DataFrame(rows), out / "accelerator.csv")
 
 
@@ -154,7 +170,9 @@ def variants(
     yield "tf32", lambda: eager(settings, crops, device, "tf32")
     yield "bf16", lambda: eager(settings, crops, device, "bf16")
     yield "compiled", lambda: eager(settings, crops, device, "tf32", compiled=True)
+    yield "largest convolution", lambda: largest_convolution(settings, crops, device)
     yield "graph", lambda: graph(settings, settings.train, crops, device)
+    yield "compiled graph", lambda: graph(settings, settings.train, crops, device, compiled=True)
     for n in settings.models:
         yield f"graph x {n}", lambda n=n: graph(settings, settings.train, crops, device, n)
     for name, (kind, k) in METHODS.items():
@@ -169,8 +187,7 @@ def eager(
     train = replace(settings.train, precision=precision)
     state = TrainState.new(train, device)
     if compiled:
-        for part in ("g_a", "g_s", "h_a", "h_s"):
-            getattr(state.codec, part).compile()
+        compile_transforms(state.codec)
     step = Step(state, crops, settings.repetitions + settings.warm_up)
 
     def run(_: int) -> None:
@@ -180,13 +197,25 @@ def eager(
     return Built(run, flops_of(train, crops), lambda: errors(state.codec, train, crops))
 
 
-def graph(settings: Settings, train: training.TrainSettings, crops: data.Crops, device: str, models: int = 1) -> Built:
+def graph(
+    settings: Settings,
+    train: training.TrainSettings,
+    crops: data.Crops,
+    device: str,
+    models: int = 1,
+    *,
+    compiled: bool = False,
+) -> Built:
     """The same recorded once and replayed: one launch per step and model."""
     if not device.startswith("cuda"):
         raise RuntimeError(f"CUDA graphs need CUDA, this is {device}")
     train = replace(train, precision="tf32")
     capacity = settings.repetitions + settings.warm_up
-    steps = [GraphStep(TrainState.new(train, device), crops, capacity) for _ in range(models)]
+    states = [TrainState.new(train, device) for _ in range(models)]
+    if compiled:
+        for state in states:
+            compile_transforms(state.codec)
+    steps = [GraphStep(state, crops, capacity) for state in states]
 
     def run(_: int) -> None:
         for step in steps:
@@ -195,6 +224,49 @@ def graph(settings: Settings, train: training.TrainSettings, crops: data.Crops, 
 
     first = steps[0].state.codec
     return Built(run, flops_of(train, crops), lambda: errors(first, train, crops), models=models)
+
+
+def compile_transforms(codec: Any) -> None:
+    """Have torch.compile fuse what is between the convolutions of each transform."""
+    for part in ("g_a", "g_s", "h_a", "h_s"):
+        getattr(codec, part).compile()
+
+
+def largest_convolution(settings: Settings, crops: data.Crops, device: str) -> Built:
+    """The convolution with the most arithmetic in a training step, alone: forward and both gradients."""
+    train = replace(settings.train, precision="tf32" if device.startswith("cuda") else "float32")
+    codec = training.build(train).to(device).train()
+    found: dict[str, tuple[float, Any, Tensor]] = {}
+
+    def look(name: str, module: Any, x: Tensor, y: Tensor) -> None:
+        positions = x if isinstance(module, torch.nn.ConvTranspose2d) else y
+        found[name] = (2.0 * module.weight.numel() * positions[:, 0].numel(), module, x.detach())
+
+    hooks = [
+        module.register_forward_hook(lambda m, x, y, name=name: look(name, m, x[0], y))
+        for name, module in codec.named_modules()
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))
+    ]
+    with torch.no_grad():
+        train.loss(codec, crops.batch(0).contiguous(memory_format=torch.channels_last), train.lam)
+    for hook in hooks:
+        hook.remove()
+    flops, module, x = max(found.values(), key=lambda one: one[0])
+    x.requires_grad_()
+    with torch.no_grad():
+        upstream = torch.ones_like(module(x))
+
+    def body() -> None:
+        torch.autograd.grad(module(x), (x, module.weight), upstream)
+
+    with convolutions(train.precision, x.device):
+        once = Replay(body, torch.Generator(device)) if device.startswith("cuda") else body
+
+    def run(_: int) -> None:
+        with convolutions(train.precision, x.device):
+            once()
+
+    return Built(run, 3 * flops, dict)
 
 
 def recipe(settings: Settings, pictures: list[data.Picture], device: str) -> Built:
@@ -235,6 +307,12 @@ def recipe(settings: Settings, pictures: list[data.Picture], device: str) -> Bui
 
 def timed(step: Iterate, settings: Settings, device: str, models: int) -> dict[str, float]:
     """Seconds of a step, and images per second over all models."""
+    found = seconds_of(step, settings, device)
+    return found | {"images per second": models * settings.batch / found["seconds"]}
+
+
+def seconds_of(step: Iterate, settings: Settings, device: str) -> dict[str, float]:
+    """Median and extremes."""
     took = []
     for iteration in range(settings.warm_up + settings.repetitions):
         synchronize(device)
@@ -243,9 +321,32 @@ def timed(step: Iterate, settings: Settings, device: str, models: int) -> dict[s
         synchronize(device)
         if iteration >= settings.warm_up:
             took.append(time.perf_counter() - begin)
-    seconds = statistics.median(took)
-    images = models * settings.batch / seconds
-    return {"seconds": seconds, "seconds_min": min(took), "seconds_max": max(took), "images per second": images}
+    return {"seconds": statistics.median(took), "seconds_min": min(took), "seconds_max": max(took)}
+
+
+def toys(draws: int, device: str) -> Iterator[tuple[str, Callable[[], Iterate]]]:
+    """Mean and variance of as many pathwise gradients of a toy problem, ours and those of jax."""
+    import harness
+    from cases import toy
+
+    def ours() -> Iterate:
+        box = problems.BoxGaussian(phi=toy.PHI, x=toy.X, likelihood_std=toy.STD)
+        pathwise = estimators.estimator("pathwise")
+
+        def run(iteration: int) -> None:
+            drawn = box.draw_noise(draws, toy.K, stream(0, "toys", iteration, device), torch.float32)
+            found = comparison.gradients(box, pathwise, drawn).double()
+            torch.stack([found.mean(), found.var()]).tolist()
+
+        return run
+
+    def theirs() -> Iterate:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # it would take the device's memory
+        work = toy.jax(harness.Options(quick=draws < 1_000_000))
+        return lambda _: work()
+
+    yield "toy draws", ours
+    yield "toy draws, jax", theirs
 
 
 def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict[str, float]:

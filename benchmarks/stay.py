@@ -1,10 +1,10 @@
-"""Train all models of profile ``stay`` side by side, for as many iterations as fit into the time that there is.
+"""Train all models of some studies side by side, for as many iterations as fit into the time that there is.
 
-    python benchmarks/stay.py --device cuda --until 400 --out DIR --train-images FOLDER
+    python benchmarks/stay.py table3 table2 --profile gpu --device cuda --until 400 --out DIR --train-images FOLDER
 
 times a step of all of them together first, and writes the number of iterations to ``DIR/steps`` and what each study is
-to be told by ``--set``, a line each, to ``DIR/set/STUDY``. ``benchmarks/stay.sh`` is the whole stay: then the studies
-read these models.
+to be told by ``--set``, a line each, to ``DIR/set/STUDY``: nothing where the profile's own number fits.
+``benchmarks/stay.sh`` is the whole stay: then the studies read these models.
 """
 
 from __future__ import annotations
@@ -27,42 +27,49 @@ from gradlab.training.engines import Engine
 from gradlab.training.steps import step_of
 
 catalog.studies_folder()
-from gradlab_studies import _latents, table1, table3  # noqa: E402
+from gradlab_studies import _latents, table1, table2, table3  # noqa: E402
 from gradlab_studies import _models as models  # noqa: E402
 
-STUDIES = ("table3", "figure3", "table6", "table10", "table1", "table2")
+STUDIES: dict[str, Any] = {"table3": table3, "table2": table2, "table1": table1} | {
+    name: _latents for name in ("figure3", "table6", "table10")
+}
+"""Where the models of each are listed, in the order in which studies run."""
 SLACK = 0.92
 """Of the time, for what is no step: captures, logs, snapshots, checkpoints."""
 
 
 def main(
+    names: Annotated[list[str], typer.Argument(help="The studies.", metavar="STUDY...")],
     out: Annotated[Path, typer.Option(help="Output folder of the stay.")],
     until: Annotated[float, typer.Option(help="Seconds from now that the training is planned to take.")],
+    profile: Annotated[str, typer.Option(help="Their profile.")] = "stay",
     device: Annotated[str, typer.Option(help="A torch device.")] = "cuda",
     train_images: Annotated[Path | None, typer.Option(help="Folder of images to train on.")] = None,
-    most: Annotated[int, typer.Option(help="Iterations at most.")] = models.STAY.steps,
+    most: Annotated[int | None, typer.Option(help="Iterations at most; the profile's by default.")] = None,
     round_to: Annotated[int, typer.Option(help="Iterations are a multiple of this.")] = 400,
     set_: Annotated[list[str], typer.Option("--set", help="Change a setting of every model, e.g. base.crop=64.")] = [],  # noqa: B006
 ) -> None:
     """Plan and train."""
     begin = time.monotonic()
     results.ensure_folder(out)
-    study.check(STUDIES, "stay", assignments=set_)
-    wanted = planned(models.STAY.steps, set_)
+    study.check(names, profile, assignments=set_)
+    wanted = planned(names, profile, None, set_)
     pictures = data.load(train_images, "train", wanted[0][1].crop)
     took = together([s for _, s in wanted], pictures, device)
     left = until - (time.monotonic() - begin)
+    most = most or wanted[0][1].steps
     steps = max(round_to, min(most, int(SLACK * left / took / round_to) * round_to))
     print(f"{1e3 * took:.2f} ms for a step of all {len(wanted)} models; {steps} iterations in {left:.0f} s", flush=True)
     (out / "steps").write_text(f"{steps}\n")
     results.ensure_folder(out / "set")
-    for name in STUDIES:
-        (out / "set" / name).write_text("\n".join([*told(name, steps), *set_]) + "\n")
+    for name in names:
+        changes = [*told(name, profile, steps), *set_]
+        (out / "set" / name).write_text("".join(f"{change}\n" for change in changes))
     context = Context(
         out=out,
-        folder=out / "stay",
+        folder=out / profile,
         runs=out / "runs",
-        profile="stay",
+        profile=profile,
         options=RunOptions(device=device, resume=True, checkpoint_seconds=200.0, log_every=100),
         seed=0,
         train_images=train_images,
@@ -70,29 +77,35 @@ def main(
         progress=Progress(Console(width=160)),
         engine=Engine(jobs=len(wanted) if device.startswith("cuda") else 1),
     )
-    models.train_all(context, planned(steps, set_))
+    models.train_all(context, planned(names, profile, steps, set_))
     print(f"trained after {time.monotonic() - begin:.0f} s", flush=True)
 
 
-def told(name: str, steps: int) -> list[str]:
-    """What a study of so many iterations is told by ``--set``."""
-    snapshots = f"{steps // 4},{steps // 2}"
-    points = {"table1": f"points=({steps},)", "table2": f"points=({steps},)", "table3": f"points=({snapshots},{steps})"}
-    base = [f"base.steps={steps}", f"base.cosine_steps={steps}", f"base.snapshots=({snapshots})"]
-    return [*base, points.get(name, f"iterations={steps}")]
+def told(name: str, profile: str, steps: int | None) -> list[str]:
+    """What a study of so many iterations is told by ``--set``: the same training, ended there."""
+    base: TrainSettings = STUDIES[name].PROFILES[profile].base
+    if steps in (None, base.steps):
+        return []
+    if base.cosine_steps == base.steps:  # the rate has come down at the end
+        kept = [steps // 4, steps // 2]
+        found = [f"base.cosine_steps={steps}"]
+    else:
+        kept, found = [s for s in base.snapshots if s < steps], []
+    snapshots = "".join(f"{s}," for s in kept)
+    found += [f"base.steps={steps}", f"base.snapshots=({snapshots})"]
+    if name == "table3":
+        points = [*kept[-2:], steps]
+        return [*found, f"points={tuple(points)}", f"stages={('-',) * len(points)}", "draws=320"]
+    return [*found, f"points=({steps},)" if name in ("table1", "table2") else f"iterations={steps}"]
 
 
-def planned(steps: int, changes: list[str]) -> list[tuple[str, TrainSettings]]:
-    """The models of ``STUDIES``, each once."""
-
-    def of(name: str, module: Any) -> Any:
-        return assigned(module.PROFILES["stay"], [*told(name, steps), *changes])
-
-    found = [
-        *table3.trained(of("table3", table3)),
-        *((name, s) for name, _, _, s in table1.trained(of("table1", table1))),
-        *_latents.trained(of("figure3", _latents)),
-    ]
+def planned(names: list[str], profile: str, steps: int | None, changes: list[str]) -> list[tuple[str, TrainSettings]]:
+    """The models of some studies, each once, as the profile trains them or to ``steps`` iterations."""
+    found = []
+    for name in names:
+        module = STUDIES[name]
+        settings = assigned(module.PROFILES[profile], [*told(name, profile, steps), *changes])
+        found += [(one[0], one[-1]) for one in module.trained(settings)]
     return [(name, s) for s, name in {s: name for name, s in found}.items()]
 
 

@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
-# stay.sh DEVICE COMMIT TRAIN TEST OUT [TRAIN_UNTIL END]: one call on an accelerator that is lent by the minute.
+# stay.sh DEVICE COMMIT TRAIN TEST OUT [TRAIN_UNTIL END]: one stay on an accelerator that is lent by the minute.
 #
-# Trains all models of profile stay side by side (benchmarks/stay.py), measures the studies in processes of their own,
+# Trains all models of the studies side by side (benchmarks/stay.py), measures the studies in processes of their own,
 # and keeps OUT complete: results.tar.gz (tables, figures, provenance, logs), rewritten every half minute, and the
 # first parts of the weights. Times are seconds from the start. Exit code 1 if a training or a study failed.
 #
 # From the environment:
+#   PROFILE  of the studies (stay)
+#   STUDIES  which: a process for each part between semicolons ("table3;figure3 table6 table10;table1;table2")
 #   WORK     where it works (runs/stay); all parts of the weights lie in $WORK/parts, for a second call to bring home
 #   KEPT     how many of them go to OUT (4, of 15 MB each)
 #   THREADS  of each process (5)
 #   PLAN     options of stay.py, e.g. "--most 80 --round-to 40 --set base.crop=64" for a rehearsal
 #
-# At home: cat weights-* | tar xz -C figures/stay/runs, then gradlab run ... --profile stay --device cpu --resume.
+# Where a stay outlasts one call, start it with setsid in the first, with an OUT that stays, and fetch from there.
+# At home: cat weights-* | tar xz -C figures/PROFILE/runs, then gradlab run ... --profile PROFILE --device cpu --resume.
 set -u
 device=$1 commit=$2 train=$3 test=$4 out=$5 train_until=${6:-385} end=${7:-490}
-kept=${KEPT:-4}
+kept=${KEPT:-4} profile=${PROFILE:-stay}
 start=$SECONDS
 at() { echo "== $((SECONDS - start)) s: $*"; }
 left() { local s=$((end - SECONDS + start)); echo $((s > 1 ? s : 1)); }
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${THREADS:-5}
 read -ra plan <<<"${PLAN:-}"
+IFS=';' read -ra groups <<<"${STUDIES:-table3;figure3 table6 table10;table1;table2}"
 mkdir -p "${WORK:-runs/stay}" "$out"
 work=$(realpath "${WORK:-runs/stay}") out=$(realpath "$out")
 
@@ -38,8 +42,9 @@ finish() {
 }
 trap finish EXIT
 
-if ! python3 benchmarks/stay.py --device "$device" --until "$train_until" --out "$work/train" --train-images "$train" \
-  "${plan[@]}" >"$work/train.log" 2>&1; then
+# shellcheck disable=SC2068 # the names are words
+if ! python3 benchmarks/stay.py ${groups[@]} --profile "$profile" --device "$device" --until "$train_until" \
+  --out "$work/train" --train-images "$train" "${plan[@]}" >"$work/train.log" 2>&1; then
   at "training failed"
   tail -n 5 "$work/train.log"
   exit 1
@@ -55,8 +60,8 @@ study() { # NAME... : studies in one process after the other, on the models that
   for name in "$@"; do
     told=()
     while read -r one; do told+=(--set "$one"); done <"$work/train/set/$name"
-    timeout -s TERM "$(left)" python3 -m gradlab run "$name" --profile stay --device "$device" --out "$folder" --resume \
-      --commit "$commit" --train-images "$train" --test-images "$test" "${told[@]}" >"$work/$name.log" 2>&1
+    timeout -s TERM "$(left)" python3 -m gradlab run "$name" --profile "$profile" --device "$device" --out "$folder" \
+      --resume --commit "$commit" --train-images "$train" --test-images "$test" "${told[@]}" >"$work/$name.log" 2>&1
     ended=$?
     if [ "$ended" = 0 ] && [ -f "$folder/$name/provenance.json" ]; then
       at "$name: measured"
@@ -67,10 +72,11 @@ study() { # NAME... : studies in one process after the other, on the models that
   done
   return "$failed"
 }
-study table3 & measuring=($!)
-study figure3 table6 table10 & measuring+=($!)
-study table1 & measuring+=($!)
-study table2 & measuring+=($!)
+measuring=()
+for group in "${groups[@]}"; do
+  # shellcheck disable=SC2086 # likewise
+  study $group & measuring+=($!)
+done
 
 # Weights in order of value, in parts of which the first few come home by themselves.
 mkdir -p "$work/parts"
@@ -82,5 +88,5 @@ at "weights packed: $(find "$work/parts" -type f | wc -l) parts"
 code=0
 for one in "${measuring[@]}"; do wait "$one" || code=1; done
 at "studies ended"
-tail -n 25 "$work/table1.log" "$work/table2.log" 2>/dev/null
+for group in "${groups[@]}"; do tail -n 25 "$work/${group##* }.log"; done
 exit "$code"

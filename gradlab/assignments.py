@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
@@ -84,12 +85,13 @@ def _value(path: str, text: str, hint: Any) -> Any:
 
 def _converted(value: Any, hint: Any) -> Any:
     """Equal settings have one hash: 1 is 1.0 where a float is asked for, a list is a tuple."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(one for one in typing.get_args(hint) if arguments.fits(value, one))
     inner = typing.get_args(hint)
     if isinstance(value, (list, tuple)):
         hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is ... else inner or [Any] * len(value)
         return tuple(map(_converted, value, hints))
-    floats = hint is float or (float in inner and int not in inner)
-    return float(value) if floats and isinstance(value, int) and not isinstance(value, bool) else value
+    return float(value) if hint is float and isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -48,18 +48,22 @@ PROFILES = {
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 6))
 
 
+def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
+    """Both models, by name."""
+    return [(name, models.method(settings.base, name)) for name in PAPER_METHODS]
+
+
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Both models at every point of training that is kept, with real bitstreams."""
     import pandas as pd
 
-    names = (models.TWO_LEVEL, models.BASELINE)
-    runs = models.train_all(context, [(name, models.method(settings.base, name)) for name in names])
+    runs = models.train_all(context, trained(settings))
     pictures = models.test_pictures(context)
     points = settings.points
     rows = []
     with context.progress.track("evaluating", 3 * len(points) * len(pictures)) as advance:
         for iteration in points:
-            for name, run in zip(names, runs, strict=True):
+            for name, run in zip(PAPER_METHODS, runs, strict=True):
                 codec = run.codec(iteration, context.device)
                 for hyper_input in ("rounded", "mean") if name == models.TWO_LEVEL else ("-",):
                     codec.hyper_input = hyper_input

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, data, paper, problems, recording, results
+from gradlab import cli, data, paper, problems, ranks, recording, results
 from gradlab.errors import GradlabError
-from gradlab.study import Context, Verdict
+from gradlab.progress import skip
+from gradlab.study import Context, Verdict, stop_together
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -31,6 +32,7 @@ ASSUMED = models.ASSUMED | {
 }
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 STAGES = ("early", "mid", "late")
+SWITCHES: tuple[recording.Setting, ...] = ("direct-y", "2-level")
 METHODS = {models.TWO_LEVEL: "2-level", models.BASELINE: "direct-y"}
 ORDER = (models.BASELINE, models.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
 PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
@@ -44,25 +46,29 @@ class Settings:
         base: the direct-y model.
         points: iterations at which gradients are recorded.
         stages: which of the paper's points (early, mid, late) stands beside each; "-" for none.
-        draws: gradients per measurement, at least 32 for standard errors.
+        draws: gradients per measurement, at least 32 for standard errors; or a number for each point.
     """
 
     base: TrainSettings = models.QUICK
     points: tuple[int, ...] = (900, 1800, 3600)
     stages: tuple[str, ...] = STAGES
-    draws: int = 256
+    draws: int | tuple[int, ...] = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
         models.check_kept(self.base, *self.points)
-        if len(self.stages) != len(self.points):
-            raise GradlabError(
-                f"{len(self.points)} points have {len(self.stages)} stages: give one for each, '-' for none"
-            )
+        for name, each, remedy in (("stages", self.stages, ", '-' for none"), ("draws", self.counts, "")):
+            if len(each) != len(self.points):
+                raise GradlabError(f"{len(self.points)} points have {len(each)} {name}: give one for each{remedy}")
         if unknown := set(self.stages) - {*STAGES, "-"}:
             raise GradlabError(f"unknown stage {unknown.pop()!r}: give early, mid, late or '-'")
-        if self.draws < 2:
-            raise GradlabError(f"draws is {self.draws}: a signal-to-noise ratio needs at least 2")
+        if min(self.counts) < 2:
+            raise GradlabError(f"draws is {min(self.counts)}: a signal-to-noise ratio needs at least 2")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The draws of each point."""
+        return self.draws if isinstance(self.draws, tuple) else (self.draws,) * len(self.points)
 
 
 PROFILES = {
@@ -70,7 +76,9 @@ PROFILES = {
     "stay": Settings(
         base=models.STAY, points=(*models.STAY.snapshots, models.STAY.steps), stages=("-",) * 3, draws=320
     ),
-    "gpu": Settings(base=models.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=1000),
+    "gpu": Settings(
+        base=models.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=(320, 320, 1000)
+    ),
     "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
 }
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 4, 6), draws=4)
@@ -82,40 +90,58 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Record every model at every point, with the switch as trained and flipped, with and without minibatch noise."""
+    """Record every model at every point, with the switch as trained and flipped, with and without minibatch noise.
+
+    In order of value, the last point and own weights first. What is recorded is kept with its run, and read there when
+    the study is resumed.
+
+    Raises:
+        Stopped: at the time limit or by a signal; at most one recording is lost.
+    """
     import pandas as pd
 
     base = settings.base
     runs = dict(zip(METHODS, models.train_all(context, trained(settings)), strict=True))
     pictures = models.train_pictures(context, base)
     crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device)
-    points = settings.points
-    noises: dict[str, Any] = {
-        "noise": crops.batch(base.steps),
-        "noise and minibatch": lambda t: crops.batch(base.steps + t),
-    }
-    rows = []
-    with context.progress.track("recording gradients", len(points) * 2 * 2 * 2 * settings.draws) as advance:
-        for iteration, (method, run), (noise, batches) in itertools.product(points, runs.items(), noises.items()):
-            codec = run.codec(iteration, context.device)
-            codec.precision = run.settings.precision  # gradients as training computes them
-            found = recording.at_same_weights(
-                codec, batches, base.lam, settings.draws, seed=context.seed, advance=advance
-            )
-            for switch, recorder in found.items():
-                rows.append(
-                    recorder.summary().assign(
-                        iteration=iteration,
-                        weights_of=method,
-                        switch=switch,
-                        noise=noise,
-                        own=switch == METHODS[method],
-                    )
-                )
-    groups = pd.concat(rows, ignore_index=True)
-    first = ["iteration", "weights_of", "switch", "own", "noise", "group"]
-    groups = groups[[*first, *(c for c in groups.columns if c not in first)]]
-    wide = _wide(groups, dict(zip(points, settings.stages, strict=True)))
+    fixed = crops.batch(base.steps)
+    noises: dict[str, Any] = {"noise": fixed, "noise and minibatch": lambda t: crops.batch(base.steps + t)}
+    wanted = [
+        (noise, switch == METHODS[method], iteration, draws, method, switch)
+        for iteration, draws in zip(settings.points, settings.counts, strict=True)
+        for method, noise, switch in itertools.product(runs, noises, SWITCHES)
+    ]
+    last = settings.points[-1]
+    wanted.sort(key=lambda w: (w[0] != "noise", not w[1], w[2] != last))
+    found = {}
+    with context.progress.track("recording gradients", sum(draws for *_, draws, _, _ in wanted)) as advance:
+
+        def on(n: int = 1, note: str = "") -> None:
+            if ranks.here().size == 1:  # several take different numbers of draws, and could not agree after each
+                stop_together(context.options.deadline)
+            advance(n, note)
+
+        for one in wanted:
+            stop_together(context.options.deadline)
+            noise, own, iteration, draws, method, switch = one
+            kept = runs[method].folder / f"recorded-{iteration}-{switch}-{noise.replace(' ', '-')}-{draws}.csv"
+            if context.options.resume and kept.exists():
+                found[one] = results.read_csv(kept)
+                skip(advance, draws)
+                continue
+            codec = runs[method].codec(iteration, context.device)
+            codec.precision = runs[method].settings.precision  # gradients as training computes them
+            recorder = recording.at_same_weights(
+                codec, noises[noise], base.lam, draws, (switch,), seed=context.seed, advance=on
+            )[switch]
+            first = {"iteration": iteration, "weights_of": method, "switch": switch, "own": own, "noise": noise}
+            groups = recorder.summary().assign(**first)
+            found[one] = groups[[*first, "group", *(c for c in groups.columns if c not in (*first, "group"))]]
+            results.write_csv(kept, found[one])
+    order = {name: i for i, name in enumerate((*METHODS, *noises, *SWITCHES))}
+    rows = sorted(found, key=lambda w: (w[2], order[w[4]], order[w[0]], order[w[5]]))
+    groups = pd.concat([found[one] for one in rows], ignore_index=True)
+    wide = _wide(groups, dict(zip(settings.points, settings.stages, strict=True)))
     return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
 
 
@@ -240,13 +266,15 @@ def draw(folder: Path) -> None:
 
     groups = results.read_csv(folder / "table3_groups.csv")
     mine = groups[groups["own"] & (groups["noise"] == "noise")]
+    draws = " or ".join(map(str, sorted(mine["draws"].unique())))
+    floor = mine.drop_duplicates("iteration")
     figure, axes = plots.figure(1, len(GROUPS), width="page", height=2.2)
     for ax, group in zip(axes, GROUPS, strict=True):
         plots.curves(ax, mine[mine["group"] == group], "iteration", "snr", "snr_se", "weights_of",
-                     xlabel="iterations", ylabel=f"gradient SNR, n = {mine['draws'].iloc[0]} draws",
+                     xlabel="iterations", ylabel=f"gradient SNR, n = {draws} draws",
                      order=ORDER)  # fmt: skip
-        floor = mine["noise_floor"].iloc[0]
-        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="noise floor")
+        ax.plot(floor["iteration"], floor["noise_floor"], color="0.5", linewidth=0.8, linestyle=":",
+                label="noise floor")  # fmt: skip
         plots.title(ax, group)
         ax.set_ylim(bottom=0)
         if ax is not axes[0]:

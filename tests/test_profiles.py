@@ -173,6 +173,8 @@ def test_a_big_batch_of_as_many_epochs():
         ("table3", "stages=('-',)", "3 points have 1 stages: give one for each"),
         ("table3", "stages=('-','-','soon')", "unknown stage 'soon'"),
         ("table3", "draws=1", "draws is 1: a signal-to-noise ratio needs at least 2"),
+        ("table3", "draws=(9, 9, 1)", "draws is 1: a signal-to-noise ratio needs at least 2"),
+        ("table3", "draws=(9, 9)", "3 points have 2 draws: give one for each"),
         ("figure3", "iterations=7", "no weights are kept after 7 iterations"),
         ("figure4", "iterations=7", "no weights are kept after 7 iterations"),
         ("table11", "iterations=7", "no weights are kept after 7 iterations"),
