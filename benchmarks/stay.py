@@ -58,7 +58,8 @@ def main(
     took = together([s for _, s in wanted], pictures, device)
     left = until - (time.monotonic() - begin)
     most = most or wanted[0][1].steps
-    steps = max(round_to, min(most, int(SLACK * left / took / round_to) * round_to))
+    fit = int(SLACK * left / took)
+    steps = most if fit >= most else max(round_to, fit // round_to * round_to)
     print(f"{1e3 * took:.2f} ms for a step of all {len(wanted)} models; {steps} iterations in {left:.0f} s", flush=True)
     (out / "steps").write_text(f"{steps}\n")
     results.ensure_folder(out / "set")
