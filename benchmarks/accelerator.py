@@ -9,7 +9,7 @@ Variants of the step (crops on the device, noise, loss, gradient, clipping, Adam
 - ``tf32``, ``bf16``: the same with transforms of that precision;
 - ``compiled``: the transforms compiled, in TF32;
 - ``graph``: the step as training takes it on CUDA, one graph a step, in TF32;
-- ``compiled graph``: both;
+- ``compiled graph``: both; ``bf16 graph``, ``bf16 compiled graph``: likewise with transforms of that precision;
 - ``graph x M``: M models side by side, a stream each;
 - then the graph step of each training method of the paper, in TF32.
 
@@ -121,7 +121,7 @@ def main(
         record = results.provenance(settings, settings.seed, device, inputs, took, {}, commit=commit)
         results.write_json(out / "provenance.json", record)
 
-    with Progress(console).track("variants", 8 + len(settings.models) + len(METHODS) + 4) as advance:
+    with Progress(console).track("variants", 10 + len(settings.models) + len(METHODS) + 4) as advance:
         for name, make in variants(settings, crops, pictures, device):
             advance(1, name)
             if name in without:
@@ -173,6 +173,9 @@ def variants(
     yield "largest convolution", lambda: largest_convolution(settings, crops, device)
     yield "graph", lambda: graph(settings, settings.train, crops, device)
     yield "compiled graph", lambda: graph(settings, settings.train, crops, device, compiled=True)
+    bf16 = replace(settings.train, precision="bf16")
+    yield "bf16 graph", lambda: graph(settings, bf16, crops, device)
+    yield "bf16 compiled graph", lambda: graph(settings, bf16, crops, device, compiled=True)
     for n in settings.models:
         yield f"graph x {n}", lambda n=n: graph(settings, settings.train, crops, device, n)
     for name, (kind, k) in METHODS.items():
@@ -206,10 +209,10 @@ def graph(
     *,
     compiled: bool = False,
 ) -> Built:
-    """The same recorded once and replayed: one launch per step and model."""
+    """The same recorded once and replayed: one launch per step and model. What is float32 in training becomes TF32."""
     if not device.startswith("cuda"):
         raise RuntimeError(f"CUDA graphs need CUDA, this is {device}")
-    train = replace(train, precision="tf32")
+    train = replace(train, precision="tf32") if train.precision == "float32" else train
     capacity = settings.repetitions + settings.warm_up
     states = [TrainState.new(train, device) for _ in range(models)]
     if compiled:

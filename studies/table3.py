@@ -15,13 +15,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlab import cli, data, paper, problems, ranks, recording, results
 from gradlab.errors import GradlabError
-from gradlab.progress import skip
+from gradlab.progress import Advance, skip
 from gradlab.study import Context, Verdict, stop_together
-from gradlab.training import TrainSettings
+from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ ASSUMED = models.ASSUMED | {
 }
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 STAGES = ("early", "mid", "late")
+NOISES = ("noise", "noise and minibatch")
 SWITCHES: tuple[recording.Setting, ...] = ("direct-y", "2-level")
 METHODS = {models.TWO_LEVEL: "2-level", models.BASELINE: "direct-y"}
 ORDER = (models.BASELINE, models.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
@@ -89,60 +90,86 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     return [(name, models.method(settings.base, name)) for name in METHODS]
 
 
+class Wanted(NamedTuple):
+    """A recording: ``draws`` gradients of ``method``'s weights after ``iteration``, under one switch and one noise."""
+
+    iteration: int
+    method: str
+    noise: str
+    switch: recording.Setting
+    draws: int
+
+    @property
+    def own(self) -> bool:
+        """Whether the weights were trained under this switch."""
+        return self.switch == METHODS[self.method]
+
+    def file(self, run: Run) -> Path:
+        """Where it is kept."""
+        return run.folder / f"recorded-{self.iteration}-{self.switch}-{self.noise.replace(' ', '-')}-{self.draws}.csv"
+
+
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Record every model at every point, with the switch as trained and flipped, with and without minibatch noise.
 
-    In order of value, the last point and own weights first. What is recorded is kept with its run, and read there when
+    In order of value, own weights and the last point first. Each recording is kept with its run, and is read there when
     the study is resumed.
 
     Raises:
-        Stopped: at the time limit or by a signal; at most one recording is lost.
+        Stopped: at the time limit or by a signal; one recording at most is lost.
     """
     import pandas as pd
 
-    base = settings.base
     runs = dict(zip(METHODS, models.train_all(context, trained(settings)), strict=True))
-    pictures = models.train_pictures(context, base)
-    crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device)
-    fixed = crops.batch(base.steps)
-    noises: dict[str, Any] = {"noise": fixed, "noise and minibatch": lambda t: crops.batch(base.steps + t)}
     wanted = [
-        (noise, switch == METHODS[method], iteration, draws, method, switch)
+        Wanted(iteration, method, noise, switch, draws)
         for iteration, draws in zip(settings.points, settings.counts, strict=True)
-        for method, noise, switch in itertools.product(runs, noises, SWITCHES)
+        for method, noise, switch in itertools.product(METHODS, NOISES, SWITCHES)
     ]
-    last = settings.points[-1]
-    wanted.sort(key=lambda w: (w[0] != "noise", not w[1], w[2] != last))
-    found = {}
-    with context.progress.track("recording gradients", sum(draws for *_, draws, _, _ in wanted)) as advance:
-
-        def on(n: int = 1, note: str = "") -> None:
-            if ranks.here().size == 1:  # several take different numbers of draws, and could not agree after each
-                stop_together(context.options.deadline)
-            advance(n, note)
-
-        for one in wanted:
-            stop_together(context.options.deadline)
-            noise, own, iteration, draws, method, switch = one
-            kept = runs[method].folder / f"recorded-{iteration}-{switch}-{noise.replace(' ', '-')}-{draws}.csv"
-            if context.options.resume and kept.exists():
-                found[one] = results.read_csv(kept)
-                skip(advance, draws)
-                continue
-            codec = runs[method].codec(iteration, context.device)
-            codec.precision = runs[method].settings.precision  # gradients as training computes them
-            recorder = recording.at_same_weights(
-                codec, noises[noise], base.lam, draws, (switch,), seed=context.seed, advance=on
-            )[switch]
-            first = {"iteration": iteration, "weights_of": method, "switch": switch, "own": own, "noise": noise}
-            groups = recorder.summary().assign(**first)
-            found[one] = groups[[*first, "group", *(c for c in groups.columns if c not in (*first, "group"))]]
-            results.write_csv(kept, found[one])
-    order = {name: i for i, name in enumerate((*METHODS, *noises, *SWITCHES))}
-    rows = sorted(found, key=lambda w: (w[2], order[w[4]], order[w[0]], order[w[5]]))
-    groups = pd.concat([found[one] for one in rows], ignore_index=True)
+    pictures = models.train_pictures(context, settings.base)
+    crops = data.Crops(pictures, settings.base.crop, settings.base.batch, context.seed, device=context.device)
+    by_value = sorted(wanted, key=lambda w: (w.noise != NOISES[0], not w.own, w.iteration != settings.points[-1]))
+    with context.progress.track("recording gradients", sum(w.draws for w in wanted)) as advance:
+        found = {w: _recorded(w, runs[w.method], crops, context, advance) for w in by_value}
+    groups = pd.concat([found[w] for w in wanted], ignore_index=True)
+    devices = set(groups.pop("device"))
+    if devices != {results.device_name(context.device)}:
+        context.inputs["gradients were recorded on"] = ", ".join(sorted(devices))
     wide = _wide(groups, dict(zip(settings.points, settings.stages, strict=True)))
     return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
+
+
+def _recorded(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advance: Advance) -> pd.DataFrame:
+    """One row per group: the recording that is kept, or a new one."""
+    path, trained_with = wanted.file(run), run.settings
+    if context.options.resume and path.exists():
+        skip(advance, wanted.draws)
+        return results.read_csv(path)
+    stop_together(context.options.deadline)
+
+    def on(n: int = 1, note: str = "") -> None:
+        if ranks.here().size == 1:  # several take different numbers of draws, and could not agree after each
+            stop_together(context.options.deadline)
+        advance(n, note)
+
+    end = trained_with.steps
+    batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
+    codec = run.codec(wanted.iteration, context.device)
+    codec.precision = trained_with.precision  # gradients as training computes them
+    recorder = recording.at_same_weights(
+        codec, batches, trained_with.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=on
+    )[wanted.switch]
+    first = {
+        "iteration": wanted.iteration,
+        "weights_of": wanted.method,
+        "switch": wanted.switch,
+        "own": wanted.own,
+        "noise": wanted.noise,
+    }
+    rows = recorder.summary().assign(**first, device=results.device_name(context.device))
+    rows = rows[[*first, "group", *(c for c in rows.columns if c not in (*first, "group"))]]
+    results.write_csv(path, rows)
+    return rows
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
@@ -271,7 +298,7 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(1, len(GROUPS), width="page", height=2.2)
     for ax, group in zip(axes, GROUPS, strict=True):
         plots.curves(ax, mine[mine["group"] == group], "iteration", "snr", "snr_se", "weights_of",
-                     xlabel="iterations", ylabel=f"gradient SNR, n = {draws} draws",
+                     xlabel="iterations", ylabel=f"gradient SNR,\nn = {draws} draws",
                      order=ORDER)  # fmt: skip
         ax.plot(floor["iteration"], floor["noise_floor"], color="0.5", linewidth=0.8, linestyle=":",
                 label="noise floor")  # fmt: skip

@@ -37,7 +37,7 @@ def test_every_variant_is_timed_or_says_why_not(tmp_path):
     assert done.returncode == 0, done.stderr
     table = results.read_csv(tmp_path / "accelerator.csv").set_index("variant")
     methods = ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"]
-    graphs = ["graph", "compiled graph", "graph x 2", *methods]
+    graphs = ["graph", "compiled graph", "bf16 graph", "bf16 compiled graph", "graph x 2", *methods]
     before, after = ["recipe", "eager", "tf32", "bf16", "largest convolution"], ["bare draw", "recorder draw"]
     assert list(table.index) == [*before, *graphs, *after, "toy draws"]
     ran = ["recipe", "eager", "bf16", "largest convolution", *after]

@@ -23,6 +23,7 @@ class Study:
     limit: float | None = None
     extra: tuple[int, ...] = ()
     whole: bool = False
+    counts: int | tuple[int, ...] = 3
     seed: int = 0
 
 
@@ -50,6 +51,8 @@ class Study:
         ("base.snapshots=()", lambda s: s.base.snapshots, ()),
         ("name=128", lambda s: s.name, "128"),
         ("name=a=b", lambda s: s.name, "a=b"),
+        ("counts=4", lambda s: s.counts, 4),
+        ("counts=[4, 5, 6]", lambda s: s.counts, (4, 5, 6)),
         (" whole = True ", lambda s: s.whole, True),
     ],
 )

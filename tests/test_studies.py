@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import random
+import shutil
+import signal
 from dataclasses import asdict
 
 import numpy as np
@@ -15,7 +18,7 @@ from rich.console import Console
 
 from gradlab import paper, plots, report, results, study
 from gradlab.claims import ledger
-from gradlab.training import TrainSettings
+from gradlab.training import RunOptions, TrainSettings
 
 STUDIES = list(study.discover())
 
@@ -198,6 +201,59 @@ def test_table3_measures_both_at_own_and_at_the_same_weights(out):
     # g_s reads the same y whether or not h_a reads the noise: flipping the switch leaves its gradient as it was.
     decoder = same[(same["group"] == "y gen")]
     assert (decoder["variance_trace_ratio"] - 1).abs().max() < 1e-5
+
+
+def test_table3_loses_no_finished_recording(tmp_path, monkeypatch):
+    """Ended by a signal, by the time limit, then resumed: every recording once, and the tables of a run in one piece."""
+    table3 = module("table3")
+    monkeypatch.setitem(table3.PROFILES, "quick", table3.SMALLEST)
+    console = Console(file=io.StringIO(), width=200)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert study.run(["table3"], "quick", whole, console=console) == 0
+    shutil.copytree(whole / "runs", cut / "runs", ignore=shutil.ignore_patterns("recorded-*"))
+    calls, record = [], table3.recording.at_same_weights
+
+    def counted(codec, batches, lam, draws, switches, **options):
+        if len(calls) == 5:  # in the middle of the sixth
+            calls.append(None)
+            draw = options["advance"]
+            options["advance"] = lambda n=1, note="": (os.kill(os.getpid(), signal.SIGTERM), draw(n, note))
+        calls.append(switches)
+        return record(codec, batches, lam, draws, switches, **options)
+
+    monkeypatch.setattr(table3.recording, "at_same_weights", counted)
+    options = RunOptions(resume=True)
+    assert study.run(["table3"], "quick", cut, options, console=console) == 0
+    assert "stopped by SIGTERM; resume with" in console.file.getvalue() and not list(cut.glob("table3/*.csv"))
+    kept = {path.name for path in cut.glob("runs/*/recorded-*")}
+    assert len(kept) == 5 and all("-noise-4.csv" in name for name in kept)
+    assert {"recorded-6-2-level-noise-4.csv", "recorded-6-direct-y-noise-4.csv"} <= kept  # the last point comes first
+    assert study.run(["table3"], "quick", cut, options, console=console, time_limit=1e-9) == 0
+    assert "stopped at the time limit; resume with" in console.file.getvalue() and len(calls) == 7
+    assert study.run(["table3"], "quick", cut, options, console=console) == 0
+    assert len(calls) == 7 + 24 - 5
+    for path in (whole / "table3").glob("*.csv"):
+        assert (cut / "table3" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert len(list(cut.glob("runs/*/recorded-*"))) == 24
+    # Without --resume all is measured again.
+    assert study.run(["table3"], "quick", cut, RunOptions(), console=console) == 0
+    assert len(calls) == 7 + 24 - 5 + 24
+
+
+def test_table3_says_where_gradients_were_recorded_if_not_here(tmp_path, monkeypatch):
+    table3 = module("table3")
+    monkeypatch.setitem(table3.PROFILES, "quick", table3.SMALLEST)
+    console = Console(file=io.StringIO(), width=200)
+    assert study.run(["table3"], "quick", tmp_path, console=console) == 0
+    told = "gradients were recorded on"
+    assert told not in json.loads((tmp_path / "table3" / "provenance.json").read_text())["inputs"]
+    path = next(tmp_path.glob("runs/*/recorded-*"))
+    results.write_csv(path, results.read_csv(path).assign(device="cuda (NVIDIA H200)"))
+    (tmp_path / "table3" / "provenance.json").unlink()
+    assert study.run(["table3"], "quick", tmp_path, RunOptions(resume=True), console=console) == 0
+    record = json.loads((tmp_path / "table3" / "provenance.json").read_text())
+    assert record["inputs"][told] == "cpu, cuda (NVIDIA H200)"
+    assert "device" not in results.read_csv(tmp_path / "table3" / "table3_groups.csv").columns
 
 
 def test_figure3_counts_every_dimension(out):
