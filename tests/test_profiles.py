@@ -117,14 +117,20 @@ def test_profile_stay_trains_six_models_alike(trained):
         assert not s.scale_learning_rate and s.cosine_steps == s.steps and set(s.snapshots) < set(range(s.steps))
 
 
-def test_what_was_published_of_the_stay_is_of_its_profile():
-    for folder in sorted((Path(__file__).parents[1] / "figures" / "stay").iterdir()):
-        if folder.is_dir() and folder.name != "runs":
-            record = digests.read_record(folder)
-            settings = importlib.import_module(f"gradlab_studies.{folder.name}").PROFILES["stay"]
-            assert record["settings_hash"] == results.settings_hash(settings), folder.name
-            verdicts = digests.read_table(folder / "verdicts.csv", record)
-            assert set(verdicts["holds"]) == {"undecided"}  # one seed decides nothing
+@pytest.mark.parametrize("profile", ["stay", "gpu"])
+def test_what_was_published_from_an_accelerator_is_of_its_profile(profile):
+    folders = [
+        f for f in (Path(__file__).parents[1] / "figures" / profile).iterdir() if f.is_dir() and f.name != "runs"
+    ]
+    assert folders
+    for folder in folders:
+        record = digests.read_record(folder)
+        settings = importlib.import_module(f"gradlab_studies.{folder.name}").PROFILES[profile]
+        assert record["settings_hash"] == results.settings_hash(settings), folder.name
+        for name in record[digests.FILES]:
+            digests.read_table(folder / name, record)
+        if profile == "stay":  # one seed decides nothing
+            assert set(digests.read_table(folder / "verdicts.csv", record)["holds"]) == {"undecided"}
 
 
 def test_profile_gpu_is_the_beginning_of_profile_paper(trained):
