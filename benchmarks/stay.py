@@ -47,17 +47,25 @@ def main(
     train_images: Annotated[Path | None, typer.Option(help="Folder of images to train on.")] = None,
     most: Annotated[int | None, typer.Option(help="Iterations at most; the profile's by default.")] = None,
     round_to: Annotated[int, typer.Option(help="Iterations are a multiple of this.")] = 400,
+    without: Annotated[list[str], typer.Option(help="A model to leave out, e.g. Baseline: trained before.")] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="Change a setting of every model, e.g. base.crop=64.")] = [],  # noqa: B006
 ) -> None:
     """Plan and train."""
     begin = time.monotonic()
     results.ensure_folder(out)
     study.check(names, profile, assignments=set_)
-    wanted = planned(names, profile, None, set_)
+
+    def models_of(steps: int | None) -> list[tuple[str, TrainSettings]]:
+        every = planned(names, profile, steps, set_)
+        if unknown := set(without) - {name for name, _ in every}:
+            raise typer.BadParameter(f"no model {unknown.pop()!r}: there are {', '.join(dict(every))}")
+        return [(name, s) for name, s in every if name not in without]
+
+    wanted = models_of(most)
     pictures = data.load(train_images, "train", wanted[0][1].crop)
     took = together([s for _, s in wanted], pictures, device)
     left = until - (time.monotonic() - begin)
-    most = most or wanted[0][1].steps
+    most = most or max(s.steps for _, s in wanted)
     fit = int(SLACK * left / took)
     steps = most if fit >= most else max(round_to, fit // round_to * round_to)
     print(f"{1e3 * took:.2f} ms for a step of all {len(wanted)} models; {steps} iterations in {left:.0f} s", flush=True)
@@ -78,7 +86,7 @@ def main(
         progress=Progress(Console(width=160)),
         engine=Engine(jobs=len(wanted) if device.startswith("cuda") else 1),
     )
-    models.train_all(context, planned(names, profile, steps, set_))
+    models.train_all(context, models_of(steps))
     print(f"trained after {time.monotonic() - begin:.0f} s", flush=True)
 
 

@@ -8,6 +8,7 @@
 # From the environment:
 #   PROFILE  of the studies (stay)
 #   STUDIES  which: a process for each part between semicolons ("table3;figure3 table6 table10;table1;table2")
+#   MEASURE  which of them are measured here (all)
 #   WORK     where it works (runs/stay); all parts of the weights lie in $WORK/parts, for a second call to bring home
 #   KEPT     how many of them go to OUT (4, of 15 MB each)
 #   THREADS  of each process (5)
@@ -23,7 +24,8 @@ at() { echo "== $((SECONDS - start)) s: $*"; }
 left() { local s=$((end - SECONDS + start)); echo $((s > 1 ? s : 1)); }
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${THREADS:-5}
 read -ra plan <<<"${PLAN:-}"
-IFS=';' read -ra groups <<<"${STUDIES:-table3;figure3 table6 table10;table1;table2}"
+studies=${STUDIES:-table3;figure3 table6 table10;table1;table2}
+IFS=';' read -ra groups <<<"${MEASURE-$studies}"
 mkdir -p "${WORK:-runs/stay}" "$out"
 work=$(realpath "${WORK:-runs/stay}") out=$(realpath "$out")
 
@@ -42,8 +44,8 @@ finish() {
 }
 trap finish EXIT
 
-# shellcheck disable=SC2068 # the names are words
-if ! python3 benchmarks/stay.py ${groups[@]} --profile "$profile" --device "$device" --until "$train_until" \
+# shellcheck disable=SC2086 # the names are words
+if ! python3 benchmarks/stay.py ${studies//;/ } --profile "$profile" --device "$device" --until "$train_until" \
   --out "$work/train" --train-images "$train" "${plan[@]}" >"$work/train.log" 2>&1; then
   at "training failed"
   tail -n 5 "$work/train.log"
@@ -86,7 +88,7 @@ mkdir -p "$work/parts"
 (cd "$work/parts" && sha256sum weights-* >"$work/parts.sha256" && printf '%s\n' weights-* | head -n "$kept" | xargs -I{} cp {} "$out")
 at "weights packed: $(find "$work/parts" -type f | wc -l) parts"
 code=0
-for one in "${measuring[@]}"; do wait "$one" || code=1; done
+for one in ${measuring[@]+"${measuring[@]}"}; do wait "$one" || code=1; done
 at "studies ended"
 for group in "${groups[@]}"; do tail -n 25 "$work/${group##* }.log"; done
 exit "$code"

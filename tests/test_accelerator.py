@@ -52,15 +52,24 @@ def test_every_variant_is_timed_or_says_why_not(tmp_path):
     assert (record["device"], record["commit"], record["dirty"]) == ("cpu", "abc", None)
 
 
-@pytest.fixture(scope="module")
-def bench():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("accelerator", SCRIPT)
+def module_of(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The script as a module."""
+    yield from module_of(SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def stay():
+    yield from module_of(SCRIPT.with_name("stay.py"))
 
 
 @pytest.mark.parametrize("method", ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"])
@@ -82,6 +91,28 @@ def test_a_wrong_gradient_is_told(bench, monkeypatch):
     assert errors["y infer"] > 1e-3 and max(e for g, e in errors.items() if g != "y infer") < 1e-5
     monkeypatch.setattr(bench, "noise_of_float32", contextlib.nullcontext)  # float64 draws other noise
     assert min(bench.errors(training.build(settings.train).train(), settings.train, crops).values()) > 1e-3
+
+
+@pytest.mark.parametrize("profile", ["stay", "gpu"])
+def test_a_stay_with_enough_time_is_the_profile(stay, profile):
+    for name, module in stay.STUDIES.items():
+        settings = module.PROFILES[profile]
+        assert stay.told(name, profile, settings.base.steps) == []
+        found = stay.planned([name], profile, settings.base.steps, [])
+        assert [s for _, s in found] == [one[-1] for one in module.trained(settings)]
+
+
+@pytest.mark.parametrize("steps", [2_000, 20_000, 40_000])
+def test_a_stay_that_is_cut_is_the_same_training_ended_earlier(stay, steps):
+    """Table 3's learning rate at each iteration, its snapshots and points; profile stay's cosine ends with it."""
+    told = stay.told("table3", "gpu", steps)
+    settings = stay.assigned(stay.table3.PROFILES["gpu"], told)
+    whole = stay.table3.PROFILES["gpu"].base
+    assert settings.base.steps == settings.points[-1] == steps and settings.counts == (320,) * len(settings.points)
+    assert settings.base.snapshots == tuple(s for s in whole.snapshots if s < steps)
+    assert [settings.base.rate_at(t) for t in range(0, steps, 99)] == [whole.rate_at(t) for t in range(0, steps, 99)]
+    short = stay.assigned(stay.table3.PROFILES["stay"], stay.told("table3", "stay", steps))
+    assert short.base.cosine_steps == steps and short.points == (steps // 4, steps // 2, steps)
 
 
 def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
