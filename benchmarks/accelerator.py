@@ -135,18 +135,18 @@ def main(
             except Exception as error:  # a variant that this device or this torch lacks is a finding, not a failure
                 row["note"] = f"{type(error).__name__}: {error}".splitlines()[0]
             keep(row)
-        if "bare draw" not in without:
-            for name, share in recorder_draw(settings, crops, device):
-                advance(1, name)
-                keep({"variant": name} | share)
-        for name, make in toys(50_000 if tiny else 1_000_000, device):
+        for name, measure in recorder_draw(settings, crops, device):
+            advance(1, name)
+            if name not in without:
+                keep({"variant": name} | measure())
+        for name, make in toys(50_000 if tiny else 1_000_000, device, inputs):
             advance(1, name)
             if name in without:
                 continue
             try:
                 row = seconds_of(make(), settings, device)
-            except ImportError as error:
-                row = {"note": f"{type(error).__name__}: {error}"}
+            except Exception as error:  # jax is not here, or has no backend that works
+                row = {"note": f"{type(error).__name__}: {error}".splitlines()[0]}
             keep({"variant": name} | row)
     show_table(console, pd.DataFrame(rows), out / "accelerator.csv")
 
@@ -236,9 +236,9 @@ def compile_transforms(codec: Any) -> None:
 
 
 def largest_convolution(settings: Settings, crops: data.Crops, device: str) -> Built:
-    """The convolution with the most arithmetic in a training step, alone: forward and both gradients."""
+    """The convolution with the most arithmetic in a training step (of several, the first): forward, both gradients."""
     train = replace(settings.train, precision="tf32" if device.startswith("cuda") else "float32")
-    codec = training.build(train).to(device).train()
+    codec = TrainState.new(train, device).codec.train()
     found: dict[str, tuple[float, Any, Tensor]] = {}
 
     def look(name: str, module: Any, x: Tensor, y: Tensor) -> None:
@@ -327,8 +327,11 @@ def seconds_of(step: Iterate, settings: Settings, device: str) -> dict[str, floa
     return {"seconds": statistics.median(took), "seconds_min": min(took), "seconds_max": max(took)}
 
 
-def toys(draws: int, device: str) -> Iterator[tuple[str, Callable[[], Iterate]]]:
-    """Mean and variance of as many pathwise gradients of a toy problem, ours and those of jax."""
+def toys(draws: int, device: str, inputs: dict[str, str]) -> Iterator[tuple[str, Callable[[], Iterate]]]:
+    """Mean and variance of as many pathwise gradients of a toy problem at once, ours and those of jax.
+
+    Which jax, and on what, goes to ``inputs``.
+    """
     import harness
     from cases import toy
 
@@ -345,7 +348,10 @@ def toys(draws: int, device: str) -> Iterator[tuple[str, Callable[[], Iterate]]]
 
     def theirs() -> Iterate:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # it would take the device's memory
-        work = toy.jax(harness.Options(quick=draws < 1_000_000))
+        work = toy.jax(harness.Options(quick=draws < 1_000_000), chunk=draws)
+        import jax
+
+        inputs["jax"] = f"{jax.__version__} on {jax.devices()[0].device_kind}"
         return lambda _: work()
 
     yield "toy draws", ours
@@ -386,8 +392,10 @@ def noise_of_float32() -> Iterator[None]:
         noise._drawn = drawn
 
 
-def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A recorded draw beside the bare forward and backward pass."""
+def recorder_draw(
+    settings: Settings, crops: data.Crops, device: str
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """A recorded draw beside the bare forward and backward pass: name, and what measures it."""
     codec = training.build(settings.train).to(device).train()
     x, draws = crops.batch(0), settings.repetitions
 
@@ -407,12 +415,15 @@ def recorder_draw(settings: Settings, crops: data.Crops, device: str) -> Iterato
         synchronize(device)
         return time.perf_counter() - begin
 
-    for name, run in (("bare draw", bare), ("recorder draw", recorded)):
+    def measure(run: Callable[[int], None]) -> dict[str, Any]:
         with convolutions("float32", x.device):
             run(2)
             # The difference, so that hooks and, on CUDA, the capture of a graph do not count.
             seconds = max(took(run, 3 * draws) - took(run, draws), 1e-9) / (2 * draws)
-        yield name, {"seconds": seconds, "images per second": settings.batch / seconds}
+        return {"seconds": seconds, "images per second": settings.batch / seconds}
+
+    yield "bare draw", lambda: measure(bare)
+    yield "recorder draw", lambda: measure(recorded)
 
 
 def flops_of(train: training.TrainSettings, crops: data.Crops) -> float:

@@ -53,12 +53,14 @@ def main(
     """Plan and train."""
     begin = time.monotonic()
     results.ensure_folder(out)
+    if unknown := set(names) - set(STUDIES):
+        raise typer.BadParameter(f"no study {unknown.pop()!r} here: there are {', '.join(STUDIES)}")
     study.check(names, profile, assignments=set_)
 
     def models_of(steps: int | None) -> list[tuple[str, TrainSettings]]:
         every = planned(names, profile, steps, set_)
-        if unknown := set(without) - {name for name, _ in every}:
-            raise typer.BadParameter(f"no model {unknown.pop()!r}: there are {', '.join(dict(every))}")
+        if missing := set(without) - {name for name, _ in every}:
+            raise typer.BadParameter(f"no model {missing.pop()!r}: there are {', '.join(dict(every))}")
         return [(name, s) for name, s in every if name not in without]
 
     wanted = models_of(most)
@@ -67,7 +69,7 @@ def main(
     left = until - (time.monotonic() - begin)
     most = most or max(s.steps for _, s in wanted)
     fit = int(SLACK * left / took)
-    steps = most if fit >= most else max(round_to, fit // round_to * round_to)
+    steps = min(most, max(round_to, fit if fit >= most else fit // round_to * round_to))
     print(f"{1e3 * took:.2f} ms for a step of all {len(wanted)} models; {steps} iterations in {left:.0f} s", flush=True)
     (out / "steps").write_text(f"{steps}\n")
     results.ensure_folder(out / "set")
@@ -91,21 +93,27 @@ def main(
 
 
 def told(name: str, profile: str, steps: int | None) -> list[str]:
-    """What a study of so many iterations is told by ``--set``: the same training, ended there."""
-    base: TrainSettings = STUDIES[name].PROFILES[profile].base
+    """What a study of so many iterations is told by ``--set``: the same training, ended there.
+
+    Where the profile's learning rate has come down at its end, the cosine and the snapshots are shortened with it.
+    """
+    settings = STUDIES[name].PROFILES[profile]
+    base: TrainSettings = settings.base
     if steps in (None, base.steps):
         return []
-    if base.cosine_steps == base.steps:  # the rate has come down at the end
-        kept = [steps // 4, steps // 2]
-        found = [f"base.cosine_steps={steps}"]
-    else:
-        kept, found = [s for s in base.snapshots if s < steps], []
-    snapshots = "".join(f"{s}," for s in kept)
-    found += [f"base.steps={steps}", f"base.snapshots=({snapshots})"]
+    cosine = base.cosine_steps == base.steps
+    kept = [s * steps // base.steps if cosine else s for s in base.snapshots]
+    kept = [s for s in kept if s < steps]
+    found = [f"base.cosine_steps={steps}"] if cosine else []
+    found += [f"base.steps={steps}", f"base.snapshots=({''.join(f'{s},' for s in kept)})"]
+    if name not in ("table1", "table2", "table3"):
+        return [*found, f"iterations={steps}"]
+    points = [p * steps // base.steps if cosine else p for p in settings.points]
+    points = [*(p for p in points if p < steps), steps]
+    found.append(f"points={tuple(points)}")
     if name == "table3":
-        points = [*kept[-2:], steps]
-        return [*found, f"points={tuple(points)}", f"stages={('-',) * len(points)}", "draws=320"]
-    return [*found, f"points=({steps},)" if name in ("table1", "table2") else f"iterations={steps}"]
+        found += [f"stages={('-',) * len(points)}", f"draws={settings.counts[-len(points) :]}"]
+    return found
 
 
 def planned(names: list[str], profile: str, steps: int | None, changes: list[str]) -> list[tuple[str, TrainSettings]]:

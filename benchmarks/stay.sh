@@ -9,7 +9,7 @@
 #   PROFILE  of the studies (stay)
 #   STUDIES  which: a process for each part between semicolons ("table3;figure3 table6 table10;table1;table2")
 #   MEASURE  which of them are measured here (all)
-#   WORK     where it works (runs/stay); all parts of the weights lie in $WORK/parts, for a second call to bring home
+#   WORK     where it works (runs/PROFILE); all parts of the weights lie in $WORK/parts, for a second call to bring home
 #   KEPT     how many of them go to OUT (4, of 15 MB each)
 #   THREADS  of each process (5)
 #   PLAN     options of stay.py, e.g. "--most 80 --round-to 40 --set base.crop=64" for a rehearsal
@@ -26,8 +26,9 @@ export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_T
 read -ra plan <<<"${PLAN:-}"
 studies=${STUDIES:-table3;figure3 table6 table10;table1;table2}
 IFS=';' read -ra groups <<<"${MEASURE-$studies}"
-mkdir -p "${WORK:-runs/stay}" "$out"
-work=$(realpath "${WORK:-runs/stay}") out=$(realpath "$out")
+WORK=${WORK:-runs/$profile}
+mkdir -p "$WORK" "$out"
+work=$(realpath "$WORK") out=$(realpath "$out")
 
 collect() { # tables, figures, provenance and logs, atomically; weights stay
   local new="$out/.results.$BASHPID"
@@ -76,19 +77,22 @@ study() { # NAME... : studies in one process after the other, on the models that
 }
 measuring=()
 for group in "${groups[@]}"; do
+  [ -n "${group// /}" ] || continue
   # shellcheck disable=SC2086 # likewise
   study $group & measuring+=($!)
 done
 
-# Weights in order of value, in parts of which the first few come home by themselves.
+# Weights in order of value, in parts of which the first few come home by themselves: the last ones, then snapshots.
+rm -rf "$work/parts"
 mkdir -p "$work/parts"
-(cd "$work/train/runs" && ls -d direct-elbo* direct-ms-nic-mix-*-k5-* 2level* direct-ms-nic-mix-*-k8-* direct-ms-nic-dms* 2>/dev/null |
-  while read -r run; do printf '%s\n' "$run/final.safetensors" "$run/settings.json" "$run/log.csv"; done |
+(cd "$work/train/runs" && runs=$(ls -d direct-elbo* 2level* direct-ms-nic-mix-*-k5-* direct-ms-nic-mix-*-k8-* direct-* 2>/dev/null | awk '!seen[$0]++')
+  { for run in $runs; do printf '%s\n' "$run/final.safetensors" "$run/settings.json" "$run/log.csv"; done
+    for run in $runs; do ls -rv "$run"/snapshot-*.safetensors 2>/dev/null; done; } |
   tar cf - -T - | gzip -1 | split -b 15000000 - "$work/parts/weights-")
 (cd "$work/parts" && sha256sum weights-* >"$work/parts.sha256" && printf '%s\n' weights-* | head -n "$kept" | xargs -I{} cp {} "$out")
 at "weights packed: $(find "$work/parts" -type f | wc -l) parts"
 code=0
 for one in ${measuring[@]+"${measuring[@]}"}; do wait "$one" || code=1; done
 at "studies ended"
-for group in "${groups[@]}"; do tail -n 25 "$work/${group##* }.log"; done
+for name in ${groups[@]+${groups[@]}}; do tail -n 25 "$work/$name.log"; done
 exit "$code"

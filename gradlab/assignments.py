@@ -68,7 +68,8 @@ def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
         else:
             changes[name] = _value(path, new, hints.get(name, Any))
             if changes[name] == () and old and known[name].default != ():
-                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({old[0]!r},)")
+                one = old[0] if isinstance(old, tuple) else old
+                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({one!r},)")
     return dataclasses.replace(settings, **changes)
 
 

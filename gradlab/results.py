@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -82,7 +83,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def write_csv(path: str | Path, frame: DataFrame) -> None:
     """Writes rows without the index, floats with the digits that give the same float back: equal rows, equal bytes."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, csv_of(frame))
+
+
+def csv_of(frame: DataFrame) -> str:
+    """The text that ``write_csv`` writes."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: str | Path) -> DataFrame:
@@ -91,19 +97,29 @@ def read_csv(path: str | Path) -> DataFrame:
     Raises:
         GradlabError: no such file, cut off, or not a table.
     """
-    import pandas
-
     path = Path(path)
-    remedy = "run its study again"
     try:
         content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            raise GradlabError(f"{path} is cut off or empty: {remedy}")
-        return pandas.read_csv(
-            path, float_precision="round_trip", keep_default_na=False, na_values=[""], encoding="utf-8"
-        )
     except OSError as error:
-        raise GradlabError(f"cannot read {path} ({error.strerror}): {remedy}") from None
+        raise GradlabError(f"cannot read {path} ({error.strerror}): run its study again") from None
+    return rows_of(content, path)
+
+
+def rows_of(content: bytes, path: Path | str) -> DataFrame:
+    """The rows that ``csv_of`` gave the text of; ``path`` is named in errors.
+
+    Raises:
+        GradlabError: cut off, or not a table.
+    """
+    import pandas
+
+    remedy = "run its study again"
+    if not content.endswith(b"\n"):
+        raise GradlabError(f"{path} is cut off or empty: {remedy}")
+    try:
+        return pandas.read_csv(
+            io.BytesIO(content), float_precision="round_trip", keep_default_na=False, na_values=[""], encoding="utf-8"
+        )
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise GradlabError(f"{path} is not a table ({str(error).strip()}): {remedy}") from None
 

@@ -34,6 +34,7 @@ from gradlab import catalog, determinism, digests, locks, ranks, results, states
 from gradlab.assignments import assigned
 from gradlab.catalog import studies as discover
 from gradlab.errors import GradlabError, Stopped, unknown
+from gradlab.parts import Parts
 from gradlab.progress import Progress, duration
 from gradlab.show import show_table, show_verdicts
 
@@ -92,6 +93,7 @@ class Context:
         assignments: settings that were changed by ``--set``.
         commit: of the code, where git is not to be asked.
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
+        parts: keeps rows that take long to measure until the study is complete.
     """
 
     out: Path
@@ -109,6 +111,7 @@ class Context:
     assignments: tuple[str, ...] = ()
     commit: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    parts: Parts = field(default_factory=Parts)
 
     @property
     def device(self) -> str:
@@ -246,10 +249,14 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     record |= {"folders": folders, "deterministic": context.deterministic, "precision": context.precision}
     path = context.folder / "provenance.json"
     here = ranks.here()
+    context = replace(context, parts=Parts(context.folder / "parts", {k: record[k] for k in ("device", "commit")}))
     if here.agreed(context.options.resume and _done(path, record, context.inputs)):
         states.clear(context.folder)  # of a process that was killed right after the last file
+        context.parts.clear()
         _say(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
         return
+    if not context.options.resume:
+        context.parts.clear()
     with states.running(context.folder):
         tables, verdicts = _write(name, module, settings, context, record)
     show_table(console, tables[name], context.folder / f"{name}.csv")
@@ -264,6 +271,8 @@ def _write(
     path, here = context.folder / "provenance.json", ranks.here()
     begin = time.monotonic()
     tables: dict[str, DataFrame] = module.measure(settings, context)
+    if before := context.parts.before():
+        context.inputs["measured before"] = before
     if name not in tables:
         raise GradlabError(f"measure() returned no table {name!r}: name its main table after the study")
     for table in tables:
@@ -282,6 +291,7 @@ def _write(
     if here.first:
         written = [f"{table}.csv" for table in tables] + ["verdicts.csv"] * hasattr(module, "verdicts")
         results.write_json(path, digests.sealed(record | {digests.FILES: digests.of_files(context.folder, written)}))
+        context.parts.clear()
     return tables, verdicts
 
 

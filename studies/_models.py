@@ -180,11 +180,13 @@ def train_all(
 
 
 def check_kept(base: TrainSettings, *iterations: int) -> None:
-    """Refuse iterations that no weights are kept of, before anything is trained.
+    """Refuse iterations that no weights are kept of, or that come twice, before anything is trained.
 
     Raises:
-        GradlabError: none, or one that is neither a snapshot nor the end.
+        GradlabError: none, one that is neither a snapshot nor the end, or one that was named before.
     """
+    if twice := [i for i in dict.fromkeys(iterations) if iterations.count(i) > 1]:
+        raise GradlabError(f"iteration {twice[0]} is named {iterations.count(twice[0])} times: give it once")
     kept = (*base.snapshots, base.steps)
     missing = [i for i in iterations if i not in kept]
     if missing or not iterations:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import cli, data, paper, problems, ranks, recording, results
+from gradlab import checkpoints, cli, data, paper, problems, ranks, recording, results
 from gradlab.errors import GradlabError
 from gradlab.progress import Advance, skip
 from gradlab.study import Context, Verdict, stop_together
@@ -69,7 +69,7 @@ class Settings:
     @property
     def counts(self) -> tuple[int, ...]:
         """The draws of each point."""
-        return self.draws if isinstance(self.draws, tuple) else (self.draws,) * len(self.points)
+        return (self.draws,) * len(self.points) if isinstance(self.draws, int) else tuple(self.draws)
 
 
 PROFILES = {
@@ -104,16 +104,11 @@ class Wanted(NamedTuple):
         """Whether the weights were trained under this switch."""
         return self.switch == METHODS[self.method]
 
-    def file(self, run: Run) -> Path:
-        """Where it is kept."""
-        return run.folder / f"recorded-{self.iteration}-{self.switch}-{self.noise.replace(' ', '-')}-{self.draws}.csv"
-
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Record every model at every point, with the switch as trained and flipped, with and without minibatch noise.
 
-    In order of value, own weights and the last point first. Each recording is kept with its run, and is read there when
-    the study is resumed.
+    In order of value, own weights and the last point first. Each recording is a part of the study, and is kept.
 
     Raises:
         Stopped: at the time limit or by a signal; one recording at most is lost.
@@ -132,32 +127,38 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("recording gradients", sum(w.draws for w in wanted)) as advance:
         found = {w: _recorded(w, runs[w.method], crops, context, advance) for w in by_value}
     groups = pd.concat([found[w] for w in wanted], ignore_index=True)
-    devices = set(groups.pop("device"))
-    if devices != {results.device_name(context.device)}:
-        context.inputs["gradients were recorded on"] = ", ".join(sorted(devices))
     wide = _wide(groups, dict(zip(settings.points, settings.stages, strict=True)))
     return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
 
 
 def _recorded(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advance: Advance) -> pd.DataFrame:
-    """One row per group: the recording that is kept, or a new one."""
-    path, trained_with = wanted.file(run), run.settings
-    if context.options.resume and path.exists():
-        skip(advance, wanted.draws)
-        return results.read_csv(path)
+    """One row per group: the recording that was kept, or a new one."""
     stop_together(context.options.deadline)
+    trained_with, end = run.settings, run.settings.steps
+    codec = run.codec(wanted.iteration)
+    key = wanted._asdict() | {"weights": checkpoints.digest(codec.state_dict()), "deterministic": context.deterministic}
+    key |= {"run": run.folder.name}  # which names seed, batch, lambda, images and precision
+    name = f"{wanted.method}-{wanted.iteration}-{wanted.switch}-{wanted.noise}-{wanted.draws}".replace(" ", "-")
+    rows = context.parts.find(name, key)
+    if rows is not None:
+        skip(advance, wanted.draws)
+        return rows
 
     def on(n: int = 1, note: str = "") -> None:
         if ranks.here().size == 1:  # several take different numbers of draws, and could not agree after each
             stop_together(context.options.deadline)
         advance(n, note)
 
-    end = trained_with.steps
     batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
-    codec = run.codec(wanted.iteration, context.device)
     codec.precision = trained_with.precision  # gradients as training computes them
     recorder = recording.at_same_weights(
-        codec, batches, trained_with.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=on
+        codec.to(context.device),
+        batches,
+        trained_with.lam,
+        wanted.draws,
+        (wanted.switch,),
+        seed=context.seed,
+        advance=on,
     )[wanted.switch]
     first = {
         "iteration": wanted.iteration,
@@ -166,10 +167,10 @@ def _recorded(wanted: Wanted, run: Run, crops: data.Crops, context: Context, adv
         "own": wanted.own,
         "noise": wanted.noise,
     }
-    rows = recorder.summary().assign(**first, device=results.device_name(context.device))
-    rows = rows[[*first, "group", *(c for c in rows.columns if c not in (*first, "group"))]]
-    results.write_csv(path, rows)
-    return rows
+    rows = recorder.summary().assign(**first)
+    return context.parts.keep(
+        name, key, rows[[*first, "group", *(c for c in rows.columns if c not in (*first, "group"))]]
+    )
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
@@ -300,7 +301,8 @@ def draw(folder: Path) -> None:
         plots.curves(ax, mine[mine["group"] == group], "iteration", "snr", "snr_se", "weights_of",
                      xlabel="iterations", ylabel=f"gradient SNR,\nn = {draws} draws",
                      order=ORDER)  # fmt: skip
-        ax.plot(floor["iteration"], floor["noise_floor"], color="0.5", linewidth=0.8, linestyle=":",
+        mark = "" if len(floor) > 1 else "_"  # of one point
+        ax.plot(floor["iteration"], floor["noise_floor"], color="0.5", linewidth=0.8, linestyle=":", marker=mark,
                 label="noise floor")  # fmt: skip
         plots.title(ax, group)
         ax.set_ylim(bottom=0)

@@ -108,11 +108,18 @@ def test_a_stay_that_is_cut_is_the_same_training_ended_earlier(stay, steps):
     told = stay.told("table3", "gpu", steps)
     settings = stay.assigned(stay.table3.PROFILES["gpu"], told)
     whole = stay.table3.PROFILES["gpu"].base
-    assert settings.base.steps == settings.points[-1] == steps and settings.counts == (320,) * len(settings.points)
+    assert (
+        settings.base.steps == settings.points[-1] == steps
+        and settings.counts == (320, 320, 1000)[-len(settings.points) :]
+    )
+    assert settings.points[:-1] == tuple(p for p in (12_500, 25_000) if p < steps)
     assert settings.base.snapshots == tuple(s for s in whole.snapshots if s < steps)
     assert [settings.base.rate_at(t) for t in range(0, steps, 99)] == [whole.rate_at(t) for t in range(0, steps, 99)]
     short = stay.assigned(stay.table3.PROFILES["stay"], stay.told("table3", "stay", steps))
     assert short.base.cosine_steps == steps and short.points == (steps // 4, steps // 2, steps)
+    assert short.base.snapshots == short.points[:-1]
+    curve = stay.assigned(stay.table2.PROFILES["gpu"], stay.told("table2", "gpu", steps))
+    assert curve.points == (*(p for p in (25_000,) if p < steps), steps)
 
 
 def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import shutil
 import signal
 from dataclasses import asdict
 
@@ -16,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import paper, plots, report, results, study
+from gradlab import checkpoints, digests, paper, plots, report, results, study
 from gradlab.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
 
@@ -203,57 +202,78 @@ def test_table3_measures_both_at_own_and_at_the_same_weights(out):
     assert (decoder["variance_trace_ratio"] - 1).abs().max() < 1e-5
 
 
-def test_table3_loses_no_finished_recording(tmp_path, monkeypatch):
+@pytest.fixture
+def table3(tmp_path, monkeypatch):
+    """Runs Table 3 at its smallest, and counts its recordings: ``run(**options)`` and ``run.calls``."""
+    study_module = module("table3")
+    monkeypatch.setitem(study_module.PROFILES, "quick", study_module.SMALLEST)
+    record = study_module.recording.at_same_weights
+
+    def run(cut_in=None, resume=True, **options):
+        console, run.calls = Console(file=io.StringIO(), width=200), []
+
+        def counted(codec, batches, lam, draws, switches, **how):
+            run.calls.append(switches)
+            if len(run.calls) == cut_in:
+                draw = how["advance"]
+                how["advance"] = lambda n=1, note="": (os.kill(os.getpid(), signal.SIGTERM), draw(n, note))
+            return record(codec, batches, lam, draws, switches, **how)
+
+        monkeypatch.setattr(study_module.recording, "at_same_weights", counted)
+        assert study.run(["table3"], "quick", tmp_path, RunOptions(resume=resume), console=console, **options) == 0
+        return console.file.getvalue()
+
+    run.folder = tmp_path / "table3"
+    run.parts = lambda: sorted((run.folder / "parts").glob("*.json"))
+    run.tables = lambda: {path.name: path.read_bytes() for path in run.folder.glob("*.csv")}
+    run.inputs = lambda: json.loads((run.folder / "provenance.json").read_text())["inputs"]
+    return run
+
+
+def test_table3_loses_no_finished_recording(table3):
     """Ended by a signal, by the time limit, then resumed: every recording once, and the tables of a run in one piece."""
-    table3 = module("table3")
-    monkeypatch.setitem(table3.PROFILES, "quick", table3.SMALLEST)
-    console = Console(file=io.StringIO(), width=200)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert study.run(["table3"], "quick", whole, console=console) == 0
-    shutil.copytree(whole / "runs", cut / "runs", ignore=shutil.ignore_patterns("recorded-*"))
-    calls, record = [], table3.recording.at_same_weights
-
-    def counted(codec, batches, lam, draws, switches, **options):
-        if len(calls) == 5:  # in the middle of the sixth
-            calls.append(None)
-            draw = options["advance"]
-            options["advance"] = lambda n=1, note="": (os.kill(os.getpid(), signal.SIGTERM), draw(n, note))
-        calls.append(switches)
-        return record(codec, batches, lam, draws, switches, **options)
-
-    monkeypatch.setattr(table3.recording, "at_same_weights", counted)
-    options = RunOptions(resume=True)
-    assert study.run(["table3"], "quick", cut, options, console=console) == 0
-    assert "stopped by SIGTERM; resume with" in console.file.getvalue() and not list(cut.glob("table3/*.csv"))
-    kept = {path.name for path in cut.glob("runs/*/recorded-*")}
-    assert len(kept) == 5 and all("-noise-4.csv" in name for name in kept)
-    assert {"recorded-6-2-level-noise-4.csv", "recorded-6-direct-y-noise-4.csv"} <= kept  # the last point comes first
-    assert study.run(["table3"], "quick", cut, options, console=console, time_limit=1e-9) == 0
-    assert "stopped at the time limit; resume with" in console.file.getvalue() and len(calls) == 7
-    assert study.run(["table3"], "quick", cut, options, console=console) == 0
-    assert len(calls) == 7 + 24 - 5
-    for path in (whole / "table3").glob("*.csv"):
-        assert (cut / "table3" / path.name).read_bytes() == path.read_bytes(), path.name
-    assert len(list(cut.glob("runs/*/recorded-*"))) == 24
-    # Without --resume all is measured again.
-    assert study.run(["table3"], "quick", cut, RunOptions(), console=console) == 0
-    assert len(calls) == 7 + 24 - 5 + 24
+    table3()
+    whole = table3.tables()
+    assert len(table3.calls) == 24 and len(whole) == 5 and not (table3.folder / "parts").exists()
+    (table3.folder / "provenance.json").unlink()
+    assert "stopped by SIGTERM; resume with" in table3(cut_in=6, resume=False)
+    names = [path.name for path in table3.parts()]
+    assert len(names) == 5 and all(name.endswith("-noise-4.json") for name in names)
+    assert {"2-level-VAE-6-2-level-noise-4.json", "Baseline-6-direct-y-noise-4.json"} <= set(names)  # the end first
+    assert "stopped at the time limit; resume with" in table3(time_limit=1e-9) and not table3.calls
+    assert "results are in" in table3() and len(table3.calls) == 24 - 5
+    assert table3.tables() == whole and not table3.parts() and "measured before" not in table3.inputs()
 
 
-def test_table3_says_where_gradients_were_recorded_if_not_here(tmp_path, monkeypatch):
-    table3 = module("table3")
-    monkeypatch.setitem(table3.PROFILES, "quick", table3.SMALLEST)
-    console = Console(file=io.StringIO(), width=200)
-    assert study.run(["table3"], "quick", tmp_path, console=console) == 0
-    told = "gradients were recorded on"
-    assert told not in json.loads((tmp_path / "table3" / "provenance.json").read_text())["inputs"]
-    path = next(tmp_path.glob("runs/*/recorded-*"))
-    results.write_csv(path, results.read_csv(path).assign(device="cuda (NVIDIA H200)"))
-    (tmp_path / "table3" / "provenance.json").unlink()
-    assert study.run(["table3"], "quick", tmp_path, RunOptions(resume=True), console=console) == 0
-    record = json.loads((tmp_path / "table3" / "provenance.json").read_text())
-    assert record["inputs"][told] == "cpu, cuda (NVIDIA H200)"
-    assert "device" not in results.read_csv(tmp_path / "table3" / "table3_groups.csv").columns
+def test_table3_reads_no_recording_of_other_weights_or_of_an_earlier_run(table3):
+    table3(cut_in=6, resume=False)
+    before = table3.parts()
+    for path in before:
+        path.write_text(path.read_text().replace('"switch":', '"which":'))  # of something else, and its digest differs
+    table3(cut_in=1)
+    assert table3.parts() == before and len(table3.calls) == 1  # measured again, from the first
+    # Without --resume what an earlier run kept is gone at once, not when its turn comes.
+    table3(cut_in=2, resume=False)
+    assert len(table3.parts()) == 1
+    # Other weights under the same settings: somebody trained again, on another machine.
+    table3(cut_in=6, resume=False)
+    for path in table3.folder.parent.glob("runs/*/final.safetensors"):
+        stored = checkpoints.load(path)
+        moved = {name: t + 1e-6 if t.is_floating_point() else t for name, t in stored.tensors.items()}
+        checkpoints.save(path, moved, stored.settings_hash, stored.iteration, stored.extra)
+    table3(cut_in=3)
+    assert len(table3.calls) == 3
+
+
+def test_table3_says_where_gradients_were_recorded_if_not_here(table3):
+    table3(cut_in=3, resume=False)
+    for path in table3.parts()[:1]:
+        record = json.loads(path.read_text())
+        record["made"]["device"] = "cuda (NVIDIA H200)"
+        path.write_text(json.dumps(digests.sealed(record)))
+    table3()
+    told = table3.inputs()["measured before"]
+    assert told.startswith("device cuda (NVIDIA H200), commit ") and "; " not in told and len(table3.calls) == 22
 
 
 def test_figure3_counts_every_dimension(out):

@@ -29,14 +29,14 @@ def ours(options: Options) -> Work:
     return work
 
 
-def jax(options: Options, generator: str | None = None) -> Work:
+def jax(options: Options, generator: str | None = None, chunk: int = CHUNK) -> Work:
     """``jit(vmap(grad))``, one compiled program over all chunks."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     jax.config.update("jax_enable_x64", True)
-    chunks = max(1, draws(options) // CHUNK)
+    chunks = max(1, draws(options) // chunk)
 
     def bound(phi, u):  # type: ignore[no-untyped-def]
         y = phi + u
