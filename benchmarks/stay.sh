@@ -32,7 +32,7 @@ work=$(realpath "$WORK") out=$(realpath "$out")
 
 collect() { # tables, figures, provenance and logs, atomically; weights stay
   local new="$out/.results.$BASHPID"
-  (cd "$work" && tar czf "$new" --exclude='*.safetensors' --exclude=parts .) 2>/dev/null
+  (cd "$work" && tar czf "$new" --exclude='*.safetensors' --exclude=./parts .) 2>/dev/null
   mv "$new" "$out/results.tar.gz"
 }
 (while sleep 30; do collect; done) &
@@ -85,7 +85,8 @@ done
 # Weights in order of value, in parts of which the first few come home by themselves: the last ones, then snapshots.
 rm -rf "$work/parts"
 mkdir -p "$work/parts"
-(cd "$work/train/runs" && runs=$(ls -d direct-elbo* 2level* direct-ms-nic-mix-*-k5-* direct-ms-nic-mix-*-k8-* direct-* 2>/dev/null | awk '!seen[$0]++')
+(cd "$work/train/runs" || exit
+  runs=$(printf '%s\n' direct-elbo* 2level* direct-ms-nic-mix-*-k5-* direct-ms-nic-mix-*-k8-* direct-* | awk '!/[*]/ && !seen[$0]++')
   { for run in $runs; do printf '%s\n' "$run/final.safetensors" "$run/settings.json" "$run/log.csv"; done
     for run in $runs; do ls -rv "$run"/snapshot-*.safetensors 2>/dev/null; done; } |
   tar cf - -T - | gzip -1 | split -b 15000000 - "$work/parts/weights-")

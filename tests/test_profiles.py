@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,6 +181,9 @@ def test_a_big_batch_of_as_many_epochs():
         ("table3", "stages=('-','-','soon')", "unknown stage 'soon'"),
         ("table3", "draws=1", "draws is 1: a signal-to-noise ratio needs at least 2"),
         ("table3", "draws=(9, 9, 1)", "draws is 1: a signal-to-noise ratio needs at least 2"),
+        ("table3", "draws=()", "--set draws leaves nothing to do: give at least one, e.g. (256,)"),
+        ("table3", "points=(900, 900, 3600)", "iteration 900 is named 2 times: give it once"),
+        ("table2", "points=(900, 3600, 900)", "iteration 900 is named 2 times: give it once"),
         ("table3", "draws=(9, 9)", "3 points have 2 draws: give one for each"),
         ("figure3", "iterations=7", "no weights are kept after 7 iterations"),
         ("figure4", "iterations=7", "no weights are kept after 7 iterations"),
@@ -188,7 +192,7 @@ def test_a_big_batch_of_as_many_epochs():
     ],
 )
 def test_settings_that_no_study_could_read_are_refused_before_training(study, given, sentence):
-    with pytest.raises(GradlabError, match=f"{study}: {sentence}"):
+    with pytest.raises(GradlabError, match=re.escape(f"{study}: {sentence}")):
         check([study], assignments=[given])
 
 
