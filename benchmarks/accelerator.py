@@ -9,7 +9,7 @@ Variants of the step (crops on the device, noise, loss, gradient, clipping, Adam
 - ``tf32``, ``bf16``: the same with transforms of that precision;
 - ``compiled``: the transforms compiled, in TF32;
 - ``graph``: the step as training takes it on CUDA, one graph a step, in TF32;
-- ``compiled graph``: both; ``bf16 graph``, ``bf16 compiled graph``: likewise with transforms of that precision;
+- ``compiled graph``: both; ``bf16 graph``, ``bf16 compiled graph``: the same two in bf16;
 - ``graph x M``: M models side by side, a stream each;
 - then the graph step of each training method of the paper, in TF32.
 
@@ -23,13 +23,15 @@ A variant that the device lacks is listed with the reason. ``accelerator.csv`` a
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,33 +123,30 @@ def main(
         record = results.provenance(settings, settings.seed, device, inputs, took, {}, commit=commit)
         results.write_json(out / "provenance.json", record)
 
+    def step_costs(make: Callable[[], Built]) -> Iterator[dict[str, Any]]:
+        built = make()
+        found = timed(built.step, settings, device, built.models)
+        yield found | {"limit_share": built.models * built.flops / found["seconds"] / limit}
+        yield {f"error {group}": e for group, e in built.errors().items()}
+
+    # What measures each, and gives its columns as they come.
+    every: Iterator[tuple[str, Callable[[], Iterable[dict[str, Any]]]]] = itertools.chain(
+        ((name, partial(step_costs, make)) for name, make in variants(settings, crops, pictures, device)),
+        recorder_draw(settings, crops, device),
+        toys(50_000 if tiny else 1_000_000, settings, device, inputs),
+    )
     with Progress(console).track("variants", 10 + len(settings.models) + len(METHODS) + 4) as advance:
-        for name, make in variants(settings, crops, pictures, device):
+        for name, measure in every:
             advance(1, name)
             if name in without:
                 continue
             row: dict[str, Any] = {"variant": name}
             try:
-                built = make()
-                row |= timed(built.step, settings, device, built.models)
-                row["limit_share"] = built.models * built.flops / row["seconds"] / limit
-                row |= {f"error {group}": e for group, e in built.errors().items()}
-            except Exception as error:  # a variant that this device or this torch lacks is a finding, not a failure
+                for columns in measure():
+                    row |= columns
+            except Exception as error:  # what this device, this torch or this machine lacks is a finding, not a failure
                 row["note"] = f"{type(error).__name__}: {error}".splitlines()[0]
             keep(row)
-        for name, measure in recorder_draw(settings, crops, device):
-            advance(1, name)
-            if name not in without:
-                keep({"variant": name} | measure())
-        for name, make in toys(50_000 if tiny else 1_000_000, device, inputs):
-            advance(1, name)
-            if name in without:
-                continue
-            try:
-                row = seconds_of(make(), settings, device)
-            except Exception as error:  # jax is not here, or has no backend that works
-                row = {"note": f"{type(error).__name__}: {error}".splitlines()[0]}
-            keep({"variant": name} | row)
     show_table(console, pd.DataFrame(rows), out / "accelerator.csv")
 
 
@@ -238,7 +237,7 @@ def compile_transforms(codec: Any) -> None:
 def largest_convolution(settings: Settings, crops: data.Crops, device: str) -> Built:
     """The convolution with the most arithmetic in a training step (of several, the first): forward, both gradients."""
     train = replace(settings.train, precision="tf32" if device.startswith("cuda") else "float32")
-    codec = TrainState.new(train, device).codec.train()
+    codec = TrainState.new(train, device).codec
     found: dict[str, tuple[float, Any, Tensor]] = {}
 
     def look(name: str, module: Any, x: Tensor, y: Tensor) -> None:
@@ -327,7 +326,9 @@ def seconds_of(step: Iterate, settings: Settings, device: str) -> dict[str, floa
     return {"seconds": statistics.median(took), "seconds_min": min(took), "seconds_max": max(took)}
 
 
-def toys(draws: int, device: str, inputs: dict[str, str]) -> Iterator[tuple[str, Callable[[], Iterate]]]:
+def toys(
+    draws: int, settings: Settings, device: str, inputs: dict[str, str]
+) -> Iterator[tuple[str, Callable[[], list[dict[str, float]]]]]:
     """Mean and variance of as many pathwise gradients of a toy problem at once, ours and those of jax.
 
     Which jax, and on what, goes to ``inputs``.
@@ -354,8 +355,8 @@ def toys(draws: int, device: str, inputs: dict[str, str]) -> Iterator[tuple[str,
         inputs["jax"] = f"{jax.__version__} on {jax.devices()[0].device_kind}"
         return lambda _: work()
 
-    yield "toy draws", ours
-    yield "toy draws, jax", theirs
+    yield "toy draws", lambda: [seconds_of(ours(), settings, device)]
+    yield "toy draws, jax", lambda: [seconds_of(theirs(), settings, device)]
 
 
 def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict[str, float]:
@@ -394,7 +395,7 @@ def noise_of_float32() -> Iterator[None]:
 
 def recorder_draw(
     settings: Settings, crops: data.Crops, device: str
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+) -> Iterator[tuple[str, Callable[[], list[dict[str, float]]]]]:
     """A recorded draw beside the bare forward and backward pass: name, and what measures it."""
     codec = training.build(settings.train).to(device).train()
     x, draws = crops.batch(0), settings.repetitions
@@ -415,12 +416,12 @@ def recorder_draw(
         synchronize(device)
         return time.perf_counter() - begin
 
-    def measure(run: Callable[[int], None]) -> dict[str, Any]:
+    def measure(run: Callable[[int], None]) -> list[dict[str, float]]:
         with convolutions("float32", x.device):
             run(2)
             # The difference, so that hooks and, on CUDA, the capture of a graph do not count.
             seconds = max(took(run, 3 * draws) - took(run, draws), 1e-9) / (2 * draws)
-        return {"seconds": seconds, "images per second": settings.batch / seconds}
+        return [{"seconds": seconds, "images per second": settings.batch / seconds}]
 
     yield "bare draw", lambda: measure(bare)
     yield "recorder draw", lambda: measure(recorded)

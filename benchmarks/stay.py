@@ -33,7 +33,7 @@ from gradlab_studies import _models as models  # noqa: E402
 STUDIES: dict[str, Any] = {"table3": table3, "table2": table2, "table1": table1} | {
     name: _latents for name in ("figure3", "table6", "table10")
 }
-"""Where the models of each are listed, in the order in which studies run."""
+"""The studies that a stay can take, and the module that lists the models of each."""
 SLACK = 0.92
 """Of the time, for what is no step: captures, logs, snapshots, checkpoints."""
 
@@ -93,7 +93,7 @@ def main(
 
 
 def told(name: str, profile: str, steps: int | None) -> list[str]:
-    """What a study of so many iterations is told by ``--set``: the same training, ended there.
+    """The ``--set`` arguments that end a study's training after so many iterations.
 
     Where the profile's learning rate has come down at its end, the cosine and the snapshots are shortened with it.
     """

@@ -185,7 +185,7 @@ def check_kept(base: TrainSettings, *iterations: int) -> None:
     Raises:
         GradlabError: none, one that is neither a snapshot nor the end, or one that was named before.
     """
-    if twice := [i for i in dict.fromkeys(iterations) if iterations.count(i) > 1]:
+    if twice := [i for i in iterations if iterations.count(i) > 1]:
         raise GradlabError(f"iteration {twice[0]} is named {iterations.count(twice[0])} times: give it once")
     kept = (*base.snapshots, base.steps)
     missing = [i for i in iterations if i not in kept]

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gradlab import checkpoints, data, evaluation, paper, ranks, results
+from gradlab import data, evaluation, paper, ranks, results
 from gradlab.data import Picture
 from gradlab.progress import skip
 from gradlab.study import Context, Verdict, stop_together
@@ -136,14 +136,13 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
 
 def coded(run: Run, iteration: int, images: list[Picture], context: Context, advance: Any) -> pd.DataFrame:
     """Rate and distortion of one model, from its folder if these images have been coded with these weights before."""
-    codec = run.codec(iteration)
-    weights = checkpoints.digest(codec.state_dict())
-    path = run.folder / f"rate-distortion-{iteration}-{data.fingerprint(images)[:12]}-{weights[:12]}.csv"
+    path = run.folder / f"rate-distortion-{iteration}-{data.fingerprint(images)[:12]}-{run.digest(iteration)[:12]}.csv"
     if ranks.here().agreed(path.exists()):
         skip(advance, len(images), "coded before")
         return results.read_csv(path)
     stop_together(context.options.deadline)
-    found = evaluation.rate_distortion(codec.to(context.device), images, run.settings.lam, advance)
+    codec = run.codec(iteration, context.device)
+    found = evaluation.rate_distortion(codec, images, run.settings.lam, advance)
     results.write_csv(path, found)
     return found
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import checkpoints, cli, data, paper, problems, ranks, recording, results
+from gradlab import cli, data, paper, problems, ranks, recording, results
 from gradlab.errors import GradlabError
 from gradlab.progress import Advance, skip
 from gradlab.study import Context, Verdict, stop_together
@@ -127,6 +127,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("recording gradients", sum(w.draws for w in wanted)) as advance:
         found = {w: _recorded(w, runs[w.method], crops, context, advance) for w in by_value}
     groups = pd.concat([found[w] for w in wanted], ignore_index=True)
+    first = ["iteration", "weights_of", "switch", "own", "noise", "group"]
+    groups = groups[[*first, *(c for c in groups.columns if c not in first)]]
     wide = _wide(groups, dict(zip(settings.points, settings.stages, strict=True)))
     return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
 
@@ -134,9 +136,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 def _recorded(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advance: Advance) -> pd.DataFrame:
     """One row per group: the recording that was kept, or a new one."""
     stop_together(context.options.deadline)
-    trained_with, end = run.settings, run.settings.steps
-    codec = run.codec(wanted.iteration)
-    key = wanted._asdict() | {"weights": checkpoints.digest(codec.state_dict()), "deterministic": context.deterministic}
+    key = wanted._asdict() | {"weights": run.digest(wanted.iteration), "deterministic": context.deterministic}
     key |= {"run": run.folder.name}  # which names seed, batch, lambda, images and precision
     name = f"{wanted.method}-{wanted.iteration}-{wanted.switch}-{wanted.noise}-{wanted.draws}".replace(" ", "-")
     rows = context.parts.find(name, key)
@@ -149,28 +149,21 @@ def _recorded(wanted: Wanted, run: Run, crops: data.Crops, context: Context, adv
             stop_together(context.options.deadline)
         advance(n, note)
 
+    end = run.settings.steps
     batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
-    codec.precision = trained_with.precision  # gradients as training computes them
+    codec = run.codec(wanted.iteration, context.device)
+    codec.precision = run.settings.precision  # gradients as training computes them
     recorder = recording.at_same_weights(
-        codec.to(context.device),
-        batches,
-        trained_with.lam,
-        wanted.draws,
-        (wanted.switch,),
-        seed=context.seed,
-        advance=on,
+        codec, batches, run.settings.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=on
     )[wanted.switch]
-    first = {
-        "iteration": wanted.iteration,
-        "weights_of": wanted.method,
-        "switch": wanted.switch,
-        "own": wanted.own,
-        "noise": wanted.noise,
-    }
-    rows = recorder.summary().assign(**first)
-    return context.parts.keep(
-        name, key, rows[[*first, "group", *(c for c in rows.columns if c not in (*first, "group"))]]
+    rows = recorder.summary().assign(
+        iteration=wanted.iteration,
+        weights_of=wanted.method,
+        switch=wanted.switch,
+        own=wanted.own,
+        noise=wanted.noise,
     )
+    return context.parts.keep(name, key, rows)
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import torch
 from compressai.layers import GDN
 
 import gradlab as gl
+from gradlab import checkpoints
 from gradlab.codecs import CODECS
 
 LAM = 0.015
@@ -50,6 +51,13 @@ def amplified(model, factor=10.0):
     """Latents of several units, so that rounding matters: g_a gives so many times its output."""
     model.g_a.register_forward_hook(lambda module, inputs, output: factor * output)
     return model
+
+
+def nudge(path):
+    """Other weights in a checkpoint of the same settings, by 1e-6 each."""
+    stored = checkpoints.load(path)
+    moved = {name: t + 1e-6 if t.is_floating_point() else t for name, t in stored.tensors.items()}
+    checkpoints.save(path, moved, stored.settings_hash, stored.iteration, stored.extra)
 
 
 def compressai_class(codec):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from gradlab import data, results, study, training
 from gradlab.training import RunOptions
+from tests import benches
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 
@@ -52,24 +52,15 @@ def test_every_variant_is_timed_or_says_why_not(tmp_path):
     assert (record["device"], record["commit"], record["dirty"]) == ("cpu", "abc", None)
 
 
-def module_of(script):
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
 @pytest.fixture(scope="module")
 def bench():
     """The script as a module."""
-    yield from module_of(SCRIPT)
+    return benches.bench("accelerator")
 
 
 @pytest.fixture(scope="module")
 def stay():
-    yield from module_of(SCRIPT.with_name("stay.py"))
+    return benches.bench("stay")
 
 
 @pytest.mark.parametrize("method", ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"])
@@ -108,10 +99,8 @@ def test_a_stay_that_is_cut_is_the_same_training_ended_earlier(stay, steps):
     told = stay.told("table3", "gpu", steps)
     settings = stay.assigned(stay.table3.PROFILES["gpu"], told)
     whole = stay.table3.PROFILES["gpu"].base
-    assert (
-        settings.base.steps == settings.points[-1] == steps
-        and settings.counts == (320, 320, 1000)[-len(settings.points) :]
-    )
+    assert settings.base.steps == settings.points[-1] == steps
+    assert settings.counts == (320, 320, 1000)[-len(settings.points) :]
     assert settings.points[:-1] == tuple(p for p in (12_500, 25_000) if p < steps)
     assert settings.base.snapshots == tuple(s for s in whole.snapshots if s < steps)
     assert [settings.base.rate_at(t) for t in range(0, steps, 99)] == [whole.rate_at(t) for t in range(0, steps, 99)]

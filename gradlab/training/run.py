@@ -80,6 +80,22 @@ class Run:
         """The file of the weights after ``iteration``."""
         return self.folder / f"snapshot-{iteration}.safetensors"
 
+    def file(self, iteration: int | None = None) -> Path:
+        """The file of the weights after ``iteration``, or at the end."""
+        last = iteration is None or iteration == self.settings.steps
+        return self.folder / FINAL if last else self.snapshot(iteration or 0)
+
+    def digest(self, iteration: int | None = None) -> str:
+        """SHA-256 of the weights after ``iteration``, or at the end (``gradlab.checkpoints.digest``).
+
+        Raises:
+            GradlabError: as ``codec``.
+        """
+        return checkpoints.digest(self._stored(iteration).tensors)
+
+    def _stored(self, iteration: int | None) -> checkpoints.Stored:
+        return checkpoints.load(self.file(iteration), results.settings_hash(self.settings))
+
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
 
@@ -88,9 +104,7 @@ class Run:
         Raises:
             GradlabError: no such snapshot, or a file that is corrupt or of other settings.
         """
-        last = iteration is None or iteration == self.settings.steps
-        path = self.folder / FINAL if last else self.snapshot(iteration or 0)
-        stored = checkpoints.load(path, results.settings_hash(self.settings))
+        stored = self._stored(iteration)
         model: Codec = build(self.settings)  # type: ignore[assignment]
         model.load_state_dict(stored.tensors)
         return model.to(device).eval()
