@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,9 @@ class Spread(NamedTuple):
 
 
 @checked
-def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread]:
+def spread(
+    codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[..., Any] = lambda n=1, note="": None
+) -> dict[str, Spread]:
     """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
 
     A codec without z has ``y y_hat`` alone.
@@ -71,6 +73,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
         codec: the codec.
         images: at least two; portrait images are rotated by 90 degrees so that dimensions line up, larger ones are
             cropped centrally to the smallest height and width, and that to a multiple of ``codec.downsampling_factor``.
+        advance: called after each image.
 
     Raises:
         GradlabError: fewer than two images, or images smaller than one position of z.
@@ -94,6 +97,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor]) -> dict[str, Spread
             states[name] = states.get(name, moments.Moments.init(value[0].shape)).update(value)
         bits["y_hat"] += float(found.y_bits) / len(xs)
         bits["z_hat"] += float(found.z_bits) / len(xs)
+        advance(1)
     codec.train(was_training)
     pixels = xs[0].shape[2] * xs[0].shape[3]
     return {
@@ -116,27 +120,42 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
         std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``,
         ``dead``, ``bpp``.
     """
-    import pandas as pd
-
-    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread(codec, images).items()])
+    return rows(spread(codec, images), dead)
 
 
 @checked
 def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
+    return channel_rows(spread(codec, images), dead)
+
+
+def rows(spread: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
+    """``statistics`` from what ``spread`` returned."""
     import pandas as pd
 
-    rows = [
+    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread.items()])
+
+
+def channel_rows(spread: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
+    """``channels`` from what ``spread`` returned."""
+    import pandas as pd
+
+    found = [
         {"latent": name, "channel": channel, **part.row(dead)}
-        for name, s in spread(codec, images).items()
+        for name, s in spread.items()
         for channel, part in enumerate(s.by_channel())
     ]
-    return pd.DataFrame(rows).drop(columns="bpp")
+    return pd.DataFrame(found).drop(columns="bpp")
 
 
 @checked
 @torch.no_grad()
-def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) -> pd.DataFrame:
+def residuals(
+    codec: Codec,
+    images: Sequence[Picture | Tensor],
+    bins: int = 50,
+    advance: Callable[..., Any] = lambda n=1, note="": None,
+) -> pd.DataFrame:
     """Figure 4: histograms of y - round(y), of every element of y and of those with |y| >= 1/2, image by image.
 
     Sum ``count`` over images for the histogram of a folder.
@@ -146,6 +165,7 @@ def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) 
         images: pictures or ``[3, H, W]`` tensors of any sizes, cropped centrally to a multiple of
             ``codec.downsampling_factor``.
         bins: how many between -1/2 and 1/2.
+        advance: called after each image.
 
     Returns:
         Columns ``image``, ``kept`` (``KEPT``), ``low``, ``high``, ``count``.
@@ -171,6 +191,7 @@ def residuals(codec: Codec, images: Sequence[Picture | Tensor], bins: int = 50) 
             name = image.name if isinstance(image, Picture) else str(index)
             columns = {"image": name, "kept": kept, "low": edges[:-1], "high": edges[1:], "count": counts}
             tables.append(pd.DataFrame(columns))
+        advance(1)
     return pd.concat(tables, ignore_index=True)
 
 

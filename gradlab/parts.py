@@ -1,41 +1,96 @@
-"""Parts of a study: rows that take long to measure, kept one by one until the study is complete.
+"""Measure a study piece by piece, so that a time limit, a signal or a crash loses one piece at most.
 
-A study that was cut goes on with ``--resume`` and measures only what is missing. A part is read where it was measured
-of the same things (``key``) and is whole; otherwise it is measured again.
+A piece that takes long is kept in ``STUDY/parts/`` until the study is complete. A study that was cut goes on with
+``--resume`` and measures only what is missing. A piece is read where it was measured of the same things (``key``) and
+is whole; otherwise it is measured again. What was measured of a study that was cut is in ``STUDY/partial/``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import digests, ranks, results
-from gradlab.errors import GradlabError
+from gradlab import digests, ranks, results, stopping
+from gradlab.errors import GradlabError, Stopped
+from gradlab.progress import skip
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+PARTIAL = "partial"
+Tables = Mapping[str, "DataFrame"]
+"""Rows, by the name of their CSV."""
+
+
+class Piece(NamedTuple):
+    """What a study measures in one go.
+
+    Attributes:
+        name: a plain file name.
+        measure: gives the rows, by the table that they belong to.
+        key: what the rows depend on, text and numbers, e.g. the digest of the weights; None for a piece that is not
+            kept here: it is quick, or kept elsewhere.
+        units: of the progress bar, which a piece that was kept skips.
+    """
+
+    name: str
+    measure: Callable[[], Tables]
+    key: Mapping[str, Any] | None = None
+    units: int = 1
+
 
 class Parts:
-    """The parts of one study, a JSON file each.
+    """The pieces of one study, a JSON file each.
 
     Args:
-        folder: where they lie; None: nothing is kept.
-        made: how parts are made here, for the provenance: device, commit and so on.
+        folder: of the study, which they are kept below; None: nothing is kept.
+        made: how pieces are made here, for the provenance: device, commit and so on.
     """
 
     def __init__(self, folder: Path | None = None, made: Mapping[str, Any] | None = None) -> None:
-        self._folder, self._made = folder, dict(made or {})
+        self._study, self._made = folder, dict(made or {})
+        self._folder = None if folder is None else folder / "parts"
         self._before: set[str] = set()
+        self._measured: list[Tables] = []
+        self._wanted = 0
 
-    def find(self, name: str, key: Mapping[str, Any]) -> DataFrame | None:
+    def each(self, pieces: Sequence[Piece], advance: Callable[..., Any] = lambda n=1, note="": None) -> list[Tables]:
+        """The rows of every piece, in order: kept before, or measured now.
+
+        Args:
+            pieces: what is wanted.
+            advance: counts pieces that were kept before; ``measure`` counts its own.
+
+        Raises:
+            Stopped: time is up or a signal has come; ``so_far`` has the rows of the pieces before.
+        """
+        self._wanted += len(pieces)
+        found: list[Tables] = []
+        for piece in pieces:
+            kept = None if piece.key is None else self.find(piece.name, piece.key)
+            if kept is not None:
+                skip(advance, piece.units)
+                rows: Tables = kept
+            else:
+                stop_together()
+                rows = piece.measure()
+                rows = rows if piece.key is None else self.keep(piece.name, piece.key, rows)
+            found.append(rows)
+            self._measured.append(rows)
+        return found
+
+    def so_far(self) -> tuple[dict[str, DataFrame], str]:
+        """What was measured of a study that was cut: its tables, and how much of it that is."""
+        return joined(self._measured), f"{len(self._measured)} of {self._wanted} pieces measured"
+
+    def find(self, name: str, key: Mapping[str, Any]) -> dict[str, DataFrame] | None:
         """The rows that were kept under this name and of these things, the same in every process; None: there are none.
 
         Args:
-            name: of the part, a plain file name.
-            key: what the rows depend on, text and numbers, e.g. the digest of the weights.
+            name: of the piece.
+            key: what the rows depend on.
         """
         here = ranks.here()
         record = here.agreed(self._read(name, key) if here.first else None)
@@ -43,28 +98,49 @@ class Parts:
             return None
         if record["made"] != self._made:
             self._before.add(", ".join(f"{what} {how}" for what, how in record["made"].items()))
-        return results.rows_of(record["rows"].encode(), name)
+        return {table: results.rows_of(text.encode(), name) for table, text in record["tables"].items()}
 
-    def keep(self, name: str, key: Mapping[str, Any], rows: DataFrame) -> DataFrame:
+    def keep(self, name: str, key: Mapping[str, Any], rows: Tables) -> dict[str, DataFrame]:
         """Keep rows; returns them as ``find`` will give them."""
-        text = results.csv_of(rows)
+        texts = {table: results.csv_of(frame) for table, frame in rows.items()}
         if self._folder is not None:
             results.ensure_folder(self._folder)
-            record = {"key": dict(key), "made": self._made, "rows": text}
+            record = {"key": dict(key), "made": self._made, "tables": texts}
             results.write_json(self._folder / f"{name}.json", digests.sealed(record))
-        return results.rows_of(text.encode(), name)
+        return {table: results.rows_of(text.encode(), name) for table, text in texts.items()}
 
     def before(self) -> str:
-        """How parts that were found had been made, where it was not as here; empty where there are none."""
+        """How pieces that were found had been made, where it was not as here; empty where there are none."""
         return "; ".join(sorted(self._before))
 
+    def write_partial(self, tables: Tables, record: Mapping[str, Any]) -> Path | None:
+        """Write what was measured of a study that was cut, beside its results; None where there is nothing.
+
+        Args:
+            tables: by name.
+            record: the provenance, which says why the study is partial.
+        """
+        if self._study is None or not tables:
+            return None
+        folder = results.ensure_folder(self._study / PARTIAL)
+        for table, rows in tables.items():
+            results.write_csv(folder / f"{table}.csv", rows)
+        if ranks.here().first:
+            files = digests.of_files(folder, [f"{table}.csv" for table in tables])
+            record = {**record, "tables": list(tables), digests.FILES: files}
+            results.write_json(folder / digests.RECORD, digests.sealed(record))
+        return folder
+
     def clear(self) -> None:
-        """Delete all of them."""
-        if self._folder is not None and self._folder.is_dir() and ranks.here().first:
-            for path in self._folder.glob("*.json"):
-                results.remove(path)
-            with contextlib.suppress(OSError):  # something else lies there
-                self._folder.rmdir()
+        """Delete all of them, and what was written of a study that was cut."""
+        if self._study is None or self._folder is None or not ranks.here().first:
+            return
+        for folder, kinds in ((self._folder, ("*.json",)), (self._study / PARTIAL, ("*.csv", digests.RECORD))):
+            if folder.is_dir():
+                for path in [path for kind in kinds for path in folder.glob(kind)]:
+                    results.remove(path)
+                with contextlib.suppress(OSError):  # something else lies there
+                    folder.rmdir()
 
     def _read(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
         if self._folder is None:
@@ -73,4 +149,30 @@ class Parts:
             record = results.read_json(self._folder / f"{name}.json")
         except GradlabError:  # absent or damaged
             return None
-        return record if digests.is_whole(record) and record.get("key") == dict(key) else None
+        whole = digests.is_whole(record) and record.get("key") == dict(key) and isinstance(record.get("tables"), dict)
+        return record if whole else None
+
+
+def joined(pieces: Iterable[Tables]) -> dict[str, DataFrame]:
+    """The rows of all pieces, one below the other in each table."""
+    import pandas as pd
+
+    tables: dict[str, list[DataFrame]] = {}
+    for piece in pieces:
+        for name, rows in piece.items():
+            tables.setdefault(name, []).append(rows)
+    return {name: pd.concat(each, ignore_index=True) for name, each in tables.items()}
+
+
+def stop_together(deadline: float | None = None) -> None:
+    """Ends the work if that was asked of any process of this run.
+
+    Args:
+        deadline: on ``time.monotonic()``, besides that of the run.
+
+    Raises:
+        Stopped: it was; in all of them.
+    """
+    why = ranks.here().cause(stopping.cause(deadline))
+    if why is not None:
+        raise Stopped(f"stopped {why}")

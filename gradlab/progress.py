@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gradlab import stopping
+from gradlab import ranks, stopping
 
 if TYPE_CHECKING:
     import rich.progress
@@ -23,7 +23,7 @@ class Advance(Protocol):
         """Counts ``n`` units.
 
         Raises:
-            Stopped: a signal has asked for the end (``gradlab.stopping``).
+            Stopped: time is up, or a signal has asked for the end (``gradlab.stopping``).
         """
 
 
@@ -39,14 +39,15 @@ def skip(advance: Callable[..., Any], n: int, note: str = "") -> None:
 
 
 class _Counter:
-    """What ``track`` gives: counts, and ends the work when a signal has asked for that."""
+    """What ``track`` gives: counts, and ends the work when a signal or the time limit asks for that."""
 
     def __init__(self, count: Callable[[int, str, bool], None]) -> None:
         self._count = count
 
     def __call__(self, n: int = 1, note: str = "") -> None:
         self._count(n, note, True)
-        stopping.check()
+        if ranks.here().size == 1:  # several processes end together, where all of them are asked
+            stopping.check()
 
     def skip(self, n: int, note: str = "") -> None:
         self._count(n, note, False)

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import platform
+import re
 import secrets
 import shlex
 import subprocess
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pandas import DataFrame
 
+UNKNOWN = "0+unknown"
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "compressai")
 
 
@@ -183,11 +185,14 @@ def command() -> str:
 
 
 def version(package: str) -> str:
-    """The installed version of a package, ``"0+unknown"`` where there is none."""
+    """The installed version of a package; of gradlab itself also that of a checkout; else ``UNKNOWN``."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "0+unknown"
+        project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+        text = project.read_text("utf-8") if package == "gradlab" and project.is_file() else ""
+        found = re.search(r'^name = "gradlab"\nversion = "([^"]+)"$', text, re.MULTILINE)
+        return found[1] if found else UNKNOWN
 
 
 def settings_hash(settings: DataclassInstance) -> str:

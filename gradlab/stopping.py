@@ -18,15 +18,19 @@ from gradlab.errors import Stopped
 SIGNALS = ("SIGTERM", "SIGUSR1")
 
 _asked: str | None = None  # of the process, as signals are
+_deadline: float | None = None  # likewise
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[None]:
-    """From here on the signals ask for a stop; before and after they do what they did.
+def listening(deadline: float | None = None) -> Iterator[None]:
+    """From here on the signals, and the deadline, ask for a stop; before and after signals do what they did.
 
-    Only the main thread can listen: elsewhere nothing changes.
+    Only the main thread can listen to signals: elsewhere the deadline alone counts.
+
+    Args:
+        deadline: on ``time.monotonic()``.
     """
-    global _asked
+    global _asked, _deadline
 
     def ask(number: int, frame: FrameType | None) -> None:
         global _asked
@@ -35,9 +39,11 @@ def listening() -> Iterator[None]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {name: signal.signal(getattr(signal, name), ask) for name in SIGNALS if hasattr(signal, name)}
+    outer, _deadline = _deadline, deadline
     try:
         yield
     finally:
+        _deadline = outer
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
         _asked = None
@@ -47,11 +53,12 @@ def cause(deadline: float | None = None) -> str | None:
     """Why work should end now, as in "stopped by SIGTERM" or "stopped at the time limit"; None: go on.
 
     Args:
-        deadline: on ``time.monotonic()``.
+        deadline: on ``time.monotonic()``, besides that of ``listening``.
     """
     if _asked is not None:
         return f"by {_asked}"
-    return "at the time limit" if deadline is not None and time.monotonic() > deadline else None
+    over = any(end is not None and time.monotonic() > end for end in (_deadline, deadline))
+    return "at the time limit" if over else None
 
 
 def check(deadline: float | None = None) -> None:

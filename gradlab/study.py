@@ -11,7 +11,8 @@ A study is a module of the folder ``studies`` (installed as ``gradlab_studies``)
     PROFILES: dict[str, Settings]                    # some of quick, stay, gpu, paper
     ASSUMED: dict[str, str]                          # optional: what was chosen where the paper is silent
     def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of what it reads, for --resume
-    def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first
+    def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first;
+                                                     # what takes long goes through context.parts.each
     def verdicts(tables) -> list[Verdict]            # optional: claims of the paper, and whether they hold here
     def draw(folder: Path) -> None                   # figures, from the CSVs alone
 """
@@ -34,7 +35,7 @@ from gradlab import catalog, determinism, digests, locks, ranks, results, states
 from gradlab.assignments import assigned
 from gradlab.catalog import studies as discover
 from gradlab.errors import GradlabError, Stopped, unknown
-from gradlab.parts import Parts
+from gradlab.parts import Parts, stop_together
 from gradlab.progress import Progress, duration
 from gradlab.show import show_table, show_verdicts
 
@@ -47,9 +48,11 @@ if TYPE_CHECKING:
     from gradlab.training import RunOptions
     from gradlab.training.engines import Engine
 
-__all__ = ["PROFILES", "Context", "Verdict", "check", "discover", "run", "stop_together", "usual_device"]
+__all__ = ["PROFILES", "Context", "Verdict", "check", "discover", "run", "usual_device"]
 
 PROFILES = ("quick", "stay", "gpu", "paper")
+READ = {"training images": "train_images", "test images": "test_images"}
+"""What a study writes among its inputs that has read a folder of images."""
 
 
 class Verdict(NamedTuple):
@@ -93,7 +96,7 @@ class Context:
         assignments: settings that were changed by ``--set``.
         commit: of the code, where git is not to be asked.
         inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
-        parts: keeps rows that take long to measure until the study is complete.
+        parts: measures piece by piece, and keeps what takes long until the study is complete.
     """
 
     out: Path
@@ -146,7 +149,7 @@ def run(
             are left out. By default on the CPU for ``quick`` and on CUDA otherwise.
         seed: 0 or more.
         train_images: a folder of images; the embedded photographs by default. ``test_images`` likewise.
-        time_limit: minutes after which training stops with a checkpoint.
+        time_limit: minutes after which training, measuring and drawing stop; what was done is kept.
         precision: of the transforms in training, in place of the profile's (``gradlab.codecs.precision``).
         console: where to print.
         deterministic: one thread, and of each operation an implementation that gives the same bits every time.
@@ -184,8 +187,9 @@ def run(
     given += ["--tensorboard"] if options and options.tensorboard else []
     again = shlex.join(["gradlab", "run", *names, *given, "--resume"])
     held = contextlib.ExitStack()
+    deadline = None if time_limit is None else begin + 60 * time_limit
     try:
-        held.enter_context(stopping.listening())
+        held.enter_context(stopping.listening(deadline))
         modules = check(names, profile, seed, time_limit, assignments)
         if commit is not None and not re.fullmatch("[0-9a-f]{7,64}", commit):
             raise GradlabError(f"the commit is {commit!r}: give its hash, 7 hexadecimal digits or more")
@@ -199,7 +203,7 @@ def run(
             locks.tidy(out)
         _use_all_cores()
         where = Engine(**(engine or {}))
-        options = replace(options, deadline=None if time_limit is None else begin + 60 * time_limit)
+        options = replace(options, deadline=deadline)
         for position, (name, module) in enumerate(modules.items(), 1):
             console.rule(f"{name} ({position} of {len(modules)})", align="left", style="none", characters="-")
             context = Context(
@@ -218,7 +222,7 @@ def run(
                 assignments=tuple(assignments),
                 commit=commit,
             )
-            stop_together(options.deadline)
+            stop_together()
             try:
                 with determinism.enforced() if deterministic else contextlib.nullcontext():
                     _run_one(name, module, context, folders, console)
@@ -249,7 +253,7 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     record |= {"folders": folders, "deterministic": context.deterministic, "precision": context.precision}
     path = context.folder / "provenance.json"
     here = ranks.here()
-    context = replace(context, parts=Parts(context.folder / "parts", {k: record[k] for k in ("device", "commit")}))
+    context = replace(context, parts=Parts(context.folder, {k: record[k] for k in ("device", "commit")}))
     if here.agreed(context.options.resume and _done(path, record, context.inputs)):
         states.clear(context.folder)  # of a process that was killed right after the last file
         context.parts.clear()
@@ -258,7 +262,11 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     if not context.options.resume:
         context.parts.clear()
     with states.running(context.folder):
-        tables, verdicts = _write(name, module, settings, context, record)
+        try:
+            tables, verdicts = _write(name, module, settings, context, record)
+        except Stopped as stopped:
+            _write_partial(name, str(stopped), context, record, console)
+            raise
     show_table(console, tables[name], context.folder / f"{name}.csv")
     show_verdicts(console, verdicts)
     here.wait()
@@ -295,6 +303,15 @@ def _write(
     return tables, verdicts
 
 
+def _write_partial(name: str, why: str, context: Context, record: dict[str, Any], console: Console) -> None:
+    """Write what was measured of a study that was cut, marked as such; verdicts and figures wait for the rest."""
+    tables, share = context.parts.so_far()
+    why = f"{why}, {share}"
+    folder = context.parts.write_partial(tables, record | {"partial": why, "inputs": dict(context.inputs)})
+    if folder is not None:
+        _say(console, f"{name}: {why}; what there is: {folder}")
+
+
 def _judge(module: ModuleType, tables: dict[str, DataFrame], context: Context) -> list[Verdict]:
     if not hasattr(module, "verdicts"):
         return []
@@ -310,18 +327,24 @@ def _judge(module: ModuleType, tables: dict[str, DataFrame], context: Context) -
 
 
 def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Whether ``path`` is the provenance of a finished study with these settings, seed, version and inputs."""
+    """Whether ``path`` is the provenance of a finished study with these settings, seed, version and inputs.
+
+    Of the folders of images those count that it read. Where it was done, and from which commit, is not compared.
+    """
     try:
         before = digests.read_record(path.parent)
-        same = all(
-            before.get(key) == record[key] for key in ("settings_hash", "seed", "gradlab", "folders", "precision")
-        )
+        same = all(before.get(key) == record[key] for key in ("settings_hash", "seed", "precision"))
+        versions = {before.get("gradlab"), record["gradlab"]} - {results.UNKNOWN}  # of a copy that was not installed
+        same = same and len(versions) <= 1
         read = before.get("inputs", {})
+        same = same and all(
+            before["folders"].get(folder) == record["folders"][folder] for what, folder in READ.items() if what in read
+        )
         whole = all((path.parent / f"{table}.csv").is_file() for table in before.get("tables", ["?"]))
         listed = before.get(digests.FILES, {})
         whole = whole and digests.of_files(path.parent, listed) == listed
         return same and whole and all(read.get(key) == value for key, value in inputs.items())
-    except (GradlabError, AttributeError, TypeError):
+    except (GradlabError, AttributeError, KeyError, TypeError):
         return False  # absent or damaged: the study is measured again
 
 
@@ -391,17 +414,6 @@ def _images(purpose: str, folder: str | Path | None) -> str:
         return data.fingerprint(data.load(folder, purpose))[:12]
     except GradlabError as error:
         raise GradlabError(f"--{purpose}-images: {error}") from error
-
-
-def stop_together(deadline: float | None) -> None:
-    """Ends the work if that was asked of any process of this run.
-
-    Raises:
-        Stopped: it was; in all of them.
-    """
-    why = ranks.here().cause(stopping.cause(deadline))
-    if why is not None:
-        raise Stopped(f"stopped {why}")
 
 
 def usual_device(profile: str) -> str:

@@ -6,20 +6,21 @@ little.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab import latents, paper, results
+from gradlab.codecs import Codec
+from gradlab.parts import Piece, Tables, joined
+from gradlab.progress import Advance
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings
+from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from gradlab.codecs import Codec
 
 ASSUMED = models.ASSUMED | {
     "dead": f"a dimension whose variance over images is below {latents.DEAD:g}",
@@ -72,32 +73,37 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     return wanted
 
 
-def codecs_and_images(settings: Settings, context: Context) -> tuple[dict[str, Codec], Sequence[Any]]:
-    """The three codecs after ``iterations``, and what their latents are read from."""
+Read = Callable[[str, Codec, Sequence[Any], Advance], Tables]
+"""The rows of a study, from the name of a method, its codec, and what its latents are read from."""
+
+
+def each(settings: Settings, context: Context, read: Read) -> dict[str, pd.DataFrame]:
+    """``read`` for each of the three codecs after ``iterations``, a piece of the study each."""
     wanted = trained(settings)
     runs = models.train_all(context, wanted)
     pictures = models.test_pictures(context)
     images = latents.tiles(pictures, settings.tile) if settings.tile else pictures
-    codecs = {n: run.codec(settings.iterations, context.device) for (n, _), run in zip(wanted, runs, strict=True)}
-    return codecs, images
+
+    def piece(name: str, run: Run) -> Piece:
+        def rows() -> Tables:
+            return read(name, run.codec(settings.iterations, context.device), images, advance)
+
+        key = models.read_by(run, settings.iterations, context) | {"tile": settings.tile}
+        return Piece(run.folder.name, rows, key, len(images))
+
+    with context.progress.track("reading latents", len(wanted) * len(images)) as advance:
+        pieces = [piece(name, run) for (name, _), run in zip(wanted, runs, strict=True)]
+        return joined(context.parts.each(pieces, advance))
 
 
 def statistics(
-    settings: Settings, context: Context, codecs: Mapping[str, Codec], images: Sequence[Any]
+    settings: Settings, context: Context, name: str, spread: Mapping[str, latents.Spread], images: int
 ) -> pd.DataFrame:
-    """``gradlab.latents.statistics`` of every method, with what the numbers are of."""
-    import pandas as pd
-
+    """``gradlab.latents.statistics`` of a method, with what the numbers are of."""
     k = {models.MIX: settings.k, models.DMS: settings.k_dms}
-    tables = []
-    with context.progress.track("latent statistics", len(codecs)) as advance:
-        for name, codec in codecs.items():
-            found = latents.statistics(codec, images)
-            found.insert(0, "method", name)
-            tables.append(found.assign(sample_size=k.get(name, 1)))
-            advance(1, name)
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(seed=context.seed, iterations=settings.iterations, images=len(images))
+    found = latents.rows(spread)
+    found.insert(0, "method", name)
+    return found.assign(sample_size=k.get(name, 1), seed=context.seed, iterations=settings.iterations, images=images)
 
 
 def table(found: pd.DataFrame, n: int, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import data, results
+import torch
+
+from gradlab import data, evaluating, ranks, results
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
+from gradlab.parts import Piece, Tables, joined
 from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
 from gradlab.training.settings import WARM_UP
@@ -136,8 +139,23 @@ def test_pictures(context: Context) -> list[Picture]:
     return pictures
 
 
+class Evaluation(NamedTuple):
+    """What is evaluated of models, for ``train_all`` to begin while others are trained.
+
+    Attributes:
+        pictures: test images.
+        points: of each model, the iterations, each with ``hyper_input`` ("": the codec's own).
+    """
+
+    pictures: Sequence[Picture]
+    points: Sequence[Sequence[tuple[int, str]]]
+
+
 def train_all(
-    context: Context, wanted: Iterable[tuple[str, TrainSettings]], snr: tuple[int, int] | None = None
+    context: Context,
+    wanted: Iterable[tuple[str, TrainSettings]],
+    snr: tuple[int, int] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> list[Run]:
     """Train every model that is not there yet, by the engine of the context.
 
@@ -146,6 +164,7 @@ def train_all(
         wanted: name and settings of each.
         snr: record gradient SNR meanwhile: iterations between points, and draws of each. A model that was trained
             without is trained once more, inside its own folder, and what others have read of it stays.
+        evaluation: what will be evaluated with bitstreams; begun beside the training where cores are free.
     """
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
@@ -158,6 +177,13 @@ def train_all(
             within = f"{there.folder.name}/snr-{snr[0]}x{snr[1]}" if again else ""
             task = task._replace(snr=snr, within=within)
         tasks.append(task)
+    points = dict(zip(tasks, evaluation.points, strict=True)) if evaluation else {}
+    beside = evaluating.Beside(evaluation.pictures if evaluation else (), _free_cores(context))
+
+    def finished(task: Task) -> None:
+        for iteration, hyper_input in points.get(task, ()):
+            beside.begin(task.run(context.runs), iteration, hyper_input)
+
     sweep = Sweep(
         tasks=tuple(tasks),
         runs=context.runs,
@@ -167,8 +193,13 @@ def train_all(
         study=context.folder.name,
         options=context.options,
         deterministic=context.deterministic,
+        finished=finished,
     )
-    runs = engines.train(sweep, context.engine)
+    with beside:
+        runs = engines.train(sweep, context.engine)
+        if beside.left:
+            with context.progress.track("evaluating beside", beside.left) as advance:
+                beside.wait(advance)
     for (name, _), run in zip(wanted, runs, strict=True):
         made = run.made()
         if made.warm_restarts:
@@ -177,6 +208,59 @@ def train_all(
         if made.device != "cpu":
             context.inputs[f"training of {name}"] = f"{made.step} on {made.device}"
     return runs
+
+
+def _free_cores(context: Context) -> int:
+    """Cores that training leaves free, for evaluations beside it; none where a few would be shared."""
+    if context.deterministic or context.engine.name != "local" or ranks.here().size > 1:
+        return 0
+    jobs = context.engine.jobs or 1
+    used = torch.get_num_threads() if jobs == 1 else results.cores()
+    free = results.cores() - (used if context.device.startswith("cpu") else 1)
+    return free if free > 1 else 0
+
+
+def evaluated(
+    context: Context,
+    evaluation: Evaluation,
+    runs: Sequence[Run],
+    rows: Callable[[int, int, str, pd.DataFrame], Tables],
+    progress: str = "evaluating",
+) -> dict[str, pd.DataFrame]:
+    """Evaluate models with bitstreams, a piece of the study for each and each point.
+
+    Args:
+        context: of the study.
+        evaluation: what is evaluated of each run.
+        runs: the trained models.
+        rows: the rows of the study's tables, from the place of the model, iteration, ``hyper_input`` and the rows of
+            its images.
+        progress: what is shown.
+    """
+
+    def piece(at: int, iteration: int, hyper_input: str) -> Piece:
+        def measure() -> Tables:
+            found = evaluating.rate_distortion(
+                runs[at], iteration, evaluation.pictures, advance, hyper_input=hyper_input
+            )
+            return rows(at, iteration, hyper_input, found)
+
+        return Piece(f"{runs[at].folder.name}-{iteration}-{hyper_input}", measure)
+
+    total = sum(map(len, evaluation.points)) * len(evaluation.pictures)
+    with context.progress.track(progress, total) as advance:
+        pieces = [piece(at, *point) for at, points in enumerate(evaluation.points) for point in points]
+        return joined(context.parts.each(pieces, advance))
+
+
+def read_by(run: Run, iteration: int | None, context: Context) -> dict[str, Any]:
+    """What rows depend on that are read from a run's weights and the images: the key of a piece."""
+    return {
+        "run": run.folder.name,  # which names seed, lambda, training images and precision
+        "weights": run.digest(iteration),
+        "images": context.inputs.get("test images", ""),
+        "deterministic": context.deterministic,
+    }
 
 
 def check_kept(base: TrainSettings, *iterations: int) -> None:

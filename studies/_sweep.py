@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, evaluation, paper, ranks, results
+from gradlab import data, evaluation, paper
 from gradlab.data import Picture
-from gradlab.progress import skip
-from gradlab.study import Context, Verdict, stop_together
-from gradlab.training import Run, TrainSettings
+from gradlab.parts import Tables
+from gradlab.study import Context, Verdict
+from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -105,46 +105,35 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
     import pandas as pd
 
     wanted = [(name, lam) for lam in settings.lams for name in METHODS]
-    runs = models.train_all(context, [(f"{name}, lambda {lam:g}", settings.trained(name, lam)) for name, lam in wanted])
     images = pictures(settings, context)
-    rows, per_image = [], []
-    with context.progress.track("evaluating", len(wanted) * len(settings.points) * len(images)) as advance:
-        for (name, lam), run in zip(wanted, runs, strict=True):
-            for iteration in settings.points:
-                found = coded(run, iteration, images, context, advance)
-                means = evaluation.summary(found)
-                row: dict[str, Any] = {"method": name, "sample_size": settings.size(name), "lambda": lam}
-                for column, source in COLUMNS.items():
-                    theirs = paper.value(n, column, method=name, lam=lam) if lam in LAMBDAS else math.nan
-                    row |= {column: means[source], f"{column}_paper": theirs}
-                row |= {
-                    "R-D cost": means["rd_cost"],
-                    "bpp_y": means["bpp_y"],
-                    "bpp_z": means["bpp_z"],
-                    "bpp_estimate": means["bpp_estimate"],
-                    "psnr_of_mean_mse": means["psnr_of_mean_mse"],
-                    "seed": context.seed,
-                    "iterations": iteration,
-                    "images": len(images),
-                }
-                rows.append(row)
-                per_image.append(found.assign(**{"method": name, "lambda": lam, "iterations": iteration}))
+    at_points = models.Evaluation(images, [[(point, "") for point in settings.points]] * len(wanted))
+    named = [(f"{name}, lambda {lam:g}", settings.trained(name, lam)) for name, lam in wanted]
+    runs = models.train_all(context, named, evaluation=at_points)
+
+    def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:
+        name, lam = wanted[at]
+        means = evaluation.summary(found)
+        row: dict[str, Any] = {"method": name, "sample_size": settings.size(name), "lambda": lam}
+        for column, source in COLUMNS.items():
+            theirs = paper.value(n, column, method=name, lam=lam) if lam in LAMBDAS else math.nan
+            row |= {column: means[source], f"{column}_paper": theirs}
+        row |= {
+            "R-D cost": means["rd_cost"],
+            "bpp_y": means["bpp_y"],
+            "bpp_z": means["bpp_z"],
+            "bpp_estimate": means["bpp_estimate"],
+            "psnr_of_mean_mse": means["psnr_of_mean_mse"],
+            "seed": context.seed,
+            "iterations": iteration,
+            "images": len(images),
+        }
+        each = found.assign(**{"method": name, "lambda": lam, "iterations": iteration})
+        return {f"table{n}": pd.DataFrame([row]), f"table{n}_images": each}
+
+    tables = models.evaluated(context, at_points, runs, rows)
     order = {name: place for place, name in enumerate(METHODS)}
-    table = pd.DataFrame(rows).sort_values("method", key=lambda c: c.map(order), kind="stable").reset_index(drop=True)
-    return table, pd.concat(per_image, ignore_index=True), images
-
-
-def coded(run: Run, iteration: int, images: list[Picture], context: Context, advance: Any) -> pd.DataFrame:
-    """Rate and distortion of one model, from its folder if these images have been coded with these weights before."""
-    path = run.folder / f"rate-distortion-{iteration}-{data.fingerprint(images)[:12]}-{run.digest(iteration)[:12]}.csv"
-    if ranks.here().agreed(path.exists()):
-        skip(advance, len(images), "coded before")
-        return results.read_csv(path)
-    stop_together(context.options.deadline)
-    codec = run.codec(iteration, context.device)
-    found = evaluation.rate_distortion(codec, images, run.settings.lam, advance)
-    results.write_csv(path, found)
-    return found
+    table = tables[f"table{n}"].sort_values("method", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+    return table, tables[f"table{n}_images"], images
 
 
 def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -6,13 +6,15 @@ equal batches, the same crops.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab import cli, evaluation, results
+from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
-from gradlab.training import PlainLoss, TrainSettings
+from gradlab.training import PlainLoss, Run, TrainSettings
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -80,31 +82,40 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     wanted = trained(settings)
     runs = models.train_all(context, [(f"{NAMES[c]} as an autoencoder", s) for c, s in wanted.items()])
     pictures = models.test_pictures(context)
-    rows, per_image = [], []
+
+    def rows(run: Run, iteration: int) -> Tables:
+        name, codec = run.settings.codec, run.codec(iteration, context.device)
+        found = evaluation.reconstruction(codec, pictures, advance)
+        means = evaluation.summary(found)
+        transforms = [*codec.g_a.parameters(), *codec.g_s.parameters()]
+        row = {
+            "method": NAMES[name],
+            "codec": name,
+            "PSNR": means["psnr"],
+            "PSNR_paper": PRINTED[name] if iteration == settings.points[-1] else float("nan"),
+            "MSE": means["mse"],
+            "MS-SSIM": means["ms_ssim"],
+            "parameters": sum(p.numel() for p in transforms),
+            "latent_channels": run.settings.channels[-1],
+            "seed": context.seed,
+            "iterations": iteration,
+            "images": len(pictures),
+        }
+        images = found.assign(method=NAMES[name], iterations=iteration)
+        return {"autoencoders": pd.DataFrame([row]), "autoencoders_images": images}
+
     with context.progress.track("evaluating", len(wanted) * len(settings.points) * len(pictures)) as advance:
-        for (name, trained_with), run in zip(wanted.items(), runs, strict=True):
-            for iteration in settings.points:
-                codec = run.codec(iteration, context.device)
-                found = evaluation.reconstruction(codec, pictures, advance)
-                means = evaluation.summary(found)
-                transforms = [*codec.g_a.parameters(), *codec.g_s.parameters()]
-                rows.append(
-                    {
-                        "method": NAMES[name],
-                        "codec": name,
-                        "PSNR": means["psnr"],
-                        "PSNR_paper": PRINTED[name] if iteration == settings.points[-1] else float("nan"),
-                        "MSE": means["mse"],
-                        "MS-SSIM": means["ms_ssim"],
-                        "parameters": sum(p.numel() for p in transforms),
-                        "latent_channels": trained_with.channels[-1],
-                        "seed": context.seed,
-                        "iterations": iteration,
-                        "images": len(pictures),
-                    }
-                )
-                per_image.append(found.assign(method=NAMES[name], iterations=iteration))
-    return {"autoencoders": pd.DataFrame(rows), "autoencoders_images": pd.concat(per_image, ignore_index=True)}
+        pieces = [
+            Piece(
+                f"{run.folder.name}-{iteration}",
+                functools.partial(rows, run, iteration),
+                models.read_by(run, iteration, context) | {"last": iteration == settings.points[-1]},
+                len(pictures),
+            )
+            for run in runs
+            for iteration in settings.points
+        ]
+        return joined(context.parts.each(pieces, advance))
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

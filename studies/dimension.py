@@ -8,12 +8,14 @@ what it biases.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradlab as gl
 from gradlab import cli, results
+from gradlab.parts import Piece, Tables, joined
 from gradlab.problems import dimension_map
 from gradlab.study import Context, Verdict
 
@@ -46,15 +48,15 @@ SMALLEST = Settings(k=(1, 8, 64), dim=(1, 10))
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The map; nothing is sampled."""
-    import pandas as pd
-
     box = gl.problems.BoxGaussian(settings.phi, settings.x, likelihood_std=settings.likelihood_std)
-    tables = []
+
+    def of(d: int) -> Tables:
+        found = dimension_map(box, settings.k, (d,), settings.temperature)
+        advance(1, f"D = {d}")
+        return {"dimension": found}
+
     with context.progress.track("exact map", len(settings.dim)) as advance:
-        for d in settings.dim:
-            tables.append(dimension_map(box, settings.k, (d,), settings.temperature))
-            advance(1, f"D = {d}")
-    return {"dimension": pd.concat(tables, ignore_index=True)}
+        return joined(context.parts.each([Piece(f"{d}-dimensions", functools.partial(of, d)) for d in settings.dim]))
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

@@ -6,12 +6,16 @@ Reuses the models of Tables 1, 6 and 10.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradlab import cli, latents, results
+from gradlab.codecs import Codec
+from gradlab.parts import Tables
+from gradlab.progress import Advance
 from gradlab.study import Context, Verdict
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
@@ -30,25 +34,25 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Histogram rows (what the figure is drawn from), and the statistics of Tables 6 and 10 for the same models."""
     import pandas as pd
 
-    codecs, images = shared.codecs_and_images(settings, context)
     edges = np.geomspace(LOW, HIGH, BINS + 1)
-    rows = []
-    with context.progress.track("variance of every dimension", len(codecs)) as advance:
-        for name, codec in codecs.items():
-            found = latents.spread(codec, images)
-            for latent in ("y", "z"):
-                # Values beyond the range are counted in the outermost bins: nothing is dropped.
-                values = np.clip(found[latent].variance.numpy(), LOW, HIGH)
-                counts, _ = np.histogram(values, edges)
-                rows += [
-                    {"method": name, "latent": latent, "low": low, "high": high, "dimensions": int(n)}
-                    for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
-                    if n > 0
-                ]
-            advance(1, name)
-    statistics = shared.statistics(settings, context, codecs, images)
-    histogram = pd.DataFrame(rows).assign(images=len(images), iterations=settings.iterations, seed=context.seed)
-    return {"figure3": histogram, "figure3_statistics": statistics}
+
+    def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
+        spread = latents.spread(codec, images, advance)
+        rows = []
+        for latent in ("y", "z"):
+            # Values beyond the range are counted in the outermost bins: nothing is dropped.
+            values = np.clip(spread[latent].variance.numpy(), LOW, HIGH)
+            counts, _ = np.histogram(values, edges)
+            rows += [
+                {"method": name, "latent": latent, "low": low, "high": high, "dimensions": int(n)}
+                for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
+                if n > 0
+            ]
+        histogram = pd.DataFrame(rows).assign(images=len(images), iterations=settings.iterations, seed=context.seed)
+        statistics = shared.statistics(settings, context, name, spread, len(images))
+        return {"figure3": histogram, "figure3_statistics": statistics}
+
+    return shared.each(settings, context, read)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

@@ -58,7 +58,9 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Both histograms of the first image; of every test image beside it."""
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     pictures = models.test_pictures(context)
-    found = latents.residuals(run.codec(settings.iterations, context.device), pictures, settings.bins)
+    with context.progress.track("reading latents", len(pictures)) as advance:
+        codec = run.codec(settings.iterations, context.device)
+        found = latents.residuals(codec, pictures, settings.bins, advance)
     found = found.assign(iterations=settings.iterations, seed=context.seed)
     first = found[found["image"] == pictures[0].name].reset_index(drop=True)
     return {"figure4": first, "figure4_images": found}

@@ -7,6 +7,7 @@ gradient that is more or less noisy, and for straight-through rounding is not th
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradlab as gl
 from gradlab import cli, data, evaluation, recording, results
+from gradlab.parts import Piece, Tables, joined
 from gradlab.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.study import Context, Verdict
 from gradlab.training import Loss, TrainSettings
@@ -102,21 +104,26 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     def toy(phi: float, proxy: Proxy) -> gl.problems.RoundedGaussian:
         return gl.problems.RoundedGaussian(phi, settings.x, proxy, likelihood_std=settings.likelihood_std)
 
-    rows, trade = [], []
+    def over_a_cell(proxy: Proxy) -> Tables:
+        rows = []
+        for phi in cell:
+            problem = toy(phi, proxy)
+            table = gl.compare(problem, ("pathwise",), settings.k, settings.draws, settings.seed, allow_biased=True)
+            table.insert(0, "proxy", label(proxy))
+            table.insert(1, "phi", phi)
+            table["bound"] = [problem.exact_bound(k) for k in settings.k]
+            ends = [toy(phi + h, proxy) for h in (STEP, -STEP)]
+            table["slope"] = [(ends[0].exact_bound(k) - ends[1].exact_bound(k)) / (2 * STEP) for k in settings.k]
+            table["rounded"] = problem.rounded()
+            table["gap"] = [problem.exact_gap(k) for k in settings.k]
+            rows.append(table)
+            advance(1, label(proxy))
+        return {"rounding": pd.concat(rows, ignore_index=True)}
+
     with context.progress.track("proxies over a cell", len(cell) * len(shown)) as advance:
-        for proxy in shown:
-            for phi in cell:
-                problem = toy(phi, proxy)
-                table = gl.compare(problem, ("pathwise",), settings.k, settings.draws, settings.seed, allow_biased=True)
-                table.insert(0, "proxy", label(proxy))
-                table.insert(1, "phi", phi)
-                table["bound"] = [problem.exact_bound(k) for k in settings.k]
-                ends = [toy(phi + h, proxy) for h in (STEP, -STEP)]
-                table["slope"] = [(ends[0].exact_bound(k) - ends[1].exact_bound(k)) / (2 * STEP) for k in settings.k]
-                table["rounded"] = problem.rounded()
-                table["gap"] = [problem.exact_gap(k) for k in settings.k]
-                rows.append(table)
-                advance(1, label(proxy))
+        pieces = [Piece(label(proxy), functools.partial(over_a_cell, proxy)) for proxy in shown]
+        rows = joined(context.parts.each(pieces))["rounding"]
+    trade = []
     families = (
         ("soft rounding", "alpha", soft, settings.alpha),
         ("Gumbel annealing", "tau", annealed, settings.temperature),
@@ -139,7 +146,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
                 )
                 advance(len(cell), family)
     return {
-        "rounding": pd.concat(rows, ignore_index=True),
+        "rounding": rows,
         "rounding_tradeoff": pd.DataFrame(trade),
         "rounding_codec": on_codec(settings, context),
     }
@@ -147,8 +154,6 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
     """Every proxy at the weights of one trained codec: SNR of each group, and the cost that training would see."""
-    import pandas as pd
-
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     codec = run.codec(device=context.device)
     pictures = models.train_pictures(context, settings.base)
@@ -156,18 +161,23 @@ def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
     crops = x.batch(settings.base.steps)
     rounded = evaluation.deterministic_rounding(codec, crops, settings.base.lam)["rd_cost"].mean()
     shown, _, _ = proxies(settings)
-    rows = []
+
+    def recorded(proxy: Proxy) -> Tables:
+        loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
+        found = recording.record(
+            codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
+        )
+        seen, se = recording.cost(codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed)
+        rows = found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
+        return {"rounding_codec": rows}
+
+    key = models.read_by(run, None, context) | {"settings": results.settings_hash(settings)}
     with context.progress.track("gradients of the codec", len(shown) * settings.gradients) as advance:
-        for proxy in shown:
-            loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
-            found = recording.record(
-                codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
-            )
-            seen, se = recording.cost(codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed)
-            rows.append(
-                found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
-            )
-    table = pd.concat(rows, ignore_index=True)
+        pieces = [
+            Piece(f"codec-{at}", functools.partial(recorded, proxy), key | {"proxy": label(proxy)}, settings.gradients)
+            for at, proxy in enumerate(shown)
+        ]
+        table = joined(context.parts.each(pieces, advance))["rounding_codec"]
     first = ["proxy", "group", "rd_cost", "rd_cost_se", "rd_cost_rounded"]
     return table[[*first, *(c for c in table.columns if c not in first)]]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab import cli, evaluation, paper, results
+from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -71,38 +72,38 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     wanted = trained(settings)
-    runs = models.train_all(context, [(name, s) for name, _, _, s in wanted])
     pictures = models.test_pictures(context)
-    rows, per_image = [], []
-    with context.progress.track("evaluating", len(wanted) * len(settings.points) * len(pictures)) as advance:
-        for (name, weighting, scale, _), run in zip(wanted, runs, strict=True):
-            for iteration in settings.points:
-                codec = run.codec(iteration, context.device)
-                found = evaluation.rate_distortion(codec, pictures, settings.base.lam, advance)
-                means = evaluation.summary(found)
-                row = {
-                    "method": name,
-                    "sample_size": settings.k if weighting != "-" else 1,
-                    "weighting": weighting,
-                    "scale": scale,
-                }
-                for column, source in PAPER_COLUMNS.items():
-                    row |= {column: means[source], f"{column}_paper": paper.value(1, column, method=name)}
-                row |= {
-                    "bpp_estimate": means["bpp_estimate"],
-                    "bpp_z": means["bpp_z"],
-                    "MS-SSIM": means["ms_ssim"],
-                    "psnr_of_mean_mse": means["psnr_of_mean_mse"],
-                    "seed": context.seed,
-                    "iterations": iteration,
-                    "images": len(pictures),
-                }
-                rows.append(row)
-                per_image.append(found.assign(method=name, weighting=weighting, iterations=iteration))
-    table = pd.DataFrame(rows)
+    wanted_of = models.Evaluation(pictures, [[(point, "") for point in settings.points]] * len(wanted))
+    runs = models.train_all(context, [(name, s) for name, _, _, s in wanted], evaluation=wanted_of)
+
+    def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:
+        name, weighting, scale, _settings = wanted[at]
+        means = evaluation.summary(found)
+        row = {
+            "method": name,
+            "sample_size": settings.k if weighting != "-" else 1,
+            "weighting": weighting,
+            "scale": scale,
+        }
+        for column, source in PAPER_COLUMNS.items():
+            row |= {column: means[source], f"{column}_paper": paper.value(1, column, method=name)}
+        row |= {
+            "bpp_estimate": means["bpp_estimate"],
+            "bpp_z": means["bpp_z"],
+            "MS-SSIM": means["ms_ssim"],
+            "psnr_of_mean_mse": means["psnr_of_mean_mse"],
+            "seed": context.seed,
+            "iterations": iteration,
+            "images": len(pictures),
+        }
+        images = found.assign(method=name, weighting=weighting, iterations=iteration)
+        return {"table1": pd.DataFrame([row]), "table1_images": images}
+
+    tables = models.evaluated(context, wanted_of, runs, rows)
+    table = tables["table1"]
     last = table[table["iterations"] == settings.points[-1]].reset_index(drop=True)
     training = table.drop(columns=[c for c in table.columns if c.endswith("_paper")])
-    return {"table1": last, "table1_training": training, "table1_images": pd.concat(per_image, ignore_index=True)}
+    return {"table1": last, "table1_training": training, "table1_images": tables["table1_images"]}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

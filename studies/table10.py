@@ -5,10 +5,14 @@ Reuses the models of Table 6 and Figure 3. Per channel beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlab import cli, latents
+from gradlab.codecs import Codec
+from gradlab.parts import Tables
+from gradlab.progress import Advance
 from gradlab.study import Context, Verdict
 from gradlab_studies import _latents as shared
 from gradlab_studies._latents import Settings
@@ -29,14 +33,18 @@ SMALLEST = shared.SMALLEST
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """One row per method; one per method, latent and channel beside it."""
-    import pandas as pd
 
-    codecs, images = shared.codecs_and_images(settings, context)
-    table = shared.table(shared.statistics(settings, context, codecs, images), 10, COLUMNS)
-    each = [latents.channels(codec, images).assign(method=name) for name, codec in codecs.items()]
-    channels = pd.concat(each, ignore_index=True)
-    channels.insert(0, "method", channels.pop("method"))
-    return {"table10": table, "table10_channels": channels}
+    def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
+        spread = latents.spread(codec, images, advance)
+        channels = latents.channel_rows(spread)
+        channels.insert(0, "method", name)
+        return {
+            "table10": shared.statistics(settings, context, name, spread, len(images)),
+            "table10_channels": channels,
+        }
+
+    tables = shared.each(settings, context, read)
+    return tables | {"table10": shared.table(tables["table10"], 10, COLUMNS)}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

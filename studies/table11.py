@@ -6,11 +6,14 @@ rate is an entropy (see ``gradlab.evaluation.universal_quantization``). Reuses t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, evaluation, paper, results
+from gradlab import cli, evaluating, evaluation, paper, results
+from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -59,17 +62,28 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     codec, lam = run.codec(settings.iterations, context.device), settings.base.lam
     pictures = models.test_pictures(context)
-    tables = []
+    key = models.read_by(run, settings.iterations, context)
+
+    def piece(name: str, method: str, rate: str, dither: int, measure: Callable[[], pd.DataFrame]) -> Piece:
+        def rows() -> Tables:
+            return {"table11_images": measure().assign(method=method, rate=rate, dither=dither)}
+
+        # Bitstreams are kept in the folder of the run.
+        return Piece(name, rows, None if rate == "bitstream" else key, len(pictures))
+
     with context.progress.track("evaluating", (2 + settings.dithers) * len(pictures)) as advance:
-        coded = evaluation.rate_distortion(codec, pictures, lam, advance)
-        tables.append(coded.assign(method=ROUNDING, rate="bitstream", dither=-1))
-        rounded = evaluation.deterministic_rounding(codec, pictures, lam, advance)
-        tables.append(rounded.assign(method=ROUNDING, rate="likelihood", dither=-1))
+        pieces = [
+            piece("bitstream", ROUNDING, "bitstream", -1,
+                  lambda: evaluating.rate_distortion(run, settings.iterations, pictures, advance)),
+            piece("rounding", ROUNDING, "likelihood", -1,
+                  lambda: evaluation.deterministic_rounding(codec, pictures, lam, advance)),
+        ]  # fmt: skip
         for dither in range(settings.dithers):
             # Spaced, so that dithers of one user's seed are not those of the next.
-            found = evaluation.universal_quantization(codec, pictures, lam, 1000 * context.seed + dither, advance)
-            tables.append(found.assign(method=UNIVERSAL, rate="likelihood", dither=dither))
-    each = pd.concat(tables, ignore_index=True)
+            seed = 1000 * context.seed + dither
+            universal = functools.partial(evaluation.universal_quantization, codec, pictures, lam, seed, advance)
+            pieces.append(piece(f"dither-{seed}", UNIVERSAL, "likelihood", dither, universal))
+        each = joined(context.parts.each(pieces, advance))["table11_images"]
     each = each[["method", "rate", "dither", "image", "bpp", *PAPER_COLUMNS.values(), "psnr", "ms_ssim"]]
     rows = []
     first = each[each["image"] == pictures[0].name]

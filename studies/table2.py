@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlab import cli, evaluation, paper, results
+from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -57,30 +59,25 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Both models at every point of training that is kept, with real bitstreams."""
     import pandas as pd
 
-    runs = models.train_all(context, trained(settings))
-    pictures = models.test_pictures(context)
-    points = settings.points
-    rows = []
-    with context.progress.track("evaluating", 3 * len(points) * len(pictures)) as advance:
-        for iteration in points:
-            for name, run in zip(PAPER_METHODS, runs, strict=True):
-                codec = run.codec(iteration, context.device)
-                for hyper_input in ("rounded", "mean") if name == models.TWO_LEVEL else ("-",):
-                    codec.hyper_input = hyper_input
-                    found = evaluation.rate_distortion(codec, pictures, settings.base.lam, advance)
-                    means = evaluation.summary(found)
-                    row = {"method": name, "h_a reads": {"-": "y", "mean": "y", "rounded": "round(y)"}[hyper_input]}
-                    for column, source in PAPER_COLUMNS.items():
-                        last = iteration == points[-1] and hyper_input != "mean"
-                        row[column] = means[source]
-                        row[f"{column}_paper"] = paper.value(2, column, method=PAPER_METHODS[name]) if last else None
-                    row |= {"bpp_y": means["bpp_y"], "bpp_z": means["bpp_z"], "bpp_estimate": means["bpp_estimate"],
-                            "seed": context.seed, "iterations": iteration, "images": len(pictures)}  # fmt: skip
-                    rows.append(row)
-    table = pd.DataFrame(rows)
-    for column in PAPER_COLUMNS:
-        table[f"{column}_paper"] = table[f"{column}_paper"].astype("float64")
-    return {"table2": table}
+    pictures, points = models.test_pictures(context), settings.points
+    hyper_inputs = {models.TWO_LEVEL: ("", "mean"), models.BASELINE: ("",)}
+    wanted = models.Evaluation(pictures, [[(p, h) for p in points for h in hyper_inputs[n]] for n in PAPER_METHODS])
+    runs = models.train_all(context, trained(settings), evaluation=wanted)
+
+    def rows(at: int, iteration: int, hyper_input: str, found: pd.DataFrame) -> Tables:
+        name, means = list(PAPER_METHODS)[at], evaluation.summary(found)
+        reads = "round(y)" if name == models.TWO_LEVEL and not hyper_input else "y"
+        row: dict[str, Any] = {"method": name, "h_a reads": reads}
+        for column, source in PAPER_COLUMNS.items():
+            last = iteration == points[-1] and not hyper_input
+            row[column] = means[source]
+            row[f"{column}_paper"] = paper.value(2, column, method=PAPER_METHODS[name]) if last else math.nan
+        row |= {"bpp_y": means["bpp_y"], "bpp_z": means["bpp_z"], "bpp_estimate": means["bpp_estimate"],
+                "seed": context.seed, "iterations": iteration, "images": len(pictures)}  # fmt: skip
+        return {"table2": pd.DataFrame([row])}
+
+    table = models.evaluated(context, wanted, runs, rows)["table2"]
+    return {"table2": table.sort_values("iterations", kind="stable", ignore_index=True)}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

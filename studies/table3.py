@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import cli, data, paper, problems, ranks, recording, results
+from gradlab import cli, data, paper, problems, recording, results
 from gradlab.errors import GradlabError
-from gradlab.progress import Advance, skip
-from gradlab.study import Context, Verdict, stop_together
+from gradlab.parts import Piece, Tables, joined
+from gradlab.progress import Advance
+from gradlab.study import Context, Verdict
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -113,8 +114,6 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     Raises:
         Stopped: at the time limit or by a signal; one recording at most is lost.
     """
-    import pandas as pd
-
     runs = dict(zip(METHODS, models.train_all(context, trained(settings)), strict=True))
     wanted = [
         Wanted(iteration, method, noise, switch, draws)
@@ -125,45 +124,39 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     crops = data.Crops(pictures, settings.base.crop, settings.base.batch, context.seed, device=context.device)
     by_value = sorted(wanted, key=lambda w: (w.noise != NOISES[0], not w.own, w.iteration != settings.points[-1]))
     with context.progress.track("recording gradients", sum(w.draws for w in wanted)) as advance:
-        found = {w: _recorded(w, runs[w.method], crops, context, advance) for w in by_value}
-    groups = pd.concat([found[w] for w in wanted], ignore_index=True)
+        recorded = context.parts.each([_piece(w, runs[w.method], crops, context, advance) for w in by_value], advance)
+    found = dict(zip(by_value, recorded, strict=True))
+    groups = joined(found[w] for w in wanted)["table3_groups"]
     first = ["iteration", "weights_of", "switch", "own", "noise", "group"]
     groups = groups[[*first, *(c for c in groups.columns if c not in first)]]
     wide = _wide(groups, dict(zip(settings.points, settings.stages, strict=True)))
     return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
 
 
-def _recorded(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advance: Advance) -> pd.DataFrame:
-    """One row per group: the recording that was kept, or a new one."""
-    stop_together(context.options.deadline)
+def _piece(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advance: Advance) -> Piece:
+    """One row per group."""
     key = wanted._asdict() | {"weights": run.digest(wanted.iteration), "deterministic": context.deterministic}
     key |= {"run": run.folder.name}  # which names seed, batch, lambda, images and precision
+
+    def measure() -> Tables:
+        end = run.settings.steps
+        batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
+        codec = run.codec(wanted.iteration, context.device)
+        codec.precision = run.settings.precision  # gradients as training computes them
+        recorder = recording.at_same_weights(
+            codec, batches, run.settings.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=advance
+        )[wanted.switch]
+        rows = recorder.summary().assign(
+            iteration=wanted.iteration,
+            weights_of=wanted.method,
+            switch=wanted.switch,
+            own=wanted.own,
+            noise=wanted.noise,
+        )
+        return {"table3_groups": rows}
+
     name = f"{wanted.method}-{wanted.iteration}-{wanted.switch}-{wanted.noise}-{wanted.draws}".replace(" ", "-")
-    rows = context.parts.find(name, key)
-    if rows is not None:
-        skip(advance, wanted.draws)
-        return rows
-
-    def on(n: int = 1, note: str = "") -> None:
-        if ranks.here().size == 1:  # several take different numbers of draws, and could not agree after each
-            stop_together(context.options.deadline)
-        advance(n, note)
-
-    end = run.settings.steps
-    batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
-    codec = run.codec(wanted.iteration, context.device)
-    codec.precision = run.settings.precision  # gradients as training computes them
-    recorder = recording.at_same_weights(
-        codec, batches, run.settings.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=on
-    )[wanted.switch]
-    rows = recorder.summary().assign(
-        iteration=wanted.iteration,
-        weights_of=wanted.method,
-        switch=wanted.switch,
-        own=wanted.own,
-        noise=wanted.noise,
-    )
-    return context.parts.keep(name, key, rows)
+    return Piece(name, measure, key, wanted.draws)
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:

@@ -6,10 +6,14 @@ is near 0; its median and the number of dead dimensions stand beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gradlab import cli
+from gradlab import cli, latents
+from gradlab.codecs import Codec
+from gradlab.parts import Tables
+from gradlab.progress import Advance
 from gradlab.study import Context, Verdict
 from gradlab_studies import _latents as shared
 from gradlab_studies._latents import Settings
@@ -32,8 +36,12 @@ SMALLEST = shared.SMALLEST
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """One row per method."""
-    codecs, images = shared.codecs_and_images(settings, context)
-    return {"table6": shared.table(shared.statistics(settings, context, codecs, images), 6, COLUMNS)}
+
+    def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
+        spread = latents.spread(codec, images, advance)
+        return {"table6": shared.statistics(settings, context, name, spread, len(images))}
+
+    return {"table6": shared.table(shared.each(settings, context, read)["table6"], 6, COLUMNS)}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

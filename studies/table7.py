@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlab import cli, evaluation, paper, results
+from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _latents as shared
@@ -112,40 +113,41 @@ def by_equations(settings: Settings) -> list[tuple[str, int, TrainSettings, int]
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train, evaluate with real bitstreams, one row per method and size; the equations' weights in a second table."""
-    tables = _measured(trained(settings), settings, context)
+    tables = _measured("table7", trained(settings), context)
     second = by_equations(settings)
-    return tables | ({"table7_equations": _measured(second, settings, context)["table7"]} if second else {})
+    if second:
+        tables["table7_equations"] = _measured("table7_equations", second, context)["table7_equations"]
+    return tables
 
 
 def _measured(
-    wanted: list[tuple[str, int, TrainSettings, int]], settings: Settings, context: Context
+    table: str, wanted: list[tuple[str, int, TrainSettings, int]], context: Context
 ) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
-    runs = models.train_all(context, [(f"{name}, {k}", s) for name, k, s, _ in wanted])
     pictures = models.test_pictures(context)
-    rows, per_image = [], []
-    with context.progress.track("evaluating", len(wanted) * len(pictures)) as advance:
-        for (name, k, trained_with, iteration), run in zip(wanted, runs, strict=True):
-            codec = run.codec(iteration, context.device)
-            found = evaluation.rate_distortion(codec, pictures, settings.base.lam, advance)
-            means = evaluation.summary(found)
-            row = {"method": name, "sample_size": _printed(name, k), "size": k}
-            for column, source in PAPER_COLUMNS.items():
-                row |= {column: means[source], f"{column}_paper": _paper(name, k, column)}
-            row |= {
-                "bpp_estimate": means["bpp_estimate"],
-                "bpp_z": means["bpp_z"],
-                "MS-SSIM": means["ms_ssim"],
-                "weighting": _weighting(trained_with),
-                "batch": trained_with.batch,
-                "seed": context.seed,
-                "iterations": iteration,
-                "images": len(pictures),
-            }
-            rows.append(row)
-            per_image.append(found.assign(method=name, size=k))
-    return {"table7": pd.DataFrame(rows), "table7_images": pd.concat(per_image, ignore_index=True)}
+    points = models.Evaluation(pictures, [[(iteration, "")] for *_, iteration in wanted])
+    runs = models.train_all(context, [(f"{name}, {k}", s) for name, k, s, _ in wanted], evaluation=points)
+
+    def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:
+        name, k, trained_with, _iteration = wanted[at]
+        means = evaluation.summary(found)
+        row: dict[str, Any] = {"method": name, "sample_size": _printed(name, k), "size": k}
+        for column, source in PAPER_COLUMNS.items():
+            row |= {column: means[source], f"{column}_paper": _paper(name, k, column)}
+        row |= {
+            "bpp_estimate": means["bpp_estimate"],
+            "bpp_z": means["bpp_z"],
+            "MS-SSIM": means["ms_ssim"],
+            "weighting": _weighting(trained_with),
+            "batch": trained_with.batch,
+            "seed": context.seed,
+            "iterations": iteration,
+            "images": len(pictures),
+        }
+        return {table: pd.DataFrame([row]), f"{table}_images": found.assign(method=name, size=k)}
+
+    return models.evaluated(context, points, runs, rows)
 
 
 def _weighting(settings: TrainSettings) -> str:

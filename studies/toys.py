@@ -6,6 +6,7 @@ and DReG is biased by the boundary that its derivation drops. The Normal posteri
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import gradlab as gl
 from gradlab import cli, results
 from gradlab.budget import at_equal_cost
 from gradlab.noise import stream, uniform
+from gradlab.parts import Piece, Tables, joined
 from gradlab.problems.base import Problem
 from gradlab.study import Context, Verdict
 
@@ -63,27 +65,32 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     ``dreg-squared`` is left out: for a bound in nats it equals ``dreg`` draw by draw, and figures have ten line styles.
     """
-    import pandas as pd
-
-    rows = []
     names = [name for name in gl.ESTIMATORS if name != "dreg-squared"]
     targets = problems(settings)
+
+    def compared(posterior: str, k: int) -> Tables:
+        problem = targets[posterior]
+        defined = [name for name in names if not gl.ESTIMATORS[name].undefined(problem.posterior, k)]
+        table = gl.compare(problem, defined, k, settings.draws, settings.seed, allow_biased=True)
+        table = at_equal_cost(table, problem, settings.budget)
+        # A pair that is undefined (vimco at k = 1) is a row too: no draws, no numbers, a reason.
+        table = table.set_index("estimator").reindex(names).reset_index()
+        table = table.fillna({"objective": "iwae", "target": "iwae", "wrt": "phi", "k": k, "draws": 0})
+        table = table.astype({"k": int, "draws": int})
+        table.insert(0, "posterior", posterior)
+        unmet = [gl.ESTIMATORS[name].unmet(problem.posterior, k) for name in table["estimator"]]
+        table["reason"] = [f"needs {' and '.join(needs)}" if needs else "" for needs in unmet]
+        advance(k, f"{posterior}, k = {k}")
+        return {"toys": table}
+
     with context.progress.track("toy problems", len(targets) * sum(settings.k)) as advance:
-        for posterior, problem in targets.items():
-            for k in settings.k:
-                defined = [name for name in names if not gl.ESTIMATORS[name].undefined(problem.posterior, k)]
-                table = gl.compare(problem, defined, k, settings.draws, settings.seed, allow_biased=True)
-                table = at_equal_cost(table, problem, settings.budget)
-                # A pair that is undefined (vimco at k = 1) is a row too: no draws, no numbers, a reason.
-                table = table.set_index("estimator").reindex(names).reset_index()
-                table = table.fillna({"objective": "iwae", "target": "iwae", "wrt": "phi", "k": k, "draws": 0})
-                table = table.astype({"k": int, "draws": int})
-                table.insert(0, "posterior", posterior)
-                unmet = [gl.ESTIMATORS[name].unmet(problem.posterior, k) for name in table["estimator"]]
-                table["reason"] = [f"needs {' and '.join(needs)}" if needs else "" for needs in unmet]
-                rows.append(table)
-                advance(k, f"{posterior}, k = {k}")
-    return {"toys": pd.concat(rows, ignore_index=True), "toys_expectation": expectation(settings)}
+        pieces = [
+            Piece(f"{posterior}-{k}", functools.partial(compared, posterior, k))
+            for posterior in targets
+            for k in settings.k
+        ]
+        tables = joined(context.parts.each(pieces))
+    return tables | {"toys_expectation": expectation(settings)}
 
 
 def expectation(settings: Settings) -> pd.DataFrame:

@@ -8,6 +8,7 @@ window of pixels moves: that the method runs is shown, not what it gains on real
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ import numpy as np
 from gradlab import cli, data, recording, results
 from gradlab.codecs import video
 from gradlab.evaluation.video import rate_distortion
+from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings, build
+from gradlab.training import Run, TrainSettings, build
 from gradlab.weights import weight_statistics
 from gradlab_studies import _models as models
 
@@ -75,37 +77,41 @@ SMALLEST = Settings(base=replace(QUICK, channels=(4, 6), batch=1, steps=3), k=2,
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train by each method; rate and distortion, gradient SNR and weights of what comes out."""
-    import pandas as pd
-
     test = models.test_pictures(context)
     runs = models.train_all(context, [(m, models.method(settings.base, m, settings.k)) for m in (models.BASELINE, MIX)])
     base, pictures = runs[0].settings, models.train_pictures(context, settings.base)
     side, shift = base.crop, base.shift
     tested = data.Pans(test, side, settings.videos, shift, context.seed, context.device).batch(0)
     recorded = data.Pans(pictures, side, settings.batch, shift, context.seed, context.device)
-    found = rate_distortion(_untrained(base, context.device), tested, base.lam)
-    each, rows = [found.assign(method=UNTRAINED)], [_row(UNTRAINED, base, found, 0)]
-    groups, weights = [], []
-    for method, run in zip((models.BASELINE, MIX), runs, strict=True):
+
+    def untrained() -> Tables:
+        found = rate_distortion(_untrained(base, context.device), tested, base.lam)
+        return {"video": _row(UNTRAINED, base, found, 0), "video_frames": found.assign(method=UNTRAINED)}
+
+    def trained(method: str, run: Run) -> Tables:
         codec: Any = run.codec(device=context.device)
-        trained = run.settings
-        found = rate_distortion(codec, tested, trained.lam)
-        each.append(found.assign(method=method))
-        rows.append(_row(method, trained, found, trained.steps))
-        batch = recorded.batch(trained.steps)
+        with_ = run.settings
+        found = rate_distortion(codec, tested, with_.lam)
+        batch = recorded.batch(with_.steps)
         with context.progress.track(f"recording gradients, {method}", settings.draws) as advance:
-            summary = recording.record(
-                codec, batch, trained.lam, settings.draws, loss=trained.loss, seed=context.seed, advance=advance
+            groups = recording.record(
+                codec, batch, with_.lam, settings.draws, loss=with_.loss, seed=context.seed, advance=advance
             ).summary()
-        groups.append(summary.assign(method=method, k=trained.loss.k))
         sizes = sorted({2, settings.k})
-        weights.append(
-            weight_statistics(codec, batch, trained.lam, sizes, max(1, settings.draws // 8), context.seed).assign(
-                method=method
-            )
-        )
-    tables = {"video_frames": each, "video_groups": groups, "video_weights": weights}
-    return {"video": pd.DataFrame(rows), **{name: pd.concat(t, ignore_index=True) for name, t in tables.items()}}
+        weights = weight_statistics(codec, batch, with_.lam, sizes, max(1, settings.draws // 8), context.seed)
+        return {
+            "video": _row(method, with_, found, with_.steps),
+            "video_frames": found.assign(method=method),
+            "video_groups": groups.assign(method=method, k=with_.loss.k),
+            "video_weights": weights.assign(method=method),
+        }
+
+    key = {"settings": results.settings_hash(settings)}
+    pieces = [Piece("untrained", untrained)]
+    for method, run in zip((models.BASELINE, MIX), runs, strict=True):
+        measured = functools.partial(trained, method, run)
+        pieces.append(Piece(run.folder.name, measured, key | models.read_by(run, None, context)))
+    return joined(context.parts.each(pieces))
 
 
 def _untrained(settings: TrainSettings, device: str) -> Any:
@@ -115,9 +121,11 @@ def _untrained(settings: TrainSettings, device: str) -> Any:
     return codec.eval()
 
 
-def _row(method: str, run: TrainSettings, found: pd.DataFrame, iterations: int) -> dict[str, object]:
+def _row(method: str, run: TrainSettings, found: pd.DataFrame, iterations: int) -> pd.DataFrame:
+    import pandas as pd
+
     mean, se = found.mean(), found.sem()
-    return {
+    row = {
         "method": method,
         "k": run.loss.k,
         "seed": run.seed,
@@ -132,6 +140,7 @@ def _row(method: str, run: TrainSettings, found: pd.DataFrame, iterations: int) 
         "PSNR": mean["psnr"],
         "R-D cost of repeating the frame before": run.lam * mean["mse_repeated"],
     }
+    return pd.DataFrame([row])
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

@@ -7,11 +7,13 @@ looks like.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab import cli, data, results
+from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
 from gradlab.training import TrainSettings
 from gradlab.weights import weight_statistics
@@ -53,20 +55,22 @@ SMALLEST = Settings(base=models.SMALLEST, sizes=(32, 64), k=(2, 3), batch=1, dra
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Weight statistics at every image size."""
-    import pandas as pd
-
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     codec = run.codec(device=context.device)
     pictures = models.test_pictures(context)
-    tables = []
+
+    def at(size: int) -> Tables:
+        x = data.Crops(pictures, size, settings.batch, context.seed, device=context.device).batch(0)
+        found = weight_statistics(codec, x, settings.base.lam, settings.k, settings.draws, context.seed)
+        found.insert(0, "size", size)
+        advance(1, f"{size} pixels")
+        return {"weights": found}
+
+    key = models.read_by(run, None, context)
+    key |= {"batch": settings.batch, "k": list(settings.k), "draws": settings.draws}
     with context.progress.track("weights", len(settings.sizes)) as advance:
-        for size in settings.sizes:
-            x = data.Crops(pictures, size, settings.batch, context.seed, device=context.device).batch(0)
-            found = weight_statistics(codec, x, settings.base.lam, settings.k, settings.draws, context.seed)
-            found.insert(0, "size", size)
-            tables.append(found)
-            advance(1, f"{size} pixels")
-    return {"weights": pd.concat(tables, ignore_index=True)}
+        pieces = [Piece(f"{size}-pixels", functools.partial(at, size), key | {"size": size}) for size in settings.sizes]
+        return joined(context.parts.each(pieces, advance))
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

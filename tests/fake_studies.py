@@ -42,7 +42,7 @@ def measure(settings, context):
     with context.progress.track("measuring", settings.rows) as advance:
         for _ in range(settings.rows):
             advance(1, "ok")
-    context.inputs["more"] = "def"
+    context.inputs["training images"] = "def"
     bpp = [0.5 + settings.seed + i for i in range(settings.rows)]
     main = pd.DataFrame({"method": [f"[m{i}] <b>" for i in range(settings.rows)], "bpp": bpp, "bpp_se": 0.011})
     main["bpp_paper"] = 0.4

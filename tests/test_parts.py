@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 
 import pandas as pd
 import pytest
 
-from gradlab import digests
-from gradlab.parts import Parts
+from gradlab import digests, stopping
+from gradlab.errors import Stopped
+from gradlab.parts import Parts, Piece, joined
 
 ROWS = pd.DataFrame({"group": ["None", "z"], "snr": [1 / 3, math.nan], "own": [True, False], "draws": [32, 32]})
+TABLES = {"table": ROWS, "more": ROWS.head(1)}
 KEY = {"weights": "ab", "iteration": 6, "deterministic": False}
 
 
 def test_a_part_comes_back_as_it_was(tmp_path):
-    parts = Parts(tmp_path / "parts", {"device": "cpu"})
+    parts = Parts(tmp_path, {"device": "cpu"})
     assert parts.find("one", KEY) is None
-    kept = parts.keep("one", KEY, ROWS)
-    pd.testing.assert_frame_equal(kept, ROWS)
-    pd.testing.assert_frame_equal(parts.find("one", KEY), kept)
+    kept = parts.keep("one", KEY, TABLES)
+    assert list(kept) == ["table", "more"]
+    for found in (kept, parts.find("one", KEY)):
+        for name, rows in TABLES.items():
+            pd.testing.assert_frame_equal(found[name], rows)
     assert parts.find("two", KEY) is None and parts.before() == ""
 
 
 @pytest.mark.parametrize("other", [{"iteration": 7}, {"weights": "abc"}, {"deterministic": True}, {"more": 1}])
 def test_a_part_of_other_things_is_not_read(tmp_path, other):
     parts = Parts(tmp_path)
-    parts.keep("one", KEY, ROWS)
+    parts.keep("one", KEY, TABLES)
     assert parts.find("one", KEY | other) is None
 
 
@@ -45,18 +50,18 @@ def test_a_part_of_other_things_is_not_read(tmp_path, other):
     ],
 )
 def test_a_damaged_part_is_as_if_there_were_none(tmp_path, damage):
-    parts, path = Parts(tmp_path), tmp_path / "one.json"
-    parts.keep("one", KEY, ROWS)
+    parts, path = Parts(tmp_path), tmp_path / "parts" / "one.json"
+    parts.keep("one", KEY, TABLES)
     path.write_text(damage(path.read_text()))
     assert parts.find("one", KEY) is None
-    parts.keep("one", KEY, ROWS)
+    parts.keep("one", KEY, TABLES)
     assert parts.find("one", KEY) is not None
 
 
 def test_what_was_measured_otherwise_is_told(tmp_path):
-    Parts(tmp_path, {"device": "cuda (NVIDIA H200)", "commit": "70e6ed2"}).keep("one", KEY, ROWS)
+    Parts(tmp_path, {"device": "cuda (NVIDIA H200)", "commit": "70e6ed2"}).keep("one", KEY, TABLES)
     parts = Parts(tmp_path, {"device": "cpu", "commit": "95e1b7a"})
-    parts.keep("two", KEY, ROWS)
+    parts.keep("two", KEY, TABLES)
     parts.find("two", KEY)
     assert parts.before() == ""
     parts.find("one", KEY)
@@ -64,25 +69,77 @@ def test_what_was_measured_otherwise_is_told(tmp_path):
 
 
 def test_clearing_leaves_what_is_not_a_part(tmp_path):
-    parts = Parts(tmp_path / "parts")
+    parts = Parts(tmp_path)
     parts.clear()
-    parts.keep("one", KEY, ROWS)
+    parts.keep("one", KEY, TABLES)
     (tmp_path / "parts" / "mine.txt").write_text("")
     parts.clear()
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["mine.txt"]
     (tmp_path / "parts" / "mine.txt").unlink()
-    parts.keep("one", KEY, ROWS)
+    parts.keep("one", KEY, TABLES)
     parts.clear()
     assert not (tmp_path / "parts").exists()
 
 
 def test_without_a_folder_nothing_is_kept():
     parts = Parts()
-    pd.testing.assert_frame_equal(parts.keep("one", KEY, ROWS), ROWS)
+    pd.testing.assert_frame_equal(parts.keep("one", KEY, TABLES)["table"], ROWS)
     assert parts.find("one", KEY) is None
     parts.clear()
 
 
 def test_a_record_is_sealed(tmp_path):
-    Parts(tmp_path).keep("one", KEY, ROWS)
-    assert digests.is_whole(json.loads((tmp_path / "one.json").read_text()))
+    Parts(tmp_path).keep("one", KEY, TABLES)
+    assert digests.is_whole(json.loads((tmp_path / "parts" / "one.json").read_text()))
+
+
+def ends_the_work(monkeypatch, after):
+    """Time is up when so many pieces were measured."""
+    asked = iter(range(1000))
+    monkeypatch.setattr(stopping, "cause", lambda deadline=None: "at the time limit" if next(asked) >= after else None)
+
+
+def pieces(measured, *keys):
+    def measure(at):
+        measured.append(at)
+        return {"table": ROWS.assign(at=at), "more": ROWS.head(1)}
+
+    return [Piece(f"piece-{at}", functools.partial(measure, at), key) for at, key in enumerate(keys)]
+
+
+def test_pieces_are_measured_once_in_order_and_skipped_in_the_progress(tmp_path, monkeypatch):
+    measured, skipped = [], []
+
+    class Advance:
+        def skip(self, n, note=""):
+            skipped.append(n)
+
+    wanted = pieces(measured, KEY, None, KEY | {"iteration": 7})
+    ends_the_work(monkeypatch, after=2)
+    parts = Parts(tmp_path)
+    with pytest.raises(Stopped, match="stopped at the time limit"):
+        parts.each(wanted, Advance())
+    so_far, share = parts.so_far()
+    assert measured == [0, 1] and share == "2 of 3 pieces measured" and skipped == []
+    assert so_far["table"]["at"].tolist() == [0] * 2 + [1] * 2 and len(so_far["more"]) == 2
+    monkeypatch.undo()
+    parts = Parts(tmp_path)
+    found = joined(parts.each(wanted, Advance()))
+    assert measured == [0, 1, 1, 2] and skipped == [1]  # the second has no key, and is not kept
+    assert found["table"]["at"].tolist() == [0] * 2 + [1] * 2 + [2] * 2
+    pd.testing.assert_frame_equal(found["table"], joined(Parts(tmp_path).each(wanted))["table"])
+
+
+def test_what_was_measured_is_written_as_partial_sealed_and_cleared(tmp_path):
+    parts = Parts(tmp_path)
+    assert parts.write_partial({}, {"partial": "nothing"}) is None and not (tmp_path / "partial").exists()
+    folder = parts.write_partial(TABLES, {"partial": "stopped by SIGTERM, 1 of 2 pieces measured", "seed": 0})
+    record = digests.read_record(folder)
+    assert (
+        folder == tmp_path / "partial"
+        and record["partial"].startswith("stopped by")
+        and record["tables"] == list(TABLES)
+    )
+    pd.testing.assert_frame_equal(digests.read_table(folder / "table.csv", record), ROWS)
+    parts.clear()
+    assert not folder.exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 from dataclasses import asdict
 
@@ -15,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import digests, paper, plots, report, results, study
+from gradlab import digests, paper, plots, report, results, stopping, study
 from gradlab.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
 from tests.codec_zoo import nudge
@@ -201,6 +203,55 @@ def test_table3_measures_both_at_own_and_at_the_same_weights(out):
     # g_s reads the same y whether or not h_a reads the noise: flipping the switch leaves its gradient as it was.
     decoder = same[(same["group"] == "y gen")]
     assert (decoder["variance_trace_ratio"] - 1).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def trained(out, tmp_path_factory):
+    """A folder with the models of all studies, and nothing that was measured of them."""
+    folder = tmp_path_factory.mktemp("cut")
+    shutil.copytree(out / "runs", folder / "runs", ignore=shutil.ignore_patterns("rate-distortion-*"))
+    return folder
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, trained, name, monkeypatch):
+    """Cut by the time limit in its first piece, and further on; then resumed."""
+
+    def run(resume, after=None):
+        asked, cause = itertools.count(), stopping.cause
+        if after is not None:
+            late = {False: None, True: "at the time limit"}
+            monkeypatch.setattr(stopping, "cause", lambda deadline=None: late[next(asked) >= after])
+        console = Console(file=io.StringIO(), width=200)
+        assert study.run([name], "quick", trained, RunOptions(resume=resume), console=console) == 0
+        monkeypatch.setattr(stopping, "cause", cause)
+        return console.file.getvalue()
+
+    monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
+    folder = trained / name
+    steps = 0
+    for after in (2, 9, 20):  # questions after the end of time
+        said = run(resume=after > 2, after=after)
+        if "results are in" in said:
+            break
+        steps += 1
+        assert "stopped at the time limit; resume with" in said and not (folder / "provenance.json").exists()
+        if (folder / "partial").exists():
+            record = digests.read_record(folder / "partial")
+            assert record["partial"].startswith("stopped at the time limit, ") and f"{name}: stopped at" in said
+            for table in record["tables"]:
+                assert len(digests.read_table(folder / "partial" / f"{table}.csv", record))
+            assert not (folder / "partial" / "verdicts.csv").exists()
+    assert steps or name in ("flux", "paper-audit")  # of one piece, without progress
+    said = run(resume=True)
+    assert "results are in" in said and not (folder / "partial").exists() and not (folder / "parts").exists()
+    written = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    whole = {path.name: path.read_bytes() for path in (out / name).glob("*.csv")}
+    assert written.keys() == whole.keys() and {path.name for path in folder.iterdir()} == {
+        path.name for path in (out / name).iterdir()
+    }
+    if name != "training-cost":  # which is made of times
+        assert written == whole
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_run_writes_everything(studies: Path) -> None:
     assert verdicts.columns.tolist() == ["claim", "source", "holds", "evidence"]
     assert verdicts["holds"].tolist() == ["no", "undecided"]
     record = results.read_json(folder / "provenance.json")
-    assert record["inputs"] == {"photographs": "abc", "more": "def"}
+    assert record["inputs"] == {"photographs": "abc", "training images": "def"}
     assert set(record["folders"]) == {"train_images", "test_images"}
     assert all(len(fingerprint) == 12 for fingerprint in record["folders"].values())
     assert (record["seed"], record["profile"], record["study"], record["device"]) == (3, "quick", "table1", "cpu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import time
 from dataclasses import replace
 
 import pandas as pd
@@ -14,14 +13,13 @@ from rich.console import Console
 
 from gradlab import evaluation, results
 from gradlab.data import Picture
-from gradlab.errors import GradlabError, Stopped
+from gradlab.errors import GradlabError
 from gradlab.progress import Progress
 from gradlab.study import Context
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table4, table5, table8, table9
-from tests.codec_zoo import nudge
 
 NAN = math.nan
 
@@ -87,30 +85,6 @@ def test_crops_are_central_and_their_fingerprint_is_kept(context, monkeypatch):
     assert "test crops" in context.inputs
     assert torch.equal(sweep.pictures(replace(settings, test_crop=99), context)[0].pixels, picture.pixels)
     assert sweep.pictures(replace(settings, test_crop=0), context)[0] is picture
-
-
-def test_a_model_codes_the_same_images_once(context, monkeypatch):
-    settings = table8.SMALLEST.trained(models.BASELINE, 0.03)
-    (run,) = models.train_all(context, [("baseline", settings)])
-    images = noise("a.png", "b.png")
-    first = sweep.coded(run, 4, images, context, lambda n=1, note="": None)
-
-    def again(*arguments):
-        raise AssertionError("coded again")
-
-    monkeypatch.setattr(evaluation, "rate_distortion", again)
-    second = sweep.coded(run, 4, images, context, lambda n=1, note="": None)
-    pd.testing.assert_frame_equal(first, second, check_exact=True)
-    with pytest.raises(AssertionError, match="coded again"):
-        sweep.coded(run, 6, images, context, lambda n=1, note="": None)
-    with pytest.raises(AssertionError, match="coded again"):
-        sweep.coded(run, 4, images[:1], context, lambda n=1, note="": None)
-    nudge(run.snapshot(4))
-    with pytest.raises(AssertionError, match="coded again"):
-        sweep.coded(run, 4, images, context, lambda n=1, note="": None)
-    late = replace(context, options=RunOptions(deadline=time.monotonic() - 1))
-    with pytest.raises(Stopped):
-        sweep.coded(run, 6, images, late, lambda n=1, note="": None)
 
 
 @pytest.mark.parametrize(("signs", "expected"), [

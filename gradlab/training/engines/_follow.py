@@ -110,6 +110,7 @@ class Follower:
         self._ended += 1
         if outcome.status == "done":
             self._show(task, task.settings.steps, "")
+            self._sweep.finished(task)
         elif outcome.status == "stopped":
             self._stopped = outcome.sentence or "stopped at the time limit before every model had begun"
         else:

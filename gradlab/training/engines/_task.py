@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +63,7 @@ class Sweep:
         study: for which they are done.
         options: how each is done; its ``progress`` and ``snr_every`` are the tasks' own.
         deterministic: whether other processes, too, are to compute the same bits every time.
+        finished: called in this process with each task that is done.
     """
 
     tasks: tuple[Task, ...]
@@ -73,6 +74,7 @@ class Sweep:
     study: str = ""
     options: RunOptions = field(default_factory=RunOptions)
     deterministic: bool = False
+    finished: Callable[[Task], None] = lambda task: None
 
 
 class Order(NamedTuple):

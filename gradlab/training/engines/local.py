@@ -55,6 +55,7 @@ def _begun(sweep: Sweep, task: Task, total: Advance) -> Training:
     with sweep.progress.track(f"training {task.name}", task.settings.steps) as advance:
         options = replace(sweep.options, progress=Both(total, advance))
         yield from doing(task, sweep.runs, sweep.pictures, options, sweep.study)
+    sweep.finished(task)
 
 
 def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
@@ -116,7 +117,7 @@ class _Pools:
         """Order the runs of a pool of fresh processes."""
         # Spawned: a fork of a process that has started threads of torch or CUDA may hang.
         self._pool = concurrent.futures.ProcessPoolExecutor(
-            self._jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+            self._jobs, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
         )
         self._futures = {self._pool.submit(carry_out, order): order for order in wanted}
 
@@ -143,7 +144,7 @@ class _Pools:
         return ended
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Exit when the parent process dies."""
     parent = multiprocessing.parent_process()
 
