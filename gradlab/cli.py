@@ -1,4 +1,4 @@
-"""The command line: ``gradlab list | run | status | report | claims | check | data | pack | unpack``.
+"""The command line: ``gradlab list | plan | run | status | report | claims | check | data | pack | unpack``.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import importlib
+import shlex
 import shutil
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from gradlab.errors import GradlabError, unknown
 EXAMPLES = """\b
 Examples:
   gradlab list                                what there is to run
+  gradlab plan table1 --budget 10             what fits ten minutes here
   gradlab run toys table1 --profile quick     a few minutes on a CPU
   gradlab report figures/quick                one HTML page with everything
   gradlab data prepare photos train           a training set from your photographs
@@ -98,17 +100,97 @@ def list_() -> None:
 
 
 @app.command()
-def run(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows.")],
+def plan(
+    studies: Annotated[
+        list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows, the most wanted first.")
+    ],
     *,
+    profile: Annotated[str, typer.Option(metavar="quick|stay|gpu|paper", help="As of 'gradlab run'.")] = "quick",
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
+    ] = None,
+    budget: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="MINUTES", help="What must suffice; at least 1.", show_default="none"),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write the plan, for 'gradlab run --plan FILE'.", show_default="none"),
+    ] = None,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="The --out of a run that goes on: its iterations need no time."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="0 or more.")] = 0,
+    train_images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
+    ] = None,
+    test_images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
+    ] = None,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
+    ] = None,
+    step: Annotated[str, typer.Option(metavar="auto|eager|graph", help="As of 'gradlab run'.")] = "auto",
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Time what studies need on a device, and show what fits a budget.
+
+    A few training iterations, noise draws and coded images of each model are timed. Models that studies share count
+    once. Studies that fit are chosen in the order given; 'gradlab run --plan FILE' runs them within the budget.
+    """
+    from rich.console import Console
+
+    from gradlab import planning
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    found = planning.plan(
+        studies,
+        profile,
+        device,
+        budget,
+        seed=seed,
+        train_images=train_images,
+        test_images=test_images,
+        precision=precision,
+        step=step,
+        assignments=set_,
+        out=resume,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    planning.show(console, found)
+    if out is not None:
+        planning.write(found, out)
+        typer.echo(f"run what fits: gradlab run --plan {shlex.quote(str(out))}")
+
+
+@app.command()
+def run(
+    studies: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[STUDY]...", help="Names that 'gradlab list' shows.", show_default=False),
+    ] = None,
+    *,
+    plan: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Run what fits, by 'gradlab plan', in place of STUDY.", show_default="none"),
+    ] = None,
     profile: Annotated[
-        str,
+        Optional[str],  # noqa: UP045
         typer.Option(
             metavar="quick|stay|gpu|paper",
             help="quick: minutes on a CPU; stay: ten minutes of an accelerator; gpu: hours of one; paper: its own "
             "settings.",
+            show_default="quick",
         ),
-    ] = "quick",
+    ] = None,
     out: Annotated[
         Optional[Path], typer.Option(metavar="DIR", help="Where results go.", show_default="figures/<profile>")  # noqa: UP045
     ] = None,
@@ -116,7 +198,10 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.")] = 0,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.", show_default="0"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip studies that are done; go on with training from its checkpoint.")
     ] = False,
@@ -130,16 +215,20 @@ def run(
     ] = None,
     time_limit: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(metavar="MINUTES", help="Stop training in time, with a checkpoint.", show_default="none"),
+        typer.Option(
+            metavar="MINUTES", help="Stop in time, with what was done.", show_default="none; the budget of a plan"
+        ),
     ] = None,
     precision: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
     ] = None,
     step: Annotated[
-        str,
-        typer.Option(metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured."),
-    ] = "auto",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured.", show_default="auto"
+        ),
+    ] = None,
     set_: Annotated[
         list[str],
         typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
@@ -180,6 +269,20 @@ def run(
     from gradlab import ranks, study
     from gradlab.training import RunOptions
 
+    if plan is not None:
+        from gradlab import planning
+
+        if studies:
+            raise GradlabError(f"studies are given twice, by name and by {plan}: give one of the two")
+        made = planning.read(plan)
+        own = dict(
+            profile=profile, seed=seed, device=device, precision=precision, step=step, assignments=tuple(set_) or None
+        )
+        planning.agree(made, plan, own, study.folders_of(train_images, test_images))
+        studies, profile, seed, device = list(made.studies), made.profile, made.seed, made.device
+        precision, step, set_ = made.precision, made.step, list(made.assignments)
+        time_limit = made.budget_min if time_limit is None else time_limit
+    studies, profile, seed, step = studies or [], profile or "quick", seed or 0, step or "auto"
     with ranks.started(device or study.usual_device(profile)) as here:
         # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
         console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)

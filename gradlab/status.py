@@ -98,7 +98,7 @@ def _run(folder: Path) -> Row | None:
     what = _what(settings)
     if (folder / "final.safetensors").exists():
         return Row(folder.name, what, "done", total, total, 0.0, "")
-    kept = _iteration(folder / "last.safetensors")
+    kept = iterations_of(folder / "last.safetensors")
     if state is None:
         return Row(folder.name, what, "interrupted", kept, total, math.nan, "")
     status = state.status
@@ -147,7 +147,7 @@ def _what(settings: dict[str, Any]) -> str:
     return ", ".join([*parts, f"seed {settings.get('seed', '?')}"])
 
 
-def _iteration(checkpoint: Path) -> int:
+def iterations_of(checkpoint: Path) -> int:
     """Iterations behind a checkpoint, from its header alone: nothing of the tensors is read."""
     try:
         with open(checkpoint, "rb") as file:

@@ -13,6 +13,7 @@ A study is a module of the folder ``studies`` (installed as ``gradlab_studies``)
     def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of what it reads, for --resume
     def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first;
                                                      # what takes long goes through context.parts.each
+    def work(settings) -> list[Work]                 # optional: what it needs, for gradlab plan (gradlab.planning)
     def verdicts(tables) -> list[Verdict]            # optional: claims of the paper, and whether they hold here
     def draw(folder: Path) -> None                   # figures, from the CSVs alone
 """
@@ -196,12 +197,12 @@ def run(
         if precision is not None and any(_path(one).endswith("precision") for one in assignments):
             raise GradlabError("the precision is given twice, by --precision and by --set: give one of the two")
         options = _options(options, profile, precision)
-        folders = {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
+        folders = folders_of(train_images, test_images)
         results.ensure_folder(out)
         if ranks.here().first:
             held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
             locks.tidy(out)
-        _use_all_cores()
+        use_all_cores()
         where = Engine(**(engine or {}))
         options = replace(options, deadline=deadline)
         for position, (name, module) in enumerate(modules.items(), 1):
@@ -406,6 +407,15 @@ def _path(assignment: str) -> str:
     return assignment.partition("=")[0].strip()
 
 
+def folders_of(train_images: str | Path | None, test_images: str | Path | None) -> dict[str, str]:
+    """Fingerprints of the images that a run reads.
+
+    Raises:
+        GradlabError: no images there, or a damaged one.
+    """
+    return {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
+
+
 def _images(purpose: str, folder: str | Path | None) -> str:
     """Fingerprint of the images; every one is read now, so that a damaged one is told before hours of training."""
     from gradlab import data
@@ -421,6 +431,17 @@ def usual_device(profile: str) -> str:
     return "cpu" if profile == "quick" else "cuda"
 
 
+def options_of(device: str, step: str, profile: str, precision: str | None) -> RunOptions:
+    """Options for a device, a step and a precision that are there.
+
+    Raises:
+        GradlabError: one is not.
+    """
+    from gradlab.training import RunOptions
+
+    return _options(RunOptions(device=device, step=step), profile, precision)  # type: ignore[arg-type]
+
+
 def _options(options: RunOptions | None, profile: str, precision: str | None) -> RunOptions:
     """Options for a device and a precision that are there."""
     from gradlab.training import RunOptions
@@ -433,7 +454,7 @@ def _options(options: RunOptions | None, profile: str, precision: str | None) ->
     return options
 
 
-def _use_all_cores() -> None:
+def use_all_cores() -> None:
     """As many threads as cores that this process may use, unless OMP_NUM_THREADS says otherwise."""
     import torch
 

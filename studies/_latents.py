@@ -16,6 +16,7 @@ from gradlab.codecs import Codec
 from gradlab.parts import Piece, Tables, joined
 from gradlab.progress import Advance
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -71,6 +72,11 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     for name, k in ((models.MIX, settings.k), (models.DMS, settings.k_dms)):
         wanted.append((name, models.shortened(models.method(settings.base, name, k), settings.iterations)))
     return wanted
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    return models.work(trained(settings), read=1)
 
 
 Read = Callable[[str, Codec, Sequence[Any], Advance], Tables]

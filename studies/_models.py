@@ -13,6 +13,7 @@ from gradlab import data, evaluating, ranks, results
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.parts import Piece, Tables, joined
+from gradlab.timing import Work
 from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
 from gradlab.training.settings import WARM_UP
@@ -208,6 +209,25 @@ def train_all(
         if made.device != "cpu":
             context.inputs[f"training of {name}"] = f"{made.step} on {made.device}"
     return runs
+
+
+def work(
+    wanted: Iterable[tuple[str, TrainSettings]], *, evaluate: int = 0, record: int = 0, read: int = 0
+) -> list[Work]:
+    """What a study needs that trains models and does the same with each, for ``gradlab plan``.
+
+    Args:
+        wanted: name and settings of each model.
+        evaluate: how often test images are coded with bitstreams; ``read``: and without.
+        record: gradients of noise draws.
+    """
+    found = []
+    for name, settings in wanted:
+        found.append(Work("train", name, settings, settings.steps))
+        found += [Work("record", name, settings, record)] if record else []
+        found += [Work("evaluate", name, settings, evaluate)] if evaluate else []
+        found += [Work("read", name, settings, read)] if read else []
+    return found
 
 
 def _free_cores(context: Context) -> int:

@@ -14,6 +14,7 @@ from gradlab import data, evaluation, paper
 from gradlab.data import Picture
 from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -79,6 +80,12 @@ class Settings:
         """The same, as Table 7 prints it."""
         k = self.k(name)
         return {models.BASELINE: "-", models.DMS: f"{k}, {k}"}.get(name, str(k))
+
+
+def work(settings: Settings) -> list[Work]:
+    """What a study of the sweep needs."""
+    wanted = [(f"{n}, lambda {lam:g}", settings.trained(n, lam)) for lam in settings.lams for n in METHODS]
+    return models.work(wanted, evaluate=len(settings.points))
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:

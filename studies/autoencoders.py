@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gradlab import cli, evaluation, results
 from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import PlainLoss, Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -73,6 +74,12 @@ def trained(settings: Settings) -> dict[str, TrainSettings]:
         codec: replace(settings.base, codec=codec, channels=channels)
         for codec, channels in zip((BALLE, CHENG), settings.channels, strict=True)
     }
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    wanted = ((NAMES[codec], s) for codec, s in trained(settings).items())
+    return models.work(wanted, read=len(settings.points))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -28,6 +28,7 @@ ASSUMED = shared.ASSUMED
 LOW, HIGH, BINS = 1e-8, 1e4, 72
 PROFILES = dict(shared.PROFILES)
 SMALLEST = shared.SMALLEST
+work = shared.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

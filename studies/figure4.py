@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradlab import cli, latents, results
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -52,6 +53,11 @@ PROFILES = {
     "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps),
 }
 SMALLEST = Settings(base=models.SMALLEST, iterations=4, bins=10)
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    return models.work([(models.BASELINE, settings.base)], read=1)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

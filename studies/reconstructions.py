@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradlab import cli, data, evaluation, results
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table8
@@ -50,6 +51,12 @@ class Settings:
 
 PROFILES = {name: Settings(table8.PROFILES[name]) for name in ("quick", "gpu", "paper")}
 SMALLEST = Settings(table8.SMALLEST, images=(2,), centres=((0.42, 0.47),))
+
+
+def work(settings: Settings) -> list[Work]:
+    """The models that it needs; coding a few images is not timed."""
+    wanted = [(method, lam) for method in METHODS for lam in settings.lams]
+    return models.work([(f"{name}, lambda {lam:g}", settings.models.trained(name, lam)) for name, lam in wanted])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -18,6 +18,7 @@ from gradlab import cli, data, evaluation, recording, results
 from gradlab.parts import Piece, Tables, joined
 from gradlab.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _models as models
 
@@ -92,6 +93,12 @@ def proxies(settings: Settings) -> tuple[list[Proxy], list[SoftRounding], list[G
     soft = [SoftRounding(a) for a in settings.alpha]
     annealed = [GumbelAnnealing(t) for t in settings.temperature]
     return [*plain, soft[1], soft[-1], annealed[1], annealed[-1]], soft, annealed
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs for the codec; the toys are not timed."""
+    shown, _, _ = proxies(settings)
+    return models.work([(models.BASELINE, settings.base)], record=len(shown) * settings.gradients)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

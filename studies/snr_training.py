@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradlab import cli, results
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -47,6 +48,12 @@ PROFILES = {
     "paper": Settings(base=models.PAPER, every=20_000, draws=100),
 }
 SMALLEST = Settings(base=models.SMALLEST, every=2, draws=3)
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs: the models, and the gradients that are recorded while they train."""
+    draws = settings.base.steps // settings.every * settings.draws
+    return models.work([(name, models.method(settings.base, name)) for name in METHODS], record=draws)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from gradlab import cli, evaluation, paper, results
 from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -65,6 +66,11 @@ def trained(settings: Settings) -> list[tuple[str, str, str, TrainSettings]]:
             multi = models.method(settings.base, name, settings.k, weighting, scale)
             wanted.append((name, weighting, scale, models.shortened(multi, settings.points[-1])))
     return wanted
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    return models.work(((name, s) for name, _, _, s in trained(settings)), evaluate=len(settings.points))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

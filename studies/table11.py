@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gradlab import cli, evaluating, evaluation, paper, results
 from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -53,6 +54,11 @@ PROFILES = {
     "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps),
 }
 SMALLEST = Settings(base=models.SMALLEST, iterations=4, dithers=2)
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    return models.work([(models.BASELINE, settings.base)], evaluate=1, read=1 + settings.dithers)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

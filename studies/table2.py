@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradlab import cli, evaluation, paper, results
 from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -53,6 +54,12 @@ SMALLEST = Settings(base=models.SMALLEST, points=(2, 6))
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     """Both models, by name."""
     return [(name, models.method(settings.base, name)) for name in PAPER_METHODS]
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs; the 2-level VAE is evaluated with two inputs of h_a."""
+    found = models.work(trained(settings), evaluate=len(settings.points))
+    return [one._replace(units=2 * one.units) if one[:2] == ("evaluate", models.TWO_LEVEL) else one for one in found]
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

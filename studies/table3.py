@@ -22,6 +22,7 @@ from gradlab.errors import GradlabError
 from gradlab.parts import Piece, Tables, joined
 from gradlab.progress import Advance
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -104,6 +105,11 @@ class Wanted(NamedTuple):
     def own(self) -> bool:
         """Whether the weights were trained under this switch."""
         return self.switch == METHODS[self.method]
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    return models.work(trained(settings), record=len(NOISES) * len(SWITCHES) * sum(settings.counts))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ASSUMED = table8.ASSUMED | {"interpolation": "pchip; the paper names none, and its figures fit pchip or akima"}
 PROFILES = dict(table8.PROFILES)
 SMALLEST = table8.SMALLEST
+work = sweep.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ASSUMED = table9.ASSUMED | {"interpolation": "pchip; the paper names none"}
 PROFILES = dict(table9.PROFILES)
 SMALLEST = table9.SMALLEST
+work = sweep.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -32,6 +32,7 @@ COLUMNS = {
 }
 PROFILES = dict(shared.PROFILES)
 SMALLEST = shared.SMALLEST
+work = shared.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

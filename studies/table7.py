@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gradlab import cli, evaluation, paper, results
 from gradlab.parts import Tables
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
@@ -109,6 +110,12 @@ def by_equations(settings: Settings) -> list[tuple[str, int, TrainSettings, int]
         for name in (models.MIX, models.DMS)
         for k in settings.equations
     ]  # fmt: skip
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs."""
+    wanted = [*trained(settings), *by_equations(settings)]
+    return models.work(((f"{name}, {k}", s) for name, k, s, _ in wanted), evaluate=1)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

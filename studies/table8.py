@@ -36,6 +36,7 @@ SMALLEST = Settings(
     base=replace(models.SMALLEST, snapshots=(4,)), lams=sweep.SPREAD, wide=(6, 10), wide_from=0.03, samples=(2, 2, 2),
     points=(4, 6), test_crop=64,
 )  # fmt: skip
+work = sweep.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -45,6 +45,7 @@ SMALLEST = Settings(
     base=replace(models.SMALLEST, codec="cheng2020-attn", channels=(4,), steps=4, snapshots=(2,), cosine_steps=4),
     lams=sweep.SPREAD[:2], wide=(6,), wide_from=0.0075, samples=(2, 2, 2), points=(2, 4), test_crop=64,
 )  # fmt: skip
+work = sweep.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -20,6 +20,7 @@ from gradlab.codecs import video
 from gradlab.evaluation.video import rate_distortion
 from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import Run, TrainSettings, build
 from gradlab.weights import weight_statistics
 from gradlab_studies import _models as models
@@ -73,6 +74,12 @@ class Settings:
 _GPU = replace(QUICK, channels=(128, 192), batch=8, steps=10_000, cosine_steps=10_000, learning_rate=1e-4)
 PROFILES = {"quick": Settings(), "gpu": Settings(base=_GPU, videos=128, batch=8, draws=512)}
 SMALLEST = Settings(base=replace(QUICK, channels=(4, 6), batch=1, steps=3), k=2, videos=2, batch=1, draws=4)
+
+
+def work(settings: Settings) -> list[Work]:
+    """What it needs; the test videos and the draws of weights are not timed."""
+    wanted = [(method, models.method(settings.base, method, settings.k)) for method in (models.BASELINE, MIX)]
+    return models.work(wanted, record=settings.draws)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

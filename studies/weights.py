@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gradlab import cli, data, results
 from gradlab.parts import Piece, Tables, joined
 from gradlab.study import Context, Verdict
+from gradlab.timing import Work
 from gradlab.training import TrainSettings
 from gradlab.weights import weight_statistics
 from gradlab_studies import _models as models
@@ -51,6 +52,11 @@ PROFILES = {
     "paper": Settings(base=models.PAPER, sizes=(64, 128, 256), draws=32),
 }
 SMALLEST = Settings(base=models.SMALLEST, sizes=(32, 64), k=(2, 3), batch=1, draws=2)
+
+
+def work(settings: Settings) -> list[Work]:
+    """The model that it needs; the draws of weights are not timed."""
+    return models.work([(models.BASELINE, settings.base)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -40,6 +40,7 @@ def step_times(
     warm_up: int = 2,
     device: str = "cpu",
     *,
+    wanted: str = "auto",
     clock: Callable[[], float] = time.perf_counter,
     advance: Callable[..., Any] = lambda n=1, note="": None,
 ) -> pd.DataFrame:
@@ -54,6 +55,7 @@ def step_times(
         repetitions: iterations of each that count.
         warm_up: iterations of each that do not, before.
         device: where to train.
+        wanted: the step (``RunOptions.step``); where ``"auto"`` finds a graph for some methods alone, all are eager.
         clock: seconds; read when the device has finished.
         advance: called after each iteration.
 
@@ -71,7 +73,7 @@ def step_times(
         raise GradlabError("there is no method to time: give at least one")
     if repetitions < 1 or warm_up < 0:
         raise GradlabError(f"{repetitions} repetitions after {warm_up} of warm-up: time at least 1 after at least 0")
-    steps = _steps(methods, pictures, device, "auto")
+    steps = _steps(methods, pictures, device, wanted)
     if len({computed for _, computed in steps.values()}) > 1:  # for want of memory, say: time like with like
         for step, _ in steps.values():
             step.close()
