@@ -227,6 +227,8 @@ def draw(folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    from gradlab import plotstyle
+
     table = results.read_csv(folder / f"{NAME}.csv")
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6.4), sharex=True, layout="constrained")
     colours = {"toy": "C0", "moments": "C1", "recorder": "C2"}
@@ -242,10 +244,10 @@ def draw(folder: Path) -> None:
     bottom.set(xscale="log", yscale="log", ylim=(1e-21, 1), xlabel="draws", ylabel="relative error")
     top.legend(fontsize=8)
     bottom.legend(fontsize=7, loc="lower right")
-    for suffix in ("png", "pdf"):
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix, dpi=200)
-        results.write_bytes(folder / f"{NAME}.{suffix}", content.getvalue())
+    results.write_bytes(folder / f"{NAME}.png", plotstyle.png(figure, dpi=200))
+    vector = io.BytesIO()
+    figure.savefig(vector, format="pdf", dpi=200)
+    results.write_bytes(folder / f"{NAME}.pdf", vector.getvalue())
     plt.close(figure)
 
 

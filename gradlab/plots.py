@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import LogFormatterSciNotation
+from PIL import Image
 
 from gradlab.errors import unknown
 from gradlab.plotstyle import COLOURS, DASHES, HATCHES, MARKERS, figure, save, style
@@ -119,11 +120,21 @@ def title(ax: Axes, text: str) -> None:
         ax.set_title(text)
 
 
-def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None) -> None:
-    """A photograph ``[H, W, 3]`` of 8 bits as it is, its caption below; ``frame``: top, left and side of a square."""
+def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None, *, shrink: int = 1) -> None:
+    """A photograph ``[H, W, 3]`` of 8 bits as it is, its caption below.
+
+    Args:
+        ax: where to draw.
+        pixels: the photograph.
+        text: the caption.
+        frame: top, left and side of a square to mark, in pixels of the photograph.
+        shrink: side of the squares of pixels that become one by their mean: smaller files, for overviews.
+    """
+    shown = Image.fromarray(pixels).reduce(shrink)
+    right, bottom = shown.width * shrink - 0.5, shown.height * shrink - 0.5
     with style():
         # As many samples as there are: nothing is smoothed on the way to the page.
-        ax.imshow(pixels, interpolation="none")
+        ax.imshow(shown, interpolation="none", extent=(-0.5, right, bottom, -0.5))
         ax.set_xticks([])
         ax.set_yticks([])
         ax.grid(visible=False)

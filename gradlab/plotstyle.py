@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gradlab import results
+from gradlab import pngs, results
 from gradlab.errors import unknown
 
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
@@ -91,23 +91,28 @@ def figure(
         return made, made.subplots(rows, cols, **kwargs)
 
 
+def png(fig: Figure, **options: Any) -> bytes:
+    """The figure as a light PNG (``gradlab.pngs``); ``options`` are those of ``Figure.savefig``."""
+    content = io.BytesIO()
+    fig.savefig(content, format="png", **options)
+    return pngs.light(content.getvalue())
+
+
 def save(fig: Figure, path: str | Path) -> list[Path]:
-    """Writes ``path`` as PNG (300 dpi) and PDF (vector); the same figure gives the same bytes.
+    """Writes ``path`` as light PNG (300 dpi) and PDF (vector); the same figure gives the same bytes.
 
     Raises:
         GradlabError: the disk refuses.
     """
     # Neither date nor version of the writing program.
-    unnamed: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
-    written = []
+    unnamed = {"CreationDate": None, "Creator": None, "Producer": None}
+    vector = io.BytesIO()
     with style():
-        for suffix, metadata in unnamed.items():
-            content = io.BytesIO()
-            fig.savefig(content, format=suffix, metadata=metadata)
-            target = Path(f"{path}.{suffix}")  # not with_suffix: a name may hold a dot
-            results.write_bytes(target, content.getvalue())
-            written.append(target)
+        raster = png(fig, metadata={"Software": None})
+        fig.savefig(vector, format="pdf", metadata=unnamed)
+    written = []
+    for suffix, content in (("png", raster), ("pdf", vector.getvalue())):
+        target = Path(f"{path}.{suffix}")  # not with_suffix: a name may hold a dot
+        results.write_bytes(target, content)
+        written.append(target)
     return written

@@ -129,7 +129,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Each image whole, with the crop framed, and the crop: original and both methods, pixel by pixel."""
+    """Each image whole, at half its size, with a frame around the crop; then the crop of original and methods."""
     from gradlab import plots
 
     table = results.read_csv(folder / "reconstructions.csv")
@@ -142,7 +142,8 @@ def draw(folder: Path) -> None:
             pixels = data.read_image(folder / "pictures" / row["picture"]).permute(1, 2, 0).numpy()
             frame = (int(row["top"]), int(row["left"]), int(row["side"]))
             if method == ORIGINAL:
-                plots.photograph(line[0], pixels, f"{name}\n{pixels.shape[1]} x {pixels.shape[0]} pixels", frame)
+                whole = f"{name}\n{pixels.shape[1]} x {pixels.shape[0]} pixels"
+                plots.photograph(line[0], pixels, whole, frame, shrink=2)  # it shows where the crop lies
                 text = f"original, crop of\n{frame[2]} x {frame[2]} pixels"
             else:
                 text = f"{method}, $\\lambda$ = {row['lambda']:g}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB"

@@ -117,6 +117,15 @@ def test_a_photograph_is_shown_pixel_by_pixel() -> None:
     assert ax.get_xlabel() == "caption" and len(ax.lines) == 2
 
 
+def test_an_overview_of_a_photograph_keeps_its_coordinates() -> None:
+    pixels = np.arange(45, dtype=np.uint8).reshape(3, 5, 3)
+    _, ax = plots.figure()
+    plots.photograph(ax, pixels, "caption", (0, 1, 2), shrink=2)
+    shown = ax.images[0]
+    assert np.asarray(shown.get_array()).shape == (2, 3, 3) and list(shown.get_extent()) == [-0.5, 5.5, 3.5, -0.5]
+    np.testing.assert_allclose(shown.get_array()[0, 0], pixels[:2, :2].mean(axis=(0, 1)), atol=0.51)
+
+
 def test_bars_stand_side_by_side_with_hatches() -> None:
     _, ax = plots.figure()
     draw_bars(ax)

@@ -9,6 +9,7 @@ draws the same picture once.
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+
+from gradlab.pngs import light
 
 FOLDER = Path(__file__).resolve().parent
 METADATA = {
@@ -56,9 +59,17 @@ def executed(source: Path) -> Any:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise ValueError(f"{source.name}, cell {number} warns: {output['text'].strip()}")
+            _lighten(output)
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _lighten(output: Any) -> None:
+    """Compress the picture that a cell shows, if it shows one."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]))).decode()
 
 
 def main(names: list[str]) -> None:
