@@ -179,9 +179,9 @@ def read(path: Path) -> Plan:
         if content.get("plan") != VERSION or not known <= content.keys():
             raise GradlabError(f"{path} is no plan of this version: {remedy}")
         chosen = {name: content[name] for name in known}
-        items = tuple(Item(**item) for item in chosen["items"])
-        lists = {name: tuple(map(str, chosen[name])) for name in ("studies", "left_out", "assignments")}
-        found = Plan(**{**chosen, **lists, "items": items})
+        chosen |= {name: tuple(map(str, chosen[name])) for name in ("studies", "left_out", "assignments")}
+        chosen |= {name: dict(chosen[name]) for name in ("settings", "folders")}
+        found = Plan(**chosen | {"items": tuple(Item(**item) for item in chosen["items"])})
         if not found.studies:
             raise GradlabError(f"{path} is a plan in which nothing fits: plan with a larger budget")
         modules = study.check(found.studies, found.profile, found.seed, found.budget_min, found.assignments)

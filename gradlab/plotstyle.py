@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gradlab import pngs, results
+from gradlab import pngs, ranks, results, stopping
 from gradlab.errors import unknown
 
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
@@ -103,7 +103,10 @@ def save(fig: Figure, path: str | Path) -> list[Path]:
 
     Raises:
         GradlabError: the disk refuses.
+        Stopped: time is up, or a signal has come (``gradlab.stopping``).
     """
+    if ranks.here().size == 1:  # several processes end together, where all of them are asked
+        stopping.check()
     # Neither date nor version of the writing program.
     unnamed = {"CreationDate": None, "Creator": None, "Producer": None}
     vector = io.BytesIO()

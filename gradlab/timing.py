@@ -34,7 +34,7 @@ class Work(NamedTuple):
     units: int
 
 
-UNITS = {"train": "iterations", "record": "draws", "evaluate": "images", "read": "images"}
+UNITS = {"train": "iterations", "record": "draws", "evaluate": "bitstreams", "read": "rounded images"}
 
 
 class Clock:

@@ -1,0 +1,229 @@
+"""Plans: what studies need, each model once, what fits, and that a plan is run as it was made."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gradlab import cli, data, planning, results, study, training
+from gradlab.errors import GradlabError, Stopped
+from gradlab.training import RunOptions, run_of
+from gradlab_studies import _models as models
+
+NAMES = [
+    name
+    for name in study.discover()
+    if hasattr(importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}"), "work")
+]
+SECONDS = {"train": 1.0, "record": 0.5, "evaluate": 2.0, "read": 0.25}
+
+
+def module(name):
+    return importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}")
+
+
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in NAMES:
+        monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every unit takes what ``SECONDS`` says."""
+    monkeypatch.setattr(planning.Clock, "seconds", lambda self, kind, settings, name: SECONDS[kind])
+
+
+def lines(found, name):
+    return [(item.kind, item.model, item.count) for item in found.items if item.study == name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
+    class Enough(Exception):
+        pass
+
+    trained = []
+
+    def train_all(context, wanted, *arguments, **how):
+        trained.extend(settings for _, settings in wanted)
+        raise Enough
+
+    used = module(name)
+    monkeypatch.setattr(models, "train_all", train_all)
+    options = {"out": tmp_path, "folder": tmp_path / name, "runs": tmp_path / "runs", "profile": "quick", "seed": 0}
+    context = study.Context(
+        **options,
+        options=RunOptions(),
+        train_images=None,
+        test_images=None,
+        progress=study.Progress(Console(file=io.StringIO())),
+    )
+    measure = used.on_codec if name == "rounding" else used.measure
+    with pytest.raises(Enough):
+        measure(used.SMALLEST, context)
+    told = [one.settings for one in used.work(used.SMALLEST) if one.kind == "train"]
+    assert trained and set(trained) <= set(told)
+    if name != "table7":  # which trains a second group later
+        assert set(trained) == set(told)
+    assert all(one.units == one.settings.steps for one in used.work(used.SMALLEST) if one.kind == "train")
+
+
+def test_models_that_studies_share_count_once(clock):
+    found = planning.plan(["table3", "table2"], test_images=None)
+    images = len(data.load(None, "test", 1))
+    assert found.studies == ("table3", "table2") and found.left_out == () and found.budget_min is None
+    assert lines(found, "table3") == [
+        ("train", models.TWO_LEVEL, 6), ("record", models.TWO_LEVEL, 48),
+        ("train", models.BASELINE, 6), ("record", models.BASELINE, 48),
+    ]  # fmt: skip
+    assert lines(found, "table2") == [
+        ("evaluate", models.TWO_LEVEL, 4 * images), ("evaluate", models.BASELINE, 2 * images)
+    ]  # fmt: skip
+    assert sum(item.seconds for item in found.items) == 2 * 6 + 96 * 0.5 + 6 * images * 2.0
+
+
+def test_what_fits_is_chosen_in_the_order_asked_for(clock):
+    """Table 3 takes 60 s; Table 2 alone 12 s of training and 12 images a point; Figure 4 6 s and the images."""
+    images = len(data.load(None, "test", 1))
+    two, three, four = 12 + 12 * images, 60, 6 + images * 0.25
+    found = planning.plan(["table3", "table2", "figure4"], budget=(two + 7) / 54)
+    # Table 3 does not fit, or leaves too little for Table 2: what comes first has its way.
+    fits = [name for name, s in (("table3", three), ("table2", two), ("figure4", four)) if name in found.studies]
+    spent, left = 0.0, 0.9 * (two + 7) / 54 * 60
+    assert found.studies == tuple(fits) and set(found.studies) | set(found.left_out) == {"table3", "table2", "figure4"}
+    for name in ("table3", "table2", "figure4"):
+        mine = sum(item.seconds for item in found.items if item.study == name)
+        assert (name in found.studies) == (spent + mine <= left)
+        spent += mine if name in found.studies else 0.0
+    # A model of a study that does not fit is no gift to the next: figure4 pays for its own baseline.
+    alone = planning.plan(["table3", "figure4"], budget=1)
+    assert alone.studies == ("figure4",) and ("train", models.BASELINE, 6) in lines(alone, "figure4")
+
+
+def test_what_was_trained_before_needs_no_time(clock, tmp_path):
+    pictures = data.load(None, "train", models.SMALLEST.crop)
+    runs = tmp_path / "before" / "runs"
+    training.train(models.method(models.SMALLEST, models.TWO_LEVEL), pictures, runs)
+    seen = []
+
+    def advance(n=1, note=""):
+        seen.append(n)
+        if len(seen) == 3:
+            raise Stopped("stopped")
+
+    with pytest.raises(Stopped):
+        training.train(models.SMALLEST, pictures, runs, RunOptions(progress=advance))
+    assert (run_of(models.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
+    found = planning.plan(["table2"], out=tmp_path / "before")
+    assert [line for line in lines(found, "table2") if line[0] == "train"] == [
+        ("train", models.TWO_LEVEL, 0), ("train", models.BASELINE, 3),
+    ]  # fmt: skip
+
+
+def test_units_are_timed_once_for_models_that_are_alike(monkeypatch):
+    told = []
+    found = planning.plan(["table2", "table11", "toys"], say=told.append)
+    assert all(item.unit_s > 0 and item.seconds < 60 for item in found.items if item.kind != "other")
+    assert [item.study for item in found.items if item.kind == "other"] == ["toys"]
+    assert len(told) == len(set(told)) == 5  # both models' iterations and images, and images read
+    console = Console(file=io.StringIO(), width=160)
+    planning.show(console, found)
+    said = console.file.getvalue()
+    assert "trains no model: not timed" in said and "all of it: " in said and "ms each" in said
+
+
+def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
+    assert cli.main(["plan", "table3", "figure4", "--set", "seed=1", "--budget", "1"]) == 2
+    assert "--seed decides it" in capsys.readouterr().err
+    arguments = ["plan", "table3", "figure4", "--seed", "3", "--set", "bins=20", "--budget", "1", "--out", "plan.json"]
+    assert cli.main(arguments) == 2  # table3 has no bins
+    assert "table3: unknown setting 'bins'" in capsys.readouterr().err
+    arguments = ["plan", "figure4", "--seed", "3", "--set", "bins=20", "--budget", "1", "--out", "plan.json"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert (
+        "a tenth kept for start and drawing, fits figure4" in said
+        and "run what fits: gradlab run --plan plan.json" in said
+    )
+    assert cli.main(["run", "--plan", "plan.json", "--out", "out"]) == 0
+    record = results.read_json(Path("out/figure4/provenance.json"))
+    assert record["seed"] == 3 and record["set"] == ["bins=20"] and record["profile"] == "quick"
+    assert planning.read(Path("plan.json")) == replace(planning.read(Path("plan.json")))
+
+
+def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(study, "run", lambda names, profile, out, options, **how: seen.update(how, names=names) or 0)
+    assert cli.main(["plan", "figure4", "--budget", "2", "--out", "plan.json"]) == 0
+    assert cli.main(["run", "--plan", "plan.json"]) == 0 and seen["time_limit"] == 2 and seen["names"] == ["figure4"]
+    assert cli.main(["run", "--plan", "plan.json", "--time-limit", "1"]) == 0 and seen["time_limit"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["figure5"], "unknown study 'figure5': did you mean 'figure4'?"),
+        (["figure4", "--budget", "0.5"], "the budget is 0.5 minutes: give at least 1"),
+        (["figure4", "--budget", "nan"], "the budget is nan minutes"),
+        (["figure4", "--profile", "stay"], "study figure4 has no profile 'stay'"),
+        (["figure4", "--device", "cuda:63"], "there is no device 'cuda:63' here"),
+        (["figure4", "--train-images", "gone"], "--train-images: there is no folder gone"),
+        (["figure4", "--set", "bns=3"], "figure4: unknown setting 'bns': did you mean 'bins'?"),
+        (["figure4", "--out", "gone/plan.json"], "cannot write to gone/plan.json"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_planned(clock, capsys, arguments, sentence):
+    assert cli.main(["plan", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        (None, ["--profile", "gpu"], "plan.json was made with --profile quick, not gpu: leave it out, or plan again"),
+        (None, ["--seed", "4"], "plan.json was made with --seed 0, not 4"),
+        (None, ["--set", "bins=3"], "plan.json was made with --set none, not bins=3"),
+        (None, ["--device", "cuda"], "plan.json was made with --device cpu, not cuda"),
+        (None, ["--test-images", "images"], "plan.json was made with other images than --test-images"),
+        (None, ["figure4"], "studies are given twice, by name and by plan.json"),
+        (lambda plan: plan | {"settings": {"figure4": "0" * 12}}, [], "plan.json is of other settings of figure4"),
+        (lambda plan: plan | {"studies": []}, [], "plan.json is a plan in which nothing fits"),
+        (lambda plan: plan | {"studies": ["figure5"]}, [], "unknown study 'figure5'"),
+        (lambda plan: plan | {"plan": 2}, [], "plan.json is no plan of this version"),
+        (lambda plan: plan | {"items": [{"kind": "train"}]}, [], "plan.json is no plan"),
+        (lambda plan: plan | {"items": 3}, [], "plan.json is no plan"),
+        (lambda plan: plan | {"settings": 3}, [], "plan.json is no plan"),
+        (lambda plan: plan | {"seed": "x"}, [], "plan.json is no plan"),
+        (lambda plan: plan | {"studies": 3}, [], "plan.json is no plan"),
+        (lambda plan: {}, [], "plan.json is no plan of this version"),
+        (lambda plan: [], [], "plan.json holds no JSON object: make one with gradlab plan"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_is_not_of_this(clock, capsys, change, arguments, sentence):
+    from PIL import Image
+
+    Path("images").mkdir()
+    Image.new("RGB", (64, 64), "red").save("images/red.png")
+    assert cli.main(["plan", "figure4", "--budget", "9", "--out", "plan.json"]) == 0
+    if change is not None:
+        Path("plan.json").write_text(json.dumps(change(json.loads(Path("plan.json").read_text()))))
+    assert cli.main(["run", "--plan", "plan.json", "--out", "out", *arguments]) == 2
+    assert sentence in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_no_plan_at_all(capsys):
+    assert cli.main(["run", "--plan", "gone.json"]) == 2
+    assert "cannot read gone.json" in capsys.readouterr().err
+    assert cli.main(["run"]) == 2
+    assert "no study named: name some of" in capsys.readouterr().err
+    with pytest.raises(GradlabError, match="the seed is -1"):
+        planning.plan(["figure4"], seed=-1)
