@@ -262,11 +262,11 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
         return
     if not context.options.resume:
         context.parts.clear()
-    with states.running(context.folder):
+    with states.running(context.folder) as pulse:
         try:
             tables, verdicts = _write(name, module, settings, context, record)
         except Stopped as stopped:
-            _write_partial(name, str(stopped), context, record, console)
+            pulse(0, _write_partial(name, str(stopped), context, record, console))
             raise
     show_table(console, tables[name], context.folder / f"{name}.csv")
     show_verdicts(console, verdicts)
@@ -304,13 +304,18 @@ def _write(
     return tables, verdicts
 
 
-def _write_partial(name: str, why: str, context: Context, record: dict[str, Any], console: Console) -> None:
-    """Write what was measured of a study that was cut, marked as such; verdicts and figures wait for the rest."""
+def _write_partial(name: str, why: str, context: Context, record: dict[str, Any], console: Console) -> str:
+    """Write what was measured of a study that was cut, marked as such; verdicts and figures wait for the rest.
+
+    Returns:
+        Why it was cut, and how much was measured.
+    """
     tables, share = context.parts.so_far()
     why = f"{why}, {share}"
     folder = context.parts.write_partial(tables, record | {"partial": why, "inputs": dict(context.inputs)})
     if folder is not None:
         _say(console, f"{name}: {why}; what there is: {folder}")
+    return why
 
 
 def _judge(module: ModuleType, tables: dict[str, DataFrame], context: Context) -> list[Verdict]:
