@@ -22,10 +22,9 @@ from gradlab import data, evaluation, ranks, results
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation.bitstream import coder
-from gradlab.progress import skip
+from gradlab.progress import quiet, skip
 from gradlab.training import Run
 from gradlab.training.engines.local import end_with_parent
-from gradlab.training.options import quiet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,6 +16,7 @@ from gradlab.codecs import Codec
 from gradlab.codecs.precision import convolutions
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +63,7 @@ class Spread(NamedTuple):
 
 
 @checked
-def spread(
-    codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[..., Any] = lambda n=1, note="": None
-) -> dict[str, Spread]:
+def spread(codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[..., Any] = quiet) -> dict[str, Spread]:
     """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
 
     A codec without z has ``y y_hat`` alone.
@@ -154,7 +153,7 @@ def residuals(
     codec: Codec,
     images: Sequence[Picture | Tensor],
     bins: int = 50,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
+    advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Figure 4: histograms of y - round(y), of every element of y and of those with |y| >= 1/2, image by image.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlab import digests, ranks, results, stopping
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import skip
+from gradlab.progress import quiet, skip
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,7 +56,7 @@ class Parts:
         self._measured: list[Tables] = []
         self._wanted = 0
 
-    def each(self, pieces: Sequence[Piece], advance: Callable[..., Any] = lambda n=1, note="": None) -> list[Tables]:
+    def each(self, pieces: Sequence[Piece], advance: Callable[..., Any] = quiet) -> list[Tables]:
         """The rows of every piece, in order: kept before, or measured now.
 
         Args:

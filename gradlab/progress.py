@@ -27,6 +27,10 @@ class Advance(Protocol):
         """
 
 
+def quiet(n: int = 1, note: str = "") -> None:
+    """An ``Advance`` that shows nothing."""
+
+
 def skip(advance: Callable[..., Any], n: int, note: str = "") -> None:
     """Counts ``n`` units that were done by an earlier run: they do not count for the speed, and so for the ETA.
 

@@ -17,6 +17,7 @@ from gradlab.codecs import Codec, Loss, PFrame, PlainLoss
 from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
 from gradlab.noise import seed_of, stream
+from gradlab.progress import quiet
 from gradlab.recorder import GradientRecorder
 
 Batches = Tensor | Callable[[int], Tensor]
@@ -33,7 +34,7 @@ def record(
     *,
     loss: Loss | PlainLoss | None = None,
     seed: int = 0,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
+    advance: Callable[..., Any] = quiet,
 ) -> GradientRecorder:
     """Record ``draws`` gradients of the codec with its weights frozen.
 
@@ -175,7 +176,14 @@ def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: ranks.Ranks) ->
 @checked
 @torch.no_grad()
 def cost(
-    codec: Codec, x: Tensor, lam: float, draws: int, *, loss: Loss | None = None, seed: int = 0
+    codec: Codec,
+    x: Tensor,
+    lam: float,
+    draws: int,
+    *,
+    loss: Loss | None = None,
+    seed: int = 0,
+    advance: Callable[..., Any] = quiet,
 ) -> tuple[float, float]:
     """The cost that training sees, bits per pixel: the mean of the loss over images and over draws of the noise.
 
@@ -186,6 +194,7 @@ def cost(
         draws: of the noise, at least 2; those of :func:`record` at the same seed.
         loss: ``Loss()`` by default, whose value is the R-D cost of one sample: minus the ELBO.
         seed: of the noise.
+        advance: called after each draw.
 
     Returns:
         The mean, and its standard error over draws.
@@ -201,6 +210,7 @@ def cost(
     with convolutions(codec.precision, device):
         for t in range(draws):
             state = state.update(loss(codec, x, lam, stream(seed, "recording", t, device)).double()[None].cpu())
+            advance(1)
     return float(state.mean), float(state.mean_se())
 
 

@@ -16,6 +16,7 @@ from gradlab.estimators import estimator as estimator_of
 from gradlab.moments import Moments
 from gradlab.noise import normal, stream
 from gradlab.problems.rainforth import RainforthModel
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def rainforth_snr(
     seed: int = 0,
     signal: str = "dreg",
     *,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
+    advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """SNR of the pathwise gradient of b (inference) and mu (generative) at every pair (K, M).
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives import OBJECTIVES, SCALES, WEIGHTINGS
+from gradlab.progress import quiet
 from gradlab.terms import Latent, Term
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
 
 @torch.no_grad()
 def weight_statistics(
-    codec: Codec | PFrame, x: Tensor, lam: float, k: Sequence[int], draws: int, seed: int = 0
+    codec: Codec | PFrame,
+    x: Tensor,
+    lam: float,
+    k: Sequence[int],
+    draws: int,
+    seed: int = 0,
+    advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Weights of MS-NIC-MIX in the four pairs of weighting and scale.
 
@@ -39,6 +46,7 @@ def weight_statistics(
         k: sample sizes, at least 2.
         draws: noise draws for each k.
         seed: of the noise.
+        advance: called after each draw.
 
     Returns:
         One row per k, weighting, scale and term (``all``, or ``distortion`` and ``y rate``): ``ess`` (mean of 1/sum
@@ -64,6 +72,7 @@ def weight_statistics(
                     factors = mix.path_factors(terms, weighting, scale)
                     for term, tap in TERMS[weighting].items():
                         found.setdefault((weighting, scale, term), []).append(factors[tap].double())
+            advance(1, f"k = {size}")
         for (weighting, scale, term), parts in found.items():
             w = torch.cat(parts)  # [B draws, k]
             ess = 1 / (w**2).sum(dim=1)

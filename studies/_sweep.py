@@ -146,7 +146,9 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
 def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The tables of an R-D study: its points, all iterations, all images, anchors, and published curves for Kodak."""
     table, per_image, images = points(n, settings, context)
-    anchors = evaluation.anchor_curves(evaluation.anchors(images))
+    points_of = {name: len(evaluation.ANCHORS[name].qualities) for name in evaluation.available()}
+    with context.progress.track("classical codecs", sum(points_of.values()) * len(images)) as advance:
+        anchors = evaluation.anchor_curves(evaluation.anchors(images, advance=advance))
     published = evaluation.references()
     if not evaluation.is_kodak([p.name for p in images]) or settings.test_crop:
         published = published.iloc[:0]

@@ -174,14 +174,17 @@ def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
         found = recording.record(
             codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
         )
-        seen, se = recording.cost(codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed)
+        seen, se = recording.cost(
+            codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed, advance=advance
+        )
         rows = found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
         return {"rounding_codec": rows}
 
     key = models.read_by(run, None, context) | {"settings": results.settings_hash(settings)}
-    with context.progress.track("gradients of the codec", len(shown) * settings.gradients) as advance:
+    draws = settings.gradients + settings.costs
+    with context.progress.track("gradients of the codec", len(shown) * draws) as advance:
         pieces = [
-            Piece(f"codec-{at}", functools.partial(recorded, proxy), key | {"proxy": label(proxy)}, settings.gradients)
+            Piece(f"codec-{at}", functools.partial(recorded, proxy), key | {"proxy": label(proxy)}, draws)
             for at, proxy in enumerate(shown)
         ]
         table = joined(context.parts.each(pieces, advance))["rounding_codec"]

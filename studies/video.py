@@ -98,14 +98,15 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     def trained(method: str, run: Run) -> Tables:
         codec: Any = run.codec(device=context.device)
         with_ = run.settings
-        found = rate_distortion(codec, tested, with_.lam)
         batch = recorded.batch(with_.steps)
-        with context.progress.track(f"recording gradients, {method}", settings.draws) as advance:
+        sizes, draws = sorted({2, settings.k}), max(1, settings.draws // 8)
+        total = settings.videos + settings.draws + len(sizes) * draws
+        with context.progress.track(f"videos, gradients and weights, {method}", total) as advance:
+            found = rate_distortion(codec, tested, with_.lam, advance)
             groups = recording.record(
                 codec, batch, with_.lam, settings.draws, loss=with_.loss, seed=context.seed, advance=advance
             ).summary()
-        sizes = sorted({2, settings.k})
-        weights = weight_statistics(codec, batch, with_.lam, sizes, max(1, settings.draws // 8), context.seed)
+            weights = weight_statistics(codec, batch, with_.lam, sizes, draws, context.seed, advance)
         return {
             "video": _row(method, with_, found, with_.steps),
             "video_frames": found.assign(method=method),

@@ -67,15 +67,17 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     def at(size: int) -> Tables:
         x = data.Crops(pictures, size, settings.batch, context.seed, device=context.device).batch(0)
-        found = weight_statistics(codec, x, settings.base.lam, settings.k, settings.draws, context.seed)
+        found = weight_statistics(codec, x, settings.base.lam, settings.k, settings.draws, context.seed, advance)
         found.insert(0, "size", size)
-        advance(1, f"{size} pixels")
         return {"weights": found}
 
     key = models.read_by(run, None, context)
     key |= {"batch": settings.batch, "k": list(settings.k), "draws": settings.draws}
-    with context.progress.track("weights", len(settings.sizes)) as advance:
-        pieces = [Piece(f"{size}-pixels", functools.partial(at, size), key | {"size": size}) for size in settings.sizes]
+    units = len(settings.k) * settings.draws
+    with context.progress.track("draws of the weights", units * len(settings.sizes)) as advance:
+        pieces = [
+            Piece(f"{size}-pixels", functools.partial(at, size), key | {"size": size}, units) for size in settings.sizes
+        ]
         return joined(context.parts.each(pieces, advance))
 
 

@@ -26,6 +26,7 @@ from gradlab.arguments import checked
 from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
 from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,9 +81,9 @@ def prepare(
     count: int,
     seed: int = 0,
     workers: int | None = None,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
+    advance: Callable[..., Any] = quiet,
     *,
-    read: Callable[..., Any] = lambda n=1, note="": None,
+    read: Callable[..., Any] = quiet,
 ) -> Prepared:
     """Fill a folder with the ``count`` largest images of a tree, made smaller; what is there already is kept.
 

@@ -17,6 +17,7 @@ from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.likelihood import check_lambda, deterministic_rounding, reconstruction, universal_quantization
 from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
 from gradlab.evaluation.references import is_kodak, references
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 
 
 @checked
-def rate_distortion(
-    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = lambda n=1, note="": None
-) -> pd.DataFrame:
+def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
     """Rate and distortion of each image, from a bitstream that is written, decoded and checked.
 
     Several processes (``gradlab.ranks``) take the images in turns; each gets all rows, in order.

@@ -25,6 +25,7 @@ from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError, unknown
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def anchors(
     images: Images,
     names: Sequence[str] | None = None,
     qualities: Sequence[int] | None = None,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
+    advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Rate and distortion of each image under each classical codec and quality.
 

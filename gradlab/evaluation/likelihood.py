@@ -18,13 +18,10 @@ from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import distortion
 from gradlab.noise import stream
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def _silent(n: int = 1, note: str = "") -> None:
-    """Says nothing."""
 
 
 def check_lambda(lam: float) -> None:
@@ -39,7 +36,7 @@ def check_lambda(lam: float) -> None:
 
 @checked
 def universal_quantization(
-    codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = _silent
+    codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = quiet
 ) -> pd.DataFrame:
     """Rate and distortion of each image under universal quantization (Ziv 1985; Agustsson and Theis 2020).
 
@@ -72,7 +69,7 @@ def universal_quantization(
 
 @checked
 def deterministic_rounding(
-    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = _silent
+    codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = quiet
 ) -> pd.DataFrame:
     """The same by rounding, with the rate from likelihoods too: what universal quantization is to be compared with.
 
@@ -83,7 +80,7 @@ def deterministic_rounding(
 
 @checked
 @torch.no_grad()
-def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = _silent) -> pd.DataFrame:
+def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
     """Distortion of g_s(g_a(x)): the transforms as a plain autoencoder, nothing quantized and nothing coded.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -10,18 +11,20 @@ from gradlab.codecs import PFrame
 from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
 from gradlab.evaluation.quality import mse_255, psnr, to_8_bit
+from gradlab.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:
+def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
     """Rate by likelihoods and distortion of the rounded last frame of each video.
 
     Args:
         codec: the codec, its quantiles solved.
         videos: ``[B, T, 3, H, W]`` in [0, 1], T at least 2.
         lam: lambda of the R-D cost.
+        advance: called after each video.
 
     Returns:
         Per video: ``bpp`` = ``bpp_residual`` + ``bpp_motion`` (each with its hyperprior), ``mse`` (0-255, 8-bit),
@@ -54,4 +57,5 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float) -> pd.DataFrame:
                 "mse_repeated": mse_255(x, repeated),
             }
         )
+        advance(1)
     return pd.DataFrame(rows)

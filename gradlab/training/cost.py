@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
+from gradlab.progress import quiet
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
 from gradlab.training.steps import Step, step_of
@@ -42,7 +43,7 @@ def step_times(
     *,
     wanted: str = "auto",
     clock: Callable[[], float] = time.perf_counter,
-    advance: Callable[..., Any] = lambda n=1, note="": None,
+    advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Seconds that an iteration takes: loss, gradient, clipping and Adam, by the step that ``train`` takes.
 

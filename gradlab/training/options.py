@@ -10,12 +10,9 @@ from typing import Any, Literal
 from gradlab import arguments
 from gradlab.arguments import check_fields
 from gradlab.errors import GradlabError, unknown
+from gradlab.progress import quiet
 
 STEPS = ("auto", "eager", "graph")
-
-
-def quiet(n: int = 1, note: str = "") -> None:
-    """Shows no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)

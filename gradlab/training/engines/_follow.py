@@ -11,9 +11,8 @@ from dataclasses import asdict, replace
 
 from gradlab import results, states, stopping
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import Advance
+from gradlab.progress import Advance, quiet
 from gradlab.training.engines._task import TOKEN, Order, Outcome, Sweep, Task
-from gradlab.training.options import quiet
 
 POLL_SECONDS = 0.5
 
