@@ -52,12 +52,20 @@ def save(
         iteration: training iterations behind it.
         extra: JSON-able.
     """
+    results.write_bytes(path, encoded(tensors, settings_hash, iteration, extra))
+
+
+def encoded(
+    tensors: Mapping[str, Tensor], settings_hash: str, iteration: int, extra: Mapping[str, Any] | None = None
+) -> bytes:
+    """The content of the file that ``save`` writes; equal arguments give equal bytes."""
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = {"settings_hash": settings_hash, "iteration": iteration, "extra": dict(extra or {})}
     # Over the header too: a flipped digit of the iteration is as wrong as one of a weight.
     header = json.loads(json.dumps(header))
     header["seal"] = digest(flat, header)
-    results.write_bytes(path, safetensors.torch.save(flat, metadata={"gradlab": json.dumps(header)}))
+    content: bytes = safetensors.torch.save(flat, metadata={"gradlab": json.dumps(header)})
+    return content
 
 
 def load(path: Path, settings_hash: str | None = None) -> Stored:

@@ -384,9 +384,22 @@ def claims(
 
 @app.command()
 def pack(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' wrote.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder for the files.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, or one that holds an earlier pack.")],
+    *,
+    every: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="SECONDS", help="Pack again and again, while studies run.", show_default="once"),
+    ] = None,
+    files: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", help="Most files, results.zip among them.", show_default="any number"),
+    ] = None,
     limit: Annotated[float, typer.Option(metavar="MB", help="Largest file, in units of 2^20 bytes.")] = 15.0,
+    total: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="MB", help="Most in all files together.", show_default="any size"),
+    ] = None,
     snapshots: Annotated[
         list[int],
         typer.Option("--snapshot", metavar="N", help="Also the weights after N iterations; may be repeated."),
@@ -394,34 +407,57 @@ def pack(
     optimizer: Annotated[
         bool, typer.Option("--optimizer", help="Also the optimizer of unfinished runs: they go on to the same numbers.")
     ] = False,
+    skip: Annotated[
+        int, typer.Option(metavar="N", help="Leave out the N most valuable sets of weights: they came home before.")
+    ] = 0,
 ) -> None:
-    """Pack trained weights into a few small files."""
+    """Pack results and trained weights into a few small files.
+
+    results.zip has tables, figures, logs, and in weights.csv the SHA-256 of the packed weights. Weights are packed in
+    order of value: finished models, unfinished ones, snapshots; those that do not fit are named. A process that is
+    killed leaves the earlier files or the new ones, never half of one.
+
+    With --every it ends by SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute, and packs
+    once more before it does.
+    """
+    from gradlab.training.packing import PackOptions, pack_every
     from gradlab.training.packing import pack as pack_
 
-    _show_packed(pack_(out, target, limit, snapshots=snapshots, optimizer=optimizer), target)
+    options = PackOptions(limit, files, total, snapshots=tuple(snapshots), optimizer=optimizer, skip=skip)
+    made = pack_(out, target, options) if every is None else pack_every(out, target, every, options, typer.echo)
+    if made is None:
+        typer.echo(f"{out} held nothing to pack")
+        return
+    lines = [f"left out: {', '.join(named)}" for named in (made.left_out, made.notes) if named]
+    held = f"{len(made.sets)} sets of weights and the results are in {target}"
+    _show_packed(made.sets, [*lines, f"{held}: {made.files} files, {made.megabytes:.1f} MB"])
 
 
 @app.command()
 def unpack(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder that 'gradlab pack' wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Files that 'gradlab pack' wrote, all or some.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Where 'gradlab run --out DIR --resume' goes on.")],
 ) -> None:
-    """Put packed weights where a run goes on from them.
+    """Put packed results and weights where a run goes on from them.
 
-    What is there already stays. Then: gradlab run STUDY --out DIR --resume, with the same profile and images.
-    Unfinished runs that were packed without --optimizer restart warm: with a new optimizer, which provenance tells.
+    What is finished in DIR stays; what is not gives way to what is further. Then: gradlab run STUDY --out DIR --resume,
+    with the same profile and images. Unfinished runs that were packed without --optimizer restart warm: with a new
+    optimizer, which provenance tells.
     """
-    from gradlab.training.packing import unpack as unpack_
+    from gradlab.training.unpacking import unpack as unpack_
 
-    _show_packed(unpack_(source, out), out)
+    done = unpack_(source, out)
+    lines = [f"kept as they are in {out}: {', '.join(done.stayed)}"] if done.stayed else []
+    lines += [f"incomplete, since files are missing: {', '.join(done.incomplete)}"] if done.incomplete else []
+    _show_packed(done.sets, [*lines, f"put into {out}: {len(done.sets)} sets of weights, {done.files} other files"])
 
 
-def _show_packed(found: Sequence[Any], where: Path) -> None:
+def _show_packed(found: Sequence[Any], lines: Sequence[str]) -> None:
     from rich.console import Console
 
     from gradlab.show import show_packed
 
-    show_packed(Console() if sys.stdout.isatty() else Console(width=160), found, where)
+    show_packed(Console() if sys.stdout.isatty() else Console(width=160), found, lines)
 
 
 def _load(target: str) -> Callable[..., Any]:

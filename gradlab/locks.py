@@ -16,6 +16,7 @@ from gradlab.errors import GradlabError
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 PAUSE = 0.5  # seconds between attempts of one that waits
+LOOK = 0.2  # seconds for which one that does not wait tries: longer than ``held`` has the lock
 _TEMPORARY = re.compile(r"\..*[0-9a-f]{8}\.tmp")  # what results.write_bytes and results.ensure_folder write first
 
 
@@ -39,7 +40,7 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
     lock = filelock.FileLock(folder / LOCK)
     while True:
         try:
-            lock.acquire(timeout=0 if waiting is None else PAUSE)
+            lock.acquire(timeout=LOOK if waiting is None else PAUSE)
             break
         except filelock.Timeout:
             if waiting is None:
@@ -58,6 +59,21 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
         with contextlib.suppress(OSError):
             (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def held(folder: Path) -> bool:
+    """Whether a process holds the folder now; makes no file. True also where that cannot be found out."""
+    import filelock
+
+    if not (folder / HOLDER).exists():
+        return False
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 def tidy(root: Path) -> None:

@@ -94,8 +94,8 @@ def show_prepared(console: Console, made: int, done_before: int, skipped: DataFr
     console.print(f"{words}\n{hint}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_packed(console: Console, found: Sequence[Any], where: Path) -> None:
-    """Prints the weights that were packed or unpacked (``packing.Packed``), and where they are now."""
+def show_packed(console: Console, found: Sequence[Any], lines: Iterable[str]) -> None:
+    """Prints the weights that were packed or unpacked (``shards.Packed``), and what else there is to say."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -104,8 +104,10 @@ def show_packed(console: Console, found: Sequence[Any], where: Path) -> None:
     for p in found:
         optimizer = "-" if p.kind != "last" else "kept" if p.optimizer else "left out"
         table.add_row(_plain(p.run), p.kind, str(p.iteration), optimizer, f"{p.megabytes:.1f}", p.digest[:16])
-    console.print(table)
-    console.print(f"{len(found)} sets of weights are in {where}", markup=False, highlight=False, soft_wrap=True)
+    if found:
+        console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

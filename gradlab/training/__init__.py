@@ -1,6 +1,6 @@
 """Training codecs: settings, options, one loop, its steps and its hooks, and where runs are done.
 
-=============  =====================================================================================
+=============  ==========================================================================================
 ``settings``   ``TrainSettings``: what decides the numbers of a run, and identifies it
 ``options``    ``RunOptions``: how it is done
 ``state``      ``TrainState``: codec, optimizer, log; saves and restores itself
@@ -9,9 +9,12 @@
 ``loop``       ``train``
 ``run``        ``Run``: a trained model on disk
 ``engines``    where the runs of a study are done: here, side by side, on a cluster
-``packing``    weights in small files
+``packing``    results and weights in a few small files, kept up to date; ``desk``: where they are written
+``archive``    all but the weights in one zip
+``shards``     weights, cut at tensors
+``unpacking``  packed files back into an output folder
 ``cost``       seconds that a step takes
-=============  =====================================================================================
+=============  ==========================================================================================
 """
 
 from __future__ import annotations

@@ -1,179 +1,299 @@
-"""Trained weights in a few files of bounded size, to carry between machines: ``gradlab pack`` and ``gradlab unpack``.
+"""An output folder in a few files of bounded size, to carry between machines: ``gradlab pack``.
 
-An accelerator is often lent by the hour, behind a door that lets small files through. What was trained there is packed
-into shards, and unpacked into the output folder of another machine, where ``gradlab run --resume`` goes on with it: a
-finished run is evaluated, an unfinished one is trained further. Without the optimizer's state, which is twice as large
-as the weights, that is a warm restart (``gradlab.training``).
+An accelerator is often lent by the minute, behind a door that lets a few small files through, and may be gone at any
+moment. ``pack`` writes tables, figures and logs to ``results.zip`` and trained weights, the most valuable first, to
+``weights-<number>-<digest>.safetensors``; ``pack_every`` keeps them up to date while studies run.
+``gradlab.training.unpacking`` puts them where ``gradlab run --resume`` goes on: a finished run is evaluated, an
+unfinished one is trained further. Without the optimizer's state, which is twice as large as the weights, that is a warm
+restart (``gradlab.training``).
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
-from gradlab import checkpoints, results
+from gradlab import checkpoints, digests, locks, results, stopping
 from gradlab.checkpoints import Stored
 from gradlab.errors import GradlabError
+from gradlab.training import archive
+from gradlab.training.archive import MEGABYTE, Found
+from gradlab.training.desk import Desk, check
+from gradlab.training.run import FINAL
+from gradlab.training.shards import Packed, Shards, packed
 
-MEGABYTE = 2**20
-PLAIN_NAME = re.compile(r"\w[\w.-]*")
+TRIES = 5
+SHORTEST = 1.0  # seconds
+IDLE = 60.0  # seconds without a process in the folder, after which nothing more is expected
+WEIGHTS = re.compile(r"runs/([^/]+)/(final|last|snapshot-(\d+))\.safetensors")
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A set of weights in a pack.
+class PackOptions:
+    """What is packed, and how much.
 
     Attributes:
-        run: name of the run's folder.
-        kind: ``"final"``, ``"last"`` (of an unfinished run) or ``"snapshot-<iteration>"``.
-        iteration: training iterations behind it.
-        optimizer: whether the optimizer's state is there, so that training goes on to the same numbers.
-        megabytes: of its tensors.
-        digest: SHA-256 of names, shapes and values (``gradlab.checkpoints.digest``).
+        limit_mb: no file is larger, in units of 2^20 bytes.
+        files: no more files, ``results.zip`` among them; None: any number.
+        total_mb: no more in all files together; None: any size.
+        snapshots: also the weights that were kept after these iterations, where there are any.
+        optimizer: also the optimizer's state of unfinished runs.
+        skip: leave out so many of the most valuable sets of weights, e.g. those that an earlier pack brought home.
+
+    Raises:
+        GradlabError: a limit that leaves no space, or a number that is negative.
     """
 
-    run: str
-    kind: str
-    iteration: int
-    optimizer: bool
+    limit_mb: float = 15.0
+    files: int | None = None
+    total_mb: float | None = None
+    snapshots: Sequence[int] = ()
+    optimizer: bool = False
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("limit", self.limit_mb), ("total", self.total_mb)):
+            if value is not None and not value > 0:
+                raise GradlabError(f"the {name} is {value:g} MB: give more than 0")
+        if self.files is not None and self.files < 2:
+            raise GradlabError(f"{self.files} files are too few: give 2 or more, one for results and one for weights")
+        if self.skip < 0:
+            raise GradlabError(f"{self.skip} sets of weights cannot be skipped: give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """What a folder of packed files holds.
+
+    Attributes:
+        sets: of weights, the most valuable first.
+        left_out: ``RUN/KIND`` of sets that did not fit or could not be read.
+        notes: what else was left out.
+        errors: why something that should be there is not.
+        new: names of files that were written this time.
+        files: how many there are; ``megabytes``: in all of them.
+        found: what was there to be packed.
+    """
+
+    sets: tuple[Packed, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+    errors: tuple[str, ...]
+    new: tuple[str, ...]
+    files: int
     megabytes: float
-    digest: str
+    found: Mapping[str, Found]
 
 
-def pack(
-    out: Path, target: Path, limit_mb: float = 15.0, *, snapshots: Sequence[int] = (), optimizer: bool = False
-) -> list[Packed]:
-    """Pack the weights of the runs in an output folder.
+def pack(out: Path, target: Path, options: PackOptions | None = None) -> Pack:
+    """Pack an output folder, or bring what was packed of it up to date.
 
     Args:
         out: what ``gradlab run --out`` wrote.
-        target: a folder for the shards ``weights-00001-of-00003.safetensors`` and their list ``weights.csv``; new or
-            empty.
-        limit_mb: no shard is larger, in units of 2^20 bytes.
-        snapshots: also the weights that were kept after these iterations, where there are any.
-        optimizer: also the optimizer's state of unfinished runs.
-
-    Returns:
-        What was packed.
+        target: a new folder, or one that holds an earlier pack. Whenever the process is killed, it holds either that or
+            the new one; files whose content stays are not written again.
+        options: what is packed, and how much; the defaults of ``PackOptions``.
 
     Raises:
-        GradlabError: no runs, a tensor larger than the limit, a corrupt checkpoint, or a target that is not empty.
+        GradlabError: nothing to pack, a target that holds other things or overlaps ``out``, a limit that not even the
+            most valuable set of weights fits, or a corrupt checkpoint. What fits and is whole is packed nevertheless.
     """
-    import pandas as pd
-
-    if not limit_mb > 0:
-        raise GradlabError(f"the limit is {limit_mb:g} MB: give more than 0")
-    if target.exists() and any(target.iterdir()):
-        raise GradlabError(f"{target} is not empty: pack into a new folder")
-    found, manifest = [], {}
-    tensors: dict[str, Tensor] = {}
-    for run, kind, stored in _weights(out, snapshots):
-        state = stored.tensors
-        if not optimizer:
-            state = {name: value for name, value in state.items() if not name.startswith("adam.")}
-        entry = _packed(run, kind, stored.iteration, state)
-        found.append(entry)
-        manifest[f"{run}/{kind}"] = {
-            "digest": entry.digest,
-            "settings_hash": stored.settings_hash,
-            "iteration": stored.iteration,
-            "extra": stored.extra,
-            "settings": (out / "runs" / run / "settings.json").read_text("utf-8"),
-            "log": _text(out / "runs" / run / "log.csv"),
-        }
-        tensors |= {f"{run}/{kind}/{name}": value for name, value in state.items()}
-    if not found:
-        raise GradlabError(f"{out} holds no trained weights: run a study that trains with --out {out} first")
-    shards = _shards(tensors, limit_mb, len(json.dumps(manifest)) * 2)  # quotes are escaped where it is stored
-    results.ensure_folder(target)
-    for at, shard in enumerate(shards, 1):
-        extra: dict[str, Any] = {"of": len(shards), "manifest": manifest if at == 1 else {}}
-        checkpoints.save(target / f"weights-{at:05d}-of-{len(shards):05d}.safetensors", shard, "pack", at, extra)
-    results.write_csv(target / "weights.csv", pd.DataFrame([vars(entry) for entry in found]))
-    return found
+    check(out, target)
+    made = _pack(out, target, options or PackOptions())
+    if made.errors:
+        raise GradlabError("; ".join(made.errors))
+    return made
 
 
-def unpack(source: Path, out: Path) -> list[Packed]:
-    """Put packed weights where ``gradlab run --out OUT --resume`` finds them; what is there already stays.
+def pack_every(
+    out: Path,
+    target: Path,
+    every: float,
+    options: PackOptions | None = None,
+    say: Callable[[str], object] = print,
+    idle: float = IDLE,
+) -> Pack | None:
+    """Pack again and again, until a signal, Ctrl-C, or no process has worked in ``out`` for ``idle`` seconds.
+
+    Before ``out`` holds anything, it waits. What goes wrong is said once, and tried again.
 
     Args:
-        source: the folder that ``pack`` wrote.
-        out: an output folder.
+        out, target, options: as for ``pack``.
+        every: seconds from one beginning to the next, 1 or more.
+        say: called with a line for each time that something was written.
+        idle: seconds.
 
     Returns:
-        What was put there.
+        What ``target`` holds at the end; None: there was nothing to pack.
 
     Raises:
-        GradlabError: no shards, a shard that is missing or corrupt, or weights that do not match their digest.
+        GradlabError: the last packing failed, or ``pack`` would refuse the target.
     """
-    shards = [checkpoints.load(path, "pack") for path in sorted(source.glob("weights-*.safetensors"))]
-    if not shards:
-        raise GradlabError(f"{source} holds no weights-*.safetensors: name a folder that gradlab pack wrote")
-    there, wanted = [shard.iteration for shard in shards], int(shards[0].extra["of"])
-    if there != list(range(1, wanted + 1)):
-        missing = sorted(set(range(1, wanted + 1)) - set(there))
-        raise GradlabError(f"{source} lacks shards {missing} of {wanted}: copy them there, or pack again")
-    tensors = {name: value for shard in shards for name, value in shard.tensors.items()}
-    found = []
-    for key, entry in shards[0].extra["manifest"].items():
-        run, _, kind = key.partition("/")
-        if not (PLAIN_NAME.fullmatch(run) and PLAIN_NAME.fullmatch(kind)):
-            raise GradlabError(f"{source} names a run {key!r}, which is no plain name: pack again")
-        state = {name[len(key) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{key}/")}
-        packed = _packed(run, kind, entry["iteration"], state)
-        if packed.digest != entry["digest"]:
-            raise GradlabError(f"the weights of {key} in {source} do not match their digest: pack again")
-        folder = out / "runs" / run
-        finished = (folder / "final.safetensors").exists()
-        if (folder / f"{kind}.safetensors").exists() or (finished and kind == "last"):
+    if not every >= SHORTEST:
+        raise GradlabError(f"packing every {every:g} seconds is too often: give {SHORTEST:g} or more")
+    check(out, target)
+    options = options or PackOptions()
+    made: Pack | None = None
+    told: set[str] = set()
+    failed: tuple[str, ...] = ()
+
+    def again() -> None:
+        nonlocal made, failed
+        try:
+            there = archive.survey(out)[0]
+            if not there or (made is not None and made.found == there):
+                return
+            before, made = made, _pack(out, target, options)
+            failed = made.errors
+            if made.new:
+                say(f"{time.strftime('%H:%M:%S')}  {made.files} files, {made.megabytes:.1f} MB; {_news(before, made)}")
+        except (GradlabError, OSError) as error:
+            failed = (str(error),)
+        for one in failed:
+            if (kind := re.sub(r"[\d.]+", "", one)) not in told:  # numbers may differ from one time to the next
+                told.add(kind)
+                say(f"{time.strftime('%H:%M:%S')}  not packed: {one}")
+
+    with stopping.listening():
+        with contextlib.suppress(KeyboardInterrupt):
+            worked = time.monotonic()
+            while stopping.cause() is None and time.monotonic() - worked <= idle:
+                begin = time.monotonic()
+                again()
+                while stopping.cause() is None and time.monotonic() - worked <= idle:
+                    if made is None or _busy(out):
+                        worked = time.monotonic()
+                    if time.monotonic() - begin >= every:
+                        break
+                    time.sleep(min(0.25, every / 4))
+        again()
+    if failed:
+        raise GradlabError("; ".join(failed))
+    return made
+
+
+def _busy(out: Path) -> bool:
+    return any(locks.held(folder) for folder in (out, *(out / "runs").glob("*/")))
+
+
+def _news(before: Pack | None, now: Pack) -> str:
+    known = {(p.run, p.kind, p.digest) for p in before.sets} if before else set()
+    words = [f"{p.run}/{p.kind} ({p.iteration})" for p in now.sets if (p.run, p.kind, p.digest) not in known]
+    words = ["results"] * (archive.NAME in now.new) + words or [f"{len(now.new)} files of weights"]
+    left = [(*made.left_out, *made.notes) for made in (before, now) if made]
+    if left[-1] != (left[0] if before else ()):
+        words.append(f"left out: {', '.join(left[-1]) or 'nothing'}")
+    return f"new: {', '.join(words)}"
+
+
+def _pack(out: Path, target: Path, options: PackOptions, tries: int = TRIES) -> Pack:
+    found, odd = archive.survey(out)
+    if not found:
+        raise GradlabError(f"{out} holds no weights and no results: run a study with --out {out} first")
+    if not target.is_dir():
+        results.ensure_folder(target)
+    with contextlib.closing(Desk(out, target)) as desk:
+        made: Pack | GradlabError
+        try:
+            made = _made(found, options, desk, [f"names that cannot be unpacked: {', '.join(odd)}"] if odd else [])
+        except OSError as error:
+            made = GradlabError(f"cannot read {error.filename} ({error.strerror}): pack again")
+        if tries > 1 and _ended(found, archive.survey(out)[0]):
+            return _pack(out, target, options, tries - 1)
+        if isinstance(made, GradlabError):
+            raise made
+        desk.publish(keep_weights=not made.sets and bool(made.errors))
+        return made
+
+
+def _ended(before: Mapping[str, Found], after: Mapping[str, Found]) -> bool:
+    """Whether a run or a study ended while it was read.
+
+    What it replaces then, a checkpoint or parts, is gone, and what it leaves may have come after its folder was listed.
+    """
+    marks = (digests.RECORD, FINAL)
+    ends = [{name: file for name, file in found.items() if name.endswith(marks)} for found in (before, after)]
+    return not before.keys() <= after.keys() or ends[0] != ends[1]
+
+
+def _made(found: Mapping[str, Found], options: PackOptions, desk: Desk, notes: list[str]) -> Pack:
+    import pandas as pd
+
+    limit = options.limit_mb * MEGABYTE
+    total = (options.total_mb or float("inf")) * MEGABYTE
+    asked = _asked(found, options.snapshots)[options.skip :]
+    reserved = 400 + 300 * len(asked)  # for the list
+    errors: list[str] = []
+    sets: list[Packed] = []
+    left: list[str] = []
+    tables = b""
+    try:
+        others = {name: file for name, file in found.items() if not name.lower().endswith(archive.WEIGHTS)}
+        tables, pictures = archive.fitted(others, min(limit, total) - reserved)
+        notes += [f"{pictures} pictures, which make {archive.NAME} too large"] if pictures else []
+    except GradlabError as error:
+        errors.append(str(error))
+    files = None if options.files is None else options.files - 1
+    shards = Shards(limit, files, total - len(tables) - reserved, desk.put)
+    for at, (run, kind) in enumerate(asked):
+        try:
+            stored = checkpoints.load(found[f"runs/{run}/{kind}{archive.WEIGHTS}"].path)
+        except GradlabError as error:
+            errors.append(str(error))
+            left.append(f"{run}/{kind}")
             continue
-        results.ensure_folder(folder)
-        results.write_text(folder / "settings.json", entry["settings"])
-        if entry["log"]:
-            results.write_text(folder / "log.csv", entry["log"])
-        path = folder / f"{kind}.safetensors"
-        checkpoints.save(path, state, entry["settings_hash"], entry["iteration"], entry["extra"])
-        found.append(packed)
-    return found
+        state = {n: t for n, t in stored.tensors.items() if options.optimizer or not n.startswith("adam.")}
+        one = packed(run, kind, stored.iteration, state)
+        texts = {name: _text(found.get(f"runs/{run}/{name}")) for name in ("settings.json", "log.csv")}
+        if lacking := shards.add(one, state, _about(stored, texts)):
+            left += [f"{run}/{kind}" for run, kind in asked[at:]]
+            if not sets:
+                errors.append(f"not even {run}/{kind} fits, of {one.megabytes:.3g} MB: {lacking}")
+            break
+        sets.append(one)
+    shards.close()
+    if tables and sets:
+        listed = results.csv_of(pd.DataFrame([vars(one) for one in sets]))
+        tables = archive.extended(tables, archive.LISTED, listed)
+    if tables:
+        desk.put(archive.NAME, tables)
+    size = sum(desk.sizes.values()) / MEGABYTE
+    return Pack(
+        sets=tuple(sets),
+        left_out=tuple(left),
+        notes=tuple(notes),
+        errors=tuple(errors),
+        new=tuple(desk.new),
+        files=len(desk.sizes),
+        megabytes=size,
+        found=found,
+    )
 
 
-def _packed(run: str, kind: str, iteration: int, state: dict[str, Tensor]) -> Packed:
-    size = sum(value.numel() * value.element_size() for value in state.values()) / MEGABYTE
-    optimizer = any(name.startswith("adam.") for name in state)
-    return Packed(run, kind, iteration, optimizer, size, checkpoints.digest(state))
+def _about(stored: Stored, texts: dict[str, str]) -> dict[str, object]:
+    return {"settings_hash": stored.settings_hash, "extra": stored.extra, "texts": texts}
 
 
-def _weights(out: Path, snapshots: Sequence[int]) -> Iterator[tuple[str, str, Stored]]:
-    for folder in sorted((out / "runs").glob("*/")):
-        if not (folder / "settings.json").exists():
+def _text(file: Found | None) -> str:
+    return file.path.read_text("utf-8", errors="replace") if file is not None else ""
+
+
+def _asked(found: Mapping[str, Found], snapshots: Sequence[int]) -> list[tuple[str, str]]:
+    """Run and kind of the sets, the most valuable first: finals, the earliest first, so that a new one moves none."""
+    ranks: list[tuple[int, int, str, str]] = []
+    for name, file in found.items():
+        match = WEIGHTS.fullmatch(name)
+        if match is None or f"runs/{match[1]}/settings.json" not in found:
             continue
-        end = "final" if (folder / "final.safetensors").exists() else "last"
-        for kind in (end, *(f"snapshot-{iteration}" for iteration in snapshots)):
-            if (folder / f"{kind}.safetensors").exists():
-                yield folder.name, kind, checkpoints.load(folder / f"{kind}.safetensors")
-
-
-def _shards(tensors: dict[str, Tensor], limit_mb: float, reserved: int) -> list[dict[str, Tensor]]:
-    """The tensors in order, a new shard whenever the next does not fit; ``reserved`` bytes of the first are taken."""
-    shards: list[dict[str, Tensor]] = [{}]
-    room = limit_mb * MEGABYTE - reserved
-    for name, value in tensors.items():
-        size = value.numel() * value.element_size() + 2 * len(name) + 200  # its entry in the header
-        if size > limit_mb * MEGABYTE:
-            raise GradlabError(f"{name} alone has {size / MEGABYTE:.2g} MB: raise the limit of {limit_mb:g} MB")
-        if size > room:
-            shards.append({})
-            room = limit_mb * MEGABYTE
-        shards[-1][name] = value
-        room -= size
-    return shards
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.exists() else ""
+        run, kind, number = match.groups()
+        if kind == "final":
+            ranks.append((0, file.changed, run, kind))
+        elif kind == "last" and f"runs/{run}/final{archive.WEIGHTS}" not in found:
+            ranks.append((1, 0, run, kind))
+        elif number and int(number) in snapshots:
+            ranks.append((2, -int(number), run, kind))
+    return [(run, kind) for _, _, run, kind in sorted(ranks)]
