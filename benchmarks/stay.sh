@@ -2,52 +2,51 @@
 # stay.sh DEVICE COMMIT TRAIN TEST OUT [TRAIN_UNTIL END]: one stay on an accelerator that is lent by the minute.
 #
 # Trains all models of the studies side by side (benchmarks/stay.py), measures the studies in processes of their own,
-# and keeps OUT complete: results.tar.gz (tables, figures, provenance, logs), rewritten every half minute, and the
-# first parts of the weights. Times are seconds from the start. Exit code 1 if a training or a study failed.
+# and packs what there is into OUT every half minute (gradlab pack). Times are seconds from the start. Exit code 1 if a
+# training or a study failed.
 #
 # From the environment:
 #   PROFILE  of the studies (stay)
 #   STUDIES  which: a process for each part between semicolons ("table3;figure3 table6 table10;table1;table2")
 #   MEASURE  which of them are measured here (all)
-#   WORK     where it works (runs/PROFILE); all parts of the weights lie in $WORK/parts, for a second call to bring home
-#   KEPT     how many of them go to OUT (4, of 15 MB each)
+#   WORK     where it works (runs/PROFILE)
+#   PACK     options of gradlab pack ("--files 5"), e.g. "--files 8 --snapshot 25000"
 #   THREADS  of each process (5)
 #   PLAN     options of stay.py, e.g. "--most 80 --round-to 40 --set base.crop=64" for a rehearsal
 #
-# Where a stay outlasts one call, start it with setsid in the first, with an OUT that stays, and fetch from there.
-# At home: cat weights-* | tar xz -C figures/PROFILE/runs, then gradlab run ... --profile PROFILE --device cpu --resume.
+# Where a stay outlasts one call, start it with setsid in the first, with an OUT that stays, and fetch from there. What
+# did not fit into the first: gradlab pack WORK OUT2 --skip N, with N the sets of weights that came home before.
+# At home: gradlab unpack OUT figures/PROFILE, then gradlab run ... --profile PROFILE --device cpu --resume.
 set -u
 device=$1 commit=$2 train=$3 test=$4 out=$5 train_until=${6:-385} end=${7:-490}
-kept=${KEPT:-4} profile=${PROFILE:-stay}
+profile=${PROFILE:-stay}
 start=$SECONDS
 at() { echo "== $((SECONDS - start)) s: $*"; }
 left() { local s=$((end - SECONDS + start)); echo $((s > 1 ? s : 1)); }
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${THREADS:-5}
 read -ra plan <<<"${PLAN:-}"
+read -ra packed <<<"${PACK:---files 5}"
 studies=${STUDIES:-table3;figure3 table6 table10;table1;table2}
 IFS=';' read -ra groups <<<"${MEASURE-$studies}"
 WORK=${WORK:-runs/$profile}
 mkdir -p "$WORK" "$out"
 work=$(realpath "$WORK") out=$(realpath "$out")
 
-collect() { # tables, figures, provenance and logs, atomically; weights stay
-  local new="$out/.results.$BASHPID"
-  (cd "$work" && tar czf "$new" --exclude='*.safetensors' --exclude=./parts .) 2>/dev/null
-  mv "$new" "$out/results.tar.gz"
-}
-(while sleep 30; do collect; done) &
-collector=$!
+pack() { python3 -m gradlab pack "$work" "$out" "${packed[@]}" >"$work/.pack.log" 2>&1; }
+(while sleep 30; do pack; done) &
+packing=$!
 finish() {
-  kill "$collector" 2>/dev/null
-  wait "$collector" 2>/dev/null
-  rm -f "$out"/.results.*
-  collect
+  kill "$packing" 2>/dev/null
+  wait "$packing" 2>/dev/null
+  pack
+  at "packed"
+  cat "$work/.pack.log"
 }
 trap finish EXIT
 
 # shellcheck disable=SC2086 # the names are words
 if ! python3 benchmarks/stay.py ${studies//;/ } --profile "$profile" --device "$device" --until "$train_until" \
-  --out "$work/train" --train-images "$train" "${plan[@]}" >"$work/train.log" 2>&1; then
+  --out "$work" --train-images "$train" "${plan[@]}" >"$work/train.log" 2>&1; then
   at "training failed"
   tail -n 5 "$work/train.log"
   exit 1
@@ -57,12 +56,13 @@ tail -n 3 "$work/train.log"
 at "training ended"
 
 study() { # NAME... : studies in one process after the other, on the models that are there
-  local folder=$work/$1 name told ended failed=0
+  local folder=$work/.measured/$1 name told ended failed=0
   mkdir -p "$folder"
-  ln -sfn "$work/train/runs" "$folder/runs"
+  ln -sfn "$work/runs" "$folder/runs"
   for name in "$@"; do
     told=()
-    while read -r one; do told+=(--set "$one"); done <"$work/train/set/$name"
+    while read -r one; do told+=(--set "$one"); done <"$work/set/$name"
+    ln -sfn ".measured/$1/$name" "$work/$name"
     timeout -s TERM "$(left)" python3 -m gradlab run "$name" --profile "$profile" --device "$device" --out "$folder" \
       --resume --commit "$commit" --train-images "$train" --test-images "$test" "${told[@]}" >"$work/$name.log" 2>&1
     ended=$?
@@ -82,16 +82,6 @@ for group in "${groups[@]}"; do
   study $group & measuring+=($!)
 done
 
-# Weights in order of value, in parts of which the first few come home by themselves: the last ones, then snapshots.
-rm -rf "$work/parts"
-mkdir -p "$work/parts"
-(cd "$work/train/runs" || exit
-  runs=$(printf '%s\n' direct-elbo* 2level* direct-ms-nic-mix-*-k5-* direct-ms-nic-mix-*-k8-* direct-* | awk '!/[*]/ && !seen[$0]++')
-  { for run in $runs; do printf '%s\n' "$run/final.safetensors" "$run/settings.json" "$run/log.csv"; done
-    for run in $runs; do ls -rv "$run"/snapshot-*.safetensors 2>/dev/null; done; } |
-  tar cf - -T - | gzip -1 | split -b 15000000 - "$work/parts/weights-")
-(cd "$work/parts" && sha256sum weights-* >"$work/parts.sha256" && printf '%s\n' weights-* | head -n "$kept" | xargs -I{} cp {} "$out")
-at "weights packed: $(find "$work/parts" -type f | wc -l) parts"
 code=0
 for one in ${measuring[@]+"${measuring[@]}"}; do wait "$one" || code=1; done
 at "studies ended"

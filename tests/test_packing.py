@@ -111,11 +111,16 @@ def test_links_are_followed_inside_only(tmp_path):
     (out / "table1" / "again.csv").symlink_to("table1.csv")
     (out / "secret").symlink_to(tmp_path)
     (out / "table1" / "round").symlink_to("round")
+    study(out / ".measured", "table2")
+    (out / "table2").symlink_to(".measured/table2")
+    (out / "self").symlink_to(".")
+    (out / "table1" / "nested").symlink_to("../.measured/table2")
     assert len(pack(out, tmp_path / "pack").sets) == 1
     inside = archive.contents(tmp_path / "pack" / "results.zip")
     assert inside["table1/again.csv"] == inside["table1/table1.csv"]
     assert {"runs/run-1/log.csv"} <= inside.keys()
-    assert not any("secret" in name or "round" in name for name in inside)
+    assert inside["table2/table2.csv"] == (out / ".measured" / "table2" / "table2.csv").read_bytes()
+    assert not any(name.startswith((".", "self", "secret", "table1/nested")) or "round" in name for name in inside)
 
 
 def test_a_finished_run_is_not_trained_again(finished, tmp_path, pictures):

@@ -41,7 +41,7 @@ def survey(out: Path) -> tuple[dict[str, Found], list[str]]:
     """List what travels of an output folder.
 
     Locks, hidden files and states of processes stay, and so do links that lead outside. Of folders that are links
-    ``runs`` alone is read.
+    ``runs`` is read, and those at the top that lead to a folder inside.
 
     Returns:
         Name below ``out``, with slashes, to file, weights included; and the names that ``contents`` would refuse.
@@ -73,8 +73,12 @@ def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
             continue
         if not path.is_dir():
             yield name, path
-        elif not path.is_symlink() or name == "runs":
+        elif not path.is_symlink() or name == "runs" or (not prefix and _inside(path, folder)):
             yield from _below(path, f"{name}/")
+
+
+def _inside(link: Path, folder: Path) -> bool:
+    return os.path.realpath(link).startswith(os.path.realpath(folder) + os.sep)
 
 
 def is_plain(name: str) -> bool:

@@ -1,0 +1,140 @@
+"""A stay on a machine that is lent by the minute, as the guide tells it: to the end, cut, killed; then finished at home.
+
+Each time the tables are those of a run in one piece.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gradlab import study
+from gradlab.training import RunOptions
+from gradlab.training.unpacking import unpack
+
+STUDIES = ["table3", "table2", "table6"]
+INTERVAL = 1.0
+# Every study at its smallest, and each unit of work slowed down, so that a kill lands in the middle of something.
+DRIVER = """
+import importlib, sys, time
+from gradlab import catalog, cli, progress
+catalog.studies_folder()
+for name in {studies}:
+    module = importlib.import_module("gradlab_studies." + name)
+    module.PROFILES["quick"] = module.SMALLEST
+count = progress._Counter.__call__
+progress._Counter.__call__ = lambda self, n=1, note="": (time.sleep({pause}), count(self, n, note))[1]
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def gradlab(*arguments, pause=0.0, log):
+    """A process of the command line."""
+    driver = DRIVER.format(studies=STUDIES, pause=pause)
+    command = [sys.executable, "-c", driver, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in STUDIES:
+        module = importlib.import_module(f"gradlab_studies.{name}")
+        monkeypatch.setitem(module.PROFILES, "quick", module.SMALLEST)
+
+
+def finish(folder):
+    """``gradlab run --resume`` at home; what it printed, and every table."""
+    console = Console(file=io.StringIO(), width=200)
+    assert study.run(STUDIES, "quick", folder, RunOptions(resume=True), console=console) == 0
+    return console.file.getvalue(), tables(folder)
+
+
+def tables(folder):
+    return {
+        f"{name}/{path.name}": path.read_bytes() for name in STUDIES for path in sorted((folder / name).glob("*.csv"))
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The tables of a run in one piece."""
+    folder = tmp_path_factory.mktemp("whole")
+    with open(folder / "log.txt", "w") as log:
+        assert gradlab("run", *STUDIES, "--out", folder, log=log).wait(300) == 0
+    return tables(folder)
+
+
+@pytest.fixture
+def stay(tmp_path):
+    """Begins a run and its packing; ends what still runs."""
+    begun = []
+    with open(tmp_path / "log.txt", "w") as log:
+
+        def begin(*options, pause):
+            run = gradlab("run", *STUDIES, "--out", tmp_path / "there", *options, pause=pause, log=log)
+            arguments = [tmp_path / "there", tmp_path / "home", "--every", INTERVAL, "--optimizer", "--files", 8]
+            pack = gradlab("pack", *arguments, "--snapshot", 2, "--snapshot", 4, log=log)
+            begun.extend([run, pack])
+            return run, pack
+
+        yield begin
+        for one in begun:
+            one.kill()
+            one.wait()
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def test_to_the_end(stay, whole, tmp_path):
+    run, pack = stay(pause=0.0)
+    assert run.wait(300) == 0
+    pack.send_signal(signal.SIGTERM)
+    assert pack.wait(60) == 0
+    assert not unpack(tmp_path / "home", tmp_path / "here").incomplete
+    said, found = finish(tmp_path / "here")
+    assert found == whole and said.count("done before") == len(STUDIES) and "training" not in said
+
+
+def test_cut_by_its_own_limit(stay, whole, tmp_path):
+    run, pack = stay("--time-limit", 0.2, pause=0.1)  # 12 seconds, in which Table 3 is not done
+    assert run.wait(60) == 0 and "stopped at the time limit; resume with" in (tmp_path / "log.txt").read_text()
+    pack.send_signal(signal.SIGTERM)
+    assert pack.wait(60) == 0
+    unpack(tmp_path / "home", tmp_path / "here")
+    record = json.loads((tmp_path / "here" / "table3" / "partial" / "provenance.json").read_text())
+    assert record["partial"].startswith("stopped at the time limit, ") and record["tables"] == ["table3_groups"]
+    said, found = finish(tmp_path / "here")
+    assert found == whole and "done before" not in said
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+def test_killed_it_loses_one_interval_at_most(stay, whole, tmp_path, parts):
+    run, pack = stay(pause=0.1)
+    there, kept = tmp_path / "there", set()
+    until(lambda: len(list((there / "table3" / "parts").glob("*.json"))) >= parts and (tmp_path / "home").exists())
+    kept = {path.name for path in (there / "table3" / "parts").glob("*.json")}
+    time.sleep(INTERVAL + 1.5)  # an interval, and what packing itself takes
+    for one in (run, pack):
+        one.send_signal(signal.SIGKILL)
+        one.wait()
+    unpack(tmp_path / "home", tmp_path / "here")
+    home = {path.name for path in Path(tmp_path / "here" / "table3" / "parts").glob("*.json")}
+    assert kept <= home and len(list((tmp_path / "here" / "runs").glob("*/final.safetensors"))) == 2
+    said, found = finish(tmp_path / "here")
+    assert found == whole and "done before" not in said
