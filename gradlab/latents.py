@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -119,32 +119,22 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
         std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``,
         ``dead``, ``bpp``.
     """
-    return rows(spread(codec, images), dead)
+    import pandas as pd
+
+    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread(codec, images).items()])
 
 
 @checked
 def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
-    return channel_rows(spread(codec, images), dead)
-
-
-def rows(spread: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
-    """``statistics`` from what ``spread`` returned."""
     import pandas as pd
 
-    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread.items()])
-
-
-def channel_rows(spread: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
-    """``channels`` from what ``spread`` returned."""
-    import pandas as pd
-
-    found = [
+    rows = [
         {"latent": name, "channel": channel, **part.row(dead)}
-        for name, s in spread.items()
+        for name, s in spread(codec, images).items()
         for channel, part in enumerate(s.by_channel())
     ]
-    return pd.DataFrame(found).drop(columns="bpp")
+    return pd.DataFrame(rows).drop(columns="bpp")
 
 
 @checked

@@ -35,6 +35,7 @@ def weight_statistics(
     k: Sequence[int],
     draws: int,
     seed: int = 0,
+    *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Weights of MS-NIC-MIX in the four pairs of weighting and scale.

@@ -106,7 +106,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
             groups = recording.record(
                 codec, batch, with_.lam, settings.draws, loss=with_.loss, seed=context.seed, advance=advance
             ).summary()
-            weights = weight_statistics(codec, batch, with_.lam, sizes, draws, context.seed, advance)
+            weights = weight_statistics(codec, batch, with_.lam, sizes, draws, context.seed, advance=advance)
         return {
             "video": _row(method, with_, found, with_.steps),
             "video_frames": found.assign(method=method),

@@ -67,7 +67,9 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     def at(size: int) -> Tables:
         x = data.Crops(pictures, size, settings.batch, context.seed, device=context.device).batch(0)
-        found = weight_statistics(codec, x, settings.base.lam, settings.k, settings.draws, context.seed, advance)
+        found = weight_statistics(
+            codec, x, settings.base.lam, settings.k, settings.draws, context.seed, advance=advance
+        )
         found.insert(0, "size", size)
         return {"weights": found}
 

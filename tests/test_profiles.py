@@ -40,7 +40,7 @@ def trained(monkeypatch):
             if hasattr(holder, "models"):
                 monkeypatch.setattr(holder.models, "train_all", record)
         with pytest.raises(Asked):
-            module.measure(module.PROFILES[profile], SimpleNamespace(seed=0))
+            module.measure(module.PROFILES[profile], SimpleNamespace(seed=0, test_images=None, inputs={}))
         return found
 
     return of
