@@ -30,7 +30,7 @@ def trained(monkeypatch):
     def of(study, profile):
         found = []
 
-        def record(context, wanted):
+        def record(context, wanted, **how):
             found.extend(wanted)
             raise Asked
 
