@@ -32,15 +32,20 @@ WORK=${WORK:-runs/$profile}
 mkdir -p "$WORK" "$out"
 work=$(realpath "$WORK") out=$(realpath "$out")
 
-pack() { python3 -m gradlab pack "$work" "$out" "${packed[@]}" >"$work/.pack.log" 2>&1; }
-(while sleep 30; do pack; done) &
+# It ends where nothing was trained for a minute, and begins again; told to end, it packs once more.
+(
+  trap 'kill "$!"; wait "$!"; exit' TERM
+  while :; do
+    python3 -m gradlab pack "$work" "$out" --every 30 "${packed[@]}" >>"$work/.pack.log" 2>&1 &
+    wait "$!"
+    sleep 1
+  done
+) &
 packing=$!
 finish() {
-  kill "$packing" 2>/dev/null
-  wait "$packing" 2>/dev/null
-  pack
+  kill "$packing" && wait "$packing"
   at "packed"
-  cat "$work/.pack.log"
+  tail -n 20 "$work/.pack.log"
 }
 trap finish EXIT
 

@@ -56,6 +56,8 @@ def _entry(folder: Path, claim: dict[str, str]) -> Entry:
     if not path.exists():
         return said._replace(evidence=f"run it: gradlab run {study}")
     record = digests.read_record(folder / study)
+    if not record:
+        return said._replace(evidence=f"{study} is not finished: gradlab run {study} --resume")
     found = digests.read_table(path, record)
     if not {"claim", "holds", "evidence"} <= set(found.columns):
         raise GradlabError(f"{path} lacks one of the columns claim, holds, evidence: run its study again")

@@ -148,9 +148,11 @@ def plan(
     """
     from rich.console import Console
 
-    from gradlab import planning
+    from gradlab import planning, results
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
+    if out is not None:
+        results.ensure_folder(out.parent)  # before minutes of timing
     found = planning.plan(
         studies,
         profile,
@@ -168,7 +170,11 @@ def plan(
     planning.show(console, found)
     if out is not None:
         planning.write(found, out)
-        typer.echo(f"run what fits: gradlab run --plan {shlex.quote(str(out))}")
+        if found.studies:
+            images = {"--train-images": train_images, "--test-images": test_images, "--out": resume}
+            given = [part for name, value in images.items() if value is not None for part in (name, str(value))]
+            given += ["--resume"] if resume else ["--out", "DIR"] if set_ else []
+            typer.echo(f"run what fits: {shlex.join(['gradlab', 'run', '--plan', str(out), *given])}")
 
 
 @app.command()
@@ -417,8 +423,8 @@ def pack(
     order of value: finished models, unfinished ones, snapshots; those that do not fit are named. A process that is
     killed leaves the earlier files or the new ones, never half of one.
 
-    With --every it ends by SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute, and packs
-    once more before it does.
+    With --every it ends by SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five before
+    there is anything in DIR), and packs once more before it does.
     """
     from gradlab.training.packing import PackOptions, pack_every
     from gradlab.training.packing import pack as pack_
@@ -426,7 +432,7 @@ def pack(
     options = PackOptions(limit, files, total, snapshots=tuple(snapshots), optimizer=optimizer, skip=skip)
     made = pack_(out, target, options) if every is None else pack_every(out, target, every, options, typer.echo)
     if made is None:
-        typer.echo(f"{out} held nothing to pack")
+        typer.echo(f"nothing was packed: {out} is empty")
         return
     lines = [f"left out: {', '.join(named)}" for named in (made.left_out, made.notes) if named]
     held = f"{len(made.sets)} sets of weights and the results are in {target}"

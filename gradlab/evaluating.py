@@ -1,7 +1,7 @@
 """Evaluate trained models with bitstreams, each once: the rows of every image are kept in the folder of its run.
 
-Studies share them, a run that was cut goes on at the next image, and other processes can evaluate a model that is
-finished while the next one is trained (``Beside``).
+Studies share them, a run that was cut goes on at the next image, and a finished model can be evaluated by other
+processes while the next one is trained (``Background``).
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradlab import data, evaluation, ranks, results
+from gradlab import data, evaluation, ranks
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation.bitstream import coder
+from gradlab.parts import Parts, stop_together
 from gradlab.progress import quiet, skip
 from gradlab.training import Run
 from gradlab.training.engines.local import end_with_parent
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 1.0
 MOST_PROCESSES = 4
-
-
-def rows_file(run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str = "") -> Path:
-    """Where the rows of ``rate_distortion`` are kept: the name tells iteration, images and weights."""
-    images, weights = data.fingerprint(pictures)[:12], run.digest(iteration)[:12]
-    at = run.settings.steps if iteration is None else iteration
-    return run.folder / f"rate-distortion-{at}-{images}-{weights}{'-' * bool(hyper_input)}{hyper_input}.csv"
+ROWS = "rows"
 
 
 def rate_distortion(
@@ -47,6 +41,7 @@ def rate_distortion(
     advance: Callable[..., Any] = quiet,
     *,
     hyper_input: str = "",
+    parts: Parts | None = None,
 ) -> pd.DataFrame:
     """``gradlab.evaluation.rate_distortion`` of a run's weights; what was evaluated before is read.
 
@@ -58,17 +53,19 @@ def rate_distortion(
         pictures: test images.
         advance: called after each image.
         hyper_input: ``codec.hyper_input``, of a 2-level VAE; the codec's own by default.
+        parts: of the study, which notes how rows from elsewhere were made.
 
     Raises:
         GradlabError: as ``Run.codec`` and ``gradlab.evaluation.rate_distortion``.
-        Stopped: by ``advance``.
+        Stopped: by ``advance``; of several processes at the next image.
     """
     import pandas as pd
 
     if not pictures:
         raise GradlabError("there are no images to evaluate: give at least one")
-    here, path = ranks.here(), rows_file(run, iteration, pictures, hyper_input)
-    before: pd.DataFrame | None = here.agreed(_kept(path, pictures) if here.first else None)
+    here, parts = ranks.here(), parts or Parts()
+    name, key = _identity(run, iteration, pictures, hyper_input)
+    before = _kept(parts, run, name, key, pictures)
     rows = [] if before is None else [before]
     done = 0 if before is None else len(before)
     if done:
@@ -80,11 +77,13 @@ def rate_distortion(
 
     def keep() -> None:
         with contextlib.suppress(GradlabError):  # the disk is full: whatever comes next will say so
-            results.write_csv(path, pd.concat(rows, ignore_index=True))
+            parts.keep(name, key, {ROWS: pd.concat(rows, ignore_index=True)}, run.folder)
 
     kept = time.monotonic()
     try:
         for start in range(done, len(pictures), here.size):
+            if here.size > 1:
+                stop_together()
             several = pictures[start : start + here.size]
             rows.append(evaluation.rate_distortion(codec, several, run.settings.lam, advance))
             if time.monotonic() - kept > KEEP_SECONDS:
@@ -96,54 +95,71 @@ def rate_distortion(
     return pd.concat(rows, ignore_index=True)
 
 
-def _kept(path: Path, pictures: Sequence[Picture]) -> pd.DataFrame | None:
-    """The rows of the first images; None where there are none, or where the file is damaged."""
-    try:
-        rows = results.read_csv(path)
-        if not 0 < len(rows) <= len(pictures) or "rd_cost" not in rows:
-            return None
-        return rows.assign(image=[picture.name for picture in pictures[: len(rows)]])  # "01" is no number
-    except GradlabError:
+def is_done(
+    run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str = "", parts: Parts | None = None
+) -> bool:
+    """Whether all images were evaluated before."""
+    name, key = _identity(run, iteration, pictures, hyper_input)
+    rows = _kept(parts or Parts(), run, name, key, pictures)
+    return rows is not None and len(rows) == len(pictures)
+
+
+def _identity(
+    run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str
+) -> tuple[str, dict[str, Any]]:
+    """Name of the file, and what the rows depend on; lambda is one of the settings that the run is named after."""
+    at = run.settings.steps if iteration is None else iteration
+    images, weights = data.fingerprint(pictures), run.digest(iteration)
+    name = f"rate-distortion-{at}-{images[:12]}-{weights[:12]}{'-' * bool(hyper_input)}{hyper_input}"
+    return name, {"run": run.folder.name, "weights": weights, "images": images, "hyper_input": hyper_input}
+
+
+def _kept(
+    parts: Parts, run: Run, name: str, key: Mapping[str, Any], pictures: Sequence[Picture]
+) -> pd.DataFrame | None:
+    """The rows of the first images; None where there are none."""
+    rows = (parts.find(name, key, run.folder) or {}).get(ROWS)
+    if rows is None or not 0 < len(rows) <= len(pictures):
         return None
+    return rows.assign(image=[picture.name for picture in pictures[: len(rows)]])  # "01" is no number
 
 
-class Beside:
+class Background:
     """Evaluates finished models in processes of its own, while other models are trained.
 
-    The rows are in the folders of the runs, where ``rate_distortion`` finds them. What fails here, fails there again,
-    and is told there.
+    The rows are in the folders of the runs, where ``rate_distortion`` finds them. An evaluation that fails is left to
+    ``rate_distortion``, which then raises the error.
 
     Args:
         pictures: test images.
         cores: that training leaves free; without any, nothing is done.
+        made: how rows are made here (``Parts.made``).
     """
 
-    def __init__(self, pictures: Sequence[Picture], cores: int) -> None:
-        self._pictures, self._cores = list(pictures), cores
+    def __init__(self, pictures: Sequence[Picture], cores: int, made: Mapping[str, Any] | None = None) -> None:
+        self._pictures, self._cores, self._parts = list(pictures), cores, Parts(made=made)
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._futures: list[concurrent.futures.Future[None]] = []
         self._over: Any = None
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> Background:
         """Processes begin with the first model."""
         return self
 
     def begin(self, run: Run, iteration: int, hyper_input: str = "") -> None:
         """Evaluate the weights of a finished run after an iteration, unless that was done before."""
-        if not self._cores or self._done(run, iteration, hyper_input):
+        if not self._cores:
             return
-        if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")
-            self._over = spawn.Event()
-            workers = min(self._cores, MOST_PROCESSES)
-            arguments = self._pictures, max(1, self._cores // workers), self._over
-            self._pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _work, arguments)
-        with contextlib.suppress(BrokenProcessPool):
+        with contextlib.suppress(GradlabError, BrokenProcessPool):
+            if is_done(run, iteration, self._pictures, hyper_input, self._parts):
+                return
+            if self._pool is None:
+                spawn = multiprocessing.get_context("spawn")
+                self._over = spawn.Event()
+                workers = min(self._cores, MOST_PROCESSES)
+                arguments = self._pictures, max(1, self._cores // workers), self._over, self._parts.made
+                self._pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _work, arguments)
             self._futures.append(self._pool.submit(_evaluate, run, iteration, hyper_input))
-
-    def _done(self, run: Run, iteration: int, hyper_input: str) -> bool:
-        rows = _kept(rows_file(run, iteration, self._pictures, hyper_input), self._pictures)
-        return rows is not None and len(rows) == len(self._pictures)
 
     @property
     def left(self) -> int:
@@ -169,12 +185,13 @@ class Beside:
 
 
 _pictures: list[Picture] = []
-_over: Any = None  # both of a worker process
+_over: Any = None
+_parts = Parts()  # all three of a worker process
 
 
-def _work(pictures: list[Picture], threads: int, over: Any) -> None:
-    global _pictures, _over
-    _pictures, _over = pictures, over
+def _work(pictures: list[Picture], threads: int, over: Any, made: Mapping[str, Any]) -> None:
+    global _pictures, _over, _parts
+    _pictures, _over, _parts = pictures, over, Parts(made=made)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     end_with_parent()
     torch.set_num_threads(threads)
@@ -186,4 +203,4 @@ def _evaluate(run: Run, iteration: int, hyper_input: str) -> None:
             raise Stopped("stopped with the process that trains")
 
     with contextlib.suppress(GradlabError, Stopped):
-        rate_distortion(run, iteration, _pictures, advance, hyper_input=hyper_input)
+        rate_distortion(run, iteration, _pictures, advance, hyper_input=hyper_input, parts=_parts)

@@ -1,8 +1,9 @@
 """Measure a study piece by piece, so that a time limit, a signal or a crash loses one piece at most.
 
 A piece that takes long is kept in ``STUDY/parts/`` until the study is complete. A study that was cut goes on with
-``--resume`` and measures only what is missing. A piece is read where it was measured of the same things (``key``) and
-is whole; otherwise it is measured again. What was measured of a study that was cut is in ``STUDY/partial/``.
+``--resume`` and measures only what is missing. A piece is read if it is whole, was measured of the same things
+(``key``), and by the same version of gradlab; otherwise it is measured again. What was measured of a study that was cut
+is in ``STUDY/partial/``.
 """
 
 from __future__ import annotations
@@ -46,15 +47,14 @@ class Parts:
 
     Args:
         folder: of the study, which they are kept below; None: nothing is kept.
-        made: how pieces are made here, for the provenance: device, commit and so on.
+        made: how pieces are made here besides the version of gradlab, for the provenance: device and commit.
     """
 
     def __init__(self, folder: Path | None = None, made: Mapping[str, Any] | None = None) -> None:
-        self._study, self._made = folder, dict(made or {})
+        self._study, self.made = folder, {"gradlab": results.version("gradlab"), **(made or {})}
         self._folder = None if folder is None else folder / "parts"
-        self._before: set[str] = set()
+        self._elsewhere: set[str] = set()
         self._measured: list[Tables] = []
-        self._wanted = 0
 
     def each(self, pieces: Sequence[Piece], advance: Callable[..., Any] = quiet) -> list[Tables]:
         """The rows of every piece, in order: kept before, or measured now.
@@ -66,7 +66,6 @@ class Parts:
         Raises:
             Stopped: time is up or a signal has come; ``so_far`` has the rows of the pieces before.
         """
-        self._wanted += len(pieces)
         found: list[Tables] = []
         for piece in pieces:
             kept = None if piece.key is None else self.find(piece.name, piece.key)
@@ -81,37 +80,38 @@ class Parts:
             self._measured.append(rows)
         return found
 
-    def so_far(self) -> tuple[dict[str, DataFrame], str]:
-        """What was measured of a study that was cut: its tables, and how much of it that is."""
-        return joined(self._measured), f"{len(self._measured)} of {self._wanted} pieces measured"
+    def so_far(self) -> tuple[dict[str, DataFrame], int]:
+        """What was measured of a study that was cut: its tables, and how many pieces that is."""
+        return joined(self._measured), len(self._measured)
 
-    def find(self, name: str, key: Mapping[str, Any]) -> dict[str, DataFrame] | None:
+    def find(self, name: str, key: Mapping[str, Any], folder: Path | None = None) -> dict[str, DataFrame] | None:
         """The rows that were kept under this name and of these things, the same in every process; None: there are none.
 
         Args:
             name: of the piece.
             key: what the rows depend on.
+            folder: where they lie, if not with those of the study.
         """
         here = ranks.here()
-        record = here.agreed(self._read(name, key) if here.first else None)
+        record = here.agreed(self._read(name, key, folder or self._folder) if here.first else None)
         if record is None:
             return None
-        if record["made"] != self._made:
-            self._before.add(", ".join(f"{what} {how}" for what, how in record["made"].items()))
+        if record["made"] != self.made:
+            self._elsewhere.add(", ".join(f"{what} {how}" for what, how in record["made"].items()))
         return {table: results.rows_of(text.encode(), name) for table, text in record["tables"].items()}
 
-    def keep(self, name: str, key: Mapping[str, Any], rows: Tables) -> dict[str, DataFrame]:
+    def keep(self, name: str, key: Mapping[str, Any], rows: Tables, folder: Path | None = None) -> dict[str, DataFrame]:
         """Keep rows; returns them as ``find`` will give them."""
         texts = {table: results.csv_of(frame) for table, frame in rows.items()}
-        if self._folder is not None:
-            results.ensure_folder(self._folder)
-            record = {"key": dict(key), "made": self._made, "tables": texts}
-            results.write_json(self._folder / f"{name}.json", digests.sealed(record))
+        if (place := folder or self._folder) is not None:
+            results.ensure_folder(place)
+            record = {"key": dict(key), "made": self.made, "tables": texts}
+            results.write_json(place / f"{name}.json", digests.sealed(record))
         return {table: results.rows_of(text.encode(), name) for table, text in texts.items()}
 
-    def before(self) -> str:
+    def elsewhere(self) -> str:
         """How pieces that were found had been made, where it was not as here; empty where there are none."""
-        return "; ".join(sorted(self._before))
+        return "; ".join(sorted(self._elsewhere))
 
     def write_partial(self, tables: Tables, record: Mapping[str, Any]) -> Path | None:
         """Write what was measured of a study that was cut, beside its results; None where there is nothing.
@@ -142,15 +142,17 @@ class Parts:
                 with contextlib.suppress(OSError):  # something else lies there
                     folder.rmdir()
 
-    def _read(self, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        if self._folder is None:
+    def _read(self, name: str, key: Mapping[str, Any], folder: Path | None) -> dict[str, Any] | None:
+        if folder is None:
             return None
         try:
-            record = results.read_json(self._folder / f"{name}.json")
+            record = results.read_json(folder / f"{name}.json")
         except GradlabError:  # absent or damaged
             return None
-        whole = digests.is_whole(record) and record.get("key") == dict(key) and isinstance(record.get("tables"), dict)
-        return record if whole else None
+        if not (digests.is_whole(record) and record.get("key") == dict(key) and isinstance(record.get("tables"), dict)):
+            return None
+        versions = record["made"].get("gradlab"), self.made.get("gradlab")
+        return record if results.same_version(*versions) else None
 
 
 def joined(pieces: Iterable[Tables]) -> dict[str, DataFrame]:

@@ -6,25 +6,29 @@ evaluations of each model are timed; models that studies share are counted once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, results, study
+from gradlab import data, evaluating, results, study
 from gradlab.assignments import assigned
 from gradlab.errors import GradlabError
 from gradlab.progress import duration
 from gradlab.status import iterations_of
-from gradlab.timing import UNITS, Clock
-from gradlab.training import TrainSettings, run_of
+from gradlab.timing import UNITS, Timer, Work
+from gradlab.training import Run, RunOptions, run_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gradlab.data import Picture
+
 MARGIN = 0.9
 """The share of a budget that is planned; the rest is for the start, checkpoints, logs and drawing."""
 VERSION = 1
+OTHER, NOTHING = "trains no model: not timed", "nothing that is timed and not counted above"
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Item:
 
     Attributes:
         study: that needs it first.
-        kind: as of ``Work``; ``"other"`` for a study that says nothing of its work, which is not timed.
+        kind: as of ``Work``; ``OTHER`` for a study that is not timed, ``NOTHING`` for one that needs no more.
         model: its name.
         count: units.
         unit_s: seconds of one.
@@ -57,17 +61,16 @@ class Plan:
     Attributes:
         studies: that fit, in the order asked for.
         left_out: that do not.
-        items: line by line.
         settings: study -> hash of its settings.
         budget_min: minutes, or None.
         profile, seed, device, precision, step, assignments: of ``gradlab run``.
         device_name: what was timed.
         folders: fingerprints of the training and test images.
+        items: line by line; empty of a plan that was read.
     """
 
     studies: tuple[str, ...]
     left_out: tuple[str, ...]
-    items: tuple[Item, ...]
     settings: dict[str, str]
     budget_min: float | None
     profile: str
@@ -78,6 +81,7 @@ class Plan:
     assignments: tuple[str, ...]
     device_name: str
     folders: dict[str, str]
+    items: tuple[Item, ...] = ()
 
 
 def plan(
@@ -109,48 +113,45 @@ def plan(
     Raises:
         GradlabError: as ``gradlab.study.check``; a budget below a minute; a device or images that are not there.
     """
-    if budget is not None and not budget >= 1:
+    if budget is not None and not 1 <= budget < math.inf:
         raise GradlabError(f"the budget is {budget:g} minutes: give at least 1")
+    if out is not None and not out.is_dir():
+        raise GradlabError(f"there is no folder {out}: give the --out of a run that goes on, or leave out --resume")
     device = device or study.usual_device(profile)
     modules = study.check(names, profile, seed, None, assignments)
-    study.options_of(device, step, profile, precision)  # refuses what is not there
+    study.options_of(RunOptions(device=device, step=step), profile, precision)  # type: ignore[arg-type]
     study.use_all_cores()
     folders = study.folders_of(train_images, test_images)
     test = data.load(test_images, "test", 1)
-    clock = Clock(train_images, test[0], device, step, say)
+    timer = Timer(train_images, test[0], device, step, say)
+    there = _There(out, test, timer)
     left = None if budget is None else MARGIN * 60 * budget
     items: list[Item] = []
     studies: list[str] = []
     left_out: list[str] = []
     hashes: dict[str, str] = {}
-    there: set[tuple[str, TrainSettings]] = set()
     for name, module in modules.items():
         settings = assigned(replace(module.PROFILES[profile], seed=seed), assignments)
         hashes[name] = results.settings_hash(settings)
-        mine, new = [], set()
+        mine, before = [], there.known.copy()
         for work in module.work(settings) if hasattr(module, "work") else ():
             model = replace(work.settings, seed=seed, precision=precision or work.settings.precision)
-            key = work.kind, model
-            if work.kind == "train" and (key in there or key in new):
-                continue
-            new.add(key)
-            count = work.units
-            if work.kind == "train" and out is not None:
-                count -= _done(model, out, clock)
-            elif work.kind in ("evaluate", "read"):
-                count *= len(test)
-            unit = clock.seconds(work.kind, model, work.name) if count else 0.0
-            mine.append(Item(name, work.kind, work.name, count, unit, count * unit, True))
+            count = there.lacking(work._replace(settings=model))
+            if count:
+                unit = timer.seconds(work.kind, model, work.name)
+                mine.append(Item(name, work.kind, work.name, count, unit, count * unit, True))
         total = sum(item.seconds for item in mine)
         fits = left is None or total <= left
-        items += [replace(item, fits=fits) for item in mine or [Item(name, "other", "", 0, 0.0, 0.0, True)]]
+        kind = NOTHING if hasattr(module, "work") else OTHER
+        items += [replace(item, fits=fits) for item in mine or [Item(name, kind, "", 0, 0.0, 0.0, True)]]
         (studies if fits else left_out).append(name)
-        if fits:
-            there |= new
-            left = None if left is None else left - total
+        if not fits:
+            there.known = before
+        elif left is not None:
+            left -= total
     return Plan(
-        tuple(studies), tuple(left_out), tuple(items), hashes, budget, profile, seed, device, precision, step,
-        tuple(assignments), results.device_name(device), folders,
+        tuple(studies), tuple(left_out), hashes, budget, profile, seed, device, precision, step,
+        tuple(assignments), results.device_name(device), folders, tuple(items),
     )  # fmt: skip
 
 
@@ -174,17 +175,19 @@ def read(path: Path) -> Plan:
         content = results.read_json(path)
     except GradlabError as error:
         raise GradlabError(f"{str(error).partition(':')[0]}: {remedy}") from None
-    known = {field.name for field in fields(Plan)}
+    known = {field.name for field in fields(Plan)} - {"items"}
     try:
         if content.get("plan") != VERSION or not known <= content.keys():
             raise GradlabError(f"{path} is no plan of this version: {remedy}")
         chosen = {name: content[name] for name in known}
         chosen |= {name: tuple(map(str, chosen[name])) for name in ("studies", "left_out", "assignments")}
         chosen |= {name: dict(chosen[name]) for name in ("settings", "folders")}
-        found = Plan(**chosen | {"items": tuple(Item(**item) for item in chosen["items"])})
+        found = Plan(**chosen)
         if not found.studies:
             raise GradlabError(f"{path} is a plan in which nothing fits: plan with a larger budget")
         modules = study.check(found.studies, found.profile, found.seed, found.budget_min, found.assignments)
+    except GradlabError:
+        raise
     except (TypeError, ValueError, AttributeError) as error:
         raise GradlabError(f"{path} is no plan ({error}): {remedy}") from None
     for name, module in modules.items():
@@ -197,7 +200,7 @@ def read(path: Path) -> Plan:
 
 
 def agree(found: Plan, path: Path, given: dict[str, Any], folders: dict[str, str]) -> None:
-    """Refuse what a user gives beside a plan and what the plan is not of.
+    """Reject options that contradict a plan.
 
     Args:
         found: the plan.
@@ -234,8 +237,8 @@ def show(console: Console, found: Plan) -> None:
     spent = 0.0
     for item in found.items:
         spent += item.seconds if item.fits else 0.0
-        if item.kind == "other":
-            table.add_row(item.study, "trains no model: not timed")
+        if item.kind in (OTHER, NOTHING):
+            table.add_row(item.study, item.kind)
             continue
         table.add_row(
             item.study, item.kind, escape(item.model), str(item.count), UNITS[item.kind], f"{1e3 * item.unit_s:.3g}",
@@ -261,7 +264,43 @@ def _shown(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) and value else "none" if value in (None, ()) else str(value)
 
 
-def _done(model: TrainSettings, out: Path, clock: Clock) -> int:
-    """Iterations of a model that are in an output folder."""
-    run = run_of(model.on(clock.pictures(model.crop)), out / "runs")
-    return model.steps if run.done else iterations_of(run.folder / "last.safetensors")
+class _There:
+    """What need not be done: in the folder that a run goes on in, or counted for an earlier study of the plan."""
+
+    def __init__(self, out: Path | None, test: list[Picture], timer: Timer) -> None:
+        self._out, self._test, self._timer = out, test, timer
+        self.known: set[tuple[object, ...]] = set()
+
+    def lacking(self, work: Work) -> int:
+        """Units of work that are still to be done, which are known from now on."""
+        if work.kind == "train":
+            ways = ("watched",) if work.watched else ("plain", "watched")
+            if any(("train", work.settings, way) in self.known for way in ways):
+                return 0
+            self.known.add(("train", work.settings, ways[0]))
+            return work.units - self._iterations(work)
+        if work.kind == "evaluate":
+            new = [p for p in work.points if ("evaluate", work.settings, p, work.crop) not in self.known]
+            self.known |= {("evaluate", work.settings, p, work.crop) for p in new}
+            return len(self._test) * sum(not self._evaluated(work, *point) for point in new)
+        return work.units * (len(self._test) if work.kind == "round" else 1)
+
+    def _run(self, work: Work) -> Run | None:
+        if self._out is None:
+            return None
+        return run_of(work.settings.on(self._timer.pictures(work.settings.crop)), self._out / "runs")
+
+    def _iterations(self, work: Work) -> int:
+        run = self._run(work)
+        if run is None or (work.watched and not any(run.folder.glob("snr-*.csv"))):
+            return 0
+        return work.settings.steps if run.done else iterations_of(run.folder / "last.safetensors")
+
+    def _evaluated(self, work: Work, iteration: int, hyper_input: str) -> bool:
+        run = self._run(work)
+        if run is None or not run.done or work.crop:
+            return False
+        try:
+            return evaluating.is_done(run, iteration, self._test, hyper_input)
+        except GradlabError:  # without the weights
+            return False

@@ -195,6 +195,11 @@ def version(package: str) -> str:
         return found[1] if found else UNKNOWN
 
 
+def same_version(one: str | None, other: str | None) -> bool:
+    """Whether results of one version of gradlab count for another; that of a copy that was not installed is unknown."""
+    return one == other or UNKNOWN in (one, other)
+
+
 def settings_hash(settings: DataclassInstance) -> str:
     """Twelve hex digits that depend on the names and values of the fields alone, not on their order.
 

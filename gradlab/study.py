@@ -196,7 +196,7 @@ def run(
             raise GradlabError(f"the commit is {commit!r}: give its hash, 7 hexadecimal digits or more")
         if precision is not None and any(_path(one).endswith("precision") for one in assignments):
             raise GradlabError("the precision is given twice, by --precision and by --set: give one of the two")
-        options = _options(options, profile, precision)
+        options = options_of(options, profile, precision)
         folders = folders_of(train_images, test_images)
         results.ensure_folder(out)
         if ranks.here().first:
@@ -280,7 +280,7 @@ def _write(
     path, here = context.folder / "provenance.json", ranks.here()
     begin = time.monotonic()
     tables: dict[str, DataFrame] = module.measure(settings, context)
-    if before := context.parts.before():
+    if before := context.parts.elsewhere():
         context.inputs["measured before"] = before
     if name not in tables:
         raise GradlabError(f"measure() returned no table {name!r}: name its main table after the study")
@@ -290,6 +290,8 @@ def _write(
     # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
     if here.first:
         results.remove(path)
+        for figure in (one for kind in ("*.png", "*.pdf") for one in context.folder.glob(kind)):
+            results.remove(figure)
     for table, rows in tables.items():
         results.write_csv(context.folder / f"{table}.csv", rows)
     verdicts = _judge(module, tables, context)
@@ -310,11 +312,11 @@ def _write_partial(name: str, why: str, context: Context, record: dict[str, Any]
     Returns:
         Why it was cut, and how much was measured.
     """
-    tables, share = context.parts.so_far()
-    why = f"{why}, {share}"
-    folder = context.parts.write_partial(tables, record | {"partial": why, "inputs": dict(context.inputs)})
-    if folder is not None:
-        _say(console, f"{name}: {why}; what there is: {folder}")
+    tables, pieces = context.parts.so_far()
+    if pieces:
+        why += f" after {pieces} piece{'s' * (pieces > 1)}"
+        folder = context.parts.write_partial(tables, record | {"partial": why, "inputs": dict(context.inputs)})
+        _say(console, f"{name}: {why}; partial tables are in {folder}")
     return why
 
 
@@ -340,8 +342,8 @@ def _done(path: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
     try:
         before = digests.read_record(path.parent)
         same = all(before.get(key) == record[key] for key in ("settings_hash", "seed", "precision"))
-        versions = {before.get("gradlab"), record["gradlab"]} - {results.UNKNOWN}  # of a copy that was not installed
-        same = same and len(versions) <= 1
+        same = same and results.same_version(before.get("gradlab"), record["gradlab"])
+        same = same and before.get("deterministic", False) >= record["deterministic"]
         read = before.get("inputs", {})
         same = same and all(
             before["folders"].get(folder) == record["folders"][folder] for what, folder in READ.items() if what in read
@@ -436,19 +438,12 @@ def usual_device(profile: str) -> str:
     return "cpu" if profile == "quick" else "cuda"
 
 
-def options_of(device: str, step: str, profile: str, precision: str | None) -> RunOptions:
-    """Options for a device, a step and a precision that are there.
+def options_of(options: RunOptions | None, profile: str, precision: str | None) -> RunOptions:
+    """Options for a device and a precision that are there.
 
     Raises:
         GradlabError: one is not.
     """
-    from gradlab.training import RunOptions
-
-    return _options(RunOptions(device=device, step=step), profile, precision)  # type: ignore[arg-type]
-
-
-def _options(options: RunOptions | None, profile: str, precision: str | None) -> RunOptions:
-    """Options for a device and a precision that are there."""
     from gradlab.training import RunOptions
 
     options = options or RunOptions(device=ranks.here().device or usual_device(profile))

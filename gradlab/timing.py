@@ -21,23 +21,30 @@ class Work(NamedTuple):
     """Something that a study needs.
 
     Attributes:
-        kind: ``"train"``: iterations; ``"record"``: gradients of noise draws; ``"evaluate"``: test images coded by
-            bitstreams; ``"read"``: test images rounded without a bitstream.
+        kind: ``"train"``: iterations; ``"record"``: gradients of noise draws; ``"evaluate"``: test images coded with
+            bitstreams; ``"round"``: test images rounded, without a bitstream.
         name: of the model.
         settings: how it is trained.
-        units: iterations or draws; of ``"evaluate"`` and ``"read"`` how often all test images.
+        units: iterations or draws; of ``"evaluate"`` and ``"round"`` how often all test images.
+        points: of ``"evaluate"``: iterations, each with ``hyper_input``; studies share their rows.
+        crop: of ``"evaluate"``: side of the part of an image that is coded, pixels; 0: all of it.
+        watched: of ``"train"``: whether the gradient SNR is recorded meanwhile, for which a model that was trained
+            without is trained once more.
     """
 
-    kind: Literal["train", "record", "evaluate", "read"]
+    kind: Literal["train", "record", "evaluate", "round"]
     name: str
     settings: TrainSettings
     units: int
+    points: tuple[tuple[int, str], ...] = ()
+    crop: int = 0
+    watched: bool = False
 
 
-UNITS = {"train": "iterations", "record": "draws", "evaluate": "bitstreams", "read": "rounded images"}
+UNITS = {"train": "iterations", "record": "draws", "evaluate": "bitstreams", "round": "rounded images"}
 
 
-class Clock:
+class Timer:
     """Times a unit of each kind of work, once for models that differ in nothing that takes time.
 
     Args:
@@ -66,7 +73,7 @@ class Clock:
         alike = replace(
             settings, lam=0.01, steps=1, snapshots=(), cosine_steps=0, learning_rate=1e-4, warm_up=0, seed=0, data=""
         )
-        if kind in ("evaluate", "read"):
+        if kind in ("evaluate", "round"):
             alike = replace(alike, loss=type(alike.loss)(), batch=1)
         if (kind, alike) not in self._known:
             self._say(f"timing {UNITS[kind]} of {name}")
@@ -96,7 +103,7 @@ class Clock:
         codec = self._codec(settings, "cpu")  # where bitstreams are coded
         return _took(lambda: evaluation.rate_distortion(codec, [self._image], settings.lam))
 
-    def _read(self, settings: TrainSettings) -> float:
+    def _round(self, settings: TrainSettings) -> float:
         codec = self._codec(settings, self._device)
         evaluation.reconstruction(codec, [self._image])  # the first is slow on an accelerator
         return _took(lambda: evaluation.deterministic_rounding(codec, [self._image], settings.lam))

@@ -76,7 +76,7 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(trained(settings), read=1)
+    return models.work(trained(settings), rounded=1)
 
 
 Read = Callable[[str, Codec, Sequence[Any], Advance], Tables]
@@ -94,7 +94,7 @@ def each(settings: Settings, context: Context, read: Read) -> dict[str, pd.DataF
         def rows() -> Tables:
             return read(name, run.codec(settings.iterations, context.device), images, advance)
 
-        key = models.read_by(run, settings.iterations, context) | {"tile": settings.tile}
+        key = models.key_of(run, settings.iterations, context) | {"tile": settings.tile}
         return Piece(run.folder.name, rows, key, len(images))
 
     with context.progress.track("reading latents", len(wanted) * len(images)) as advance:

@@ -165,7 +165,7 @@ def train_all(
         wanted: name and settings of each.
         snr: record gradient SNR meanwhile: iterations between points, and draws of each. A model that was trained
             without is trained once more, inside its own folder, and what others have read of it stays.
-        evaluation: what will be evaluated with bitstreams; begun beside the training where cores are free.
+        evaluation: what will be evaluated with bitstreams; begun in the background where cores are free.
     """
     wanted = list(wanted)
     pictures = train_pictures(context, wanted[0][1])
@@ -179,11 +179,12 @@ def train_all(
             task = task._replace(snr=snr, within=within)
         tasks.append(task)
     points = dict(zip(tasks, evaluation.points, strict=True)) if evaluation else {}
-    beside = evaluating.Beside(evaluation.pictures if evaluation else (), _free_cores(context))
+    pictures_of = evaluation.pictures if evaluation else ()
+    background = evaluating.Background(pictures_of, _free_cores(context), context.parts.made)
 
     def finished(task: Task) -> None:
         for iteration, hyper_input in points.get(task, ()):
-            beside.begin(task.run(context.runs), iteration, hyper_input)
+            background.begin(task.run(context.runs), iteration, hyper_input)
 
     sweep = Sweep(
         tasks=tuple(tasks),
@@ -196,11 +197,11 @@ def train_all(
         deterministic=context.deterministic,
         finished=finished,
     )
-    with beside:
+    with background:
         runs = engines.train(sweep, context.engine)
-        if beside.left:
-            with context.progress.track("evaluating beside", beside.left) as advance:
-                beside.wait(advance)
+        if background.left:
+            with context.progress.track("evaluating models", background.left) as advance:
+                background.wait(advance)
     for (name, _), run in zip(wanted, runs, strict=True):
         made = run.made()
         if made.warm_restarts:
@@ -212,21 +213,29 @@ def train_all(
 
 
 def work(
-    wanted: Iterable[tuple[str, TrainSettings]], *, evaluate: int = 0, record: int = 0, read: int = 0
+    wanted: Iterable[tuple[str, TrainSettings]],
+    *,
+    evaluate: Sequence[int] = (),
+    record: int = 0,
+    rounded: int = 0,
+    watched: bool = False,
 ) -> list[Work]:
     """What a study needs that trains models and does the same with each, for ``gradlab plan``.
 
     Args:
         wanted: name and settings of each model.
-        evaluate: how often test images are coded with bitstreams; ``read``: and without.
+        evaluate: iterations after which test images are coded with bitstreams.
         record: gradients of noise draws.
+        rounded: how often test images are rounded, without a bitstream.
+        watched: whether the gradient SNR is recorded while they train.
     """
     found = []
+    points = tuple((iteration, "") for iteration in evaluate)
     for name, settings in wanted:
-        found.append(Work("train", name, settings, settings.steps))
+        found.append(Work("train", name, settings, settings.steps, watched=watched))
         found += [Work("record", name, settings, record)] if record else []
-        found += [Work("evaluate", name, settings, evaluate)] if evaluate else []
-        found += [Work("read", name, settings, read)] if read else []
+        found += [Work("evaluate", name, settings, len(points), points)] if points else []
+        found += [Work("round", name, settings, rounded)] if rounded else []
     return found
 
 
@@ -261,7 +270,12 @@ def evaluated(
     def piece(at: int, iteration: int, hyper_input: str) -> Piece:
         def measure() -> Tables:
             found = evaluating.rate_distortion(
-                runs[at], iteration, evaluation.pictures, advance, hyper_input=hyper_input
+                runs[at],
+                iteration,
+                evaluation.pictures,
+                advance,
+                hyper_input=hyper_input,
+                parts=context.parts,
             )
             return rows(at, iteration, hyper_input, found)
 
@@ -273,9 +287,10 @@ def evaluated(
         return joined(context.parts.each(pieces, advance))
 
 
-def read_by(run: Run, iteration: int | None, context: Context) -> dict[str, Any]:
-    """What rows depend on that are read from a run's weights and the images: the key of a piece."""
+def key_of(run: Run, iteration: int | None, context: Context) -> dict[str, Any]:
+    """What rows depend on that are measured of a run's weights and the test images: the key of a piece."""
     return {
+        "iteration": iteration,
         "run": run.folder.name,  # which names seed, lambda, training images and precision
         "weights": run.digest(iteration),
         "images": context.inputs.get("test images", ""),

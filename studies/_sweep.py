@@ -85,7 +85,7 @@ class Settings:
 def work(settings: Settings) -> list[Work]:
     """What a study of the sweep needs."""
     wanted = [(f"{n}, lambda {lam:g}", settings.trained(n, lam)) for lam in settings.lams for n in METHODS]
-    return models.work(wanted, evaluate=len(settings.points))
+    return [one._replace(crop=settings.test_crop) for one in models.work(wanted, evaluate=settings.points)]
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:

@@ -79,7 +79,7 @@ def trained(settings: Settings) -> dict[str, TrainSettings]:
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
     wanted = ((NAMES[codec], s) for codec, s in trained(settings).items())
-    return models.work(wanted, read=len(settings.points))
+    return models.work(wanted, rounded=len(settings.points))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -116,7 +116,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
             Piece(
                 f"{run.folder.name}-{iteration}",
                 functools.partial(rows, run, iteration),
-                models.read_by(run, iteration, context) | {"last": iteration == settings.points[-1]},
+                models.key_of(run, iteration, context) | {"last": iteration == settings.points[-1]},
                 len(pictures),
             )
             for run in runs

@@ -57,7 +57,7 @@ SMALLEST = Settings(base=models.SMALLEST, iterations=4, bins=10)
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work([(models.BASELINE, settings.base)], read=1)
+    return models.work([(models.BASELINE, settings.base)], rounded=1)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

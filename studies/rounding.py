@@ -180,7 +180,7 @@ def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
         rows = found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
         return {"rounding_codec": rows}
 
-    key = models.read_by(run, None, context) | {"settings": results.settings_hash(settings)}
+    key = models.key_of(run, None, context) | {"settings": results.settings_hash(settings)}
     draws = settings.gradients + settings.costs
     with context.progress.track("gradients of the codec", len(shown) * draws) as advance:
         pieces = [

@@ -53,7 +53,8 @@ SMALLEST = Settings(base=models.SMALLEST, every=2, draws=3)
 def work(settings: Settings) -> list[Work]:
     """What it needs: the models, and the gradients that are recorded while they train."""
     draws = settings.base.steps // settings.every * settings.draws
-    return models.work([(name, models.method(settings.base, name)) for name in METHODS], record=draws)
+    wanted = [(name, models.method(settings.base, name)) for name in METHODS]
+    return models.work(wanted, record=draws, watched=True)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -70,7 +70,7 @@ def trained(settings: Settings) -> list[tuple[str, str, str, TrainSettings]]:
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(((name, s) for name, _, _, s in trained(settings)), evaluate=len(settings.points))
+    return models.work(((name, s) for name, _, _, s in trained(settings)), evaluate=settings.points)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -58,7 +58,9 @@ SMALLEST = Settings(base=models.SMALLEST, iterations=4, dithers=2)
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work([(models.BASELINE, settings.base)], evaluate=1, read=1 + settings.dithers)
+    return models.work(
+        [(models.BASELINE, settings.base)], evaluate=(settings.iterations,), rounded=1 + settings.dithers
+    )
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -68,7 +70,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     codec, lam = run.codec(settings.iterations, context.device), settings.base.lam
     pictures = models.test_pictures(context)
-    key = models.read_by(run, settings.iterations, context)
+    key = models.key_of(run, settings.iterations, context)
 
     def piece(name: str, method: str, rate: str, dither: int, measure: Callable[[], pd.DataFrame]) -> Piece:
         def rows() -> Tables:
@@ -80,7 +82,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("evaluating", (2 + settings.dithers) * len(pictures)) as advance:
         pieces = [
             piece("bitstream", ROUNDING, "bitstream", -1,
-                  lambda: evaluating.rate_distortion(run, settings.iterations, pictures, advance)),
+                  lambda: evaluating.rate_distortion(run, settings.iterations, pictures, advance, parts=context.parts)),
             piece("rounding", ROUNDING, "likelihood", -1,
                   lambda: evaluation.deterministic_rounding(codec, pictures, lam, advance)),
         ]  # fmt: skip

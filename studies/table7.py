@@ -114,8 +114,10 @@ def by_equations(settings: Settings) -> list[tuple[str, int, TrainSettings, int]
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    wanted = [*trained(settings), *by_equations(settings)]
-    return models.work(((f"{name}, {k}", s) for name, k, s, _ in wanted), evaluate=1)
+    found = []
+    for name, k, trained_with, iteration in [*trained(settings), *by_equations(settings)]:
+        found += models.work([(f"{name}, {k}", trained_with)], evaluate=(iteration,))
+    return found
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

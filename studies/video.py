@@ -118,7 +118,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     pieces = [Piece("untrained", untrained)]
     for method, run in zip((models.BASELINE, MIX), runs, strict=True):
         measured = functools.partial(trained, method, run)
-        pieces.append(Piece(run.folder.name, measured, key | models.read_by(run, None, context)))
+        pieces.append(Piece(run.folder.name, measured, key | models.key_of(run, None, context)))
     return joined(context.parts.each(pieces))
 
 

@@ -73,7 +73,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         found.insert(0, "size", size)
         return {"weights": found}
 
-    key = models.read_by(run, None, context)
+    key = models.key_of(run, None, context)
     key |= {"batch": settings.batch, "k": list(settings.k), "draws": settings.draws}
     units = len(settings.k) * settings.draws
     with context.progress.track("draws of the weights", units * len(settings.sizes)) as advance:

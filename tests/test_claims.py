@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from gradlab import cli, paper, results
+from gradlab import cli, digests, paper, results
 from gradlab.claims import ledger
 from gradlab.errors import GradlabError
 
@@ -12,6 +12,7 @@ def write(folder, claim, holds):
     (folder / "toys").mkdir(exist_ok=True)
     rows = pd.DataFrame([{"claim": claim, "source": "s", "holds": holds, "evidence": "bias 0.5 of 1.2"}])
     results.write_csv(folder / "toys" / "verdicts.csv", rows)
+    results.write_json(folder / "toys" / "provenance.json", digests.sealed({"study": "toys"}))
 
 
 @pytest.mark.parametrize(("holds", "word"), [("yes", "holds"), ("no", "not here"), ("undecided", "undecided")])
@@ -29,6 +30,14 @@ def test_what_was_not_run_is_not_tested(tmp_path):
     assert {e.evidence for e in entries if not e.study} <= {"no study of gradlab tests it yet"}
     write(tmp_path, "something else", "yes")
     assert "another version" in ledger(tmp_path)[0].evidence
+
+
+def test_a_study_that_is_not_finished_decides_nothing(tmp_path):
+    wanted = paper.claims().iloc[2]
+    write(tmp_path, wanted["verdict"], "yes")
+    (tmp_path / "toys" / "provenance.json").unlink()
+    entry = ledger(tmp_path)[2]
+    assert entry.verdict == "not tested" and entry.evidence == "toys is not finished: gradlab run toys --resume"
 
 
 def test_the_command_prints_it(tmp_path, capsys):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import data, evaluating, evaluation, results, training
+from gradlab import data, evaluating, evaluation, training
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
+from gradlab.parts import Parts
 from gradlab.progress import Progress
 from gradlab.study import Context
 from gradlab.training import RunOptions
@@ -41,6 +42,7 @@ def run(trained, tmp_path):
     folder.mkdir()
     for path in trained.folder.glob("*.safetensors"):
         (folder / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "noted.json").write_bytes((trained.folder / "weights.json").read_bytes())
     return replace(trained, folder=folder)
 
 
@@ -109,12 +111,34 @@ def test_a_run_that_was_cut_goes_on_at_the_next_image(run, counted, monkeypatch)
     pd.testing.assert_frame_equal(found, evaluation.rate_distortion(run.codec(6), IMAGES, SETTINGS.lam))
 
 
+def test_rows_say_how_they_were_made_and_those_of_another_version_are_not_read(run, counted):
+    there = Parts(made={"gradlab": "0.1.0", "device": "cuda (NVIDIA H200)"})
+    evaluating.rate_distortion(run, 4, IMAGES, parts=there)
+    here = Parts(made={"gradlab": "0.1.0", "device": "cpu"})
+    counted.clear()
+    evaluating.rate_distortion(run, 4, IMAGES, parts=here)
+    assert counted == [] and here.elsewhere() == "gradlab 0.1.0, device cuda (NVIDIA H200)"
+    evaluating.rate_distortion(run, 4, IMAGES, parts=Parts(made={"gradlab": "0.2.0"}))
+    assert len(counted) == 3
+
+
+def test_what_was_evaluated_is_read_without_the_weights(run, counted):
+    (run.folder / "weights.json").write_bytes((run.folder.parent / "noted.json").read_bytes())
+    before = evaluating.rate_distortion(run, 4, IMAGES)
+    run.snapshot(4).unlink()
+    counted.clear()
+    pd.testing.assert_frame_equal(evaluating.rate_distortion(run, 4, IMAGES), before, check_exact=True)
+    assert counted == []
+    with pytest.raises(GradlabError, match="the weights after 4 iterations are not in"):
+        evaluating.rate_distortion(run, 4, IMAGES[:1])
+
+
 @pytest.mark.parametrize(
-    "damage", [lambda text: text[:-9], lambda text: "", lambda text: "image\n" + "a\n" * 3, lambda text: text * 2]
+    "damage", [lambda text: text[:-9], lambda text: "", lambda text: "{}", lambda text: text.replace("0.", "1.", 1)]
 )
 def test_damaged_rows_are_as_if_there_were_none(run, counted, damage):
     before = evaluating.rate_distortion(run, 4, IMAGES)
-    path = evaluating.rows_file(run, 4, IMAGES)
+    (path,) = run.folder.glob("rate-distortion-4-*.json")
     path.write_text(damage(path.read_text()))
     counted.clear()
     pd.testing.assert_frame_equal(evaluating.rate_distortion(run, 4, IMAGES), before, check_exact=True)
@@ -124,13 +148,13 @@ def test_damaged_rows_are_as_if_there_were_none(run, counted, damage):
 def test_without_images_and_without_the_weights(run):
     with pytest.raises(GradlabError, match="no images to evaluate"):
         evaluating.rate_distortion(run, 4, [])
-    with pytest.raises(GradlabError, match="there is no checkpoint"):
+    with pytest.raises(GradlabError, match=r"the weights after 3 iterations are not in .*gradlab pack --snapshot 3"):
         evaluating.rate_distortion(run, 3, IMAGES)
 
 
 def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
     seen = []
-    with evaluating.Beside(IMAGES, 1) as beside:
+    with evaluating.Background(IMAGES, 1) as beside:
         beside.begin(run, 4)
         beside.begin(run, 6)
         beside.wait(lambda n=1, note="": seen.append(n))
@@ -138,20 +162,21 @@ def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
     found = evaluating.rate_distortion(run, 6, IMAGES)
     assert counted == []
     pd.testing.assert_frame_equal(found, evaluation.rate_distortion(run.codec(), IMAGES, SETTINGS.lam))
-    with evaluating.Beside(IMAGES, 1) as beside:
+    with evaluating.Background(IMAGES, 1) as beside:
         beside.begin(run, 4)  # done before: no process is started for it
         assert beside.left == 0 and beside._pool is None
 
 
 def test_beside_nothing_happens_without_a_free_core_and_trouble_is_left_to_the_study(run):
-    with evaluating.Beside(IMAGES, 0) as beside:
+    with evaluating.Background(IMAGES, 0) as beside:
         beside.begin(run, 4)
         assert beside.left == 0
     run.snapshot(4).write_bytes(b"damaged")
-    with pytest.raises(GradlabError, match="corrupt"), evaluating.Beside(IMAGES, 1) as beside:
+    with evaluating.Background(IMAGES, 1) as beside:
         beside.begin(run, 4)
+        assert beside.left == 0
     broken = Picture("broken", torch.full((3, 8, 8), torch.nan), "")
-    with evaluating.Beside([broken], 1) as beside:
+    with evaluating.Background([broken], 1) as beside:
         beside.begin(run, 6)
         beside.wait()
     with pytest.raises(GradlabError, match="broken holds NaN"):
@@ -168,9 +193,9 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
     wanted = [(name, models.method(SETTINGS, name)) for name in (models.TWO_LEVEL, models.BASELINE)]
     points = models.Evaluation(IMAGES, [[(6, ""), (6, "mean")], [(4, "")]])
     runs = models.train_all(context, wanted, evaluation=points)
-    kept = sorted(path.name.partition("-")[0] for path in Path(tmp_path).rglob("rate-distortion-*.csv"))
+    kept = sorted(path.name.partition("-")[0] for path in Path(tmp_path).rglob("rate-distortion-*.json"))
     assert kept == ["rate"] * 3 and counted == []
     tables = models.evaluated(
         context, points, runs, lambda at, i, h, found: {"t": found.assign(at=at, i=i, h=h or "-")}
     )
-    assert counted == [] and len(tables["t"]) == 9 and results.csv_of(tables["t"])
+    assert counted == [] and len(tables["t"]) == 9

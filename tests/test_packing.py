@@ -438,7 +438,7 @@ def test_the_loop_waits_for_a_folder_and_ends_when_no_process_works(tmp_path, mo
     monkeypatch.setattr(locks, "held", lambda folder: next(held, False))
     begin = time.monotonic()
     assert names(pack_every(out, target, 0.05, say=lines.append, idle=0.3)) == ["run-1/final"]
-    assert len(lines) == 1 and 0.3 < time.monotonic() - begin < 20
+    assert len(lines) == 2 and "waiting for" in lines[0] and 0.3 < time.monotonic() - begin < 20
     assert next(held, None) is None
     assert pack_every(tmp_path / "nothing", tmp_path / "b", 0.05, idle=-1) is None
     assert not (tmp_path / "b").exists()

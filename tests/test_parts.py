@@ -9,7 +9,7 @@ import math
 import pandas as pd
 import pytest
 
-from gradlab import digests, stopping
+from gradlab import digests, results, stopping
 from gradlab.errors import Stopped
 from gradlab.parts import Parts, Piece, joined
 
@@ -26,7 +26,7 @@ def test_a_part_comes_back_as_it_was(tmp_path):
     for found in (kept, parts.find("one", KEY)):
         for name, rows in TABLES.items():
             pd.testing.assert_frame_equal(found[name], rows)
-    assert parts.find("two", KEY) is None and parts.before() == ""
+    assert parts.find("two", KEY) is None and parts.elsewhere() == ""
 
 
 @pytest.mark.parametrize("other", [{"iteration": 7}, {"weights": "abc"}, {"deterministic": True}, {"more": 1}])
@@ -63,9 +63,16 @@ def test_what_was_measured_otherwise_is_told(tmp_path):
     parts = Parts(tmp_path, {"device": "cpu", "commit": "95e1b7a"})
     parts.keep("two", KEY, TABLES)
     parts.find("two", KEY)
-    assert parts.before() == ""
+    assert parts.elsewhere() == ""
     parts.find("one", KEY)
-    assert parts.before() == "device cuda (NVIDIA H200), commit 70e6ed2"
+    assert parts.elsewhere() == f"gradlab {results.version('gradlab')}, device cuda (NVIDIA H200), commit 70e6ed2"
+
+
+def test_what_another_version_measured_is_measured_again(tmp_path):
+    Parts(tmp_path, {"gradlab": "9.9.9"}).keep("one", KEY, TABLES)
+    assert Parts(tmp_path).find("one", KEY) is None
+    Parts(tmp_path, {"gradlab": results.UNKNOWN}).keep("one", KEY, TABLES)  # of a copy that was not installed
+    assert Parts(tmp_path).find("one", KEY) is not None
 
 
 def test_clearing_leaves_what_is_not_a_part(tmp_path):
@@ -120,7 +127,7 @@ def test_pieces_are_measured_once_in_order_and_skipped_in_the_progress(tmp_path,
     with pytest.raises(Stopped, match="stopped at the time limit"):
         parts.each(wanted, Advance())
     so_far, share = parts.so_far()
-    assert measured == [0, 1] and share == "2 of 3 pieces measured" and skipped == []
+    assert measured == [0, 1] and share == 2 and skipped == []
     assert so_far["table"]["at"].tolist() == [0] * 2 + [1] * 2 and len(so_far["more"]) == 2
     monkeypatch.undo()
     parts = Parts(tmp_path)
@@ -133,7 +140,7 @@ def test_pieces_are_measured_once_in_order_and_skipped_in_the_progress(tmp_path,
 def test_what_was_measured_is_written_as_partial_sealed_and_cleared(tmp_path):
     parts = Parts(tmp_path)
     assert parts.write_partial({}, {"partial": "nothing"}) is None and not (tmp_path / "partial").exists()
-    folder = parts.write_partial(TABLES, {"partial": "stopped by SIGTERM, 1 of 2 pieces measured", "seed": 0})
+    folder = parts.write_partial(TABLES, {"partial": "stopped by SIGTERM after 1 piece", "seed": 0})
     record = digests.read_record(folder)
     assert (
         folder == tmp_path / "partial"

@@ -108,7 +108,7 @@ def test_evaluation_is_that_of_one_process(one: Path, two: Path, table: str) -> 
 
 def test_the_command_line_needs_no_change(one: Path, two: Path) -> None:
     # The digest of the weights is in the name of what was evaluated of them.
-    digest = re.compile(r"-[0-9a-f]{12}\.csv")
+    digest = re.compile(r"-[0-9a-f]{12}\.json")
     files = [
         sorted(digest.sub("", str(p.relative_to(at / "out"))) for p in (at / "out").rglob("*")) for at in (one, two)
     ]

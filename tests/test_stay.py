@@ -118,7 +118,7 @@ def test_cut_by_its_own_limit(stay, whole, tmp_path):
     assert pack.wait(60) == 0
     unpack(tmp_path / "home", tmp_path / "here")
     record = json.loads((tmp_path / "here" / "table3" / "partial" / "provenance.json").read_text())
-    assert record["partial"].startswith("stopped at the time limit, ") and record["tables"] == ["table3_groups"]
+    assert record["partial"].startswith("stopped at the time limit after ") and record["tables"] == ["table3_groups"]
     said, found = finish(tmp_path / "here")
     assert found == whole and "done before" not in said
 

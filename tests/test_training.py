@@ -199,7 +199,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     (other.folder / "final.safetensors").write_bytes((run.folder / "final.safetensors").read_bytes())
     with pytest.raises(GradlabError, match="is of other settings"):
         other.codec()
-    with pytest.raises(GradlabError, match="there is no checkpoint"):
+    with pytest.raises(GradlabError, match="the weights after 3 iterations are not in"):
         run.codec(iteration=3)
 
 

@@ -133,6 +133,7 @@ class Snapshots:
         """Write one where it is due."""
         if self.due(self._state.iteration) and ranks.here().first:
             self._state.snapshot(self._run.snapshot(self._state.iteration))
+            self._run.note(self._state.iteration)
 
 
 class Checkpoints:

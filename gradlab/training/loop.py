@@ -129,6 +129,7 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
             with step.placed():
                 write_log(run.folder, state.log)
                 state.finish(run.folder / FINAL, computed)
+                run.note()
             results.remove(run.folder / LAST)
         here.wait()
     finally:

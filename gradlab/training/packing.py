@@ -29,6 +29,7 @@ from gradlab.training.shards import Packed, Shards, packed
 TRIES = 5
 SHORTEST = 1.0  # seconds
 IDLE = 60.0  # seconds without a process in the folder, after which nothing more is expected
+FIRST = 5  # times as long before there is anything
 WEIGHTS = re.compile(r"runs/([^/]+)/(final|last|snapshot-(\d+))\.safetensors")
 
 
@@ -119,7 +120,7 @@ def pack_every(
 ) -> Pack | None:
     """Pack again and again, until a signal, Ctrl-C, or no process has worked in ``out`` for ``idle`` seconds.
 
-    Before ``out`` holds anything, it waits. What goes wrong is said once, and tried again.
+    Before ``out`` holds anything, it waits five times as long. What goes wrong is said once, and tried again.
 
     Args:
         out, target, options: as for ``pack``.
@@ -158,14 +159,21 @@ def pack_every(
                 told.add(kind)
                 say(f"{time.strftime('%H:%M:%S')}  not packed: {one}")
 
+    worked = time.monotonic()
+
+    def going_on() -> bool:
+        patience = idle if made is not None else FIRST * idle
+        return stopping.cause() is None and time.monotonic() - worked <= patience
+
+    if not out.is_dir():
+        say(f"{time.strftime('%H:%M:%S')}  waiting for {out}")
     with stopping.listening():
         with contextlib.suppress(KeyboardInterrupt):
-            worked = time.monotonic()
-            while stopping.cause() is None and time.monotonic() - worked <= idle:
+            while going_on():
                 begin = time.monotonic()
                 again()
-                while stopping.cause() is None and time.monotonic() - worked <= idle:
-                    if made is None or _busy(out):
+                while going_on():
+                    if _busy(out):
                         worked = time.monotonic()
                     if time.monotonic() - begin >= every:
                         break

@@ -13,6 +13,8 @@ from gradlab.errors import GradlabError
 from gradlab.training.settings import TrainSettings, build
 
 FINAL, LAST = "final.safetensors", "last.safetensors"
+DIGESTS = "weights.json"
+"""SHA-256 of each file of weights: what was measured of them can be told without them."""
 
 
 class Made(NamedTuple):
@@ -88,13 +90,34 @@ class Run:
     def digest(self, iteration: int | None = None) -> str:
         """SHA-256 of the weights after ``iteration``, or at the end (``gradlab.checkpoints.digest``).
 
+        Where the file was left behind on another machine, the digest that was noted when it was written.
+
         Raises:
             GradlabError: as ``codec``.
         """
-        return checkpoints.digest(self._stored(iteration).tensors)
+        path = self.file(iteration)
+        noted = None if path.exists() else self._noted().get(path.name)
+        return noted or checkpoints.digest(self._stored(iteration).tensors)
+
+    def note(self, iteration: int | None = None) -> None:
+        """Note the digest of weights that were just written."""
+        known = self._noted() | {self.file(iteration).name: self.digest(iteration)}
+        results.write_json(self.folder / DIGESTS, known)
+
+    def _noted(self) -> dict[str, str]:
+        try:
+            return results.read_json(self.folder / DIGESTS)
+        except GradlabError:  # absent or damaged
+            return {}
 
     def _stored(self, iteration: int | None) -> checkpoints.Stored:
-        return checkpoints.load(self.file(iteration), results.settings_hash(self.settings))
+        path = self.file(iteration)
+        if path.name != FINAL and not path.exists():
+            raise GradlabError(
+                f"the weights after {iteration} iterations are not in {self.folder}: bring them there (gradlab pack "
+                f"--snapshot {iteration}), or delete the folder to train again"
+            )
+        return checkpoints.load(path, results.settings_hash(self.settings))
 
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
