@@ -243,9 +243,11 @@ def _free_cores(context: Context) -> int:
     """Cores that training leaves free, for evaluations beside it; none where a few would be shared."""
     if context.deterministic or context.engine.name != "local" or ranks.here().size > 1:
         return 0
-    jobs = context.engine.jobs or 1
-    used = torch.get_num_threads() if jobs == 1 else results.cores()
-    free = results.cores() - (used if context.device.startswith("cpu") else 1)
+    threads, cores = torch.get_num_threads(), results.cores()
+    if not context.device.startswith("cpu"):
+        free = min(cores - 1, threads)  # OMP_NUM_THREADS says what this process may take
+    else:
+        free = cores - threads if context.engine.jobs in (None, 1) else 0
     return free if free > 1 else 0
 
 
