@@ -99,6 +99,29 @@ def list_() -> None:
     typer.echo("\nrun some of the studies with: gradlab run STUDY... [--profile quick|stay|gpu|paper]")
 
 
+# Options of 'plan' and of 'run'.
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
+]
+TrainImages = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
+]
+TestImages = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
+]
+Precision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
+]
+Assignments = Annotated[
+    list[str],
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
+]
+
+
 @app.command()
 def plan(
     studies: Annotated[
@@ -106,10 +129,7 @@ def plan(
     ],
     *,
     profile: Annotated[str, typer.Option(metavar="quick|stay|gpu|paper", help="As of 'gradlab run'.")] = "quick",
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
-    ] = None,
+    device: Device = None,
     budget: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(metavar="MINUTES", help="What must suffice; at least 1.", show_default="none"),
@@ -123,23 +143,11 @@ def plan(
         typer.Option(metavar="DIR", help="The --out of a run that goes on: its iterations need no time."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="0 or more.")] = 0,
-    train_images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
-    ] = None,
-    test_images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
-    ] = None,
-    precision: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
-    ] = None,
+    train_images: TrainImages = None,
+    test_images: TestImages = None,
+    precision: Precision = None,
     step: Annotated[str, typer.Option(metavar="auto|eager|graph", help="As of 'gradlab run'.")] = "auto",
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
-    ] = [],  # noqa: B006
+    set_: Assignments = [],  # noqa: B006
 ) -> None:
     """Time what studies need on a device, and show what fits a budget.
 
@@ -200,10 +208,7 @@ def run(
     out: Annotated[
         Optional[Path], typer.Option(metavar="DIR", help="Where results go.", show_default="figures/<profile>")  # noqa: UP045
     ] = None,
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
-    ] = None,
+    device: Device = None,
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.", show_default="0"),
@@ -211,34 +216,22 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip studies that are done; go on with training from its checkpoint.")
     ] = False,
-    train_images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
-    ] = None,
-    test_images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
-    ] = None,
+    train_images: TrainImages = None,
+    test_images: TestImages = None,
     time_limit: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
             metavar="MINUTES", help="Stop in time, with what was done.", show_default="none; the budget of a plan"
         ),
     ] = None,
-    precision: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
-    ] = None,
+    precision: Precision = None,
     step: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured.", show_default="auto"
         ),
     ] = None,
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
-    ] = [],  # noqa: B006
+    set_: Assignments = [],  # noqa: B006
     commit: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="SHA", help="Of the code, for the provenance of a copy that is no checkout."),
