@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gradlab import catalog, results, study
+from gradlab import catalog, digests, results, study
 from gradlab.errors import GradlabError
 from gradlab.progress import Progress, duration
 from gradlab.training import RunOptions
@@ -339,3 +339,19 @@ def test_catalog_reads_the_librarys_own_names() -> None:
     assert set(catalog.estimators()) == set(gradlab.ESTIMATORS)
     assert set(catalog.objectives()) == set(gradlab.OBJECTIVES)
     assert all(catalog.estimators().values()) and all(catalog.objectives().values())
+
+
+def test_resume_accepts_what_was_finished_elsewhere(studies: Path) -> None:
+    """From a copy that was not installed, on another device, beside folders that the study does not read."""
+    run("an-other", out="out")
+    path = Path("out/an-other/provenance.json")
+    there = {"gradlab": "0+unknown", "device": "cuda (NVIDIA H200)", "commit": None}
+    results.write_json(path, digests.sealed(results.read_json(path) | there))
+    Path("images").mkdir()
+    Image.new("RGB", (32, 32), "red").save("images/red.png")
+    _, said = run("an-other", out="out", resume=True, train_images="images")
+    assert "done before" in said and Path("out/log.txt").read_text() == "other "
+    _, said = run("an-other", out="out", resume=True, deterministic=True)
+    assert "done before" not in said and Path("out/log.txt").read_text() == "other other "
+    _, said = run("an-other", out="out", resume=True)  # what is deterministic does for a run that need not be
+    assert "done before" in said
