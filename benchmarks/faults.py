@@ -12,6 +12,7 @@ save for the wall times in the provenance and on the page. Fails (exit code 1) i
 from __future__ import annotations
 
 import argparse
+import json
 import mmap
 import os
 import random
@@ -210,6 +211,9 @@ def damage(out: Path, reference: dict[str, bytes]) -> tuple[str, int, int]:
                 results.read_csv(path)
                 if not reference[name].startswith(content):
                     return f"{name} is none of an undisturbed run", len(found), beside
+            elif path.name == "weights.json":  # grows by a line for each file of weights
+                if not results.read_json(path).items() <= json.loads(reference[name]).items():
+                    return f"{name} notes other weights", len(found), beside
             elif reference.get(name) != content:
                 return f"{name} differs or is half-written", len(found), beside
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def run(trained, tmp_path):
     folder.mkdir()
     for path in trained.folder.glob("*.safetensors"):
         (folder / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "noted.json").write_bytes((trained.folder / "weights.json").read_bytes())
+    (folder / "weights.json").write_bytes((trained.folder / "weights.json").read_bytes())
     return replace(trained, folder=folder)
 
 
@@ -123,7 +124,6 @@ def test_rows_say_how_they_were_made_and_those_of_another_version_are_not_read(r
 
 
 def test_what_was_evaluated_is_read_without_the_weights(run, counted):
-    (run.folder / "weights.json").write_bytes((run.folder.parent / "noted.json").read_bytes())
     before = evaluating.rate_distortion(run, 4, IMAGES)
     run.snapshot(4).unlink()
     counted.clear()
@@ -199,3 +199,14 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
         context, points, runs, lambda at, i, h, found: {"t": found.assign(at=at, i=i, h=h or "-")}
     )
     assert counted == [] and len(tables["t"]) == 9
+
+
+def test_a_run_that_was_killed_before_its_last_note_is_noted_later(run):
+    noted = json.loads((run.folder / "weights.json").read_text())
+    assert set(noted) == {"snapshot-2.safetensors", "snapshot-4.safetensors", "final.safetensors"}
+    (run.folder / "weights.json").write_text(json.dumps({"snapshot-4.safetensors": "of an earlier run"}))
+    run.note(run.snapshot(4))
+    assert json.loads((run.folder / "weights.json").read_text()) == noted
+    (run.folder / "weights.json").unlink()
+    training.train(SETTINGS, data.load(None, "train", SETTINGS.crop), run.folder.parent)
+    assert json.loads((run.folder / "weights.json").read_text()) == noted

@@ -203,7 +203,7 @@ def test_resume_measures_again_what_is_not_the_same(
         (studies / "table1.txt").write_text("xyz")
     elif change == "version":
         record = results.read_json(path)
-        results.write_json(path, record | {"gradlab": "0.0.0"})
+        results.write_json(path, digests.sealed(record | {"gradlab": "0.0.0"}))
     elif change == "folder":
         Path("images").mkdir()
         Image.new("RGB", (32, 32), "red").save("images/red.png")

@@ -132,8 +132,9 @@ class Snapshots:
     def __call__(self, rows: list[Seen], stopping: bool) -> None:
         """Write one where it is due."""
         if self.due(self._state.iteration) and ranks.here().first:
-            self._state.snapshot(self._run.snapshot(self._state.iteration))
-            self._run.note(self._state.iteration)
+            path = self._run.snapshot(self._state.iteration)
+            self._state.snapshot(path)
+            self._run.note(path)
 
 
 class Checkpoints:

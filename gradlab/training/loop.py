@@ -92,6 +92,7 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
                 yield from _trained(run, pictures, options)
                 return
     checkpoints.load(run.folder / FINAL, results.settings_hash(settings))
+    run.note()  # of one that was killed right after its last file
     skip(options.progress, settings.steps, "already trained")
 
 
@@ -129,8 +130,8 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
             with step.placed():
                 write_log(run.folder, state.log)
                 state.finish(run.folder / FINAL, computed)
-                run.note()
             results.remove(run.folder / LAST)
+            run.note(run.folder / FINAL)
         here.wait()
     finally:
         step.close()

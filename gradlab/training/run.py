@@ -99,10 +99,15 @@ class Run:
         noted = None if path.exists() else self._noted().get(path.name)
         return noted or checkpoints.digest(self._stored(iteration).tensors)
 
-    def note(self, iteration: int | None = None) -> None:
-        """Note the digest of weights that were just written."""
-        known = self._noted() | {self.file(iteration).name: self.digest(iteration)}
-        results.write_json(self.folder / DIGESTS, known)
+    def note(self, *written: Path) -> None:
+        """Note the digests of weights that were just written, and of others that are not noted yet."""
+        before = self._noted()
+        known = {name: digest for name, digest in before.items() if name not in {path.name for path in written}}
+        for path in (self.folder / FINAL, *map(self.snapshot, self.settings.snapshots)):
+            if path.name not in known and path.exists():
+                known[path.name] = checkpoints.digest(checkpoints.load(path).tensors)
+        if known != before:
+            results.write_json(self.folder / DIGESTS, dict(sorted(known.items())))
 
     def _noted(self) -> dict[str, str]:
         try:
