@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -119,22 +119,48 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
         std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``,
         ``dead``, ``bpp``.
     """
-    import pandas as pd
-
-    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in spread(codec, images).items()])
+    return rows(spread(codec, images), dead)
 
 
 @checked
 def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
+    return channel_rows(spread(codec, images), dead)
+
+
+@checked
+def rows(found: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
+    """``statistics`` of what ``spread`` returned.
+
+    Raises:
+        GradlabError: something that ``spread`` did not return.
+    """
     import pandas as pd
 
-    rows = [
+    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in _spreads(found)])
+
+
+@checked
+def channel_rows(found: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
+    """``channels`` of what ``spread`` returned.
+
+    Raises:
+        GradlabError: something that ``spread`` did not return.
+    """
+    import pandas as pd
+
+    each = [
         {"latent": name, "channel": channel, **part.row(dead)}
-        for name, s in spread(codec, images).items()
+        for name, s in _spreads(found)
         for channel, part in enumerate(s.by_channel())
     ]
-    return pd.DataFrame(rows).drop(columns="bpp")
+    return pd.DataFrame(each).drop(columns="bpp")
+
+
+def _spreads(found: Mapping[str, Spread]) -> list[tuple[str, Spread]]:
+    if not found or not all(isinstance(s, Spread) for s in found.values()):
+        raise GradlabError("rows need the mean and variance of each latent: give what spread() returned")
+    return list(found.items())
 
 
 @checked

@@ -106,10 +106,9 @@ def statistics(
     settings: Settings, context: Context, name: str, spread: Mapping[str, latents.Spread], images: int
 ) -> pd.DataFrame:
     """``gradlab.latents.statistics`` of a method, with what the numbers are of."""
-    import pandas as pd
-
     k = {models.MIX: settings.k, models.DMS: settings.k_dms}
-    found = pd.DataFrame([{"method": name, "latent": n, **s.row(latents.DEAD)} for n, s in spread.items()])
+    found = latents.rows(spread)
+    found.insert(0, "method", name)
     return found.assign(sample_size=k.get(name, 1), seed=context.seed, iterations=settings.iterations, images=images)
 
 

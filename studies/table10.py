@@ -35,18 +35,13 @@ work = shared.work
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """One row per method; one per method, latent and channel beside it."""
 
-    import pandas as pd
-
     def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
         spread = latents.spread(codec, images, advance)
-        channels = [
-            {"method": name, "latent": latent, "channel": channel, **part.row(latents.DEAD)}
-            for latent, s in spread.items()
-            for channel, part in enumerate(s.by_channel())
-        ]
+        channels = latents.channel_rows(spread)
+        channels.insert(0, "method", name)
         return {
             "table10": shared.statistics(settings, context, name, spread, len(images)),
-            "table10_channels": pd.DataFrame(channels).drop(columns="bpp"),
+            "table10_channels": channels,
         }
 
     tables = shared.each(settings, context, read)

@@ -111,6 +111,8 @@ GOOD = {
     "latents.spread": lambda: dict(codec=CODEC, images=IMAGES),
     "latents.statistics": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
     "latents.channels": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
+    "latents.rows": lambda: dict(found=gl.latents.spread(CODEC, IMAGES), dead=1e-3),
+    "latents.channel_rows": lambda: dict(found=gl.latents.spread(CODEC, IMAGES), dead=1e-3),
     "latents.residuals": lambda: dict(codec=CODEC, images=IMAGES, bins=4),
     "latents.aligned": lambda: dict(images=IMAGES, multiple=16),
     "latents.tiles": lambda: dict(pictures=IMAGES, size=8),
