@@ -18,7 +18,7 @@ from gradlab.errors import Stopped
 SIGNALS = ("SIGTERM", "SIGUSR1")
 
 _asked: str | None = None  # of the process, as signals are
-_deadline: float | None = None  # likewise
+_deadline: float | None = None  # of the process too
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Output folders that are packed: runs with weights that nobody trained, and studies."""
+"""Output folders to pack: runs with made-up weights, and studies."""
 
 from __future__ import annotations
 
