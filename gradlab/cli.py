@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import shlex
 import shutil
@@ -268,6 +269,7 @@ def run(
     from gradlab import ranks, study
     from gradlab.training import RunOptions
 
+    accept: Callable[[dict[str, str]], object] = lambda folders: None  # noqa: E731
     if plan is not None:
         from gradlab import planning
 
@@ -277,7 +279,8 @@ def run(
         own = dict(
             profile=profile, seed=seed, device=device, precision=precision, step=step, assignments=tuple(set_) or None
         )
-        planning.agree(made, plan, own, study.folders_of(train_images, test_images))
+        planning.agree(made, plan, own)
+        accept = functools.partial(planning.agree_on_images, made, plan)
         studies, profile, seed, device = list(made.studies), made.profile, made.seed, made.device
         precision, step, set_ = made.precision, made.step, list(made.assignments)
         time_limit = made.budget_min if time_limit is None else time_limit
@@ -303,6 +306,7 @@ def run(
             engine={n: v for n, v in given.items() if v is not None and (n, v) != ("name", "local")},
             assignments=set_,
             commit=commit,
+            accept=accept,
         )
     raise typer.Exit(code)
 

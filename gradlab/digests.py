@@ -57,6 +57,11 @@ def is_whole(record: Mapping[str, Any]) -> bool:
     return record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
 
 
+def write_record(folder: Path, record: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Write the provenance of a folder, sealed, with the digests of its files."""
+    results.write_json(folder / RECORD, sealed({**record, FILES: of_files(folder, names)}))
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """The provenance of a folder; empty where there is none.
 

@@ -126,9 +126,7 @@ class Parts:
         for table, rows in tables.items():
             results.write_csv(folder / f"{table}.csv", rows)
         if ranks.here().first:
-            files = digests.of_files(folder, [f"{table}.csv" for table in tables])
-            record = {**record, "tables": list(tables), digests.FILES: files}
-            results.write_json(folder / digests.RECORD, digests.sealed(record))
+            digests.write_record(folder, {**record, "tables": list(tables)}, [f"{table}.csv" for table in tables])
         return folder
 
     def clear(self) -> None:
@@ -166,15 +164,12 @@ def joined(pieces: Iterable[Tables]) -> dict[str, DataFrame]:
     return {name: pd.concat(each, ignore_index=True) for name, each in tables.items()}
 
 
-def stop_together(deadline: float | None = None) -> None:
+def stop_together() -> None:
     """Ends the work if that was asked of any process of this run.
-
-    Args:
-        deadline: on ``time.monotonic()``, besides that of the run.
 
     Raises:
         Stopped: it was; in all of them.
     """
-    why = ranks.here().cause(stopping.cause(deadline))
+    why = ranks.here().cause(stopping.cause())
     if why is not None:
         raise Stopped(f"stopped {why}")

@@ -121,10 +121,9 @@ def plan(
     modules = study.check(names, profile, seed, None, assignments)
     study.options_of(RunOptions(device=device, step=step), profile, precision)  # type: ignore[arg-type]
     study.use_all_cores()
-    folders = study.folders_of(train_images, test_images)
-    test = data.load(test_images, "test", 1)
-    timer = Timer(train_images, test[0], device, step, say)
-    there = _There(out, test, timer)
+    train, test = study.images_of("train", train_images), study.images_of("test", test_images)
+    timer = Timer(train, test[0], device, step, say)
+    there = _There(out, train, test)
     left = None if budget is None else MARGIN * 60 * budget
     items: list[Item] = []
     studies: list[str] = []
@@ -151,7 +150,7 @@ def plan(
             left -= total
     return Plan(
         tuple(studies), tuple(left_out), hashes, budget, profile, seed, device, precision, step,
-        tuple(assignments), results.device_name(device), folders, tuple(items),
+        tuple(assignments), results.device_name(device), study.fingerprints(train, test), tuple(items),
     )  # fmt: skip
 
 
@@ -199,14 +198,13 @@ def read(path: Path) -> Plan:
     return found
 
 
-def agree(found: Plan, path: Path, given: dict[str, Any], folders: dict[str, str]) -> None:
+def agree(found: Plan, path: Path, given: dict[str, Any]) -> None:
     """Reject options that contradict a plan.
 
     Args:
         found: the plan.
         path: of it.
         given: by field of the plan, None where it was not given.
-        folders: fingerprints of the images that were given.
 
     Raises:
         GradlabError: something is another than in the plan.
@@ -218,6 +216,19 @@ def agree(found: Plan, path: Path, given: dict[str, Any], folders: dict[str, str
                 f"{path} was made with {option} {_shown(getattr(found, name))}, not {_shown(value)}: "
                 "leave it out, or plan again"
             )
+
+
+def agree_on_images(found: Plan, path: Path, folders: dict[str, str]) -> None:
+    """Reject images that a plan was not made with.
+
+    Args:
+        found: the plan.
+        path: of it.
+        folders: fingerprints of the images (``gradlab.study.fingerprints``).
+
+    Raises:
+        GradlabError: they are others.
+    """
     for name, fingerprint in folders.items():
         if found.folders.get(name) != fingerprint:
             raise GradlabError(
@@ -267,8 +278,9 @@ def _shown(value: object) -> str:
 class _There:
     """What need not be done: in the folder that a run goes on in, or counted for an earlier study of the plan."""
 
-    def __init__(self, out: Path | None, test: list[Picture], timer: Timer) -> None:
-        self._out, self._test, self._timer = out, test, timer
+    def __init__(self, out: Path | None, train: list[Picture], test: list[Picture]) -> None:
+        self._out, self._test = out, test
+        self._data = "" if out is None else data.fingerprint(train)
         self.known: set[tuple[object, ...]] = set()
 
     def lacking(self, work: Work) -> int:
@@ -288,7 +300,7 @@ class _There:
     def _run(self, work: Work) -> Run | None:
         if self._out is None:
             return None
-        return run_of(work.settings.on(self._timer.pictures(work.settings.crop)), self._out / "runs")
+        return run_of(replace(work.settings, data=self._data), self._out / "runs")
 
     def _iterations(self, work: Work) -> int:
         run = self._run(work)

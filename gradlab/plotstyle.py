@@ -13,8 +13,9 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gradlab import pngs, ranks, results, stopping
+from gradlab import pngs, results
 from gradlab.errors import unknown
+from gradlab.progress import end_if_asked
 
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
 COLOURS = [*sns.color_palette("colorblind", 10)]
@@ -105,8 +106,7 @@ def save(fig: Figure, path: str | Path) -> list[Path]:
         GradlabError: the disk refuses.
         Stopped: time is up, or a signal has come (``gradlab.stopping``).
     """
-    if ranks.here().size == 1:  # several processes end together, where all of them are asked
-        stopping.check()
+    end_if_asked()
     # Neither date nor version of the writing program.
     unnamed = {"CreationDate": None, "Creator": None, "Producer": None}
     vector = io.BytesIO()

@@ -27,6 +27,16 @@ class Advance(Protocol):
         """
 
 
+def end_if_asked() -> None:
+    """Ends the work if time is up or a signal has come; several processes end together, where all of them are asked.
+
+    Raises:
+        Stopped: it was asked for.
+    """
+    if ranks.here().size == 1:
+        stopping.check()
+
+
 def quiet(n: int = 1, note: str = "") -> None:
     """An ``Advance`` that shows nothing."""
 
@@ -50,8 +60,7 @@ class _Counter:
 
     def __call__(self, n: int = 1, note: str = "") -> None:
         self._count(n, note, True)
-        if ranks.here().size == 1:  # several processes end together, where all of them are asked
-            stopping.check()
+        end_if_asked()
 
     def skip(self, n: int, note: str = "") -> None:
         self._count(n, note, False)

@@ -27,7 +27,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
+    from gradlab.data import Picture
     from gradlab.training import RunOptions
     from gradlab.training.engines import Engine
 
@@ -139,6 +140,7 @@ def run(
     engine: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     commit: str | None = None,
+    accept: Callable[[dict[str, str]], object] = lambda folders: None,
 ) -> int:
     """Runs studies one after the other; all that is asked for is checked before the first begins.
 
@@ -157,6 +159,7 @@ def run(
         engine: the arguments of ``gradlab.training.engines.Engine``; by default one model after the other.
         assignments: settings to change in every study, e.g. ``"base.crop=128"`` (``gradlab.assignments``).
         commit: of the code (``gradlab.results.provenance``).
+        accept: called with the fingerprints of the images before anything is written; may refuse them by an error.
 
     Returns:
         The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
@@ -197,7 +200,8 @@ def run(
         if precision is not None and any(_path(one).endswith("precision") for one in assignments):
             raise GradlabError("the precision is given twice, by --precision and by --set: give one of the two")
         options = options_of(options, profile, precision)
-        folders = folders_of(train_images, test_images)
+        folders = fingerprints(images_of("train", train_images), images_of("test", test_images))
+        accept(folders)
         results.ensure_folder(out)
         if ranks.here().first:
             held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
@@ -301,7 +305,7 @@ def _write(
     record |= {"inputs": dict(context.inputs), "wall_s": wall_s, "tables": list(tables)}
     if here.first:
         written = [f"{table}.csv" for table in tables] + ["verdicts.csv"] * hasattr(module, "verdicts")
-        results.write_json(path, digests.sealed(record | {digests.FILES: digests.of_files(context.folder, written)}))
+        digests.write_record(context.folder, record, written)
         context.parts.clear()
     return tables, verdicts
 
@@ -414,21 +418,23 @@ def _path(assignment: str) -> str:
     return assignment.partition("=")[0].strip()
 
 
-def folders_of(train_images: str | Path | None, test_images: str | Path | None) -> dict[str, str]:
-    """Fingerprints of the images that a run reads.
+def fingerprints(train: Sequence[Picture], test: Sequence[Picture]) -> dict[str, str]:
+    """Fingerprints of the images that a run reads, as its provenance has them."""
+    from gradlab import data
+
+    return {"train_images": data.fingerprint(train)[:12], "test_images": data.fingerprint(test)[:12]}
+
+
+def images_of(purpose: str, folder: str | Path | None) -> list[Picture]:
+    """The images to ``"train"`` or to ``"test"`` on; every one is read, so that a damaged one is told before training.
 
     Raises:
         GradlabError: no images there, or a damaged one.
     """
-    return {"train_images": _images("train", train_images), "test_images": _images("test", test_images)}
-
-
-def _images(purpose: str, folder: str | Path | None) -> str:
-    """Fingerprint of the images; every one is read now, so that a damaged one is told before hours of training."""
     from gradlab import data
 
     try:
-        return data.fingerprint(data.load(folder, purpose))[:12]
+        return data.load(folder, purpose)
     except GradlabError as error:
         raise GradlabError(f"--{purpose}-images: {error}") from error
 

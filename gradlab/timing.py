@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from gradlab import data, evaluation, recording
+from gradlab import evaluation, recording
 from gradlab.training import TrainSettings, build
 from gradlab.training.cost import step_times
 
@@ -25,7 +24,7 @@ class Work(NamedTuple):
             bitstreams; ``"round"``: test images rounded, without a bitstream.
         name: of the model.
         settings: how it is trained.
-        units: iterations or draws; of ``"evaluate"`` and ``"round"`` how often all test images.
+        units: iterations or draws; of ``"round"`` how often all test images.
         points: of ``"evaluate"``: iterations, each with ``hyper_input``; studies share their rows.
         crop: of ``"evaluate"``: side of the part of an image that is coded, pixels; 0: all of it.
         watched: of ``"train"``: whether the gradient SNR is recorded meanwhile, for which a model that was trained
@@ -35,7 +34,7 @@ class Work(NamedTuple):
     kind: Literal["train", "record", "evaluate", "round"]
     name: str
     settings: TrainSettings
-    units: int
+    units: int = 0
     points: tuple[tuple[int, str], ...] = ()
     crop: int = 0
     watched: bool = False
@@ -48,7 +47,7 @@ class Timer:
     """Times a unit of each kind of work, once for models that differ in nothing that takes time.
 
     Args:
-        train_images: folder of images to train on; None for the embedded photographs.
+        pictures: training images.
         image: the test image that is coded.
         device: a torch device.
         step: of training (``RunOptions.step``).
@@ -56,17 +55,10 @@ class Timer:
     """
 
     def __init__(
-        self, train_images: Path | None, image: Picture, device: str, step: str, say: Callable[[str], object]
+        self, pictures: list[Picture], image: Picture, device: str, step: str, say: Callable[[str], object]
     ) -> None:
-        self._images, self._image, self._device, self._step, self._say = train_images, image, device, step, say
+        self._pictures, self._image, self._device, self._step, self._say = pictures, image, device, step, say
         self._known: dict[tuple[str, TrainSettings], float] = {}
-        self._loaded: dict[int, list[Picture]] = {}
-
-    def pictures(self, crop: int) -> list[Picture]:
-        """Training images."""
-        if crop not in self._loaded:
-            self._loaded[crop] = data.load(self._images, "train", crop)
-        return self._loaded[crop]
 
     def seconds(self, kind: str, settings: TrainSettings, name: str) -> float:
         """Of one unit."""
@@ -77,20 +69,21 @@ class Timer:
             alike = replace(alike, loss=type(alike.loss)(), batch=1)
         if (kind, alike) not in self._known:
             self._say(f"timing {UNITS[kind]} of {name}")
-            self._known[kind, alike] = getattr(self, f"_{kind}")(alike)
+            ways = {"train": self._train, "record": self._record, "evaluate": self._evaluate, "round": self._round}
+            self._known[kind, alike] = ways[kind](alike)
         return self._known[kind, alike]
 
     def _train(self, settings: TrainSettings) -> float:
         fast = self._device.startswith("cuda")
         times = step_times(
-            {"": settings}, self.pictures(settings.crop), 20 if fast else 3, 5 if fast else 1, self._device,
+            {"": settings}, self._pictures, 20 if fast else 3, 5 if fast else 1, self._device,
             wanted=self._step,
         )  # fmt: skip
         return float(times["seconds"].iloc[0])
 
     def _record(self, settings: TrainSettings) -> float:
         codec: Any = build(settings).to(self._device)
-        batch = settings.batches(self.pictures(settings.crop), self._device).batch(0)
+        batch = settings.batches(self._pictures, self._device).batch(0)
         few, many = (2, 34) if self._device.startswith("cuda") else (2, 4)
 
         def took(draws: int) -> float:

@@ -152,6 +152,11 @@ class Evaluation(NamedTuple):
     points: Sequence[Sequence[tuple[int, str]]]
 
 
+def evaluation_of(wanted: Iterable[Work], pictures: Sequence[Picture]) -> Evaluation:
+    """What a study's ``work`` evaluates."""
+    return Evaluation(pictures, [one.points for one in wanted if one.kind == "evaluate"])
+
+
 def train_all(
     context: Context,
     wanted: Iterable[tuple[str, TrainSettings]],
@@ -234,7 +239,7 @@ def work(
     for name, settings in wanted:
         found.append(Work("train", name, settings, settings.steps, watched=watched))
         found += [Work("record", name, settings, record)] if record else []
-        found += [Work("evaluate", name, settings, len(points), points)] if points else []
+        found += [Work("evaluate", name, settings, points=points)] if points else []
         found += [Work("round", name, settings, rounded)] if rounded else []
     return found
 

@@ -113,7 +113,7 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
 
     wanted = [(name, lam) for lam in settings.lams for name in METHODS]
     images = pictures(settings, context)
-    at_points = models.Evaluation(images, [[(point, "") for point in settings.points]] * len(wanted))
+    at_points = models.evaluation_of(work(settings), images)
     named = [(f"{name}, lambda {lam:g}", settings.trained(name, lam)) for name, lam in wanted]
     runs = models.train_all(context, named, evaluation=at_points)
 

@@ -79,7 +79,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     wanted = trained(settings)
     pictures = models.test_pictures(context)
-    wanted_of = models.Evaluation(pictures, [[(point, "") for point in settings.points]] * len(wanted))
+    wanted_of = models.evaluation_of(work(settings), pictures)
     runs = models.train_all(context, [(name, s) for name, _, _, s in wanted], evaluation=wanted_of)
 
     def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:

@@ -23,7 +23,6 @@ ASSUMED = models.ASSUMED | {
 }
 PAPER_COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
 PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
-HYPER_INPUTS = {models.TWO_LEVEL: ("", "mean"), models.BASELINE: ("",)}
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,8 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
     found = models.work(trained(settings), evaluate=settings.points)
-    points = tuple((point, hyper_input) for point in settings.points for hyper_input in HYPER_INPUTS[models.TWO_LEVEL])
-    twice = {"units": len(points), "points": points}
-    return [one._replace(**twice) if one[:2] == ("evaluate", models.TWO_LEVEL) else one for one in found]
+    points = tuple((point, hyper_input) for point in settings.points for hyper_input in ("", "mean"))
+    return [one._replace(points=points) if one[:2] == ("evaluate", models.TWO_LEVEL) else one for one in found]
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -70,7 +68,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     pictures, points = models.test_pictures(context), settings.points
-    wanted = models.Evaluation(pictures, [[(p, h) for p in points for h in HYPER_INPUTS[n]] for n in PAPER_METHODS])
+    wanted = models.evaluation_of(work(settings), pictures)
     runs = models.train_all(context, trained(settings), evaluation=wanted)
 
     def rows(at: int, iteration: int, hyper_input: str, found: pd.DataFrame) -> Tables:
