@@ -42,12 +42,16 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradlab import catalog, comparison, data, estimators, noise, problems, recording, results, training
-from gradlab.capture import Replay
+from gradlab import data, estimators, noise, problems, training
 from gradlab.codecs.precision import convolutions
+from gradlab.evaluation import gradients
 from gradlab.noise import stream
-from gradlab.progress import Progress
-from gradlab.show import show_table
+from gradlab.problems import comparison
+from gradlab.runtime import files, provenance
+from gradlab.runtime.cuda_graph import Replay
+from gradlab.runtime.progress import Progress
+from gradlab.study import catalog
+from gradlab.study.console import show_table
 from gradlab.training import Loss, TrainState
 from gradlab.training.steps import PURPOSE, GraphStep, Step
 
@@ -108,7 +112,7 @@ def main(
     settings = Settings(batch=batch)
     if tiny:
         settings = Settings("small-hyperprior", (6, 8), crop=64, batch=2, repetitions=3, warm_up=1, models=(2,))
-    results.ensure_folder(out)
+    files.ensure_folder(out)
     pictures = data.load(train_images, "train", settings.crop)
     crops = data.Crops(pictures, settings.crop, settings.batch, settings.seed, device=device)
     limit = matrix_rate(device, 512 if tiny else 8192)
@@ -118,10 +122,10 @@ def main(
 
     def keep(row: dict[str, Any]) -> None:  # all that there is, if time ends
         rows.append(row)
-        results.write_csv(out / "accelerator.csv", pd.DataFrame(rows))
+        files.write_csv(out / "accelerator.csv", pd.DataFrame(rows))
         took = time.monotonic() - begin
-        record = results.provenance(settings, settings.seed, device, inputs, took, {}, commit=commit)
-        results.write_json(out / "provenance.json", record)
+        record = provenance.provenance(settings, settings.seed, device, inputs, took, {}, commit=commit)
+        files.write_json(out / "provenance.json", record)
 
     def step_costs(make: Callable[[], Built]) -> Iterator[dict[str, Any]]:
         built = make()
@@ -407,7 +411,7 @@ def recorder_draw(
 
     def recorded(count: int) -> None:
         codec.zero_grad()
-        recording.record(codec, x, settings.train.lam, count)
+        gradients.record(codec, x, settings.train.lam, count)
 
     def took(run: Callable[[int], None], count: int) -> float:
         synchronize(device)

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from gradlab import compare, data, evaluation, problems, results, study, training
+from gradlab import compare, data, evaluation, problems, training
+from gradlab.runtime import files
+from gradlab.study import runner
 from gradlab.training import RunOptions
 
 COLUMNS = ["loss", "bpp", "mse", "gradient_norm"]
@@ -40,14 +42,14 @@ def main() -> None:
 
 def twice() -> None:
     """Runs every study at its smallest twice, and prints which tables differ."""
-    names = list(study.discover())
+    names = list(runner.discover())
     for name in names:
         module = importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}")
         module.PROFILES["quick"] = module.SMALLEST
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for out in (Path(folder) / "once", Path(folder) / "again"):
-            study.run(names, out=out, console=Console(file=io.StringIO()), deterministic=True)
+            runner.run(names, out=out, console=Console(file=io.StringIO()), deterministic=True)
             tables.append({path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("*/*.csv")})
     once, again = tables
     apart = sorted(name for name in {*once, *again} if once.get(name) != again.get(name))
@@ -67,7 +69,7 @@ def threads_apart(steps: int) -> None:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             run = training.train(settings, pictures, Path(folder) / str(threads), RunOptions(log_every=1))
-            logs.append(results.read_csv(run.folder / "log.csv")[COLUMNS])
+            logs.append(files.read_csv(run.folder / "log.csv")[COLUMNS])
             qualities.append(evaluation.rate_distortion(codec, pictures[:1], settings.lam).drop(columns="image"))
             found = compare(toy, ("pathwise", "dreg"), k=(1, 8), draws=20_000, allow_biased=True)
             toys.append(found[["mean", "variance", "exact_mean"]])

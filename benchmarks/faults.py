@@ -32,7 +32,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a process with a pool of th
 import pandas as pd
 from PIL import Image
 
-from gradlab import checkpoints, cli, data, report, results
+from gradlab import cli, data
+from gradlab.runtime import checkpoints, files, provenance
+from gradlab.study import report
 from gradlab.training.engines import _task
 from gradlab_studies import table1
 
@@ -98,7 +100,7 @@ def instrument(note: Callable[[str, int], None], kill: Kill) -> None:
         if state["armed"] == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    write_bytes, fsync, rename = results.write_bytes, os.fsync, os.replace
+    write_bytes, fsync, rename = files.write_bytes, os.fsync, os.replace
 
     class Halved:
         def __init__(self, *arguments: Any) -> None:
@@ -136,8 +138,8 @@ def instrument(note: Callable[[str, int], None], kill: Kill) -> None:
         rename(source, target)
         dead(MOMENTS[3])
 
-    results.write_bytes, os.fsync, os.replace = counted, synced, renamed
-    results.open = Halved  # found before the builtin
+    files.write_bytes, os.fsync, os.replace = counted, synced, renamed
+    files.open = Halved  # found before the builtin
     during(table1, "measure", "evaluating")
     # Several checkpoints of each model, as a long run has them.
     training = _task.training
@@ -206,13 +208,13 @@ def damage(out: Path, reference: dict[str, bytes]) -> tuple[str, int, int]:
             if path.name == "last.safetensors":  # gone in the end; its digest says whether it is whole
                 checkpoints.load(path, path.parent.name.rpartition("-")[2])
             elif path.name == "state.json":  # of a run that goes on: whole, and gone in the end
-                results.read_json(path)
+                files.read_json(path)
             elif path.name == "log.csv":
-                results.read_csv(path)
+                files.read_csv(path)
                 if not reference[name].startswith(content):
                     return f"{name} is none of an undisturbed run", len(found), beside
             elif path.name == "weights.json":  # grows by a line for each file of weights
-                if not results.read_json(path).items() <= json.loads(reference[name]).items():
+                if not files.read_json(path).items() <= json.loads(reference[name]).items():
                     return f"{name} notes other weights", len(found), beside
             elif reference.get(name) != content:
                 return f"{name} differs or is half-written", len(found), beside
@@ -233,7 +235,7 @@ def trial(index: int, seed: int, root: Path, reference: dict[str, bytes], quiet:
     """One row: kill (every third trial twice), look, resume, compare."""
     chance = random.Random(f"{seed}/kill/{index}")
     out = root / f"trial-{index}" / "out"  # the page has the name of its folder
-    moments, doing, wrong, files, beside = [], [], "", 0, 0
+    moments, doing, wrong, checked, beside = [], [], "", 0, 0
     for again in range(2 if index % 3 == 2 else 1):
         if index % 2 == 0:
             kill = Kill(after=chance.uniform(0, 0.9 * quiet.seconds))
@@ -244,7 +246,7 @@ def trial(index: int, seed: int, root: Path, reference: dict[str, bytes], quiet:
         moments.append(said if ended.code is None else f"{said} (was done before)")
         doing.append(ended.doing)
         worse, seen, left = damage(out, reference)
-        wrong, files, beside = wrong or worse, files + seen, beside + left
+        wrong, checked, beside = wrong or worse, checked + seen, beside + left
     resumed = run(root, out, resume=True)
     if resumed.code != 0:
         wrong = wrong or f"the resumed run ended with code {resumed.code}"
@@ -255,7 +257,7 @@ def trial(index: int, seed: int, root: Path, reference: dict[str, bytes], quiet:
         "kills": killed,
         "moment": "; ".join(moments),
         "doing": "; ".join(doing),
-        "files_checked": files + len(reference),
+        "files_checked": checked + len(reference),
         "unfinished_beside": beside,
         "outcome": wrong or "as undisturbed",
     }
@@ -269,7 +271,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("figures/reliability/kills"))
     asked = parser.parse_args()
     settings, begin = Settings(asked.trials, asked.seed), time.monotonic()
-    record = results.provenance(settings, asked.seed, "cpu", {}, 0.0, {})
+    record = provenance.provenance(settings, asked.seed, "cpu", {}, 0.0, {})
     base = replace(table1.SMALLEST.base, channels=(4, 6), crop=32, snapshots=(2, 4))
     table1.PROFILES["quick"] = replace(table1.SMALLEST, base=base)
     # In memory where there is such a folder: what a process has written outlives its SIGKILL on any disk.
@@ -291,10 +293,10 @@ def main() -> int:
             print(*rows[-1].values(), sep=" | ", flush=True)
     table = pd.DataFrame(rows)
     failed = int((table["outcome"] != "as undisturbed").sum())
-    results.ensure_folder(asked.out)
-    results.write_csv(asked.out / "kills.csv", table)
+    files.ensure_folder(asked.out)
+    files.write_csv(asked.out / "kills.csv", table)
     record |= {"wall_s": round(time.monotonic() - begin, 3), "files of a run": len(reference), "failed": failed}
-    results.write_json(asked.out / "provenance.json", record)
+    files.write_json(asked.out / "provenance.json", record)
     kills, checked = table["kills"].sum(), table["files_checked"].sum()
     print(f"{len(table)} trials, {kills} kills, {checked} files checked, {failed} failed")
     return 1 if failed else 0

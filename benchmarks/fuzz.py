@@ -42,10 +42,11 @@ import pandas as pd
 import torch
 
 import gradlab as gl
-from gradlab import checkpoints, claims, digests, report, results
 from gradlab.data.prepare import prepare
 from gradlab.errors import GradlabError
 from gradlab.evaluation import container
+from gradlab.runtime import checkpoints, digests, files, provenance
+from gradlab.study import claims, report
 
 ALARM, PATIENCE, START, MEMORY = 20, 90, 900, 2 << 30  # seconds of a trial, of a silent process, of its start; bytes
 START_METHOD = "spawn"  # a fork would copy the locks of the threads that torch runs
@@ -157,7 +158,7 @@ def corpus(folder: Path) -> dict[str, Kind]:
         kinds[f"study: {file}"] = Kind(study / file, page, True)
     path = folder / "lone.csv"
     path.write_bytes((study / "table2.csv").read_bytes())
-    kinds["lone csv"] = Kind(path, lambda: results.read_csv(folder / "lone.csv").to_dict("list"), False)
+    kinds["lone csv"] = Kind(path, lambda: files.read_csv(folder / "lone.csv").to_dict("list"), False)
 
     source, target = folder / "photographs", folder / "prepared"
     source.mkdir()
@@ -201,16 +202,16 @@ def _sealed(content: bytes) -> bytes:
 def _study(folder: Path, noise: np.ndarray) -> None:
     from PIL import Image
 
-    results.ensure_folder(folder)
+    files.ensure_folder(folder)
     rows = {"method": ["a", "b"] * 3, "bpp": np.linspace(0.1, 0.9, 6), "bpp_se": 0.01, "bpp_paper": 0.5, "k": range(6)}
-    results.write_csv(folder / "table2.csv", pd.DataFrame(rows))
+    files.write_csv(folder / "table2.csv", pd.DataFrame(rows))
     said = [("a claim", "Table 2", "yes", "0.5 < 0.6"), ("another", "Section 3", "no", "it is not")]
-    results.write_csv(folder / "verdicts.csv", pd.DataFrame(said, columns=["claim", "source", "holds", "evidence"]))
+    files.write_csv(folder / "verdicts.csv", pd.DataFrame(said, columns=["claim", "source", "holds", "evidence"]))
     Image.fromarray(noise).save(folder / "table2.png")
     record = {"study": "table2", "description": "A table.\n\nWords.", "tables": ["table2"], "seed": 0, "wall_s": 2.5}
     record |= {"profile": "quick", "settings": {"steps": 3}, "inputs": {"photographs": "abc"}, "commit": "c0ffee"}
     record |= {digests.FILES: digests.of_files(folder, ["table2.csv", "verdicts.csv"])}
-    results.write_json(folder / "provenance.json", digests.sealed(record))
+    files.write_json(folder / "provenance.json", digests.sealed(record))
 
 
 def trial(kind: Kind, expected: Any, rng: np.random.Generator, folder: Path) -> tuple[str, str]:
@@ -340,12 +341,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(*trial(kinds[given.kind], expected[given.kind], rng, folder), sep="\n")
         return 0
     settings = Settings(given.seed, given.seconds, given.files)
-    results.ensure_folder(given.out)
-    record, begin = results.provenance(settings, given.seed, "cpu", {}, 0.0, {}), time.monotonic()
+    files.ensure_folder(given.out)
+    record, begin = provenance.provenance(settings, given.seed, "cpu", {}, 0.0, {}), time.monotonic()
     table = run(given.seed, given.seconds, given.files)
-    results.write_csv(given.out / "fuzz.csv", table)
+    files.write_csv(given.out / "fuzz.csv", table)
     record["wall_s"] = round(time.monotonic() - begin, 3)
-    results.write_json(given.out / "fuzz.provenance.json", record)
+    files.write_json(given.out / "fuzz.provenance.json", record)
     print(table.to_string(index=False))
     failed = int(table[list(BAD)].to_numpy().sum())
     print(f"{int(table['files'].sum())} damaged files, {failed} failures")

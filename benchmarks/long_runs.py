@@ -5,7 +5,7 @@ Three runs, each of which goes on where it stopped (``--resume``) to the same nu
 - ``recorder``: gradients go through ``GradientRecorder`` (its hooks, ``step`` and standard errors) one draw at a time.
   They are whole numbers about a large mean, so that Python's integers know the sample moments exactly, to the last
   digit; what differs is the rounding of the recorder's float64.
-- ``moments``: the same oracle through ``gradlab.moments.HigherMoments``, in chunks.
+- ``moments``: the same oracle through ``gradlab.snr.moments.HigherMoments``, in chunks.
 - ``toy``: the pathwise gradient of ``BoxGaussian`` at k = 2, in chunks, exactly as ``gradlab.compare`` computes it. Its
   moments come from ``exact_moments``: the distance in standard errors must stay that of chance at every size.
 
@@ -33,12 +33,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gradlab import GradientRecorder, checkpoints, problems, results
-from gradlab.catalog import natural
-from gradlab.comparison import gradients
+from gradlab import GradientRecorder, problems
 from gradlab.estimators import ESTIMATORS
-from gradlab.moments import HigherMoments
 from gradlab.noise import stream
+from gradlab.problems.comparison import gradients
+from gradlab.runtime import checkpoints, files, provenance
+from gradlab.snr.moments import HigherMoments
+from gradlab.study.catalog import natural
 
 OFFSET, SPAN, PARAMETERS, CHUNK = 2**30, 2**10, 8, 2**18
 NAME = "long_runs"
@@ -148,7 +149,7 @@ def recorder_run(draws: int, seed: int, state: Path, resume: bool) -> Iterator[d
                 "snr_se": row["snr_se"],
                 "state_bytes": len(content.getvalue()),
             }
-            results.write_bytes(state, content.getvalue())  # when the row is on disk: a killed run measures it again
+            files.write_bytes(state, content.getvalue())  # when the row is on disk: a killed run measures it again
 
 
 def chunked(
@@ -159,7 +160,7 @@ def chunked(
     chunk: Callable[[int, int], torch.Tensor],
     judge: Callable[[HigherMoments], dict[str, float]],
 ) -> Iterator[dict[str, Any]]:
-    """``HigherMoments`` of chunks, whose state is a checkpoint of ``gradlab.checkpoints``."""
+    """``HigherMoments`` of chunks, whose state is a checkpoint of ``gradlab.runtime.checkpoints``."""
     found, exact, start, index, spent = HigherMoments.init(), Exact(), 0, 0, 0.0
     key = f"{name}-{CHUNK}"
     if resume and state.exists():
@@ -227,9 +228,9 @@ def draw(folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from gradlab import plotstyle
+    from gradlab.study import plotstyle
 
-    table = results.read_csv(folder / f"{NAME}.csv")
+    table = files.read_csv(folder / f"{NAME}.csv")
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6.4), sharex=True, layout="constrained")
     colours = {"toy": "C0", "moments": "C1", "recorder": "C2"}
     for name in sorted(set(table["run"]), key=natural):
@@ -244,10 +245,10 @@ def draw(folder: Path) -> None:
     bottom.set(xscale="log", yscale="log", ylim=(1e-21, 1), xlabel="draws", ylabel="relative error")
     top.legend(fontsize=8)
     bottom.legend(fontsize=7, loc="lower right")
-    results.write_bytes(folder / f"{NAME}.png", plotstyle.png(figure, dpi=200))
+    files.write_bytes(folder / f"{NAME}.png", plotstyle.png(figure, dpi=200))
     vector = io.BytesIO()
     figure.savefig(vector, format="pdf", dpi=200)
-    results.write_bytes(folder / f"{NAME}.pdf", vector.getvalue())
+    files.write_bytes(folder / f"{NAME}.pdf", vector.getvalue())
     plt.close(figure)
 
 
@@ -263,22 +264,22 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(int(given.recorder_draws), int(given.moment_draws), int(given.toy_draws), given.seed)
     if any(n < 100 or n % 100 for n in (settings.recorder_draws, settings.moment_draws, settings.toy_draws)):
         parser.error("give draws in hundreds, at least 100")
-    out = results.ensure_folder(given.out)
-    results.ensure_folder(out / "runs")
-    record = results.provenance(settings, settings.seed, "cpu", {}, 0.0, {})
+    out = files.ensure_folder(given.out)
+    files.ensure_folder(out / "runs")
+    record = provenance.provenance(settings, settings.seed, "cpu", {}, 0.0, {})
     path, begin = out / f"{NAME}.csv", time.monotonic()
-    before = results.read_csv(path).to_dict("records") if given.resume and path.exists() else []
+    before = files.read_csv(path).to_dict("records") if given.resume and path.exists() else []
     rows: list[dict[str, Any]] = [row for row in before if row["seed"] == settings.seed]
     for row in runs(settings, out, given.resume):
         rows = [r for r in rows if (r["run"], r["draws"]) != (row["run"], row["draws"])]
         rows.append({"seed": settings.seed} | row | memory())
-        results.write_csv(path, pd.DataFrame(rows))
+        files.write_csv(path, pd.DataFrame(rows))
         print(
             f"{row['run']:>9} {row['draws']:>13,} draws  {row['seconds']:8.0f} s  {rows[-1]['resident_mib']:7.1f} MiB"
         )
     draw(out)
     record["wall_s"] = round(time.monotonic() - begin, 3)
-    results.write_json(out / f"{NAME}.provenance.json", record)
+    files.write_json(out / f"{NAME}.provenance.json", record)
     print(f"wrote {path}")
     return 0
 

@@ -22,8 +22,8 @@ import show
 from harness import HERE, MALLOC, Case, Child, Contender, Failed, Options, load
 from rich.console import Console
 
-from gradlab import results
 from gradlab.errors import GradlabError
+from gradlab.runtime import files, provenance
 
 COLUMNS = (
     "case", "ours_seconds", "peer", "peer_seconds", "ratio", "ratio_min", "ratio_max",
@@ -58,11 +58,11 @@ def main() -> int:
     """Run what was asked for; 0 also where a peer failed: the table says so."""
     args = _arguments()
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    kind = f"cpu-{results.cores()}-cores"
-    folder = results.ensure_folder(args.out / kind)
+    kind = f"cpu-{provenance.cores()}-cores"
+    folder = files.ensure_folder(args.out / kind)
     settings = Settings(args.quick, args.pairs, args.threads, args.test_images or "embedded", MALLOC)
     options = Options(args.quick, args.threads, args.test_images)
-    kept = _Kept(folder / ".unfinished.json", results.settings_hash(settings))
+    kept = _Kept(folder / ".unfinished.json", provenance.settings_hash(settings))
     begin = time.monotonic()
     for source, index, case in _cases(args.case, args.quick):
         key = f"{source.stem}/{case.name}"
@@ -77,8 +77,8 @@ def main() -> int:
         _write(folder, kept)
     frame = _write(folder, kept)
     show.table(console, frame, settings)
-    record = results.provenance(settings, 0, "cpu", _lock(), kept.wall_s, {})
-    results.write_json(folder / "provenance.json", record)
+    record = provenance.provenance(settings, 0, "cpu", _lock(), kept.wall_s, {})
+    files.write_json(folder / "provenance.json", record)
     show.pictures(frame, folder)
     show.growth(frame, folder)
     kept.forget()
@@ -193,7 +193,7 @@ class _Kept:
         self._before = self.wall_s = 0.0
         if path.exists():
             try:
-                found = results.read_json(path)
+                found = files.read_json(path)
             except GradlabError:
                 return
             if found.get("identity") == identity:
@@ -203,7 +203,7 @@ class _Kept:
     def add(self, key: str, rows: list[dict[str, Any]], elapsed: float) -> None:
         self.rows[key] = rows
         self.wall_s = self._before + elapsed
-        results.write_json(self._path, {"identity": self._identity, "rows": self.rows, "wall_s": self.wall_s})
+        files.write_json(self._path, {"identity": self._identity, "rows": self.rows, "wall_s": self.wall_s})
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -213,7 +213,7 @@ def _write(folder: Path, kept: _Kept) -> Any:
     import pandas as pd
 
     frame = pd.DataFrame([row for rows in kept.rows.values() for row in rows], columns=list(COLUMNS))
-    results.write_csv(folder / "bench.csv", frame)
+    files.write_csv(folder / "bench.csv", frame)
     return frame
 
 
@@ -230,7 +230,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("figures/bench"))
     parser.add_argument("--case", action="append", default=[], choices=ORDER, help="only this one; may be repeated")
     parser.add_argument("--pairs", type=int, default=0, help="5, or 3 with --quick")
-    parser.add_argument("--threads", type=int, default=results.cores())
+    parser.add_argument("--threads", type=int, default=provenance.cores())
     parser.add_argument("--test-images", help="folder of images for the evaluation; default: embedded photographs")
     parser.add_argument("--peers-python", default=str(HERE / ".venv" / "bin" / "python"))
     args = parser.parse_args()

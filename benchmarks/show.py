@@ -43,7 +43,7 @@ def table(console: Console, frame: DataFrame, settings: Any) -> None:
 
 def pictures(frame: DataFrame, folder: Path) -> None:
     """``bench.png`` and ``.pdf``: the ratio of each pair, with its range, on a logarithmic axis; below 1 is faster."""
-    from gradlab.plotstyle import figure, save, style
+    from gradlab.study.plotstyle import figure, save, style
 
     found = frame[frame["ratio"].notna()].reset_index(drop=True)
     if found.empty:
@@ -63,7 +63,7 @@ def pictures(frame: DataFrame, folder: Path) -> None:
 
 def growth(frame: DataFrame, folder: Path) -> None:
     """``growth.png`` and ``.pdf``: seconds and peak memory over the size, one curve per axis that grows."""
-    from gradlab.plotstyle import figure, save, style
+    from gradlab.study.plotstyle import figure, save, style
 
     rows = frame[frame["case"].str.startswith("growth, ")]
     if rows.empty:

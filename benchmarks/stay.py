@@ -18,10 +18,11 @@ import torch
 import typer
 from rich.console import Console
 
-from gradlab import catalog, data, results, study
-from gradlab.assignments import assigned
-from gradlab.progress import Progress
-from gradlab.study import Context
+from gradlab import data
+from gradlab.runtime import files
+from gradlab.runtime.progress import Progress
+from gradlab.study import Context, catalog, runner
+from gradlab.study.assignments import assigned
 from gradlab.training import RunOptions, TrainSettings, TrainState
 from gradlab.training.engines import Engine
 from gradlab.training.steps import step_of
@@ -52,10 +53,10 @@ def main(
 ) -> None:
     """Plan and train."""
     begin = time.monotonic()
-    results.ensure_folder(out)
+    files.ensure_folder(out)
     if unknown := set(names) - set(STUDIES):
         raise typer.BadParameter(f"no study {unknown.pop()!r} here: there are {', '.join(STUDIES)}")
-    study.check(names, profile, assignments=set_)
+    runner.check(names, profile, assignments=set_)
 
     def models_of(steps: int | None) -> list[tuple[str, TrainSettings]]:
         every = planned(names, profile, steps, set_)
@@ -72,7 +73,7 @@ def main(
     steps = min(most, max(round_to, fit if fit >= most else fit // round_to * round_to))
     print(f"{1e3 * took:.2f} ms for a step of all {len(wanted)} models; {steps} iterations in {left:.0f} s", flush=True)
     (out / "steps").write_text(f"{steps}\n")
-    results.ensure_folder(out / "set")
+    files.ensure_folder(out / "set")
     for name in names:
         changes = [*told(name, profile, steps), *set_]
         (out / "set" / name).write_text("".join(f"{change}\n" for change in changes))

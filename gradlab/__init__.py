@@ -10,18 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradlab import codecs, data, evaluation, latents, paper, problems, training
+    from gradlab import codecs, data, estimators, evaluation, objectives, problems, snr, testing, training
     from gradlab.codecs import Loss
-    from gradlab.comparison import compare
     from gradlab.errors import GradlabError
     from gradlab.estimators import ESTIMATORS
-    from gradlab.live import SNRMonitor
-    from gradlab.objectives import OBJECTIVES
-    from gradlab.proxies import PROXIES
-    from gradlab.recorder import GradientRecorder
-    from gradlab.recording import record
-    from gradlab.terms import LogTerms
-    from gradlab.training import train
+    from gradlab.evaluation import latents
+    from gradlab.evaluation.gradients import record
+    from gradlab.objectives import OBJECTIVES, PROXIES, LogTerms
+    from gradlab.problems.comparison import compare
+    from gradlab.snr import GradientRecorder, SNRMonitor
+    from gradlab.study import paper
+    from gradlab.training import TrainSettings, train
 
     __version__: str
 
@@ -34,44 +33,68 @@ __all__ = [
     "LogTerms",
     "Loss",
     "SNRMonitor",
+    "TrainSettings",
     "__version__",
     "codecs",
     "compare",
     "data",
+    "estimators",
     "evaluation",
     "latents",
+    "objectives",
     "paper",
     "problems",
     "record",
+    "snr",
+    "testing",
     "train",
     "training",
 ]
 
-_MODULES = ("codecs", "data", "evaluation", "latents", "paper", "problems", "training")
+_MODULES = {
+    "codecs": "codecs",
+    "data": "data",
+    "estimators": "estimators",
+    "evaluation": "evaluation",
+    "latents": "evaluation.latents",
+    "objectives": "objectives",
+    "paper": "study.paper",
+    "problems": "problems",
+    "snr": "snr",
+    "testing": "testing",
+    "training": "training",
+}
 _OBJECTS = {
-    "ESTIMATORS": "gradlab.estimators",
-    "OBJECTIVES": "gradlab.objectives",
-    "PROXIES": "gradlab.proxies",
-    "GradientRecorder": "gradlab.recorder",
-    "GradlabError": "gradlab.errors",
-    "LogTerms": "gradlab.terms",
-    "Loss": "gradlab.codecs",
-    "SNRMonitor": "gradlab.live",
-    "compare": "gradlab.comparison",
-    "record": "gradlab.recording",
-    "train": "gradlab.training",
+    "ESTIMATORS": "estimators",
+    "OBJECTIVES": "objectives",
+    "PROXIES": "objectives",
+    "GradientRecorder": "snr",
+    "GradlabError": "errors",
+    "LogTerms": "objectives",
+    "Loss": "codecs",
+    "SNRMonitor": "snr",
+    "TrainSettings": "training",
+    "compare": "problems.comparison",
+    "record": "evaluation.gradients",
+    "train": "training",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value: Any = importlib.import_module(f"gradlab.{name}")
-    elif name in _OBJECTS:
-        value = getattr(importlib.import_module(_OBJECTS[name]), name)
-    elif name == "__version__":
-        from gradlab.results import version
+    if name == "__version__":
+        from gradlab.runtime.provenance import version
 
-        value = version("gradlab")
+        value: Any = version("gradlab")
+    elif path := _MODULES.get(name) or _OBJECTS.get(name):
+        try:
+            module = importlib.import_module(f"gradlab.{path}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "compressai":
+                raise
+            from gradlab.errors import GradlabError
+
+            raise GradlabError(f"gl.{name} needs CompressAI, which is not installed: pip install compressai") from None
+        value = getattr(module, name) if name in _OBJECTS else module
     else:
         raise AttributeError(f"module 'gradlab' has no attribute {name!r}")
     globals()[name] = value

@@ -63,7 +63,7 @@ def script(file: str) -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        from gradlab.results import version
+        from gradlab.runtime.provenance import version
 
         typer.echo(f"gradlab {version('gradlab')}")
         raise typer.Exit
@@ -80,7 +80,7 @@ def _options(
 @app.command("list")
 def list_() -> None:
     """Show the studies, estimators, objectives and proxies of rounding."""
-    from gradlab import catalog
+    from gradlab.study import catalog
 
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
     sections = {
@@ -157,11 +157,12 @@ def plan(
     """
     from rich.console import Console
 
-    from gradlab import planning, results
+    from gradlab.runtime import files
+    from gradlab.study import planning
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     if out is not None:
-        results.ensure_folder(out.parent)  # before minutes of timing
+        files.ensure_folder(out.parent)  # before minutes of timing
     found = planning.plan(
         studies,
         profile,
@@ -266,12 +267,13 @@ def run(
     """Run studies and write their tables and figures."""
     from rich.console import Console
 
-    from gradlab import ranks, study
+    from gradlab.runtime import distributed
+    from gradlab.study import runner
     from gradlab.training import RunOptions
 
     accept: Callable[[dict[str, str]], object] = lambda folders: None  # noqa: E731
     if plan is not None:
-        from gradlab import planning
+        from gradlab.study import planning
 
         if studies:
             raise GradlabError(f"studies are given twice, by name and by {plan}: give one of the two")
@@ -285,13 +287,15 @@ def run(
         precision, step, set_ = made.precision, made.step, list(made.assignments)
         time_limit = made.budget_min if time_limit is None else time_limit
     studies, profile, seed, step = studies or [], profile or "quick", seed or 0, step or "auto"
-    with ranks.started(device or study.usual_device(profile)) as here:
+    with distributed.started(device or runner.usual_device(profile)) as here:
         # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
         console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
         given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
-        study.check(studies, profile, seed, time_limit, set_)  # before the device, of which a typing error says nothing
-        where = here.device or device or study.usual_device(profile)
-        code = study.run(
+        runner.check(
+            studies, profile, seed, time_limit, set_
+        )  # before the device, of which a typing error says nothing
+        where = here.device or device or runner.usual_device(profile)
+        code = runner.run(
             studies,
             profile,
             out,
@@ -316,7 +320,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' wrote.")],
 ) -> None:
     """Make one HTML page of all that a run wrote."""
-    from gradlab.report import build
+    from gradlab.study.report import build
 
     typer.echo(f"wrote {build(folder)}")
 
@@ -339,7 +343,7 @@ def check(
     from rich.console import Console
 
     from gradlab import problems, testing
-    from gradlab.show import show_checks
+    from gradlab.study.console import show_checks
 
     if posterior not in ("box", "normal", "both"):
         raise unknown("posterior", posterior, ("box", "normal", "both"))
@@ -365,7 +369,7 @@ def status(
     """Show what is done, running and failed, and the ETA."""
     from rich.console import Console
 
-    from gradlab.status import show, survey
+    from gradlab.study.status import show, survey
 
     show(Console() if sys.stdout.isatty() else Console(width=160), survey(folder))
 
@@ -379,8 +383,8 @@ def claims(
     """Print the paper's claims, each with a verdict."""
     from rich.console import Console
 
-    from gradlab.claims import ledger
-    from gradlab.show import show_ledger
+    from gradlab.study.claims import ledger
+    from gradlab.study.console import show_ledger
 
     show_ledger(Console() if sys.stdout.isatty() else Console(width=160), ledger(folder))
 
@@ -458,7 +462,7 @@ def unpack(
 def _show_packed(found: Sequence[Any], lines: Sequence[str]) -> None:
     from rich.console import Console
 
-    from gradlab.show import show_packed
+    from gradlab.study.console import show_packed
 
     show_packed(Console() if sys.stdout.isatty() else Console(width=160), found, lines)
 
@@ -511,8 +515,8 @@ def prepare(
     from rich.console import Console
 
     from gradlab.data.prepare import images_in, prepare
-    from gradlab.progress import Progress
-    from gradlab.show import show_prepared
+    from gradlab.runtime.progress import Progress
+    from gradlab.study.console import show_prepared
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     try:

@@ -171,9 +171,9 @@ def _sfc64(state: NDArray[np.uint64], rows: int, fast: bool) -> NDArray[np.uint6
     """``[rows * LANES]`` numbers of the streams whose state is ``[4, LANES]``, which moves on."""
     found = np.empty((rows, LANES), np.uint64)
     if fast:
-        from gradlab import loops
+        from gradlab import kernels
 
-        loops.sfc64(state, found)
+        kernels.sfc64(state, found)
     else:
         source = np.random.SFC64(0)
         for lane in range(LANES):

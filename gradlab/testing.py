@@ -28,14 +28,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlab import moments
-from gradlab.arguments import checked_after
-from gradlab.comparison import CHUNK, ROUNDING, compare, z_score
 from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import ESTIMATORS, Estimator
 from gradlab.noise import stream
 from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
 from gradlab.problems.base import Problem, check_k
+from gradlab.problems.comparison import CHUNK, ROUNDING, compare, z_score
+from gradlab.snr import moments
+from gradlab.validation import checked_after
 
 __all__ = ["Check", "assert_moments", "assert_unbiased", "check"]
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import latents, paper, results
 from gradlab.codecs import Codec
-from gradlab.parts import Piece, Tables, joined
-from gradlab.progress import Advance
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.evaluation import latents
+from gradlab.runtime import files
+from gradlab.runtime.progress import Advance
+from gradlab.study import Context, Verdict, paper
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -105,7 +106,7 @@ def each(settings: Settings, context: Context, read: Read) -> dict[str, pd.DataF
 def statistics(
     settings: Settings, context: Context, name: str, spread: Mapping[str, latents.Spread], images: int
 ) -> pd.DataFrame:
-    """``gradlab.latents.statistics`` of a method, with what the numbers are of."""
+    """``gradlab.evaluation.latents.statistics`` of a method, with what the numbers are of."""
     k = {models.MIX: settings.k, models.DMS: settings.k_dms}
     found = latents.rows(spread)
     found.insert(0, "method", name)
@@ -152,9 +153,9 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
     """Each column of both multi-sample methods over the baseline's, here and in the paper."""
     import pandas as pd
 
-    from gradlab import plots
+    from gradlab.study import plots
 
-    rows = results.read_csv(folder / f"{name}.csv").set_index("method")
+    rows = files.read_csv(folder / f"{name}.csv").set_index("method")
     figure, axes = plots.figure(1, 2, width="page", height=2.7, sharey=True)
     for ax, method in zip(axes, (models.MIX, models.DMS), strict=True):
         ratios = [

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from gradlab import data, evaluating, ranks, results
+from gradlab import data
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.parts import Piece, Tables, joined
-from gradlab.timing import Work
+from gradlab.runtime import distributed, files, provenance
+from gradlab.study import evaluations
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
 from gradlab.training.settings import WARM_UP
@@ -185,7 +187,7 @@ def train_all(
         tasks.append(task)
     points = dict(zip(tasks, evaluation.points, strict=True)) if evaluation else {}
     pictures_of = evaluation.pictures if evaluation else ()
-    background = evaluating.Background(pictures_of, _free_cores(context), context.parts.made)
+    background = evaluations.Background(pictures_of, _free_cores(context), context.parts.made)
 
     def finished(task: Task) -> None:
         for iteration, hyper_input in points.get(task, ()):
@@ -246,9 +248,9 @@ def work(
 
 def _free_cores(context: Context) -> int:
     """Cores that training leaves free, for evaluations beside it; none where a few would be shared."""
-    if context.deterministic or context.engine.name != "local" or ranks.here().size > 1:
+    if context.deterministic or context.engine.name != "local" or distributed.here().size > 1:
         return 0
-    threads, cores = torch.get_num_threads(), results.cores()
+    threads, cores = torch.get_num_threads(), provenance.cores()
     if not context.device.startswith("cpu"):
         free = min(cores - 1, threads)  # OMP_NUM_THREADS says what this process may take
     else:
@@ -276,7 +278,7 @@ def evaluated(
 
     def piece(at: int, iteration: int, hyper_input: str) -> Piece:
         def measure() -> Tables:
-            found = evaluating.rate_distortion(
+            found = evaluations.rate_distortion(
                 runs[at],
                 iteration,
                 evaluation.pictures,
@@ -324,7 +326,7 @@ def check_kept(base: TrainSettings, *iterations: int) -> None:
 
 def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] | None = None) -> None:
     """R-D cost of each method over training; of one point alone, the rate and the distortion behind it."""
-    from gradlab import plots
+    from gradlab.study import plots
 
     figure, ax = plots.figure(height=2.8)
     if table["iterations"].nunique() > 1:
@@ -351,4 +353,4 @@ def identified(settings: TrainSettings, context: Context) -> TrainSettings:
 def _recorded(run: Run, every: int, draws: int) -> bool:
     """Whether the monitor saw the run to its end: a run may have been finished without it."""
     path = run.snr(every, draws)
-    return path.exists() and results.read_csv(path)["iteration"].max() == run.settings.steps // every * every
+    return path.exists() and files.read_csv(path)["iteration"].max() == run.settings.steps // every * every

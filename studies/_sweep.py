@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gradlab import data, evaluation, paper
+from gradlab import data, evaluation
 from gradlab.data import Picture
-from gradlab.parts import Tables
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study import Context, Verdict, paper
+from gradlab.study.pieces import Tables
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradlab import results
+from gradlab.runtime import files
 from gradlab_studies import _models as models
 from gradlab_studies._sweep import METHODS
 
@@ -18,11 +18,11 @@ MOST = 500.0  # percent; a fit of a few points that fold back may give any numbe
 
 def draw_curves(n: int, folder: Path) -> None:
     """PSNR and MS-SSIM over rate: the four methods; below, with classical codecs and CompressAI's published curves."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / f"table{n}.csv")
-    anchors = results.read_csv(folder / f"table{n}_anchors.csv")
-    published = results.read_csv(folder / f"table{n}_references.csv")
+    table = files.read_csv(folder / f"table{n}.csv")
+    anchors = files.read_csv(folder / f"table{n}_anchors.csv")
+    published = files.read_csv(folder / f"table{n}_references.csv")
     table["label"] = table["method"] + table["sample_size"].map(lambda s: "" if s == "-" else f" (k = {s})")
     anchors["label"] = anchors["codec"] + " (" + anchors["chroma"] + ")"
     figure, axes = plots.figure(2, 2, width="page", height=5.4)
@@ -59,9 +59,9 @@ def draw_deltas(n: int, folder: Path) -> None:
     """
     import pandas as pd
 
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / f"table{n}.csv")
+    table = files.read_csv(folder / f"table{n}.csv")
     table = table[table["method"] != models.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     for ax, quality in zip(axes, ("PSNR", "MS-SSIM"), strict=True):

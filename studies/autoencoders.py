@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, evaluation, results
-from gradlab.parts import Piece, Tables, joined
+from gradlab import cli, evaluation
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import PlainLoss, Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -142,9 +143,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """PSNR of both over training, and the paper's."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "autoencoders.csv")
+    table = files.read_csv(folder / "autoencoders.csv")
     figure, ax = plots.figure(height=2.8)
     plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)")
     plots.title(ax, f"transforms alone, {table['images'].iloc[0]} images")

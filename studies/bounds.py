@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradlab as gl
-from gradlab import cli, results
+from gradlab import cli
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
 
 if TYPE_CHECKING:
@@ -130,9 +131,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Every bound over k at the largest l, with its limit inside the boxes."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "bounds.csv")
+    table = files.read_csv(folder / "bounds.csv")
     l = table["l"].max()
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]
     figure, ax = plots.figure(height=3.2)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradlab as gl
-from gradlab import cli, results
-from gradlab.parts import Piece, Tables, joined
+from gradlab import cli
 from gradlab.problems import dimension_map
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
+from gradlab.study.pieces import Piece, Tables, joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +88,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Effective share of the samples, SNR of the pathwise gradient, and the same tempered, over k and D."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "dimension.csv")
+    table = files.read_csv(folder / "dimension.csv")
     temperatures = sorted(table["temperature"].unique())
     figure, axes = plots.figure(len(temperatures), 2, width="page", height=2.4 * len(temperatures), squeeze=False)
     for line, temperature in zip(axes, temperatures, strict=True):

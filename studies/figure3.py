@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlab import cli, latents, results
+from gradlab import cli
 from gradlab.codecs import Codec
-from gradlab.parts import Tables
-from gradlab.progress import Advance
+from gradlab.evaluation import latents
+from gradlab.runtime import files
+from gradlab.runtime.progress import Advance
 from gradlab.study import Context, Verdict
+from gradlab.study.pieces import Tables
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
 from gradlab_studies._latents import Settings
@@ -80,9 +82,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Two panels, y and z, outlines of all methods."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "figure3.csv")
+    table = files.read_csv(folder / "figure3.csv")
     table["variance"] = np.sqrt(table["low"] * table["high"])
     figure, axes = plots.figure(1, 2, width="page", height=2.8)
     width = math.log10(table["high"].iloc[0] / table["low"].iloc[0])

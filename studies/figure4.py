@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, latents, results
+from gradlab import cli
+from gradlab.evaluation import latents
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -111,9 +113,9 @@ def draw(folder: Path) -> None:
     """Two panels as in the paper, with the density of the noise of training."""
     import numpy as np
 
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "figure4.csv")
+    table = files.read_csv(folder / "figure4.csv")
     figure, axes = plots.figure(1, 2, width="page", height=2.6)
     for ax, (kept, name) in zip(axes, PANELS.items(), strict=True):
         rows = table[table["kept"] == kept]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import gradlab as gl
-from gradlab import cli, results
+from gradlab import cli
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
 
 if TYPE_CHECKING:
@@ -100,11 +101,11 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """The posterior and the box; the weights across the box; gradients over k."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "flux.csv")
-    density = results.read_csv(folder / "flux_density.csv")
-    posterior = results.read_csv(folder / "flux_posterior.csv")
+    table = files.read_csv(folder / "flux.csv")
+    density = files.read_csv(folder / "flux_density.csv")
+    posterior = files.read_csv(folder / "flux_posterior.csv")
     walls = (table["phi"].iloc[0] - 0.5, table["phi"].iloc[0] + 0.5)
     ks = [k for k in dict.fromkeys(density["k"].astype(str)) if k != LIMIT]
     k = int(ks[-2])  # not yet at its limit

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, results
-from gradlab.audit import NO, UNDEFINED, YES, audit
+from gradlab import cli
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
+from gradlab.study.audit import NO, UNDEFINED, YES, audit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +85,9 @@ def draw(folder: Path) -> None:
     """How many checks of each kind hold, and Bjontegaard's rates as printed and as recomputed."""
     import pandas as pd
 
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "paper-audit.csv")
+    table = files.read_csv(folder / "paper-audit.csv")
     counts = table.groupby(["claim", "holds"], sort=False).size().rename("checks").reset_index()
     counts["holds"] = pd.Categorical(counts["holds"], [YES, NO, UNDEFINED], ordered=True)
     order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}

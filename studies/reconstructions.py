@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, data, evaluation, results
+from gradlab import cli, data, evaluation
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.work import Work
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table8
@@ -108,11 +109,11 @@ def _keep(path: Path, x: Tensor) -> None:
     """``x [1, 3, H, W]`` in [0, 1] as an 8-bit PNG."""
     from PIL import Image
 
-    results.ensure_folder(path.parent)
+    files.ensure_folder(path.parent)
     content = io.BytesIO()
     array = evaluation.to_8_bit(x[0]).permute(1, 2, 0).byte().cpu().numpy()
     Image.fromarray(array).save(content, format="PNG", optimize=True)
-    results.write_bytes(path, content.getvalue())
+    files.write_bytes(path, content.getvalue())
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
@@ -130,9 +131,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Each image whole, at half its size, with a frame around the crop; then the crop of original and methods."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "reconstructions.csv")
+    table = files.read_csv(folder / "reconstructions.csv")
     names = list(dict.fromkeys(table["image"]))
     figure, axes = plots.figure(len(names), 2 + len(METHODS), width="page", height=2.15 * len(names), squeeze=False)
     for line, name in zip(axes, names, strict=True):

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradlab as gl
-from gradlab import cli, data, evaluation, recording, results
-from gradlab.parts import Piece, Tables, joined
-from gradlab.proxies import GumbelAnnealing, Proxy, SoftRounding
+from gradlab import cli, data, evaluation
+from gradlab.evaluation import gradients
+from gradlab.objectives.proxies import GumbelAnnealing, Proxy, SoftRounding
+from gradlab.runtime import files, provenance
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _models as models
 
@@ -171,16 +173,16 @@ def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
 
     def recorded(proxy: Proxy) -> Tables:
         loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
-        found = recording.record(
+        found = gradients.record(
             codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
         )
-        seen, se = recording.cost(
+        seen, se = gradients.cost(
             codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed, advance=advance
         )
         rows = found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
         return {"rounding_codec": rows}
 
-    key = models.key_of(run, None, context) | {"settings": results.settings_hash(settings)}
+    key = models.key_of(run, None, context) | {"settings": provenance.settings_hash(settings)}
     draws = settings.gradients + settings.costs
     with context.progress.track("gradients of the codec", len(shown) * draws) as advance:
         pieces = [
@@ -249,9 +251,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Bound, gradient and its standard deviation over one cell at k = 1; and the trade-off of the two families."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "rounding.csv")
+    table = files.read_csv(folder / "rounding.csv")
     table = table[table["k"] == 1].assign(std=lambda t: t["exact_variance"] ** 0.5)
     order = list(dict.fromkeys(table["proxy"]))
     figure, axes = plots.figure(2, 2, width="page", height=5.0)
@@ -271,7 +273,7 @@ def draw(folder: Path) -> None:
     cell = table.drop_duplicates("phi")
     axes[0, 0].plot(cell["phi"], cell["rounded"], ".", color="0.2", markersize=2, label="_")
     plots.title(axes[0, 0], "exact; dots: rounded, as at test time")
-    trade = results.read_csv(folder / "rounding_tradeoff.csv")
+    trade = files.read_csv(folder / "rounding_tradeoff.csv")
     plots.curves(axes[1, 1], trade, "rms_gap", "std", None, "family", xlabel="rms gap to rounding (nats)",
                  ylabel="std of one draw (nats / step)", xscale="log", yscale="log")  # fmt: skip
     for row in trade.groupby("family").nth([0, -1]).itertuples():
@@ -281,7 +283,7 @@ def draw(folder: Path) -> None:
     plots.shared_legend(figure, axes.flat[:3])
     plots.save(figure, folder / "rounding")
 
-    codec = results.read_csv(folder / "rounding_codec.csv")
+    codec = files.read_csv(folder / "rounding_codec.csv")
     figure, axes = plots.figure(1, 2, width="page", height=3.2, gridspec_kw={"width_ratios": [1, 2]})
     costs = codec.drop_duplicates("proxy").assign(excess=lambda t: t["rd_cost"] - t["rd_cost_rounded"])
     costs["where"] = "crops"

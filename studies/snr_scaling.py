@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradlab as gl
-from gradlab import cli, results, scaling
+from gradlab import cli
+from gradlab.problems import scaling
 from gradlab.problems.rainforth import RainforthModel
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
 
 if TYPE_CHECKING:
@@ -134,10 +136,10 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Measured SNR over K and M on the Gaussian model; exact SNR over K on the box (slope at its end)."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "snr-scaling.csv")
-    slopes = results.read_csv(folder / "slopes.csv").set_index(["model", "part", "over"])["slope"]
+    table = files.read_csv(folder / "snr-scaling.csv")
+    slopes = files.read_csv(folder / "slopes.csv").set_index(["model", "part", "over"])["slope"]
     table["line"] = [
         f"{part}, slope {slopes[model, part, over]:+.2f}"
         for model, part, over in table[["model", "part", "over"]].values

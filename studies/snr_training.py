@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, results
+from gradlab import cli
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -63,7 +64,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     wanted = [(name, models.method(settings.base, name)) for name in METHODS]
     runs = models.train_all(context, wanted, (settings.every, settings.draws))
-    found = [results.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
+    found = [files.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
     table = pd.concat([rows.assign(method=name) for name, rows in zip(METHODS, found, strict=True)], ignore_index=True)
     table = table[["iteration", "method", *(c for c in table.columns if c not in ("iteration", "method"))]]
     return {"snr-training": table.assign(seed=context.seed)}
@@ -88,9 +89,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """One panel per group: SNR over the iterations, both models, the noise floor dotted."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "snr-training.csv")
+    table = files.read_csv(folder / "snr-training.csv")
     figure, axes = plots.figure(2, 3, width="page", height=4.2)
     panels = list(axes.flat)
     for ax, group in zip(panels, GROUPS, strict=False):

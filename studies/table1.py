@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, evaluation, paper, results
-from gradlab.parts import Tables
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab import cli, evaluation
+from gradlab.runtime import files
+from gradlab.study import Context, Verdict, paper
+from gradlab.study.pieces import Tables
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -140,7 +141,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost of each method over training."""
-    table = results.read_csv(folder / "table1_training.csv")
+    table = files.read_csv(folder / "table1_training.csv")
     joint = table["weighting"] == "joint"
     table.loc[joint, "method"] += ", joint weights in nats"
     models.draw_costs(table, "method", folder / "table1")

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, evaluating, evaluation, paper, results
-from gradlab.parts import Piece, Tables, joined
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab import cli, evaluation
+from gradlab.runtime import files
+from gradlab.study import Context, Verdict, evaluations, paper
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -82,7 +83,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("evaluating", (2 + settings.dithers) * len(pictures)) as advance:
         pieces = [
             piece("bitstream", ROUNDING, "bitstream", -1,
-                  lambda: evaluating.rate_distortion(run, settings.iterations, pictures, advance, parts=context.parts)),
+                  lambda: evaluations.rate_distortion(
+                      run, settings.iterations, pictures, advance, parts=context.parts)),
             piece("rounding", ROUNDING, "likelihood", -1,
                   lambda: evaluation.deterministic_rounding(codec, pictures, lam, advance)),
         ]  # fmt: skip
@@ -140,9 +142,9 @@ def draw(folder: Path) -> None:
     """What the R-D cost is made of, for both."""
     import pandas as pd
 
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "table11.csv")
+    table = files.read_csv(folder / "table11.csv")
     lam = ((table["RD Cost"] - table["y bpp"] - table["z bpp"]) / table["MSE"]).mean()
     parts = {"y": ("y bpp", 1.0), "z": ("z bpp", 1.0), "lambda MSE": ("MSE", lam), "R-D cost": ("RD Cost", 1.0)}
     rows = [

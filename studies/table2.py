@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, evaluation, paper, results
-from gradlab.parts import Tables
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab import cli, evaluation
+from gradlab.runtime import files
+from gradlab.study import Context, Verdict, paper
+from gradlab.study.pieces import Tables
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
@@ -109,7 +110,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost over training, with and without direct-y."""
-    table = results.read_csv(folder / "table2.csv")
+    table = files.read_csv(folder / "table2.csv")
     table["label"] = table["method"] + ", h_a reads " + table["h_a reads"]
     baseline_first = sorted(dict.fromkeys(table["label"]), key=lambda label: not label.startswith(models.BASELINE))
     models.draw_costs(table, "label", folder / "table2", baseline_first)

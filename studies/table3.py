@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlab import cli, data, paper, problems, recording, results
+from gradlab import cli, data, problems
 from gradlab.errors import GradlabError
-from gradlab.parts import Piece, Tables, joined
-from gradlab.progress import Advance
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.evaluation import gradients
+from gradlab.runtime import files
+from gradlab.runtime.progress import Advance
+from gradlab.study import Context, Verdict, paper
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
 
@@ -35,7 +37,7 @@ ASSUMED = models.ASSUMED | {
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 STAGES = ("early", "mid", "late")
 NOISES = ("noise", "noise and minibatch")
-SWITCHES: tuple[recording.Setting, ...] = ("direct-y", "2-level")
+SWITCHES: tuple[gradients.Setting, ...] = ("direct-y", "2-level")
 METHODS = {models.TWO_LEVEL: "2-level", models.BASELINE: "direct-y"}
 ORDER = (models.BASELINE, models.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
 PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
@@ -98,7 +100,7 @@ class Wanted(NamedTuple):
     iteration: int
     method: str
     noise: str
-    switch: recording.Setting
+    switch: gradients.Setting
     draws: int
 
     @property
@@ -149,7 +151,7 @@ def _piece(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advanc
         batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
         codec = run.codec(wanted.iteration, context.device)
         codec.precision = run.settings.precision  # gradients as training computes them
-        recorder = recording.at_same_weights(
+        recorder = gradients.at_same_weights(
             codec, batches, run.settings.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=advance
         )[wanted.switch]
         rows = recorder.summary().assign(
@@ -282,9 +284,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """SNR of each group over training (own weights), and what the switch alone does to variance and SNR."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    groups = results.read_csv(folder / "table3_groups.csv")
+    groups = files.read_csv(folder / "table3_groups.csv")
     mine = groups[groups["own"] & (groups["noise"] == "noise")]
     draws = " or ".join(map(str, sorted(mine["draws"].unique())))
     floor = mine.drop_duplicates("iteration")
@@ -303,7 +305,7 @@ def draw(folder: Path) -> None:
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "table3")
 
-    same = results.read_csv(folder / "table3_same_weights.csv")
+    same = files.read_csv(folder / "table3_same_weights.csv")
     same = same[same["noise"] == "noise"]
     figure, axes = plots.figure(1, 2, width="page", height=2.7)
     last = same[same["iteration"] == same["iteration"].max()]
@@ -320,7 +322,7 @@ def draw(folder: Path) -> None:
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "table3_same_weights")
 
-    linear = results.read_csv(folder / "table3_exact.csv")
+    linear = files.read_csv(folder / "table3_exact.csv")
     figure, ax = plots.figure(height=2.8)
     plots.curves(ax, linear, "phi", "ratio", None, "group", xlabel="mean of the latent y, in units of the box",
                  ylabel="SNR, 2-level over direct-y")  # fmt: skip

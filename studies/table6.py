@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, latents
+from gradlab import cli
 from gradlab.codecs import Codec
-from gradlab.parts import Tables
-from gradlab.progress import Advance
+from gradlab.evaluation import latents
+from gradlab.runtime.progress import Advance
 from gradlab.study import Context, Verdict
+from gradlab.study.pieces import Tables
 from gradlab_studies import _latents as shared
 from gradlab_studies._latents import Settings
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab import cli, evaluation, paper, results
-from gradlab.parts import Tables
-from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab import cli, evaluation
+from gradlab.runtime import files
+from gradlab.study import Context, Verdict, paper
+from gradlab.study.pieces import Tables
+from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
@@ -233,9 +234,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost over the sample size or the factor of the batch."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "table7.csv")
+    table = files.read_csv(folder / "table7.csv")
     lines = table[table["method"] != models.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.7)
     panels = (("R-D cost", "here"), ("R-D cost_paper", "in the paper"))

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import gradlab as gl
-from gradlab import cli, results
-from gradlab.budget import at_equal_cost
+from gradlab import cli
 from gradlab.noise import stream, uniform
-from gradlab.parts import Piece, Tables, joined
 from gradlab.problems.base import Problem
+from gradlab.problems.budget import at_equal_cost
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
+from gradlab.study.pieces import Piece, Tables, joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,9 +180,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Exact curves with Monte-Carlo points (|bias|, variance, SNR over k), and the matrix of exact bias."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    toys = results.read_csv(folder / "toys.csv")
+    toys = files.read_csv(folder / "toys.csv")
     toys["abs_bias"] = toys["bias"].abs()
     toys["exact_abs_bias"] = (toys["exact_mean"] - toys["exact"]).abs()
     order = list(dict.fromkeys(toys["estimator"]))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, results
+from gradlab import cli
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
-from gradlab.training import TrainSettings, cost
+from gradlab.training import TrainSettings, timing
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     total = len(wanted) * (settings.repetitions + settings.warm_up)
     with context.progress.track("timing iterations", total) as advance:
         named = {f"{name}, {k}": models.identified(s, context) for (name, k), s in wanted.items()}
-        table = cost.step_times(
+        table = timing.step_times(
             named, pictures, settings.repetitions, settings.warm_up, context.device, advance=advance
         )
     table["method"], table["k"] = zip(*wanted, strict=True)
@@ -133,9 +134,9 @@ def draw(folder: Path) -> None:
     """Time over k, with the range of the repetitions, and the paper's two points."""
     import pandas as pd
 
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "training-cost.csv")
+    table = files.read_csv(folder / "training-cost.csv")
     figure, ax = plots.figure(height=3.0)
     single = table[table["method"] == models.BASELINE]
     # Every line begins at k = 1, which is the baseline.

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlab import cli, data, recording, results
+from gradlab import cli, data
 from gradlab.codecs import video
+from gradlab.evaluation import gradients
 from gradlab.evaluation.video import rate_distortion
-from gradlab.parts import Piece, Tables, joined
+from gradlab.evaluation.weights import weight_statistics
+from gradlab.runtime import files, provenance
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings, build
-from gradlab.weights import weight_statistics
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         total = settings.videos + settings.draws + len(sizes) * draws
         with context.progress.track(f"videos, gradients and weights, {method}", total) as advance:
             found = rate_distortion(codec, tested, with_.lam, advance)
-            groups = recording.record(
+            groups = gradients.record(
                 codec, batch, with_.lam, settings.draws, loss=with_.loss, seed=context.seed, advance=advance
             ).summary()
             weights = weight_statistics(codec, batch, with_.lam, sizes, draws, context.seed, advance=advance)
@@ -114,7 +116,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
             "video_weights": weights.assign(method=method),
         }
 
-    key = {"settings": results.settings_hash(settings)}
+    key = {"settings": provenance.settings_hash(settings)}
     pieces = [Piece("untrained", untrained)]
     for method, run in zip((models.BASELINE, MIX), runs, strict=True):
         measured = functools.partial(trained, method, run)
@@ -184,10 +186,10 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost, gradient SNR of every group, and how many of the k samples count."""
-    from gradlab import plots
+    from gradlab.study import plots
 
     names = ("video", "video_groups", "video_weights")
-    rows, groups, weights = (results.read_csv(folder / f"{name}.csv") for name in names)
+    rows, groups, weights = (files.read_csv(folder / f"{name}.csv") for name in names)
     short = {UNTRAINED: UNTRAINED, models.BASELINE: "one sample", MIX: f"MIX, k = {rows['k'].max()}"}
     for table in (rows, groups):
         table["training"] = table["method"].map(short)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab import cli, data, results
-from gradlab.parts import Piece, Tables, joined
+from gradlab import cli, data
+from gradlab.evaluation.weights import weight_statistics
+from gradlab.runtime import files
 from gradlab.study import Context, Verdict
-from gradlab.timing import Work
+from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab.weights import weight_statistics
 from gradlab_studies import _models as models
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Effective sample size over image size at the largest k, and over k at the largest size."""
-    from gradlab import plots
+    from gradlab.study import plots
 
-    table = results.read_csv(folder / "weights.csv")
+    table = files.read_csv(folder / "weights.csv")
     table["name"] = table["weighting"] + ", " + table["scale"]
     each = table["weighting"] == "per-term"
     table.loc[each, "name"] += ", " + table.loc[each, "term"]

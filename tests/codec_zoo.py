@@ -9,8 +9,8 @@ import torch
 from compressai.layers import GDN
 
 import gradlab as gl
-from gradlab import checkpoints
 from gradlab.codecs import CODECS
+from gradlab.runtime import checkpoints
 
 LAM = 0.015
 NAMES = list(CODECS)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gradlab import cli, results
+from gradlab import cli
+from gradlab.runtime import files
 from gradlab.study import Verdict
 
 
@@ -59,13 +60,11 @@ def verdicts(tables):
 
 
 def draw(folder):
-    first = results.read_csv(folder / "table1.csv")["bpp"].iloc[0]
+    first = files.read_csv(folder / "table1.csv")["bpp"].iloc[0]
     (folder / "picture.txt").write_text(str(first))
 
 
 if __name__ == "__main__":
-    from gradlab import study
-
     cli.script(__file__)
 '''
 

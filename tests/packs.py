@@ -9,17 +9,17 @@ import time
 import pandas as pd
 import torch
 
-from gradlab import checkpoints, digests, results
+from gradlab.runtime import checkpoints, digests, files
 
 
 def model(out, run="run-1", kind="final", iteration=6, tensors=4, kb=100, seed=None, age=0, adam=False):
     """A run's folder as training leaves it, with weights of some size that depend on the iteration."""
-    folder = results.ensure_folder(out / "runs" / run)
+    folder = files.ensure_folder(out / "runs" / run)
     draw = torch.Generator().manual_seed(iteration if seed is None else seed)
     state = {f"w{i}": torch.rand(kb * 256, generator=draw) for i in range(tensors)}
     state |= {"adam.exp_avg.w0": torch.rand(kb * 256, generator=draw)} if adam else {}
-    results.write_json(folder / "settings.json", {"name": run})
-    results.write_text(folder / "log.csv", "".join(f"{i},0.5\n" for i in range(iteration)))
+    files.write_json(folder / "settings.json", {"name": run})
+    files.write_text(folder / "log.csv", "".join(f"{i},0.5\n" for i in range(iteration)))
     path = folder / f"{kind}.safetensors"
     checkpoints.save(path, state, "settings", iteration, {"log": [iteration]})
     if age:
@@ -28,17 +28,17 @@ def model(out, run="run-1", kind="final", iteration=6, tensors=4, kb=100, seed=N
 
 
 def study(out, name="table1", rows=3, finished=True, parts=()):
-    folder = results.ensure_folder(out / name)
-    results.write_csv(folder / f"{name}.csv", pd.DataFrame({"x": range(rows)}))
+    folder = files.ensure_folder(out / name)
+    files.write_csv(folder / f"{name}.csv", pd.DataFrame({"x": range(rows)}))
     (folder / f"{name}.png").write_bytes(random.Random(rows).randbytes(20_000))
     for part in parts:
-        results.write_text(results.ensure_folder(folder / "parts") / f"{part}.json", f'{{"rows": {rows}}}\n')
+        files.write_text(files.ensure_folder(folder / "parts") / f"{part}.json", f'{{"rows": {rows}}}\n')
     if finished:
         record = {"study": name, "seed": 0, "wall_s": 1, "tables": [name], "rows": rows}
-        results.write_json(folder / "provenance.json", digests.sealed(record))
+        files.write_json(folder / "provenance.json", digests.sealed(record))
 
 
-def files(folder, but=()):
+def contents(folder, but=()):
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))

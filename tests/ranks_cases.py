@@ -13,8 +13,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from gradlab import checkpoints, codecs, data, evaluation, ranks, recording, results, training
+from gradlab import codecs, data, evaluation, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.evaluation import gradients
+from gradlab.runtime import checkpoints, distributed, files
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings, TrainState
 from gradlab.training.steps import Step
 
@@ -64,7 +66,7 @@ def trained(folder: Path) -> dict[str, Any]:
     try:
         # The time is up for one process only, in the middle; all leave the same checkpoint behind.
         counted = []
-        late = time.monotonic() if ranks.here().rank == ranks.here().size - 1 else None
+        late = time.monotonic() if distributed.here().rank == distributed.here().size - 1 else None
 
         def advance(n: int = 1, note: str = "") -> None:
             counted.append(n)
@@ -87,7 +89,7 @@ def trained(folder: Path) -> dict[str, Any]:
         return item
 
     try:
-        ranks.here().share([("a", 1), ("b", 2), ("c", 3)], break_one)
+        distributed.here().share([("a", 1), ("b", 2), ("c", 3)], break_one)
     except GradlabError as error:
         said["share"] = str(error)
     return said
@@ -95,11 +97,11 @@ def trained(folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Write everything below ``folder``; each process its own weights and sentences."""
-    here = ranks.here()
+    here = distributed.here()
     tensors = {f"{case}/{n}": t for case, settings in CASES.items() for n, t in descended(settings).items()}
     codec = codecs.build("small-hyperprior", channels=(4, 6), seed=1).double()
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    state = recording.record(codec, x, 0.015, DRAWS, seed=4).state_dict()
+    state = gradients.record(codec, x, 0.015, DRAWS, seed=4).state_dict()
     for part in ("mean", "m2"):
         tensors |= {f"record/{part}.{i}": t for i, t in enumerate(state[part])}
     tensors["record/draws"] = torch.tensor(state["draws"])
@@ -107,8 +109,8 @@ def main(folder: Path) -> None:
     safetensors.torch.save_file(tensors, str(folder / f"tensors-{here.rank}.safetensors"))
     codec = codecs.build("small-hyperprior", channels=(4, 6), seed=1)
     codec.finish()
-    results.write_csv(folder / "coded.csv", evaluation.rate_distortion(codec, tested(), 0.015))
-    results.write_csv(folder / "universal.csv", evaluation.universal_quantization(codec, tested(), 0.015, seed=3))
+    files.write_csv(folder / "coded.csv", evaluation.rate_distortion(codec, tested(), 0.015))
+    files.write_csv(folder / "universal.csv", evaluation.universal_quantization(codec, tested(), 0.015, seed=3))
     command_line(folder)
 
 
@@ -118,12 +120,12 @@ def command_line(folder: Path) -> None:
     from gradlab_studies import table11
 
     images = folder / "images"
-    if ranks.here().first:
+    if distributed.here().first:
         images.mkdir()
         for number in range(3):
             pixels = torch.randint(0, 256, (80, 96, 3), generator=torch.Generator().manual_seed(number))
             Image.fromarray(pixels.to(torch.uint8).numpy()).save(images / f"{number}.png")
-    ranks.here().wait()
+    distributed.here().wait()
     usual, table11.PROFILES["quick"] = table11.PROFILES["quick"], table11.SMALLEST
     arguments = ["run", "table11", "--train-images", images, "--test-images", images, "--out", folder / "out"]
     code = cli.main([str(argument) for argument in arguments])
@@ -133,5 +135,5 @@ def command_line(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with ranks.started("cpu"):
+    with distributed.started("cpu"):
         main(Path(sys.argv[1]))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gradlab import data, results, study, training
+from gradlab import data, training
+from gradlab.runtime import files
+from gradlab.study import runner
 from gradlab.training import RunOptions
 from tests import benches
 
@@ -35,7 +37,7 @@ def test_every_variant_is_timed_or_says_why_not(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    table = results.read_csv(tmp_path / "accelerator.csv").set_index("variant")
+    table = files.read_csv(tmp_path / "accelerator.csv").set_index("variant")
     methods = ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"]
     graphs = ["graph", "compiled graph", "bf16 graph", "bf16 compiled graph", "graph x 2", *methods]
     before, after = ["recipe", "eager", "tf32", "bf16", "largest convolution"], ["bare draw", "recorder draw"]
@@ -126,5 +128,5 @@ def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
     told = {path.name: path.read_text().splitlines() for path in (tmp_path / "set").iterdir()}
     assert set(told) == set(names)
     for name, own in {"table3": ["draws=4"], "table1": [], "figure3": []}.items():
-        study.run([name], "stay", tmp_path, RunOptions(resume=True), assignments=[*told[name], *own])
+        runner.run([name], "stay", tmp_path, RunOptions(resume=True), assignments=[*told[name], *own])
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/final.safetensors")} == before

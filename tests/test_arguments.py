@@ -22,14 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradlab as gl
-from gradlab import arguments, recording, testing
+from gradlab import testing, validation
 from gradlab.errors import GradlabError, NotExact
-from gradlab.evaluation import container
+from gradlab.evaluation import container, gradients
 from tests.codec_zoo import build
 
 EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
 ROOMS = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}
-ROOMS |= {"testing": testing, "recording": recording}
+ROOMS |= {"testing": testing, "recording": gradients}
 
 # ----------------------------------------------------------------------------------------------------- one good call
 
@@ -360,14 +360,14 @@ def sample(a: int, b: float = 1.0, c: str | None = None, d: tuple[int, ...] = ()
 )
 def test_wrong_kinds_are_named(call, sentence):
     with pytest.raises(GradlabError, match=sentence.replace(", each text or None", "")):
-        arguments.checked(sample)(**call)
+        validation.checked(sample)(**call)
 
 
 @pytest.mark.parametrize("a", [1, np.int64(1), 10**400])
 def test_right_kinds_pass(a):
     call = {"a": a, "b": np.float32(2), "c": None, "d": np.array([1, 2]), "e": ("x",)}
-    assert arguments.checked(sample)(**call) is a
-    assert math.isnan(arguments.checked(lambda b: b)(b=math.nan))
+    assert validation.checked(sample)(**call) is a
+    assert math.isnan(validation.checked(lambda b: b)(b=math.nan))
 
 
 def test_no_function_takes_more_than_six_positional_parameters():

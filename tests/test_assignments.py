@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gradlab import results
-from gradlab.assignments import assigned
 from gradlab.errors import GradlabError
+from gradlab.runtime import provenance
+from gradlab.study.assignments import assigned
 from gradlab.training import Loss, TrainSettings
 
 
@@ -69,12 +69,12 @@ def test_equal_settings_have_one_hash():
     given = [("tile=2", "tile=2.0"), ("points=[1,2]", "points=(1,2)"), ("base.betas=(0,0)", "base.betas=[0.0,0.0]")]
     for one, other in given:
         first, second = assigned(Study(), [one]), assigned(Study(), [other])
-        assert first == second and results.settings_hash(first) == results.settings_hash(second)
+        assert first == second and provenance.settings_hash(first) == provenance.settings_hash(second)
 
 
 def test_it_is_part_of_the_identity_of_a_run():
-    assert len({results.settings_hash(assigned(Study(), [f"base.crop={c}"])) for c in (64, 128, 256)}) == 3
-    assert results.settings_hash(assigned(Study(), [])) == results.settings_hash(Study())
+    assert len({provenance.settings_hash(assigned(Study(), [f"base.crop={c}"])) for c in (64, 128, 256)}) == 3
+    assert provenance.settings_hash(assigned(Study(), [])) == provenance.settings_hash(Study())
 
 
 def test_assignments_to_one_group_are_checked_together():

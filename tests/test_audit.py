@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
 
-from gradlab import paper
-from gradlab.audit import COLUMNS, audit, curves, tables
-from gradlab.audit.checks import NO, UNDEFINED, YES, Printed, at_least, at_most, equal, read
+from gradlab.study import paper
+from gradlab.study.audit import COLUMNS, audit, curves, tables
+from gradlab.study.audit.checks import NO, UNDEFINED, YES, Printed, at_least, at_most, equal, read
 
 
 @pytest.fixture(scope="module")

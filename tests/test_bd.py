@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from gradlab import evaluation, paper
+from gradlab import evaluation
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bd import METHODS, fold, lambdas, overlap
+from gradlab.study import paper
 
 # Rates and qualities that no interpolation can get wrong: log10(rate) is linear in quality.
 QUALITY = np.array([28.0, 30.0, 32.0, 34.0, 36.0])

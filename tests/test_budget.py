@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab.budget import at_equal_cost, evaluations
-from gradlab.comparison import gradients
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
 from gradlab.noise import stream
+from gradlab.problems.budget import at_equal_cost, evaluations
+from gradlab.problems.comparison import gradients
 
 BOX = gl.problems.BoxGaussian(0.3, 1.0, likelihood_std=0.5)
 NORMAL = gl.problems.NormalGaussian(0.3, 0.5, 1.0)

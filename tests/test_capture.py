@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradlab.capture import WARM_UP, Replay
+from gradlab.runtime.cuda_graph import WARM_UP, Replay
 
 
 class Cuda:

@@ -3,16 +3,18 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from gradlab import cli, digests, paper, results
-from gradlab.claims import ledger
+from gradlab import cli
 from gradlab.errors import GradlabError
+from gradlab.runtime import digests, files
+from gradlab.study import paper
+from gradlab.study.claims import ledger
 
 
 def write(folder, claim, holds):
     (folder / "toys").mkdir(exist_ok=True)
     rows = pd.DataFrame([{"claim": claim, "source": "s", "holds": holds, "evidence": "bias 0.5 of 1.2"}])
-    results.write_csv(folder / "toys" / "verdicts.csv", rows)
-    results.write_json(folder / "toys" / "provenance.json", digests.sealed({"study": "toys"}))
+    files.write_csv(folder / "toys" / "verdicts.csv", rows)
+    files.write_json(folder / "toys" / "provenance.json", digests.sealed({"study": "toys"}))
 
 
 @pytest.mark.parametrize(("holds", "word"), [("yes", "holds"), ("no", "not here"), ("undecided", "undecided")])

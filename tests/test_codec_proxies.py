@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab import recording
 from gradlab.errors import GradlabError
+from gradlab.evaluation import gradients
 from gradlab.noise import stream, uniform
-from gradlab.proxies import PROXIES, SoftRounding
+from gradlab.objectives.proxies import PROXIES, SoftRounding
 from gradlab.training import Loss, TrainSettings
 
 LAM = 0.015
@@ -69,7 +69,7 @@ def test_straight_through_rounds_and_passes_the_gradient_of_the_rounded_latent_o
 
 @pytest.mark.parametrize("name", list(PROXIES))
 def test_the_recorder_records_every_proxy(codec, name):
-    table = recording.record(codec, X, LAM, 17, loss=Loss(proxy=name, allow_biased=True)).summary().set_index("group")
+    table = gradients.record(codec, X, LAM, 17, loss=Loss(proxy=name, allow_biased=True)).summary().set_index("group")
     noisy = table["variance_trace"] > 0
     # Rounding leaves the decoder no noise; z has its own with every proxy.
     assert noisy.drop("y gen").all() and noisy["y gen"] == (name != "straight-through")
@@ -79,11 +79,11 @@ def test_the_recorder_records_every_proxy(codec, name):
 def test_the_cost_is_the_mean_of_the_training_loss(codec):
     settings = TrainSettings(codec="small-hyperprior", channels=(6, 8), crop=32, loss=Loss(proxy="sga"))
     by_hand = [settings.loss(codec, X, LAM, stream(5, "recording", t)).item() for t in range(4)]
-    mean, se = recording.cost(codec, X, LAM, 4, loss=Loss(proxy="sga"), seed=5)
+    mean, se = gradients.cost(codec, X, LAM, 4, loss=Loss(proxy="sga"), seed=5)
     assert mean == pytest.approx(sum(by_hand) / 4, rel=1e-10)
     assert se == pytest.approx(torch.tensor(by_hand, dtype=torch.float64).std().item() / 2, rel=1e-8)
     with pytest.raises(GradlabError, match="draws is 1"):
-        recording.cost(codec, X, LAM, 1)
+        gradients.cost(codec, X, LAM, 1)
 
 
 def test_without_direct_y_z_is_read_from_what_the_proxy_drew():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab import checkpoints
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints
 from tests.codec_zoo import LAM, NAMES, amplified, build, channels, generator, images, theirs
 
 

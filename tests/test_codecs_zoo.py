@@ -12,9 +12,9 @@ from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS
 from gradlab.evaluation import rate_distortion
-from gradlab.latents import statistics
+from gradlab.evaluation.gradients import record
+from gradlab.evaluation.latents import statistics
 from gradlab.objectives import OBJECTIVES
-from gradlab.recording import record
 from gradlab.training import Loss
 from tests.codec_zoo import (
     HIERARCHICAL,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab import comparison
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS
+from gradlab.problems import comparison
 
 BOX = {"phi": 0.3, "x": 1.0, "likelihood_std": 0.5}
 NORMAL = {"mean": 0.3, "std": 0.4, "x": 1.0, "likelihood_std": 0.7}

@@ -8,7 +8,7 @@ import sys
 import numba
 import numpy as np
 
-from gradlab.compiling import compiled
+from gradlab.kernels import compiled
 
 
 def twice(values):

@@ -8,7 +8,7 @@ import pytest
 
 from gradlab import data
 from gradlab.errors import GradlabError
-from gradlab.training import TrainSettings, cost, steps
+from gradlab.training import TrainSettings, steps, timing
 
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=1, steps=1)
 
@@ -31,7 +31,7 @@ def test_medians_of_turns_after_the_warm_up(pictures, monkeypatch):
 
     monkeypatch.setattr(steps.Step, "body", body)
     methods = {"a": replace(TINY, lam=0.01), "b": TINY}
-    table = cost.step_times(methods, pictures, 3, 1, clock=lambda: ticks[0]).set_index("method")
+    table = timing.step_times(methods, pictures, 3, 1, clock=lambda: ticks[0]).set_index("method")
     assert order == ["a", "b"] * 4
     assert table.loc["a", ["seconds", "seconds_min", "seconds_max"]].tolist() == [2, 1, 6]
     assert table.loc["b", ["seconds", "seconds_min", "seconds_max"]].tolist() == [20, 10, 30]
@@ -40,7 +40,7 @@ def test_medians_of_turns_after_the_warm_up(pictures, monkeypatch):
 
 def test_real_iterations_take_time(pictures):
     seen = []
-    table = cost.step_times({"a": TINY}, pictures, 2, 0, advance=lambda n=1, note="": seen.append(note))
+    table = timing.step_times({"a": TINY}, pictures, 2, 0, advance=lambda n=1, note="": seen.append(note))
     assert 0 < table["seconds_min"][0] <= table["seconds"][0] <= table["seconds_max"][0]
     assert seen == ["a", "a"]
 
@@ -54,12 +54,12 @@ def test_where_one_method_cannot_be_a_graph_none_is(pictures, monkeypatch):
         graph = wanted == "auto" and state.settings.lam == 0.01
         return steps.Step(state, batches, capacity), "graph" if graph else "eager"
 
-    monkeypatch.setattr(cost, "step_of", step_of)
-    table = cost.step_times({"a": replace(TINY, lam=0.01), "b": TINY}, pictures, 1, 0)
+    monkeypatch.setattr(timing, "step_of", step_of)
+    table = timing.step_times({"a": replace(TINY, lam=0.01), "b": TINY}, pictures, 1, 0)
     assert asked == ["auto", "auto", "eager", "eager"] and (table["step"] == "eager").all()
 
 
 @pytest.mark.parametrize(("methods", "repetitions", "match"), [({}, 1, "no method"), ({"a": TINY}, 0, "0 repetitions")])
 def test_bad_input(pictures, methods, repetitions, match):
     with pytest.raises(GradlabError, match=match):
-        cost.step_times(methods, pictures, repetitions)
+        timing.step_times(methods, pictures, repetitions)

@@ -163,18 +163,20 @@ def test_every_numbered_equation_is_tied_to_a_function_and_a_test(page):
 
 
 def test_ties_resolve_or_say_so():
-    assert tie.resolves("gradlab.problems.oracle.bound") and tie.resolves("gradlab.problems.TwoLevel.exact_bound")
-    assert not tie.resolves("gradlab.problems.oracle.nothing") and not tie.resolves("nothing.at.all")
+    assert tie.resolves("gradlab.problems._oracle.moments.bound") and tie.resolves(
+        "gradlab.problems.TwoLevel.exact_bound"
+    )
+    assert not tie.resolves("gradlab.problems._oracle.moments.nothing") and not tie.resolves("nothing.at.all")
     assert "test_ties_resolve_or_say_so" in tie.tests_in(Path(__file__))
     assert not tie.tests_in(ROOT / "tests" / "nothing.py")
 
 
-GOOD = ("gradlab.problems.oracle.bound", "tests/test_snr.py::test_definitions_on_stored_draws", "x^2")
+GOOD = ("gradlab.problems._oracle.moments.bound", "tests/test_snr.py::test_definitions_on_stored_draws", "x^2")
 
 
 @pytest.mark.parametrize(("function", "test", "latex", "code"), [
     (*GOOD, 0),
-    ("gradlab.problems.oracle.nothing", *GOOD[1:], 1),
+    ("gradlab.problems._oracle.moments.nothing", *GOOD[1:], 1),
     (GOOD[0], "tests/test_snr.py::test_nothing", GOOD[2], 1),
     (GOOD[0], "", GOOD[2], 1),
     (*GOOD[:2], r"\nothing", 1),

@@ -20,8 +20,8 @@ import typer
 from sybil import Sybil
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
-from gradlab import catalog
 from gradlab.cli import app
+from gradlab.study import catalog
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

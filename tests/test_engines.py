@@ -16,9 +16,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import checkpoints, data, ranks, states, status, stopping
+from gradlab import data
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import Progress
+from gradlab.runtime import checkpoints, distributed, heartbeat, signals
+from gradlab.runtime.progress import Progress
+from gradlab.study import status
 from gradlab.training import RunOptions, TrainSettings, engines
 from gradlab.training.engines import Engine, Sweep, Task, _task, local
 from gradlab.training.engines._task import TOKEN, Order, carry_out
@@ -80,7 +82,7 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while not self.over:
             for last in self.runs.glob("*/last.safetensors"):
-                state = states.read(last.parent)
+                state = heartbeat.read(last.parent)
                 if state is not None and state.status == "running" and state.pid != os.getpid():
                     os.kill(state.pid, signal.SIGKILL)
                     self.killed, self.at = state.pid, checkpoints.load(last).iteration
@@ -163,7 +165,7 @@ def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeyp
     asked = order(tmp_path, task=task)
 
     def take_back() -> None:
-        while states.read(task.run(tmp_path).folder) is None:
+        while heartbeat.read(task.run(tmp_path).folder) is None:
             time.sleep(0.01)
         (tmp_path / TOKEN).unlink()
 
@@ -172,7 +174,7 @@ def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeyp
     assert carry_out(asked).status == "stopped"
     thread.join()
     assert checkpoints.load(task.run(tmp_path).folder / "last.safetensors").iteration >= 1
-    state = states.read(task.run(tmp_path).folder)
+    state = heartbeat.read(task.run(tmp_path).folder)
     assert state is not None and state.status == "stopped"
 
 
@@ -188,20 +190,20 @@ def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: p
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=terminate, daemon=True)
-    with stopping.listening(), pytest.raises(Stopped, match="by SIGTERM"):
+    with signals.listening(), pytest.raises(Stopped, match="by SIGTERM"):
         thread.start()
         engines.train(sweep(tmp_path, tasks)[0], Engine(engine, jobs=2))
-    found = [states.read(task.run(tmp_path).folder) for task in tasks]
+    found = [heartbeat.read(task.run(tmp_path).folder) for task in tasks]
     assert [state.status for state in found if state is not None] == ["stopped", "stopped"]
 
 
 def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
     folder = TASKS[0].run(tmp_path).folder
     folder.mkdir()
-    states.write(folder, states.State("running", 60))
+    heartbeat.write(folder, heartbeat.State("running", 60))
     with pytest.raises(GradlabError, match=r"process \d+ on .* is training in .*: wait for it"):
         engines.train(sweep(tmp_path)[0], Engine(jobs=2))
-    states.write(folder, states.State("running", 60, pid=2**22 + 1))  # no such process
+    heartbeat.write(folder, heartbeat.State("running", 60, pid=2**22 + 1))  # no such process
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +230,7 @@ def test_bad_engines(arguments: dict[str, object], match: str) -> None:
 
 
 def test_processes_that_share_a_model_take_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_here", ranks.Ranks(0, 2))
+    monkeypatch.setattr(distributed, "_here", distributed.Ranks(0, 2))
     assert Engine().jobs is None
     for arguments in ({"jobs": 2}, {"name": "ray"}):
         with pytest.raises(GradlabError, match="2 processes share every model"):

@@ -9,8 +9,8 @@ import torch
 import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS, estimator
-from gradlab.posteriors import Box, Normal
-from gradlab.terms import LogTerms
+from gradlab.objectives.posteriors import Box, Normal
+from gradlab.objectives.terms import LogTerms
 from tests.two_latents import S_Z, A, log_joint, model
 
 HIERARCHICAL = [("ms-nic-mix", 4, 1, False), ("ms-nic-dms", 3, 4, False), ("iwae-2level", 4, 4, True)]
@@ -127,7 +127,7 @@ def test_per_term_dreg_gives_each_term_its_own_factor(name):
     y0, z0 = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
 
     def build(center):
-        from gradlab.terms import Tap
+        from gradlab.objectives.terms import Tap
 
         y, z = center + y0, center + z0
         y1, y2, z1, z2 = (v.view_as(v) for v in (y, y, z, z))
@@ -224,7 +224,7 @@ def test_dreg_squared_is_biased_where_the_score_is_scaled(scale, pixels, rate_we
 def test_score_is_zero_on_the_box():
     problem = gl.problems.BoxGaussian(phi=0.3, x=1.0)
     noise = torch.rand(100, 4, dtype=torch.float64) - 0.5
-    from gradlab.comparison import gradients as per_draw
+    from gradlab.problems.comparison import gradients as per_draw
 
     assert torch.equal(per_draw(problem, ESTIMATORS["score"], noise), torch.zeros(100, dtype=torch.float64))
 

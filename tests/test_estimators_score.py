@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab.comparison import gradients
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS
 from gradlab.estimators.nvil import RunningMean, baseline_loss, nvil
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
+from gradlab.problems.comparison import gradients
 from tests.two_latents import model
 
 MEAN, STD, X, LIK, PRIOR = 0.3, 0.4, 1.0, 0.7, 1.2
@@ -231,8 +231,8 @@ def test_a_learned_baseline_learns_the_bound():
 def test_compare_fits_the_baseline_on_other_draws():
     """The pilot changes no draw of the row: it is ``nvil`` with one constant, near the bound, at every chunk size."""
     row = gl.compare(normal(), ("nvil",), K, 5000, seed=4).iloc[0]
-    from gradlab import comparison
     from gradlab.noise import stream
+    from gradlab.problems import comparison
 
     problem = normal()
     pilot = problem.draw_noise(comparison.PILOT, K, stream(4, f"compare/k={K}/pilot"))

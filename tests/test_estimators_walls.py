@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab.comparison import gradients
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS
-from gradlab.posteriors import Box, Normal
-from gradlab.terms import LogTerms, Tap, Walls
+from gradlab.objectives.posteriors import Box, Normal
+from gradlab.objectives.terms import LogTerms, Tap, Walls
+from gradlab.problems.comparison import gradients
 
 PHI, X, LIK, PRIOR = 0.3, 1.0, 0.5, 1.2
 MEAN, STD = 0.3, 0.4

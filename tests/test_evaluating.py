@@ -12,12 +12,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import data, evaluating, evaluation, training
+from gradlab import data, evaluation, training
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
-from gradlab.parts import Parts
-from gradlab.progress import Progress
-from gradlab.study import Context
+from gradlab.runtime.progress import Progress
+from gradlab.study import Context, evaluations
+from gradlab.study.pieces import Parts
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from tests.codec_zoo import nudge
@@ -61,30 +61,30 @@ def counted(monkeypatch):
 
 
 def test_rows_are_those_of_the_codec_and_are_read_the_second_time(run, counted):
-    first = evaluating.rate_distortion(run, 4, IMAGES)
+    first = evaluations.rate_distortion(run, 4, IMAGES)
     direct = evaluation.rate_distortion(run.codec(4), IMAGES, SETTINGS.lam)
     pd.testing.assert_frame_equal(first, direct, check_exact=True)
     counted.clear()
-    pd.testing.assert_frame_equal(evaluating.rate_distortion(run, 4, IMAGES), direct, check_exact=True)
+    pd.testing.assert_frame_equal(evaluations.rate_distortion(run, 4, IMAGES), direct, check_exact=True)
     assert counted == []
 
 
 def test_other_weights_and_other_images_are_evaluated_again(run, counted):
-    evaluating.rate_distortion(run, 4, IMAGES)
+    evaluations.rate_distortion(run, 4, IMAGES)
     for iteration, images in ((6, IMAGES), (None, IMAGES[:2]), (4, IMAGES[:1])):
         counted.clear()
-        evaluating.rate_distortion(run, iteration, images)
+        evaluations.rate_distortion(run, iteration, images)
         assert len(counted) == len(images)
     nudge(run.snapshot(4))
     counted.clear()
-    evaluating.rate_distortion(run, 4, IMAGES)
+    evaluations.rate_distortion(run, 4, IMAGES)
     assert len(counted) == 3
 
 
 def test_what_h_a_reads_is_told_apart(tmp_path, counted):
     settings = replace(SETTINGS, direct_y=False)
     two = training.train(settings, data.load(None, "train", settings.crop), tmp_path)
-    rounded, mean = (evaluating.rate_distortion(two, None, IMAGES, hyper_input=h) for h in ("", "mean"))
+    rounded, mean = (evaluations.rate_distortion(two, None, IMAGES, hyper_input=h) for h in ("", "mean"))
     codec = two.codec()
     codec.hyper_input = "mean"
     pd.testing.assert_frame_equal(mean, evaluation.rate_distortion(codec, IMAGES, settings.lam), check_exact=True)
@@ -92,7 +92,7 @@ def test_what_h_a_reads_is_told_apart(tmp_path, counted):
 
 
 def test_a_run_that_was_cut_goes_on_at_the_next_image(run, counted, monkeypatch):
-    monkeypatch.setattr(evaluating, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(evaluations, "KEEP_SECONDS", 0.0)
     seen = []
 
     class Advance:
@@ -105,82 +105,82 @@ def test_a_run_that_was_cut_goes_on_at_the_next_image(run, counted, monkeypatch)
             seen.append((n, note))
 
     with pytest.raises(Stopped):
-        evaluating.rate_distortion(run, 6, IMAGES, Advance())
+        evaluations.rate_distortion(run, 6, IMAGES, Advance())
     counted.clear()
-    found = evaluating.rate_distortion(run, 6, IMAGES, Advance())
+    found = evaluations.rate_distortion(run, 6, IMAGES, Advance())
     assert counted == ["02", "b.png"] and seen[2:] == [(1, "evaluated before"), "02", "b.png"]
     pd.testing.assert_frame_equal(found, evaluation.rate_distortion(run.codec(6), IMAGES, SETTINGS.lam))
 
 
 def test_rows_say_how_they_were_made_and_those_of_another_version_are_not_read(run, counted):
     there = Parts(made={"gradlab": "0.1.0", "device": "cuda (NVIDIA H200)"})
-    evaluating.rate_distortion(run, 4, IMAGES, parts=there)
+    evaluations.rate_distortion(run, 4, IMAGES, parts=there)
     here = Parts(made={"gradlab": "0.1.0", "device": "cpu"})
     counted.clear()
-    evaluating.rate_distortion(run, 4, IMAGES, parts=here)
+    evaluations.rate_distortion(run, 4, IMAGES, parts=here)
     assert counted == [] and here.elsewhere() == "gradlab 0.1.0, device cuda (NVIDIA H200)"
-    evaluating.rate_distortion(run, 4, IMAGES, parts=Parts(made={"gradlab": "0.2.0"}))
+    evaluations.rate_distortion(run, 4, IMAGES, parts=Parts(made={"gradlab": "0.2.0"}))
     assert len(counted) == 3
 
 
 def test_what_was_evaluated_is_read_without_the_weights(run, counted):
-    before = evaluating.rate_distortion(run, 4, IMAGES)
+    before = evaluations.rate_distortion(run, 4, IMAGES)
     run.snapshot(4).unlink()
     counted.clear()
-    pd.testing.assert_frame_equal(evaluating.rate_distortion(run, 4, IMAGES), before, check_exact=True)
+    pd.testing.assert_frame_equal(evaluations.rate_distortion(run, 4, IMAGES), before, check_exact=True)
     assert counted == []
     with pytest.raises(GradlabError, match="the weights after 4 iterations are not in"):
-        evaluating.rate_distortion(run, 4, IMAGES[:1])
+        evaluations.rate_distortion(run, 4, IMAGES[:1])
 
 
 @pytest.mark.parametrize(
     "damage", [lambda text: text[:-9], lambda text: "", lambda text: "{}", lambda text: text.replace("0.", "1.", 1)]
 )
 def test_damaged_rows_are_as_if_there_were_none(run, counted, damage):
-    before = evaluating.rate_distortion(run, 4, IMAGES)
+    before = evaluations.rate_distortion(run, 4, IMAGES)
     (path,) = run.folder.glob("rate-distortion-4-*.json")
     path.write_text(damage(path.read_text()))
     counted.clear()
-    pd.testing.assert_frame_equal(evaluating.rate_distortion(run, 4, IMAGES), before, check_exact=True)
+    pd.testing.assert_frame_equal(evaluations.rate_distortion(run, 4, IMAGES), before, check_exact=True)
     assert len(counted) == 3
 
 
 def test_without_images_and_without_the_weights(run):
     with pytest.raises(GradlabError, match="no images to evaluate"):
-        evaluating.rate_distortion(run, 4, [])
+        evaluations.rate_distortion(run, 4, [])
     with pytest.raises(GradlabError, match=r"the weights after 3 iterations are not in .*gradlab pack --snapshot 3"):
-        evaluating.rate_distortion(run, 3, IMAGES)
+        evaluations.rate_distortion(run, 3, IMAGES)
 
 
 def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
     seen = []
-    with evaluating.Background(IMAGES, 1) as beside:
+    with evaluations.Background(IMAGES, 1) as beside:
         beside.begin(run, 4)
         beside.begin(run, 6)
         beside.wait(lambda n=1, note="": seen.append(n))
     assert sum(seen) == 2 and beside.left == 0
-    found = evaluating.rate_distortion(run, 6, IMAGES)
+    found = evaluations.rate_distortion(run, 6, IMAGES)
     assert counted == []
     pd.testing.assert_frame_equal(found, evaluation.rate_distortion(run.codec(), IMAGES, SETTINGS.lam))
-    with evaluating.Background(IMAGES, 1) as beside:
+    with evaluations.Background(IMAGES, 1) as beside:
         beside.begin(run, 4)  # done before: no process is started for it
         assert beside.left == 0 and beside._pool is None
 
 
 def test_beside_nothing_happens_without_a_free_core_and_trouble_is_left_to_the_study(run):
-    with evaluating.Background(IMAGES, 0) as beside:
+    with evaluations.Background(IMAGES, 0) as beside:
         beside.begin(run, 4)
         assert beside.left == 0
     run.snapshot(4).write_bytes(b"damaged")
-    with evaluating.Background(IMAGES, 1) as beside:
+    with evaluations.Background(IMAGES, 1) as beside:
         beside.begin(run, 4)
         assert beside.left == 0
     broken = Picture("broken", torch.full((3, 8, 8), torch.nan), "")
-    with evaluating.Background([broken], 1) as beside:
+    with evaluations.Background([broken], 1) as beside:
         beside.begin(run, 6)
         beside.wait()
     with pytest.raises(GradlabError, match="broken holds NaN"):
-        evaluating.rate_distortion(run, 6, [broken])
+        evaluations.rate_distortion(run, 6, [broken])
 
 
 def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_path, monkeypatch, counted):

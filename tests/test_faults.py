@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from gradlab import checkpoints, cli, data, locks, results, stopping, training
+from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.runtime import checkpoints, files, locks, signals
 from gradlab.training import RunOptions
 from tests.fake_studies import studies
 from tests.test_training import TINY
@@ -32,7 +33,7 @@ SLOW = '''
 import time
 from dataclasses import dataclass
 
-from gradlab import results
+from gradlab.runtime import files
 from gradlab.training import RunOptions
 
 
@@ -48,7 +49,7 @@ def measure(settings, context):
     with context.progress.track("measuring", 10**6) as advance:
         for i in range(10**6):
             if i == 1:
-                results.write_text(context.out / "begun", "")
+                files.write_text(context.out / "begun", "")
             time.sleep(0.01)
             advance()
 '''
@@ -68,10 +69,10 @@ def pictures() -> list[data.Picture]:
 @pytest.fixture(scope="module")
 def whole(pictures: list[data.Picture], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing disturbs."""
-    return files(training.train(TINY, pictures, tmp_path_factory.mktemp("whole"), RunOptions(log_every=1)).folder)
+    return contents(training.train(TINY, pictures, tmp_path_factory.mktemp("whole"), RunOptions(log_every=1)).folder)
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != locks.LOCK}
 
 
@@ -85,7 +86,7 @@ def python(code: str) -> subprocess.Popen[str]:
 def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """The folder, in the hands of another process."""
     folder.mkdir(parents=True, exist_ok=True)
-    code = "import pathlib, sys; from gradlab import locks\n"
+    code = "import pathlib, sys; from gradlab.runtime import locks\n"
     code += f"with locks.hold(pathlib.Path({str(folder.resolve())!r}), 'wait'): print('held', flush=True); sys.stdin.read()\n"
     with python(code) as process:
         assert process.stdout and process.stdout.readline() == "held\n"
@@ -95,7 +96,7 @@ def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("name", stopping.SIGNALS)
+@pytest.mark.parametrize("name", signals.SIGNALS)
 def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_bits(
     pictures: list[data.Picture], tmp_path: Path, whole: dict[str, bytes], name: str
 ) -> None:
@@ -106,13 +107,13 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_bits(
         if count[0] == 3:
             os.kill(os.getpid(), getattr(signal, name))
 
-    with stopping.listening(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
+    with signals.listening(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
         training.train(TINY, pictures, tmp_path, RunOptions(progress=at_three, log_every=1))
-    assert signal.getsignal(getattr(signal, name)) == before and stopping.cause() is None
+    assert signal.getsignal(getattr(signal, name)) == before and signals.cause() is None
     run = training.run_of(TINY.on(pictures), tmp_path)
     assert checkpoints.load(run.folder / "last.safetensors").iteration in (3, 4)
     training.train(TINY, pictures, tmp_path, RunOptions(resume=True, log_every=1))
-    assert files(run.folder) == whole
+    assert contents(run.folder) == whole
 
 
 def test_a_signal_that_progress_notices_first_still_leaves_a_checkpoint(
@@ -133,7 +134,7 @@ def test_sigterm_ends_a_command_with_code_0_and_how_to_resume(studies: Path) -> 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         while not Path("out/begun").exists() and run.poll() is None:
             time.sleep(0.05)
-        assert results.read_json("out/.lock-holder.json")["process"] == run.pid
+        assert files.read_json("out/.lock-holder.json")["process"] == run.pid
         run.send_signal(signal.SIGTERM)
         said, errors = run.communicate(timeout=60)
     assert run.returncode == 0, errors
@@ -259,10 +260,10 @@ def test_a_full_disk_loses_nothing(
             training.train(TINY, pictures, disk, RunOptions(progress=fill, **options))
         assert not list(folder.glob(".*.tmp"))
         assert checkpoints.load(folder / "last.safetensors").iteration == 2
-        results.read_csv(folder / "log.csv")
+        files.read_csv(folder / "log.csv")
         (disk / "filler").unlink(missing_ok=True)
         training.train(TINY, pictures, disk, RunOptions(resume=True, **options))
-        assert files(folder) == whole
+        assert contents(folder) == whole
 
 
 def test_a_folder_that_is_read_only_is_one_sentence(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +285,7 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
 ) -> None:
     """An input-output error in every step of writing, one after the other."""
     folder = training.run_of(TINY.on(pictures), tmp_path).folder
-    for iteration, (where, name) in enumerate([(os, "fsync"), (os, "replace"), (results, "open")], 1):
+    for iteration, (where, name) in enumerate([(os, "fsync"), (os, "replace"), (files, "open")], 1):
 
         def broken(*_: object, **__: object) -> None:
             raise OSError(5, "Input/output error")
@@ -302,7 +303,7 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
         monkeypatch.undo()
         assert checkpoints.load(folder / "last.safetensors").iteration == iteration
     training.train(TINY, pictures, tmp_path, RunOptions(resume=True, log_every=1))
-    assert files(folder) == whole
+    assert contents(folder) == whole
 
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:
@@ -310,7 +311,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = results.read_csv(tmp_path / "kills.csv")
+    table = files.read_csv(tmp_path / "kills.csv")
     assert table["outcome"].tolist() == ["as undisturbed"] * 4
     assert table["kills"][[1, 3]].tolist() == [1, 1]  # within a write; by time a run may have ended before
     assert (table["files_checked"] > 20).all()
@@ -321,7 +322,7 @@ def test_time_left_does_not_count_what_an_earlier_run_did(monkeypatch: pytest.Mo
 
     from rich.console import Console
 
-    from gradlab.progress import Progress, skip
+    from gradlab.runtime.progress import Progress, skip
 
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -342,7 +343,7 @@ def test_time_left_on_a_bar_does_not_count_it_either() -> None:
 
     from rich.console import Console
 
-    from gradlab.progress import Progress, skip
+    from gradlab.runtime.progress import Progress, skip
 
     progress = Progress(Console(file=io.StringIO(), width=120, force_terminal=True))
     with progress.track("train", 1_000_000) as advance:
@@ -363,7 +364,7 @@ def test_threads_are_none_of_the_signals_business() -> None:
     seen = []
 
     def elsewhere() -> None:
-        with stopping.listening():
+        with signals.listening():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)

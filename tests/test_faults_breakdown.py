@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradlab import checkpoints, data, results, training
+from gradlab import data, training
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, provenance
 from gradlab.training import RunOptions, breakdown
 from gradlab.training import settings as settings_
 from gradlab.training.breakdown import PATIENCE, WINDOW, Watch
@@ -82,8 +83,8 @@ def test_a_breakdown_names_iteration_and_module_and_keeps_batch_and_checkpoint(
         training.train(TINY, pictures, tmp_path, RunOptions(checkpoint_seconds=0))
     folder = training.run_of(TINY.on(pictures), tmp_path).folder
     assert f"the last good checkpoint is {folder / 'last.safetensors'}" in str(error.value)
-    broken = checkpoints.load(folder / breakdown.FILE, results.settings_hash(TINY.on(pictures)))
-    last = checkpoints.load(folder / "last.safetensors", results.settings_hash(TINY.on(pictures)))
+    broken = checkpoints.load(folder / breakdown.FILE, provenance.settings_hash(TINY.on(pictures)))
+    last = checkpoints.load(folder / "last.safetensors", provenance.settings_hash(TINY.on(pictures)))
     assert (broken.iteration, last.iteration) == (3, 3)
     assert torch.equal(broken.tensors["images"], data.Crops(pictures, TINY.crop, TINY.batch, TINY.seed).batch(3))
     weights = {name: value for name, value in last.tensors.items() if name.startswith("model.")}

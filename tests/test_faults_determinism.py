@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from gradlab import compare, data, determinism, evaluation, problems, results, study, training
+from gradlab import compare, data, evaluation, problems, training
 from gradlab.errors import GradlabError
+from gradlab.runtime import determinism, files
+from gradlab.study import runner
 from gradlab.training import RunOptions
 from tests.fake_studies import studies
 from tests.test_training import TINY
@@ -46,7 +48,7 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Any:
             for module in modules:
                 patch.setitem(module.PROFILES, "quick", module.SMALLEST)
             folders = {"train_images": root / "train", "test_images": root / "test"}
-            assert study.run(names, "quick", out, console=Console(file=io.StringIO()), **folders, **options) == 0
+            assert runner.run(names, "quick", out, console=Console(file=io.StringIO()), **folders, **options) == 0
         return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in out.glob("*/*.csv")}
 
     return run
@@ -69,7 +71,7 @@ def test_deterministic_gives_the_same_bytes_and_says_so(smallest: Any, tmp_path:
     finally:
         torch.set_num_threads(threads)
     assert once == again
-    record = results.read_json(tmp_path / "once" / "weights" / "provenance.json")
+    record = files.read_json(tmp_path / "once" / "weights" / "provenance.json")
     assert record["deterministic"] is True
 
 
@@ -98,12 +100,12 @@ def test_an_operation_without_a_fixed_order_is_refused(studies: Path) -> None:
     text = (studies / "an_other.py").read_text()
     body = "import torch\n    torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))\n    return {"
     (studies / "table2.py").write_text(text.replace("return {", body).replace('"an-other":', '"table2":'))
-    assert study.run(["table2"], out="a", console=Console(file=io.StringIO())) == 0
+    assert runner.run(["table2"], out="a", console=Console(file=io.StringIO())) == 0
     message = (
         r"^table2: put_.* does not have a deterministic implementation.*: give --device cpu, or leave out --determin"
     )
     with pytest.raises(GradlabError, match=message):
-        study.run(["table2"], out="b", console=Console(file=io.StringIO()), deterministic=True)
+        runner.run(["table2"], out="b", console=Console(file=io.StringIO()), deterministic=True)
 
 
 def test_over_thread_counts_the_first_iterations_and_the_evaluation_agree(
@@ -117,7 +119,7 @@ def test_over_thread_counts_the_first_iterations_and_the_evaluation_agree(
         for count in (1, 2):
             torch.set_num_threads(count)
             run = training.train(settings, pictures, tmp_path / str(count), RunOptions(log_every=1))
-            tables.append(results.read_csv(run.folder / "log.csv")[["loss", "bpp", "mse", "gradient_norm"]])
+            tables.append(files.read_csv(run.folder / "log.csv")[["loss", "bpp", "mse", "gradient_norm"]])
             qualities.append(evaluation.rate_distortion(codec, pictures[:1], settings.lam).drop(columns="image"))
             found = compare(toy, ("pathwise", "dreg"), k=(1, 8), draws=20_000, allow_biased=True)
             toys.append(found[["mean", "variance", "exact_mean"]])

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab import comparison, fused, loops, noise
-from gradlab.comparison import gradients
+from gradlab import kernels, noise
 from gradlab.estimators import ESTIMATORS
 from gradlab.noise import BLOCK, stream
+from gradlab.problems import box_draws, comparison
+from gradlab.problems.comparison import gradients
 
 # log w varies by 2.5 nats over the first box, by 21 over the second, by 143 over the third.
 MILD = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
@@ -27,11 +28,11 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 @pytest.mark.parametrize("k", [1, 2, 64])
 def test_each_draw_is_what_autograd_gives(problem, dtype, k):
     for e in ESTIMATORS.values():
-        if not fused.fits(problem, e, gl.OBJECTIVES["iwae"], "phi", dtype):
+        if not box_draws.fits(problem, e, gl.OBJECTIVES["iwae"], "phi", dtype):
             assert dtype == torch.float32 and problem is STEEPEST
         elif not e.undefined(problem.posterior, k):
             plain = gradients(problem, e, problem.draw_noise(300, k, stream(0, "fused"), dtype))
-            (found,) = torch.from_numpy(fused.box_gradients(problem, [e], 300, k, stream(0, "fused"), dtype))
+            (found,) = torch.from_numpy(box_draws.box_gradients(problem, [e], 300, k, stream(0, "fused"), dtype))
             size = plain.double().abs().clamp(min=1)
             worst = ((found - plain.double()).abs() / size).max()
             assert worst < TOLERANCE[dtype], e.name
@@ -43,7 +44,7 @@ def test_every_estimator_has_a_closed_form_on_the_box():
 
 def test_blocks_leave_no_seam():
     draws, k = 3 * BLOCK // 8 + 5, 8
-    (found,) = fused.box_gradients(MILD, [ESTIMATORS["pathwise"]], draws, k, stream(0, "seam"), torch.float64)
+    (found,) = box_draws.box_gradients(MILD, [ESTIMATORS["pathwise"]], draws, k, stream(0, "seam"), torch.float64)
     plain = gradients(MILD, ESTIMATORS["pathwise"], MILD.draw_noise(draws, k, stream(0, "seam")))
     torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-10, atol=1e-10)
 
@@ -55,7 +56,7 @@ def test_the_compiled_generator_is_numpys():
     for fast in (True, False):
         state = np.concatenate([seeds, np.ones((1, noise.LANES), np.uint64)])
         found.append(np.concatenate([noise._sfc64(state, rows, fast) for rows in (12, 1, 500)]))
-    assert np.array_equal(*found) and noise.LANES == loops.LANES
+    assert np.array_equal(*found) and noise.LANES == kernels.LANES
     lane = np.random.SFC64(0)
     lane.state = {**lane.state, "state": {"state": np.array([*seeds[:, 3], 1], np.uint64)}}
     assert np.array_equal(found[0].reshape(-1, noise.LANES)[:, 3], lane.random_raw(513))

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from gradlab import results
 from gradlab.errors import GradlabError
+from gradlab.runtime import files
 from tests.benches import bench
 
 FILES = 400
@@ -100,7 +100,7 @@ def forked(monkeypatch):
 
 def test_the_command_counts_and_writes(forked, tmp_path, capsys):
     assert fuzz.main(["--seconds", "60", "--files", "25", "--out", str(tmp_path)]) == 0
-    table = results.read_csv(tmp_path / "fuzz.csv")
+    table = files.read_csv(tmp_path / "fuzz.csv")
     assert table["files"].sum() == 25 == table[["refused", "same", "other"]].to_numpy().sum()
     assert (tmp_path / "fuzz.provenance.json").exists()
     assert "25 damaged files, 0 failures" in capsys.readouterr().out

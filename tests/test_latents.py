@@ -6,8 +6,8 @@ import torch
 import gradlab as gl
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.latents import Spread, aligned, channels, residuals, spread, statistics, tiles
-from gradlab.moments import Moments
+from gradlab.evaluation.latents import Spread, aligned, channels, residuals, spread, statistics, tiles
+from gradlab.snr.moments import Moments
 
 
 @pytest.fixture(scope="module")

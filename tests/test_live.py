@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 import gradlab as gl
-from gradlab import data, live, results, training
+from gradlab import data, training
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.runtime import files
+from gradlab.snr import monitor
 from gradlab.training import RunOptions, TrainSettings
 
 
@@ -91,7 +93,7 @@ def test_training_is_the_same_bit_for_bit(tmp_path: Path, groups: Any) -> None:
     for kept, seen in zip(without[:4], watched[:4], strict=True):
         assert equal(kept, seen)
     assert without[0]["encoder.1.num_batches_tracked"] == 12 and without[0]["calls"] == 12
-    table = results.read_csv(tmp_path / "snr.csv")
+    table = files.read_csv(tmp_path / "snr.csv")
     assert list(table["iteration"].unique()) == [3, 6, 9, 12]
     assert (table["draws"] == 4).all() and (table["snr"] > 0).all()
     assert 0 < watched[4].cost < 1
@@ -110,7 +112,7 @@ def test_a_point_is_what_the_recorder_finds(tmp_path: Path) -> None:
 
     point = gl.SNRMonitor(model, {"all": model}, every=7, draws=50).after_step(14, loss)
     seed = int(torch.randint(2**62, (), generator=stream(0, "snr monitor", 14)))
-    with live.undisturbed(model, seed):
+    with monitor.undisturbed(model, seed):
         draws = [torch.autograd.grad(loss(), list(model.parameters())) for _ in range(50)]
     flat = torch.stack([torch.cat([g.flatten() for g in each]) for each in draws]).double()
     assert point is not None
@@ -125,11 +127,11 @@ def test_a_resumed_run_writes_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "snr.csv"
     weights, moments, _, streams, _ = fit(steps=7, draws=4, csv=path)
     fit(steps=10, draws=4, csv=path)  # it went on to 10, was killed, and is resumed from the checkpoint of 7
-    assert set(results.read_csv(path)["iteration"]) == {3, 6, 9}
+    assert set(files.read_csv(path)["iteration"]) == {3, 6, 9}
     fit(start=7, saved=(weights, moments, streams), draws=4, csv=path)
     assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     fit(steps=4, draws=4, csv=path)  # anew: what an earlier run wrote is dropped
-    assert set(results.read_csv(path)["iteration"]) == {3}
+    assert set(files.read_csv(path)["iteration"]) == {3}
 
 
 def test_tensorboard_gets_a_curve_per_group() -> None:
@@ -216,7 +218,7 @@ def test_bad_losses_hooks_and_files(tmp_path: Path) -> None:
         monitor.after_step(9, lambda: model(torch.rand(3, 2)).sum())
     handle.remove()
     assert equal([p.detach() for p in model.parameters()], [p.detach() for p in model_state])
-    results.write_csv(tmp_path / "other.csv", pd.DataFrame({"x": [1]}))
+    files.write_csv(tmp_path / "other.csv", pd.DataFrame({"x": [1]}))
     with pytest.raises(GradlabError, match=r"other.csv is not of a monitor: give another file"):
         gl.SNRMonitor(model, {"all": model}, csv=tmp_path / "other.csv")
 
@@ -231,7 +233,7 @@ def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path: Path) -
     assert watched.folder.name == plain.folder.name
     for name in ("final.safetensors", "log.csv", "settings.json"):
         assert (plain.folder / name).read_bytes() == (watched.folder / name).read_bytes(), name
-    table = results.read_csv(watched.snr(2, 3))
+    table = files.read_csv(watched.snr(2, 3))
     groups = ["y infer", "y gen", "z infer", "z gen", "z prior"]
     assert list(table["group"]) == groups * 3 and list(table["iteration"]) == [i for i in (2, 4, 6) for _ in groups]
     assert (table["snr"] > 0).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gradlab import results
+from gradlab.runtime import files
 from tests.benches import bench
 
 long_runs = bench("long_runs")
@@ -18,7 +18,7 @@ def table(tmp_path_factory):
     out = tmp_path_factory.mktemp("long")
     assert long_runs.main([*SIZES, "--out", str(out)]) == 0
     assert (out / "long_runs.png").exists() and (out / "long_runs.provenance.json").exists()
-    return results.read_csv(out / "long_runs.csv")
+    return files.read_csv(out / "long_runs.csv")
 
 
 def test_exact_to_rounding_where_the_naive_formula_has_lost_its_digits(table):
@@ -40,7 +40,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_numbers(table, tmp_path):
     long_runs.main(shorter)
     long_runs.main([*SIZES, "--out", str(tmp_path), "--resume"])
     keys = ["run", "draws"]
-    found = results.read_csv(tmp_path / "long_runs.csv").sort_values(keys)[[*keys, *MEASURED]]
+    found = files.read_csv(tmp_path / "long_runs.csv").sort_values(keys)[[*keys, *MEASURED]]
     assert found.equals(table.sort_values(keys)[[*keys, *MEASURED]].set_index(found.index))
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlab.errors import GradlabError
-from gradlab.moments import HigherMoments, Moments
+from gradlab.snr.moments import HigherMoments, Moments
 
 numbers = st.lists(st.integers(-1000, 1000), min_size=1, max_size=30)
 

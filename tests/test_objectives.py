@@ -8,7 +8,7 @@ import torch
 
 from gradlab.errors import GradlabError
 from gradlab.objectives import OBJECTIVES, SurrogateLoss, kl_annealing, objective, soft_free_bits
-from gradlab.terms import LogTerms, Walls
+from gradlab.objectives.terms import LogTerms, Walls
 
 B, K, L, PIXELS = 3, 4, 5, 64
 

@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradlab import checkpoints, cli, data, locks, results, training
+from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.runtime import checkpoints, files, locks
 from gradlab.training import RunOptions, archive, packing
 from gradlab.training.packing import PackOptions, pack, pack_every
 from gradlab.training.state import RESTART
 from gradlab.training.unpacking import unpack
 from gradlab_studies import _models as models
-from tests.packs import files, model, names, shards, study
+from tests.packs import contents, model, names, shards, study
 
 SETTINGS = replace(models.SMALLEST, data="")
 
@@ -81,10 +82,10 @@ def test_everything_comes_back_but_what_speaks_of_processes(tmp_path):
     study(out)
     study(out, "table3", finished=False, parts=["Baseline-12500-direct-y-noise-320", "2-level VAE (k=8), x~y"])
     study(out / "table3", "partial")
-    results.ensure_folder(out / "table1" / "pictures" / "kodim01")
+    files.ensure_folder(out / "table1" / "pictures" / "kodim01")
     (out / "table1" / "pictures" / "kodim01" / "a b.png").write_bytes(b"PNG")
     (out / "train.log").write_text("begun\n")
-    before = files(out)
+    before = contents(out)
     for name in (
         "state.json",
         ".hidden",
@@ -96,8 +97,8 @@ def test_everything_comes_back_but_what_speaks_of_processes(tmp_path):
         (out / name).write_text("{}")
     pack(out, tmp_path / "pack", PackOptions(optimizer=True))
     unpack(tmp_path / "pack", tmp_path / "there")
-    after = files(tmp_path / "there")
-    assert len(results.rows_of(after.pop("weights.csv"), "weights.csv")) == 2
+    after = contents(tmp_path / "there")
+    assert len(files.rows_of(after.pop("weights.csv"), "weights.csv")) == 2
     assert after == before
 
 
@@ -158,7 +159,7 @@ def test_without_it_the_restart_is_warm_and_says_so(tmp_path, pictures):
     stop_after(pictures, runs, 5, resume=True)  # seen: 3 resumed, 2 trained
     run = training.train(SETTINGS, pictures, runs, RunOptions(resume=True, log_every=1))  # a resume with its optimizer
     assert run.warm_restarts == (3,)
-    log = results.read_csv(run.folder / "log.csv")
+    log = files.read_csv(run.folder / "log.csv")
     warm = log.loc[log["iteration"] == 6, "learning_rate"].item()
     assert warm == pytest.approx(SETTINGS.rate_at(5) * 3 / RESTART)
 
@@ -197,7 +198,7 @@ def test_limits_hold_and_the_most_valuable_comes_first(tmp_path, limit, count, t
     assert len(sizes) == made.files <= (count or 99)
     assert max(sizes) <= limit * 2**20
     assert sum(sizes) == made.megabytes * 2**20 <= (total or 99) * 2**20
-    listed = results.rows_of(archive.contents(target / "results.zip")["weights.csv"], "weights.csv")
+    listed = files.rows_of(archive.contents(target / "results.zip")["weights.csv"], "weights.csv")
     assert list(listed["digest"]) == [p.digest for p in made.sets]
     assert sorted(names(unpack(target, tmp_path / "there"))) == sorted(names(made))
 
@@ -253,7 +254,7 @@ def test_what_stays_is_not_written_again(tmp_path):
     assert names(pack(out, target, options)) == ["run-1/final", "run-2/final"]
     assert len(state()) == 1 + len(shards(target))
     unpack(target, tmp_path / "there")
-    assert files(tmp_path / "there", ["weights.csv"]) == files(out)
+    assert contents(tmp_path / "there", ["weights.csv"]) == contents(out)
     assert not list(out.glob(".pack*"))
 
 
@@ -344,7 +345,7 @@ def test_killed_at_any_step_the_target_holds_the_old_or_the_new(tmp_path, monkey
         done = unpack(target, there)
         iterations = {p.run: p.iteration for p in done.sets}
         assert iterations["run-0"] == 6 and iterations["run-1"] in (3, 4)
-        assert len(results.read_csv(there / "table1" / "table1.csv")) in (3, 4)
+        assert len(files.read_csv(there / "table1" / "table1.csv")) in (3, 4)
         seen.add(iterations["run-1"])
         if not goes_on:
             break
@@ -493,7 +494,7 @@ def test_where_nothing_can_be_staged_files_go_straight_to_the_target(tmp_path, m
     (out / packing.Desk(out, tmp_path / "b")._folder.name).write_text("in the way")
     pack(out, tmp_path / "b")
     assert len(moved) == 2
-    assert files(tmp_path / "a") == files(tmp_path / "b") and len(files(tmp_path / "a")) == 2
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") and len(contents(tmp_path / "a")) == 2
 
 
 @pytest.mark.parametrize(
@@ -533,7 +534,7 @@ def test_bad_input(finished, tmp_path):
     with pytest.raises(GradlabError, match=r"holds other things \(mine\.txt\): pack into a new folder"):
         pack(out, tmp_path / "c")
     (tmp_path / "c" / "mine.txt").unlink()
-    with zipfile.ZipFile(results.ensure_folder(tmp_path / "d") / "results.zip", "w"):
+    with zipfile.ZipFile(files.ensure_folder(tmp_path / "d") / "results.zip", "w"):
         pass
     with pytest.raises(GradlabError, match=r"holds other things \(results\.zip\): pack into a new folder"):
         pack(out, tmp_path / "d")
@@ -585,7 +586,7 @@ def test_on_the_command_line(finished, tmp_path, capsys):
     shards(tmp_path / "pack")[0].unlink()
     assert cli.main(["unpack", str(tmp_path / "pack"), str(tmp_path / "some")]) == 0
     assert "incomplete, since files are missing" in capsys.readouterr().out
-    assert len(results.read_csv(tmp_path / "there" / "weights.csv")) >= 1
+    assert len(files.read_csv(tmp_path / "there" / "weights.csv")) >= 1
     assert cli.main(["unpack", str(tmp_path), str(out)]) == 2
     assert cli.main(["pack", str(out), str(tmp_path / "pack"), "--every", "0"]) == 2
     assert "every 0 seconds is too often" in capsys.readouterr().err

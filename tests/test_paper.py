@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gradlab import paper
 from gradlab.errors import GradlabError
+from gradlab.study import paper
 
 SHAPES = {
     1: (3, 6),

@@ -9,9 +9,9 @@ import math
 import pandas as pd
 import pytest
 
-from gradlab import digests, results, stopping
 from gradlab.errors import Stopped
-from gradlab.parts import Parts, Piece, joined
+from gradlab.runtime import digests, provenance, signals
+from gradlab.study.pieces import Parts, Piece, joined
 
 ROWS = pd.DataFrame({"group": ["None", "z"], "snr": [1 / 3, math.nan], "own": [True, False], "draws": [32, 32]})
 TABLES = {"table": ROWS, "more": ROWS.head(1)}
@@ -65,13 +65,13 @@ def test_what_was_measured_otherwise_is_told(tmp_path):
     parts.find("two", KEY)
     assert parts.elsewhere() == ""
     parts.find("one", KEY)
-    assert parts.elsewhere() == f"gradlab {results.version('gradlab')}, device cuda (NVIDIA H200), commit 70e6ed2"
+    assert parts.elsewhere() == f"gradlab {provenance.version('gradlab')}, device cuda (NVIDIA H200), commit 70e6ed2"
 
 
 def test_what_another_version_measured_is_measured_again(tmp_path):
     Parts(tmp_path, {"gradlab": "9.9.9"}).keep("one", KEY, TABLES)
     assert Parts(tmp_path).find("one", KEY) is None
-    Parts(tmp_path, {"gradlab": results.UNKNOWN}).keep("one", KEY, TABLES)  # of a copy that was not installed
+    Parts(tmp_path, {"gradlab": provenance.UNKNOWN}).keep("one", KEY, TABLES)  # of a copy that was not installed
     assert Parts(tmp_path).find("one", KEY) is not None
 
 
@@ -103,7 +103,7 @@ def test_a_record_is_sealed(tmp_path):
 def ends_the_work(monkeypatch, after):
     """Time is up when so many pieces were measured."""
     asked = iter(range(1000))
-    monkeypatch.setattr(stopping, "cause", lambda deadline=None: "at the time limit" if next(asked) >= after else None)
+    monkeypatch.setattr(signals, "cause", lambda deadline=None: "at the time limit" if next(asked) >= after else None)
 
 
 def pieces(measured, *keys):

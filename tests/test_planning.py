@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gradlab import cli, data, planning, results, study, training
+from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.runtime import files
+from gradlab.study import planning, runner
 from gradlab.training import RunOptions, run_of
 from gradlab_studies import _models as models
 
 NAMES = [
     name
-    for name in study.discover()
+    for name in runner.discover()
     if hasattr(importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}"), "work")
 ]
 SECONDS = {"train": 1.0, "record": 0.5, "evaluate": 2.0, "round": 0.25}
@@ -60,12 +62,12 @@ def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
     # The one that studies hold now: other tests import the studies anew.
     monkeypatch.setattr(importlib.import_module("gradlab_studies._models"), "train_all", train_all)
     options = {"out": tmp_path, "folder": tmp_path / name, "runs": tmp_path / "runs", "profile": "quick", "seed": 0}
-    context = study.Context(
+    context = runner.Context(
         **options,
         options=RunOptions(),
         train_images=None,
         test_images=None,
-        progress=study.Progress(Console(file=io.StringIO())),
+        progress=runner.Progress(Console(file=io.StringIO())),
     )
     measure = used.on_codec if name == "rounding" else used.measure
     with pytest.raises(Enough):
@@ -139,7 +141,7 @@ def test_what_was_trained_before_needs_no_time(clock, tmp_path):
     assert (run_of(models.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert [line for line in lines(found, "table2") if line[0] == "train"] == [("train", models.BASELINE, 3)]
-    study.run(["table2"], "quick", tmp_path / "before", RunOptions(resume=True), console=Console(file=io.StringIO()))
+    runner.run(["table2"], "quick", tmp_path / "before", RunOptions(resume=True), console=Console(file=io.StringIO()))
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert lines(found, "table2") == [(planning.NOTHING, "", 0)]
 
@@ -170,7 +172,7 @@ def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
         and "run what fits: gradlab run --plan plan.json" in said
     )
     assert cli.main(["run", "--plan", "plan.json", "--out", "out"]) == 0
-    record = results.read_json(Path("out/figure4/provenance.json"))
+    record = files.read_json(Path("out/figure4/provenance.json"))
     assert record["seed"] == 3 and record["set"] == ["bins=20"] and record["profile"] == "quick"
     arguments = ["plan", "table3", "--budget", "1", "--resume", "out", "--out", "plan.json"]
     assert cli.main(arguments) == 0 and "run what fits" not in capsys.readouterr().out  # it takes 60 of 54 seconds
@@ -181,7 +183,7 @@ def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
 
 def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
     seen = {}
-    monkeypatch.setattr(study, "run", lambda names, profile, out, options, **how: seen.update(how, names=names) or 0)
+    monkeypatch.setattr(runner, "run", lambda names, profile, out, options, **how: seen.update(how, names=names) or 0)
     assert cli.main(["plan", "figure4", "--budget", "2", "--out", "plan.json"]) == 0
     assert cli.main(["run", "--plan", "plan.json"]) == 0 and seen["time_limit"] == 2 and seen["names"] == ["figure4"]
     assert cli.main(["run", "--plan", "plan.json", "--time-limit", "1"]) == 0 and seen["time_limit"] == 1

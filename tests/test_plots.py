@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradlab import plots
 from gradlab.errors import GradlabError
-from gradlab.plotstyle import COLOURS, DASHES, HATCHES, MARKERS
+from gradlab.study import plots
+from gradlab.study.plotstyle import COLOURS, DASHES, HATCHES, MARKERS
 
 CURVES = pd.DataFrame(
     {"k": [1, 2, 4] * 2, "snr": [1.0, 0.7, 0.5, 1.0, 1.4, 2.0], "se": 0.1, "estimator": ["a"] * 3 + ["b"] * 3}

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from gradlab import data, plots, pngs
-from gradlab.plotstyle import png
+from gradlab import data
+from gradlab.study import palette, plots
+from gradlab.study.plotstyle import png
 
 NAMES = {"Software": "a program", "Title": "\u03bb"}  # Latin-1 text, and text that needs another kind of chunk
 
@@ -58,9 +59,9 @@ def test_a_plot_gets_a_palette_without_visible_change() -> None:
     assert content == png(lines())
     before, after = opened(whole), opened(content)
     assert after.mode == "P" and len(content) < len(whole) / 2
-    assert len(before.convert("RGB").getcolors(1 << 24) or ()) > pngs.COLOURS  # so that the palette is a choice
+    assert len(before.convert("RGB").getcolors(1 << 24) or ()) > palette.COLOURS  # so that the palette is a choice
     change = np.abs(levels(before) - levels(after)).max(axis=-1)
-    assert 0 < change.mean() < 0.2 and change.max() < pngs.LARGEST_CHANGE
+    assert 0 < change.mean() < 0.2 and change.max() < palette.LARGEST_CHANGE
     white = (levels(before) == 255).all(axis=-1)
     assert white.mean() > 0.5 and not change[white].any()
 
@@ -82,7 +83,7 @@ def photographed() -> Any:
 def test_a_photograph_keeps_every_colour() -> None:
     whole, content = opened(written(photographed())), opened(png(photographed()))
     assert content.mode == "RGB" and (levels(whole) == levels(content)).all()
-    assert opened(pngs.light(saved(astronaut()))).mode == "RGB"
+    assert opened(palette.light(saved(astronaut()))).mode == "RGB"
 
 
 def test_few_colours_and_transparent_images_are_exact() -> None:
@@ -90,7 +91,7 @@ def test_few_colours_and_transparent_images_are_exact() -> None:
     clear = grey.convert("RGBA")
     clear.putalpha(grey)
     for image, mode in ((grey, "P"), (clear, "RGBA"), (Image.new("RGB", (3, 2), "red"), "P")):
-        light = opened(pngs.light(saved(image)))
+        light = opened(palette.light(saved(image)))
         assert light.mode == mode and (levels(image) == levels(light)).all()
 
 

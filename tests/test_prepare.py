@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradlab import cli, data, results
+from gradlab import cli, data
 from gradlab.data import prepare as module
 from gradlab.data.prepare import images_in, prepare
 from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
+from gradlab.runtime import files
 
 
 def photograph(path, width, height, seed=0, **options):
@@ -48,7 +49,7 @@ def contents(folder):
 
 def test_the_largest_are_taken_and_the_manifest_says_how(tree, tmp_path):
     done = prepare(tree, tmp_path / "set", 3, seed=5, workers=1)
-    manifest = results.read_csv(tmp_path / "set" / "manifest.csv")
+    manifest = files.read_csv(tmp_path / "set" / "manifest.csv")
     assert list(manifest["source"]) == ["a/largest.png", "second.jpg", "b/c/third.png"]
     assert done.found == 4 and done.done_before == 0 and len(done.skipped) == 0
     for row in manifest.itertuples():
@@ -152,7 +153,7 @@ def test_what_is_left_out_is_listed_and_the_next_takes_its_place(tree, tmp_path,
     assert set(reasons.index) == {"broken.jpg", "text.png", "drawing.png", "bomb.png"}
     assert "damaged" in reasons["broken.jpg"] and "cannot be read" in reasons["text.png"]
     assert "100 % of its pixels are fully saturated" in reasons["drawing.png"] and "bomb" in reasons["bomb.png"]
-    assert results.read_csv(tmp_path / "set" / "skipped.csv").equals(done.skipped)
+    assert files.read_csv(tmp_path / "set" / "skipped.csv").equals(done.skipped)
     assert done.found == images_in(tree) == 8
 
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gradlab import digests, results
 from gradlab.errors import GradlabError
+from gradlab.runtime import digests, provenance
 from gradlab.study import check
 from gradlab.training.settings import WARM_UP
 from gradlab_studies import _models as models
@@ -52,10 +52,10 @@ def trained(monkeypatch):
 )
 def test_models_are_shared_between_studies(trained, profile, models_of_all):
     wanted = [settings for study in SHARING for _, settings in trained(study, profile)]
-    hashes = {results.settings_hash(settings) for settings in wanted}
+    hashes = {provenance.settings_hash(settings) for settings in wanted}
     assert len(hashes) == models_of_all
     # Nor is one trained twice to two different ends: but for its length every model is another.
-    ends = {results.settings_hash(replace(s, steps=10**9, snapshots=())) for s in wanted}
+    ends = {provenance.settings_hash(replace(s, steps=10**9, snapshots=())) for s in wanted}
     assert len(ends) == models_of_all
 
 
@@ -127,7 +127,7 @@ def test_what_was_published_from_an_accelerator_is_of_its_profile(profile):
     for folder in folders:
         record = digests.read_record(folder)
         settings = importlib.import_module(f"gradlab_studies.{folder.name}").PROFILES[profile]
-        assert record["settings_hash"] == results.settings_hash(settings), folder.name
+        assert record["settings_hash"] == provenance.settings_hash(settings), folder.name
         for name in record[digests.FILES]:
             digests.read_table(folder / name, record)
         if profile == "stay":  # one seed decides nothing
@@ -138,10 +138,10 @@ def test_profile_gpu_is_the_beginning_of_profile_paper(trained):
     """But for the big batches of Table 7, which profile paper trains for as many epochs instead of iterations."""
     open_end = {"steps": 10**9, "snapshots": ()}
     for study in SHARING:
-        paper = {results.settings_hash(replace(s, **open_end)) for _, s in trained(study, "paper")}
+        paper = {provenance.settings_hash(replace(s, **open_end)) for _, s in trained(study, "paper")}
         for name, s in trained(study, "gpu"):
             if not name.startswith(models.BIG_BATCH):
-                assert results.settings_hash(replace(s, **open_end)) in paper, (study, name)
+                assert provenance.settings_hash(replace(s, **open_end)) in paper, (study, name)
                 assert s.steps <= models.GPU.steps == 50_000
 
 

@@ -11,7 +11,7 @@ from scipy import integrate, stats
 import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.noise import stream, uniform
-from gradlab.proxies import PROXIES, GumbelAnnealing, SoftRounding, proxy
+from gradlab.objectives.proxies import PROXIES, GumbelAnnealing, SoftRounding, proxy
 
 MEANS = (-1.7, -0.5, 0.0, 0.3, 0.5, 0.999, 2.2)
 

@@ -15,8 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from gradlab import checkpoints, noise, ranks, results, training
+from gradlab import noise, training
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, distributed, files
 from tests import ranks_cases as cases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +79,7 @@ def test_a_run_is_that_of_one_process(one: Path, two: Path) -> None:
         for name in a:
             if not name.endswith(("quantiles", "_cdf", "_offset", "_cdf_length")):
                 assert torch.allclose(a[name], b[name], rtol=1e-4, atol=2e-5), name
-    logs = [results.read_csv(at / run.folder / "log.csv") for at in (one, two)]
+    logs = [files.read_csv(at / run.folder / "log.csv") for at in (one, two)]
     pd.testing.assert_frame_equal(*logs, rtol=1e-4)
     assert sorted(p.name for p in (two / run.folder).iterdir()) == sorted(p.name for p in (one / run.folder).iterdir())
 
@@ -101,7 +102,7 @@ def test_what_breaks_in_one_process_breaks_in_all(two: Path) -> None:
 
 @pytest.mark.parametrize("table", ["coded", "universal"])
 def test_evaluation_is_that_of_one_process(one: Path, two: Path, table: str) -> None:
-    alone, shared = (results.read_csv(at / f"{table}.csv") for at in (one, two))
+    alone, shared = (files.read_csv(at / f"{table}.csv") for at in (one, two))
     assert alone["image"].tolist() == shared["image"].tolist() == list(range(5))
     pd.testing.assert_frame_equal(alone, shared, rtol=1e-6)
 
@@ -109,11 +110,11 @@ def test_evaluation_is_that_of_one_process(one: Path, two: Path, table: str) -> 
 def test_the_command_line_needs_no_change(one: Path, two: Path) -> None:
     # The digest of the weights is in the name of what was evaluated of them.
     digest = re.compile(r"-[0-9a-f]{12}\.json")
-    files = [
+    listed = [
         sorted(digest.sub("", str(p.relative_to(at / "out"))) for p in (at / "out").rglob("*")) for at in (one, two)
     ]
-    assert files[0] == files[1] and "table11/provenance.json" in files[0]
-    tables = [results.read_csv(at / "out" / "table11" / "table11.csv") for at in (one, two)]
+    assert listed[0] == listed[1] and "table11/provenance.json" in listed[0]
+    tables = [files.read_csv(at / "out" / "table11" / "table11.csv") for at in (one, two)]
     pd.testing.assert_frame_equal(*tables, rtol=1e-3)
     said = (two / "said.txt").read_text()
     assert said.count("table11 (1 of 1)") == said.count("results are in") == 1  # the other process is silent
@@ -122,7 +123,7 @@ def test_the_command_line_needs_no_change(one: Path, two: Path) -> None:
 def test_srun_starts_it_as_well() -> None:
     """The variables that SLURM's srun sets for two processes on one machine."""
     program = (
-        "from gradlab import ranks\nwith ranks.started('cpu') as here:\n"
+        "from gradlab.runtime import distributed\nwith distributed.started('cpu') as here:\n"
         "    print(here.gather(here.rank), here.any(here.rank == 1), here.cause('by SIGTERM' if here.rank else None))"
     )
     with socket.socket() as free:
@@ -163,15 +164,15 @@ def test_what_cannot_be_shared(
     elastic = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     for name, value in (environment or elastic).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(GradlabError, match=match), ranks.started(device):
+    with pytest.raises(GradlabError, match=match), distributed.started(device):
         pass
-    assert ranks.here() is ranks.ALONE
+    assert distributed.here() is distributed.ALONE
 
 
 def test_alone_nothing_is_imported() -> None:
     program = (
-        "import sys\nfrom gradlab import ranks\n"
-        "with ranks.started('cpu') as here:\n    assert here.any(True) and here.agreed(3) == 3 and here.mean({'a': 1.0})\n"
+        "import sys\nfrom gradlab.runtime import distributed\n"
+        "with distributed.started('cpu') as here:\n    assert here.any(True) and here.agreed(3) == 3 and here.mean({'a': 1.0})\n"
         "    here.wait()\nsys.exit('torch' in sys.modules or 'lightning_fabric' in sys.modules)"
     )
     environment = {n: v for n, v in os.environ.items() if not n.startswith(("SLURM_", "TORCHELASTIC"))}

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradlab import codecs, snr
+from gradlab import codecs
 from gradlab.errors import GradlabError, NonFinite
-from gradlab.recorder import GradientRecorder, compiled, passes
-from gradlab.recorder.compiled import PIECE
-from gradlab.recorder.layout import Layout, Moments, pieces
-from gradlab.recorder.stream import BURN_IN, Stream, block_size
+from gradlab.snr import definitions
+from gradlab.snr.recorder import GradientRecorder, compiled, passes
+from gradlab.snr.recorder.compiled import PIECE
+from gradlab.snr.recorder.layout import Layout, Moments, pieces
+from gradlab.snr.recorder.stream import BURN_IN, Stream, block_size
 
 
 def model(inplace=True):
@@ -215,7 +216,7 @@ class Masked(nn.Conv2d):
 
 @pytest.mark.parametrize("chunk", [2**22, 7])
 def test_masked_taps_do_not_count(chunk, monkeypatch):
-    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", chunk)
+    monkeypatch.setattr("gradlab.snr.recorder.layout.CHUNK", chunk)
     torch.manual_seed(3)
     net = Masked().double()
 
@@ -457,7 +458,7 @@ def test_merged_recorders_keep_their_standard_errors():
 @pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
 def test_fast_replicates_are_the_plain_ones(large, monkeypatch):
     """The replicates of both against ``snr.replicate`` on the stored draws, block by block."""
-    monkeypatch.setattr("gradlab.recorder.stream.LARGE", large)
+    monkeypatch.setattr("gradlab.snr.recorder.stream.LARGE", large)
     stream = Stream([torch.zeros(30)], [[0]], True)
     stream.allocate([torch.device("cpu")])
     scale = torch.logspace(-30, 30, 30, dtype=torch.float64)  # float32 could not hold their squares
@@ -476,7 +477,7 @@ def test_fast_replicates_are_the_plain_ones(large, monkeypatch):
         for part in (draws[:closed], draws[closed : t + 1]):
             parts += [part.mean(0), (part - part.mean(0)).square().sum(0), len(part)]
         parts[1][3] = 0.0
-        assert float(stream.spread.last) == pytest.approx(snr.replicate(*parts), abs=2e-4)
+        assert float(stream.spread.last) == pytest.approx(definitions.replicate(*parts), abs=2e-4)
         seen += 1
     assert seen == 64 - BURN_IN + 32 * 3 + (700 - 512) // 16
 
@@ -520,8 +521,8 @@ def test_snr_se_is_the_spread_of_repeated_experiments(kind, mean, draws):
             kind
         ]
         stream = fed(noise + means[mean])
-        group = snr.tally(*stream.totals(0), draws)
-        rows.append(snr.snr(group))
+        group = definitions.tally(*stream.totals(0), draws)
+        rows.append(definitions.snr(group))
         errors.append(stream.spread.standard_error(0, group.live, draws))
     ratio = math.sqrt(np.mean(np.square(errors))) / np.std(rows, ddof=1)
     assert 0.75 < ratio < 1.4, ratio
@@ -603,7 +604,7 @@ def test_loops_do_not_depend_on_threads(monkeypatch):
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
 def test_gradients_that_are_not_finite_are_dropped_whatever_the_size(large, monkeypatch):
-    monkeypatch.setattr("gradlab.recorder.stream.LARGE", large)
+    monkeypatch.setattr("gradlab.snr.recorder.stream.LARGE", large)
     weight = torch.zeros(300, requires_grad=True)
     recorder = GradientRecorder({"w": [weight]})
     with recorder:
@@ -658,7 +659,7 @@ class Counted(GradientRecorder):
 @pytest.mark.parametrize("chunk", [2**22, 2**14], ids=["one piece", "two pieces"])  # two at channels (128, 192)
 def test_a_draw_costs_few_operations(chunk, monkeypatch):
     """They set the time on an accelerator, and depend on the number of parameters, not on their sizes."""
-    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", chunk)
+    monkeypatch.setattr("gradlab.snr.recorder.layout.CHUNK", chunk)
     codec = codecs.build("bmshj2018-hyperprior", (8, 12))
     recorder = Counted(codec.groups(), exclude=("quantiles",))
     parameters = list(recorder.parameters)
@@ -685,7 +686,7 @@ def test_a_draw_costs_few_operations(chunk, monkeypatch):
 
 
 def test_pieces_hold_whole_parameters_of_one_device(monkeypatch):
-    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", 10)
+    monkeypatch.setattr("gradlab.snr.recorder.layout.CHUNK", 10)
     here, there = torch.device("cuda:0"), torch.device("cuda:1")
     found = pieces([4, 6, 1, 10, 23, 2, 3, 3], [here] * 6 + [there, here])
     assert [(p.rows, p.sizes, p.start) for p in found] == [
@@ -734,7 +735,7 @@ def assortment(draws, large=False):
 def test_pieces_change_nothing(chunk, draws, monkeypatch):
     """Passes over pieces against the stored draws, against the compiled loops, and against passes over one piece."""
     whole, loops = assortment(draws), assortment(draws, large=True)
-    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", chunk)
+    monkeypatch.setattr("gradlab.snr.recorder.layout.CHUNK", chunk)
     cut = assortment(draws)
     rows = [assorted(t) for t in range(draws)]
     for i, place in enumerate(PLACES):
@@ -755,7 +756,7 @@ def test_a_state_goes_from_one_cut_to_another(monkeypatch):
     net = model()
     whole = record(GradientRecorder(net), net, range(150)).state_dict()
     first = record(GradientRecorder(net), net, range(133))
-    monkeypatch.setattr("gradlab.recorder.layout.CHUNK", 9)
+    monkeypatch.setattr("gradlab.snr.recorder.layout.CHUNK", 9)
     second = GradientRecorder(net)
     second.load_state_dict(first.state_dict())
     merged = GradientRecorder(net)
@@ -770,7 +771,7 @@ def test_a_state_goes_from_one_cut_to_another(monkeypatch):
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph:UserWarning")
 @pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
 def test_adding_gradients_is_a_backward_pass_and_a_step(large, monkeypatch):
-    monkeypatch.setattr("gradlab.recorder.stream.LARGE", large)
+    monkeypatch.setattr("gradlab.snr.recorder.stream.LARGE", large)
     net = Reused()
     stepped, added = GradientRecorder(net), GradientRecorder(net)
     with stepped:

@@ -7,8 +7,8 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
+from gradlab.evaluation.gradients import at_same_weights, record
 from gradlab.noise import stream
-from gradlab.recording import at_same_weights, record
 from gradlab.training import Loss
 
 LAM = 0.015

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradlab import report, results, sheets
 from gradlab.errors import GradlabError
+from gradlab.runtime import files
+from gradlab.study import formatting, report
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFWEXHbQSACj/P8Fu7N9hAAAAAElFTkSuQmCC"
@@ -66,11 +67,11 @@ def folder(tmp_path: Path) -> Path:
             "iterations": [4000, 4000],
         }
     )
-    results.write_csv(out / "table2" / "table2.csv", main)
-    results.write_csv(out / "table2" / "a_more.csv", pd.DataFrame({"x": range(1000)}))
+    files.write_csv(out / "table2" / "table2.csv", main)
+    files.write_csv(out / "table2" / "a_more.csv", pd.DataFrame({"x": range(1000)}))
     verdicts = [("a < b", "Table 2", "yes", "1 & 2"), ("c", "Section 5", "no", ""), ("d", "A.9", "undecided", "n")]
     frame = pd.DataFrame(verdicts, columns=["claim", "source", "holds", "evidence"])
-    results.write_csv(out / "table2" / "verdicts.csv", frame)
+    files.write_csv(out / "table2" / "verdicts.csv", frame)
     (out / "table2" / "picture.png").write_bytes(PNG)
     record = {
         "study": "table2",
@@ -84,8 +85,8 @@ def folder(tmp_path: Path) -> Path:
         "device": "cpu",
         "seed": 0,
     }
-    results.write_json(out / "table2" / "provenance.json", record)
-    results.write_csv(out / "table10" / "table10.csv", pd.DataFrame({"x": [1]}))
+    files.write_json(out / "table2" / "provenance.json", record)
+    files.write_csv(out / "table10" / "table10.csv", pd.DataFrame({"x": [1]}))
     (out / "runs").mkdir()
     return out
 
@@ -160,7 +161,7 @@ def test_damaged_files(folder: Path, name: str, content: bytes, message: str) ->
 
 def test_odd_provenance_is_shown_without_falling_over(folder: Path) -> None:
     path = folder / "table2" / "provenance.json"
-    results.write_json(
+    files.write_json(
         path, {"study": 1, "seed": [], "wall_s": "long", "tables": 3, "settings": [1], "description": None}
     )
     assert "Where this comes from" in report.build(folder).read_text("utf-8")
@@ -186,7 +187,7 @@ def test_odd_provenance_is_shown_without_falling_over(folder: Path) -> None:
     ],
 )
 def test_text_of_a_cell(value: object, text: str) -> None:
-    assert sheets.text(value) == text
+    assert formatting.text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -201,11 +202,11 @@ def test_text_of_a_cell(value: object, text: str) -> None:
     ],
 )
 def test_value_with_error(value: float, error: float, text: str) -> None:
-    assert sheets.with_error(value, error) == text
+    assert formatting.with_error(value, error) == text
 
 
 def test_columns_merge_only_what_belongs_together() -> None:
     frame = pd.DataFrame({"lone_se": [1.0], "x_paper": [2.0], "y": [1.0], "y_paper": [0.0]})
-    found = sheets.columns(frame)
+    found = formatting.columns(frame)
     assert [column.name for column in found] == ["lone_se", "x_paper", "y"]
     assert found[2].paper == ["0"] and found[2].difference == [""]  # no percentage of nothing

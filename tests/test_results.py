@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradlab import results
 from gradlab.errors import GradlabError
+from gradlab.runtime import files, provenance
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ FRAME = pd.DataFrame(
 
 
 def test_csv_comes_back_to_the_last_bit(tmp_path: Path) -> None:
-    results.write_csv(tmp_path / "a.csv", FRAME)
-    pd.testing.assert_frame_equal(results.read_csv(tmp_path / "a.csv"), FRAME, check_exact=True)
+    files.write_csv(tmp_path / "a.csv", FRAME)
+    pd.testing.assert_frame_equal(files.read_csv(tmp_path / "a.csv"), FRAME, check_exact=True)
 
 
 def test_csv_of_many_random_floats_is_exact_and_deterministic(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2**63, 5000).view(np.float64)
     frame = pd.DataFrame({"x": bits[np.isfinite(bits)]})
     for name in ("a.csv", "b.csv"):
-        results.write_csv(tmp_path / name, frame)
+        files.write_csv(tmp_path / name, frame)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert (results.read_csv(tmp_path / "a.csv")["x"].to_numpy() == frame["x"].to_numpy()).all()
+    assert (files.read_csv(tmp_path / "a.csv")["x"].to_numpy() == frame["x"].to_numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_damaged_csv(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(GradlabError, match=rf"a\.csv.*{message}.*run its study again"):
-        results.read_csv(path)
+        files.read_csv(path)
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(GradlabError, match=r"cannot read .*gone\.csv .*run its study again"):
-        results.read_csv(tmp_path / "gone.csv")
+        files.read_csv(tmp_path / "gone.csv")
     with pytest.raises(GradlabError, match=r"cannot read .*gone\.json .*run its study again"):
-        results.read_json(tmp_path / "gone.json")
+        files.read_json(tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "nonsense", "[" * 100_000])
@@ -87,26 +87,26 @@ def test_damaged_json(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(GradlabError, match=r"a\.json .*delete it"):
-        results.read_json(path)
+        files.read_json(path)
 
 
 def test_json_takes_paths_and_numpy(tmp_path: Path) -> None:
-    results.write_json(tmp_path / "a.json", {"path": Path("x/y"), "n": np.int64(3), "f": np.float64(0.5)})
-    assert results.read_json(tmp_path / "a.json") == {"path": "x/y", "n": 3, "f": 0.5}
+    files.write_json(tmp_path / "a.json", {"path": Path("x/y"), "n": np.int64(3), "f": np.float64(0.5)})
+    assert files.read_json(tmp_path / "a.json") == {"path": "x/y", "n": 3, "f": 0.5}
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.txt"
-    results.write_text(path, "old")
+    files.write_text(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(GradlabError, match=r"cannot write to .*a\.txt \(No space left on device\): free space"):
-        results.write_text(path, "new")
+        files.write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
 
@@ -116,8 +116,8 @@ def test_a_killed_writer_leaves_old_or_new(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     size = 1 << 20
     code = (
-        "import sys; from gradlab import results\n"
-        f"for i in range(10**9): results.write_bytes({str(path)!r}, bytes([i % 2]) * {size})\n"
+        "import sys; from gradlab.runtime import files\n"
+        f"for i in range(10**9): files.write_bytes({str(path)!r}, bytes([i % 2]) * {size})\n"
     )
     for _ in range(5):
         process = subprocess.Popen([sys.executable, "-c", code])
@@ -132,19 +132,19 @@ def test_a_killed_writer_leaves_old_or_new(tmp_path: Path) -> None:
 
 
 def test_new_files_have_ordinary_permissions(tmp_path: Path) -> None:
-    results.write_text(tmp_path / "a", "x")
+    files.write_text(tmp_path / "a", "x")
     (tmp_path / "b").write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_ensure_folder(tmp_path: Path) -> None:
-    made = results.ensure_folder(tmp_path / "a" / "b")
+    made = files.ensure_folder(tmp_path / "a" / "b")
     assert made.is_dir() and not list(made.iterdir())
-    results.ensure_folder(made)
+    files.ensure_folder(made)
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(GradlabError, match=r"cannot write to .*file.*is a file; choose another folder"):
-            results.ensure_folder(path)
+            files.ensure_folder(path)
 
 
 def test_ensure_folder_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_ensure_folder_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(GradlabError, match=r"No space left on device.*: free space"):
-        results.ensure_folder(tmp_path / "a")
+        files.ensure_folder(tmp_path / "a")
     assert not list((tmp_path / "a").iterdir())
 
 
@@ -161,34 +161,34 @@ def test_ensure_folder_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_ensure_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(GradlabError, match="Permission denied"):
-        results.ensure_folder(tmp_path / "a")
+        files.ensure_folder(tmp_path / "a")
 
 
 def test_settings_hash() -> None:
-    assert results.settings_hash(Settings()) == results.settings_hash(Shuffled())
+    assert provenance.settings_hash(Settings()) == provenance.settings_hash(Shuffled())
     # By hand: must not change, since it names runs on users' disks.
     text = b'{"channels":[8,12],"lam":0.1,"seed":0,"steps":10}'
-    assert results.settings_hash(Settings()) == hashlib.sha256(text).hexdigest()[:12]
-    assert results.settings_hash(Settings(lam=0.1 + 1e-18)) == results.settings_hash(Settings())
+    assert provenance.settings_hash(Settings()) == hashlib.sha256(text).hexdigest()[:12]
+    assert provenance.settings_hash(Settings(lam=0.1 + 1e-18)) == provenance.settings_hash(Settings())
     for other in (Settings(steps=11), Settings(lam=0.1000001), Settings(channels=(8, 13)), Settings(seed=1)):
-        assert results.settings_hash(other) != results.settings_hash(Settings())
+        assert provenance.settings_hash(other) != provenance.settings_hash(Settings())
     with pytest.raises(GradlabError, match=r"Settings cannot be hashed .*: use finite numbers"):
-        results.settings_hash(Settings(lam=math.nan))
+        provenance.settings_hash(Settings(lam=math.nan))
 
 
 def test_provenance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/gradlab", "run", "a b"])
-    record = results.provenance(Settings(), 7, "cpu", {"photographs": "abc"}, 1.23456, {"crop": "64"})
+    record = provenance.provenance(Settings(), 7, "cpu", {"photographs": "abc"}, 1.23456, {"crop": "64"})
     assert record["command"] == "gradlab run 'a b'"  # no path of this machine
     assert record["settings"] == {"steps": 10, "lam": 0.1, "channels": [8, 12], "seed": 0}
-    assert record["settings_hash"] == results.settings_hash(Settings())
+    assert record["settings_hash"] == provenance.settings_hash(Settings())
     assert (record["seed"], record["device"], record["wall_s"]) == (7, "cpu", 1.235)
     assert record["inputs"] == {"photographs": "abc"} and record["assumed"] == {"crop": "64"}
     assert set(record["versions"]) == {"python", "torch", "numpy", "scipy", "pandas", "compressai"}
     assert record["versions"]["numpy"] == np.__version__
     assert record["time"].endswith("+00:00") and record["cpu"] and record["threads"] >= 1 and record["platform"]
-    results.write_json(tmp_path / "p.json", record)
-    assert results.read_json(tmp_path / "p.json") == record
+    files.write_json(tmp_path / "p.json", record)
+    assert files.read_json(tmp_path / "p.json") == record
 
 
 def test_provenance_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,16 +199,16 @@ def test_provenance_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ).stdout.strip()
 
     (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "results.py").write_text("")
+    (tmp_path / "package" / "provenance.py").write_text("")
     git("init", "-q")
     git("commit", "-qm", "zero", "--allow-empty")
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "package" / "results.py"))
-    assert results.provenance(Settings(), 0, "cpu", {}, 0, {})["commit"] is None  # not tracked
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "package" / "provenance.py"))
+    assert provenance.provenance(Settings(), 0, "cpu", {}, 0, {})["commit"] is None  # not tracked
     git("add", ".")
     git("commit", "-qm", "one")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.csv").write_text("x")  # what runs write is no change of the code
-    record = results.provenance(Settings(), 0, "cpu", {}, 0, {})
+    record = provenance.provenance(Settings(), 0, "cpu", {}, 0, {})
     assert (record["commit"], record["dirty"]) == (git("rev-parse", "HEAD"), False)
     (tmp_path / "new.py").write_text("x")
-    assert results.provenance(Settings(), 0, "cpu", {}, 0, {})["dirty"] is True
+    assert provenance.provenance(Settings(), 0, "cpu", {}, 0, {})["dirty"] is True

@@ -8,7 +8,7 @@ import torch
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS
 from gradlab.problems.rainforth import RainforthModel
-from gradlab.scaling import rainforth_snr, slope
+from gradlab.problems.scaling import rainforth_snr, slope
 
 
 def per_draw(model, name, k, draws, seed=0):
@@ -69,7 +69,7 @@ def test_the_interval_covers_itself_and_shrinks():
 
 
 def test_chunks_do_not_change_what_is_measured(monkeypatch):
-    from gradlab import scaling
+    from gradlab.problems import scaling
 
     whole = rainforth_snr(RainforthModel(data=2), (2,), (1,), 32)
     monkeypatch.setattr(scaling, "CHUNK", 2 * 2 * 20)

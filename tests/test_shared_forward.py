@@ -8,7 +8,7 @@ import torch
 
 import gradlab as gl
 from gradlab.evaluation import bitstream
-from gradlab.recording import record
+from gradlab.evaluation.gradients import record
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import checkpoints, cli, states, status
+from gradlab import cli
 from gradlab.errors import GradlabError, Stopped
+from gradlab.runtime import checkpoints, heartbeat
+from gradlab.study import status
 
 NOBODY = 2**22 + 1  # above the largest process id of Linux
 
 
-def a_run(out: Path, name: str, state: states.State | None = None, last: int = 0, done: bool = False) -> None:
+def a_run(out: Path, name: str, state: heartbeat.State | None = None, last: int = 0, done: bool = False) -> None:
     folder = out / "runs" / name
     folder.mkdir(parents=True)
     settings = {"codec": "mbt2018", "lam": 0.015, "steps": 100, "seed": 3, "loss": {"proxy": "sga"}}
@@ -28,26 +30,26 @@ def a_run(out: Path, name: str, state: states.State | None = None, last: int = 0
     if done:
         (folder / "final.safetensors").write_bytes(b"")
     if state is not None:
-        states.write(folder, state)
+        heartbeat.write(folder, state)
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     a_run(tmp_path, "a", done=True)
-    a_run(tmp_path, "b", states.State("running", 100, 40, 0.5, "loss 1.5", "table8"), last=30)
-    a_run(tmp_path, "c", states.State("running", 100, 90, 0.5, "", "table8", pid=NOBODY), last=70)
-    a_run(tmp_path, "d", states.State("running", 100, 90, host="elsewhere", time=time.time() - 600), last=80)
-    a_run(tmp_path, "e", states.State("failed", 100, 20, note="the [gradient] broke"), last=10)
-    a_run(tmp_path, "f", states.State("waiting", 100, study="table8"))
-    a_run(tmp_path, "g", states.State("stopped", 100, 60), last=60)
+    a_run(tmp_path, "b", heartbeat.State("running", 100, 40, 0.5, "loss 1.5", "table8"), last=30)
+    a_run(tmp_path, "c", heartbeat.State("running", 100, 90, 0.5, "", "table8", pid=NOBODY), last=70)
+    a_run(tmp_path, "d", heartbeat.State("running", 100, 90, host="elsewhere", time=time.time() - 600), last=80)
+    a_run(tmp_path, "e", heartbeat.State("failed", 100, 20, note="the [gradient] broke"), last=10)
+    a_run(tmp_path, "f", heartbeat.State("waiting", 100, study="table8"))
+    a_run(tmp_path, "g", heartbeat.State("stopped", 100, 60), last=60)
     a_run(tmp_path, "h", last=50)
-    a_run(tmp_path, "i", states.State("waiting", 100, study="table8", pid=NOBODY))
+    a_run(tmp_path, "i", heartbeat.State("waiting", 100, study="table8", pid=NOBODY))
     (tmp_path / "table1").mkdir()
     (tmp_path / "table1" / "provenance.json").write_text(json.dumps({"wall_s": 75.2}))
     (tmp_path / "table8").mkdir()
-    states.write(tmp_path / "table8", states.State("running"))
+    heartbeat.write(tmp_path / "table8", heartbeat.State("running"))
     (tmp_path / "table9").mkdir()
-    states.write(tmp_path / "table9", states.State("failed", note="no images"))
+    heartbeat.write(tmp_path / "table9", heartbeat.State("failed", note="no images"))
     (tmp_path / "notes").mkdir()
     return tmp_path
 
@@ -86,8 +88,8 @@ def test_the_command(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_two_at_a_time_take_half_as_long(tmp_path: Path) -> None:
     for name, done in (("a", 50), ("b", 50)):
-        a_run(tmp_path, name, states.State("running", 100, done, 1.0))
-    a_run(tmp_path, "c", states.State("waiting", 100))
+        a_run(tmp_path, name, heartbeat.State("running", 100, done, 1.0))
+    a_run(tmp_path, "c", heartbeat.State("waiting", 100))
     assert status.survey(tmp_path).left == pytest.approx(100, abs=2)  # (50 + 50 + 100) / 2
 
 
@@ -108,19 +110,19 @@ def test_damaged_files_are_nobodys_end(out: Path, damage: bytes) -> None:
 
 
 def test_a_pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "BEAT_SECONDS", 0.01)
-    with states.running(tmp_path / "a", 100, "table8") as pulse:
-        assert states.read(tmp_path / "a").alive  # type: ignore[union-attr]
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    with heartbeat.running(tmp_path / "a", 100, "table8") as pulse:
+        assert heartbeat.read(tmp_path / "a").alive  # type: ignore[union-attr]
         pulse(50, "resumed")
         time.sleep(0.05)
         pulse(10, "loss 2")
         until = time.monotonic() + 20
-        while (said := states.read(tmp_path / "a")) is None or said.done < 60:
+        while (said := heartbeat.read(tmp_path / "a")) is None or said.done < 60:
             assert time.monotonic() < until
             time.sleep(0.01)
         assert (said.status, said.total, said.note, said.study) == ("running", 100, "loss 2", "table8")
         assert 0.005 <= said.seconds < 2  # of the ten, not of what was resumed
-    assert states.read(tmp_path / "a") is None and not list((tmp_path / "a").iterdir())
+    assert heartbeat.read(tmp_path / "a") is None and not list((tmp_path / "a").iterdir())
 
 
 @pytest.mark.parametrize(("error", "end"), [
@@ -128,9 +130,9 @@ def test_a_pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (KeyboardInterrupt(), ("stopped", "loss 2")), (MemoryError(), ("failed", "MemoryError")),
 ])  # fmt: skip
 def test_how_it_ended(tmp_path: Path, error: BaseException, end: tuple[str, str]) -> None:
-    with pytest.raises(type(error)), states.running(tmp_path, 9) as pulse:
+    with pytest.raises(type(error)), heartbeat.running(tmp_path, 9) as pulse:
         pulse(1, "loss 2")
         raise error
-    said = states.read(tmp_path)
+    said = heartbeat.read(tmp_path)
     assert said is not None and (said.status, said.note) == end and said.done == 1
     assert math.isnan(said.seconds)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gradlab import study
+from gradlab.study import runner
 from gradlab.training import RunOptions
 from gradlab.training.unpacking import unpack
 
@@ -27,7 +27,9 @@ INTERVAL = 1.0
 # Every study at its smallest, and each unit of work slowed down, so that a kill lands in the middle of something.
 DRIVER = """
 import importlib, sys, time
-from gradlab import catalog, cli, progress
+from gradlab import cli
+from gradlab.runtime import progress
+from gradlab.study import catalog
 catalog.studies_folder()
 for name in {studies}:
     module = importlib.import_module("gradlab_studies." + name)
@@ -56,7 +58,7 @@ def smallest(monkeypatch):
 def finish(folder):
     """``gradlab run --resume`` at home; what it printed, and every table."""
     console = Console(file=io.StringIO(), width=200)
-    assert study.run(STUDIES, "quick", folder, RunOptions(resume=True), console=console) == 0
+    assert runner.run(STUDIES, "quick", folder, RunOptions(resume=True), console=console) == 0
     return console.file.getvalue(), tables(folder)
 
 

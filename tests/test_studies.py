@@ -17,12 +17,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import digests, paper, plots, report, results, stopping, study
-from gradlab.claims import ledger
+from gradlab.runtime import digests, files, signals
+from gradlab.study import paper, plots, report, runner
+from gradlab.study.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
 from tests.codec_zoo import nudge
 
-STUDIES = list(study.discover())
+STUDIES = list(runner.discover())
 
 
 def module(name):
@@ -63,7 +64,7 @@ def out(tmp_path_factory):
             watched(name, part, parts)
     try:
         console = Console(file=io.StringIO(), width=200)
-        assert study.run(STUDIES, "quick", folder, console=console) == 0
+        assert runner.run(STUDIES, "quick", folder, console=console) == 0
         (folder / "printed.txt").write_text(console.file.getvalue())
         yield folder
     finally:
@@ -76,11 +77,11 @@ def out(tmp_path_factory):
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_writes_table_figure_verdicts_and_provenance(out, name):
     folder = out / name
-    table = results.read_csv(folder / f"{name}.csv")
+    table = files.read_csv(folder / f"{name}.csv")
     assert len(table) > 0
     assert list(folder.glob("*.png"))
     assert list(folder.glob("*.pdf"))
-    found = results.read_csv(folder / "verdicts.csv")
+    found = files.read_csv(folder / "verdicts.csv")
     assert set(found["holds"]) <= {"yes", "no", "undecided"}
     assert found["evidence"].str.len().min() > 10
     provenance = json.loads((folder / "provenance.json").read_text())
@@ -151,7 +152,7 @@ def readable_in_grey(ax):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8, 9, 10, 11])
 def test_the_papers_columns_and_numbers_stand_beside_ours(out, n):
     name = f"table{n}"
-    table, printed = results.read_csv(out / name / f"{name}.csv"), paper.table(n)
+    table, printed = files.read_csv(out / name / f"{name}.csv"), paper.table(n)
     numbers = [c for c in printed.columns if c not in (*paper.KEYS, "lambda")]
     for column in numbers:
         assert column in table.columns
@@ -162,7 +163,7 @@ def test_the_papers_columns_and_numbers_stand_beside_ours(out, n):
 
 @pytest.mark.parametrize("name", ["table1", "table2"])
 def test_rate_distortion_rows_say_what_they_are_of(out, name):
-    table = results.read_csv(out / name / f"{name}.csv")
+    table = files.read_csv(out / name / f"{name}.csv")
     for column in ("method", "seed", "iterations", "images", "bpp_estimate"):
         assert table[column].notna().all(), column
     assert (table["R-D cost"] - table["bpp"] - 0.015 * table["MSE"]).abs().max() < 1e-9
@@ -177,7 +178,7 @@ def test_the_baseline_is_trained_once_for_all_studies(out):
 
 
 def test_a_sweep_trains_one_model_per_method_and_lambda_for_both_tables(out):
-    found = [results.read_json(p / "settings.json") for p in (out / "runs").iterdir()]
+    found = [files.read_json(p / "settings.json") for p in (out / "runs").iterdir()]
     for codec, lams in (("small-hyperprior", 4), ("cheng2020-attn", 2)):
         swept = [made for made in found if made["codec"] == codec and made["lam"] != 0.015]
         assert len(swept) == 4 * lams
@@ -188,18 +189,18 @@ def test_a_sweep_trains_one_model_per_method_and_lambda_for_both_tables(out):
 
 def test_bd_figures_say_why_they_are_undefined(out):
     for name in ("table4", "table5"):
-        table = results.read_csv(out / name / f"{name}.csv")
+        table = files.read_csv(out / name / f"{name}.csv")
         assert list(table["interpolation"].unique()) == ["pchip", "cubic", "akima"]
         lost = table[table["PSNR BD-BR (%)"].isna()]
         assert lost["note"].str.len().min() > 10
 
 
 def test_table3_measures_both_at_own_and_at_the_same_weights(out):
-    groups = results.read_csv(out / "table3" / "table3_groups.csv")
+    groups = files.read_csv(out / "table3" / "table3_groups.csv")
     counts = groups.groupby(["iteration", "weights_of", "switch", "noise"]).size()
     assert (counts == 5).all()
     assert len(counts) == 3 * 2 * 2 * 2
-    same = results.read_csv(out / "table3" / "table3_same_weights.csv")
+    same = files.read_csv(out / "table3" / "table3_same_weights.csv")
     # g_s reads the same y whether or not h_a reads the noise: flipping the switch leaves its gradient as it was.
     decoder = same[(same["group"] == "y gen")]
     assert (decoder["variance_trace_ratio"] - 1).abs().max() < 1e-5
@@ -218,13 +219,13 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
     """Cut by the time limit in its first piece, and further on; then resumed."""
 
     def run(resume, after=None):
-        asked, cause = itertools.count(), stopping.cause
+        asked, cause = itertools.count(), signals.cause
         if after is not None:
             late = {False: None, True: "at the time limit"}
-            monkeypatch.setattr(stopping, "cause", lambda deadline=None: late[next(asked) >= after])
+            monkeypatch.setattr(signals, "cause", lambda deadline=None: late[next(asked) >= after])
         console = Console(file=io.StringIO(), width=200)
-        assert study.run([name], "quick", trained, RunOptions(resume=resume), console=console) == 0
-        monkeypatch.setattr(stopping, "cause", cause)
+        assert runner.run([name], "quick", trained, RunOptions(resume=resume), console=console) == 0
+        monkeypatch.setattr(signals, "cause", cause)
         return console.file.getvalue()
 
     monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
@@ -272,7 +273,7 @@ def table3(tmp_path, monkeypatch):
             return record(codec, batches, lam, draws, switches, **how)
 
         monkeypatch.setattr(study_module.recording, "at_same_weights", counted)
-        assert study.run(["table3"], "quick", tmp_path, RunOptions(resume=resume), console=console, **options) == 0
+        assert runner.run(["table3"], "quick", tmp_path, RunOptions(resume=resume), console=console, **options) == 0
         return console.file.getvalue()
 
     run.folder = tmp_path / "table3"
@@ -328,21 +329,21 @@ def test_table3_says_where_gradients_were_recorded_if_not_here(table3):
 
 
 def test_figure3_counts_every_dimension(out):
-    rows = results.read_csv(out / "figure3" / "figure3.csv")
-    statistics = results.read_csv(out / "figure3" / "figure3_statistics.csv")
+    rows = files.read_csv(out / "figure3" / "figure3.csv")
+    statistics = files.read_csv(out / "figure3" / "figure3_statistics.csv")
     counted = rows.groupby(["method", "latent"])["dimensions"].sum()
     for row in statistics[statistics["latent"].isin(["y", "z"])].itertuples():
         assert counted[row.method, row.latent] == row.dimensions
 
 
 def test_tables_6_and_10_are_of_the_models_of_figure3(out):
-    statistics = results.read_csv(out / "figure3" / "figure3_statistics.csv").set_index(["method", "latent"])
+    statistics = files.read_csv(out / "figure3" / "figure3_statistics.csv").set_index(["method", "latent"])
     for name, latent, column in (
         ("table6", "y_hat", "Var(y_bar)"),
         ("table10", "z", "Var(z)"),
         ("table10", "y", "Var(y)"),
     ):
-        table = results.read_csv(out / name / f"{name}.csv")
+        table = files.read_csv(out / name / f"{name}.csv")
         assert len(table) == 3
         for _, row in table.iterrows():
             assert row[column] == statistics.loc[(row["method"], latent), "variance"]
@@ -350,7 +351,7 @@ def test_tables_6_and_10_are_of_the_models_of_figure3(out):
 
 
 def test_table7_reads_every_method_after_the_same_iterations(out):
-    table = results.read_csv(out / "table7" / "table7.csv")
+    table = files.read_csv(out / "table7" / "table7.csv")
     assert list(table["size"]) == [1, 2, 2, 2, 2]
     assert (table["iterations"] == 2).all()
     assert list(table["sample_size"]) == ["-", "x2", "2", "2", "2, 2"]
@@ -360,7 +361,7 @@ def test_table7_reads_every_method_after_the_same_iterations(out):
 
 
 def test_table11_says_of_what_each_rate_is(out):
-    table = results.read_csv(out / "table11" / "table11.csv")
+    table = files.read_csv(out / "table11" / "table11.csv")
     assert list(table["rate"]) == ["bitstream", "likelihood", "likelihood"]
     assert table["RD Cost"].to_numpy() == pytest.approx(
         (table["y bpp"] + table["z bpp"] + 0.015 * table["MSE"]).to_numpy()
@@ -370,13 +371,13 @@ def test_table11_says_of_what_each_rate_is(out):
 
 
 def test_figure4_counts_fewer_where_y_rounds_to_0(out):
-    found = results.read_csv(out / "figure4" / "figure4_images.csv")
+    found = files.read_csv(out / "figure4" / "figure4_images.csv")
     counts = found.groupby(["image", "kept"])["count"].sum().unstack()
     assert (counts["all"] > counts["|y| >= 1/2"]).all() and (counts["all"] > 0).all()
 
 
 def test_training_cost_is_over_the_baseline(out):
-    table = results.read_csv(out / "training-cost" / "training-cost.csv")
+    table = files.read_csv(out / "training-cost" / "training-cost.csv")
     assert len(table) == 1 + 3 * 2
     assert table["ratio"][0] == 1
     assert (table["ratio_min"] <= table["ratio"]).all() and (table["ratio"] <= table["ratio_max"]).all()
@@ -384,7 +385,7 @@ def test_training_cost_is_over_the_baseline(out):
 
 
 def test_autoencoders_are_trained_alike(out):
-    table = results.read_csv(out / "autoencoders" / "autoencoders.csv")
+    table = files.read_csv(out / "autoencoders" / "autoencoders.csv")
     assert table.groupby("codec")["iterations"].apply(list).tolist() == [[2, 4], [2, 4]]
     assert table["PSNR"].between(3, 40).all()
     assert set(table["PSNR_paper"].dropna()) == {48.54, 43.27}
@@ -400,7 +401,7 @@ def test_the_report_holds_every_study(out):
 def test_every_profile_has_valid_settings():
     for name in STUDIES:
         for profile, settings in module(name).PROFILES.items():
-            assert profile in study.PROFILES
+            assert profile in runner.PROFILES
             base = getattr(settings, "base", None)
             assert base is None or isinstance(base, TrainSettings)
 
@@ -414,19 +415,19 @@ def test_the_ledger_finds_a_verdict_for_every_claim_that_a_study_decides(out):
         assert (entry.verdict == "not tested") == (entry.study == ""), entry
         assert entry.budget == ("quick" if entry.study else "")
     first = next(e for e in entries if e.study == "toys")
-    printed = results.read_csv(out / "toys" / "verdicts.csv")
+    printed = files.read_csv(out / "toys" / "verdicts.csv")
     assert first.evidence in set(printed["evidence"])
 
 
 def test_table7_shows_the_weights_of_the_equations_beside_those_of_the_listing(out):
-    listing, equations = (results.read_csv(out / "table7" / f"{name}.csv") for name in ("table7", "table7_equations"))
+    listing, equations = (files.read_csv(out / "table7" / f"{name}.csv") for name in ("table7", "table7_equations"))
     assert list(listing["weighting"]) == ["-", "-", "per-term", "per-term", "per-term"]
     assert list(equations["weighting"]) == ["joint", "joint"] and list(equations["size"]) == [2, 2]
     assert (equations["iterations"] == 2).all()
 
 
 def test_snr_over_training_is_recorded_on_the_models_of_the_tables(out):
-    table = results.read_csv(out / "snr-training" / "snr-training.csv")
+    table = files.read_csv(out / "snr-training" / "snr-training.csv")
     assert list(table["iteration"].unique()) == [2, 4, 6] and table["method"].nunique() == 2
     assert table.groupby(["iteration", "method"]).size().eq(5).all()
     # The baseline had been trained by another study: once more beside it, to the same weights.
@@ -438,7 +439,7 @@ def test_reconstructions_are_kept_without_loss(out):
     from gradlab import data, evaluation
 
     folder = out / "reconstructions"
-    table = results.read_csv(folder / "reconstructions.csv").set_index("method")
+    table = files.read_csv(folder / "reconstructions.csv").set_index("method")
     pictures = {
         m: data.floats(data.read_image(folder / "pictures" / row["picture"]))[None] for m, row in table.iterrows()
     }

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gradlab import catalog, digests, results, study
 from gradlab.errors import GradlabError
-from gradlab.progress import Progress, duration
+from gradlab.runtime import digests, files
+from gradlab.runtime.progress import Progress, duration
+from gradlab.study import catalog, runner
 from gradlab.training import RunOptions
 from tests.fake_studies import studies
 
@@ -26,14 +27,14 @@ __all__ = ["studies"]  # a fixture
 def run(*names: str, **options: Any) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=120)
     own = {name: options.pop(name) for name in ("device", "resume") if name in options}
-    code = study.run(names, console=console, options=RunOptions(**own) if own else None, **options)
+    code = runner.run(names, console=console, options=RunOptions(**own) if own else None, **options)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_discover_imports_nothing(studies: Path) -> None:
     (studies / "table10.py").write_text('"""Ten."""\nraise SystemExit("imported")\n')
     (studies / "table2.py").write_text("x = 1\n")
-    found = study.discover()
+    found = runner.discover()
     assert found == {
         "an-other": "Another, with a hyphen.",
         "table1": "A table <of> numbers.",
@@ -46,21 +47,21 @@ def test_discover_imports_nothing(studies: Path) -> None:
 def test_a_study_that_does_not_parse(studies: Path) -> None:
     (studies / "table2.py").write_text("def\n")
     with pytest.raises(GradlabError, match=r"table2\.py does not parse"):
-        study.discover()
+        runner.discover()
 
 
 def test_a_run_writes_everything(studies: Path) -> None:
     code, said = run("table1", "an_other", out="out", seed=3)
     assert code == 0
     folder = Path("out/table1")
-    main = results.read_csv(folder / "table1.csv")
+    main = files.read_csv(folder / "table1.csv")
     assert main["bpp"].tolist() == [3.5, 4.5, 5.5]  # the seed reached the settings
     assert (folder / "table1_more.csv").is_file() and Path("out/an-other/an-other.csv").is_file()
     assert (folder / "picture.txt").read_text() == "3.5"
-    verdicts = results.read_csv(folder / "verdicts.csv")
+    verdicts = files.read_csv(folder / "verdicts.csv")
     assert verdicts.columns.tolist() == ["claim", "source", "holds", "evidence"]
     assert verdicts["holds"].tolist() == ["no", "undecided"]
-    record = results.read_json(folder / "provenance.json")
+    record = files.read_json(folder / "provenance.json")
     assert record["inputs"] == {"photographs": "abc", "training images": "def"}
     assert set(record["folders"]) == {"train_images", "test_images"}
     assert all(len(fingerprint) == 12 for fingerprint in record["folders"].values())
@@ -81,13 +82,13 @@ def test_a_run_writes_everything(studies: Path) -> None:
 
 def test_default_folder_and_profile(studies: Path) -> None:
     run("table1", profile="gpu", device="cpu")
-    assert len(results.read_csv("figures/gpu/table1/table1.csv")) == 4
+    assert len(files.read_csv("figures/gpu/table1/table1.csv")) == 4
 
 
 def test_settings_from_the_command_line_are_recorded_and_part_of_the_identity(studies: Path) -> None:
     code, said = run("table1", out="out", assignments=["rows=2"], commit="0123abc")
-    assert code == 0 and len(results.read_csv("out/table1/table1.csv")) == 2
-    record = results.read_json("out/table1/provenance.json")
+    assert code == 0 and len(files.read_csv("out/table1/table1.csv")) == 2
+    record = files.read_json("out/table1/provenance.json")
     assert record["settings"] == {"rows": 2, "seed": 0}
     assert (record["commit"], record["dirty"]) == ("0123abc", None)  # whatever git says of this folder
     assert set(record["git"]) == {"commit", "dirty"} and record["set"] == ["rows=2"]
@@ -104,7 +105,7 @@ def test_a_stay_decides_no_claim(studies: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(module.PROFILES, "stay", module.PROFILES["quick"])
     run("table1", profile="stay", device="cpu", out="out")
-    verdicts = results.read_csv("out/table1/verdicts.csv")
+    verdicts = files.read_csv("out/table1/verdicts.csv")
     assert verdicts["holds"].tolist() == ["undecided", "undecided"] and verdicts["evidence"].notna().all()
 
 
@@ -202,8 +203,8 @@ def test_resume_measures_again_what_is_not_the_same(
     elif change == "inputs":
         (studies / "table1.txt").write_text("xyz")
     elif change == "version":
-        record = results.read_json(path)
-        results.write_json(path, digests.sealed(record | {"gradlab": "0.0.0"}))
+        record = files.read_json(path)
+        files.write_json(path, digests.sealed(record | {"gradlab": "0.0.0"}))
     elif change == "folder":
         Path("images").mkdir()
         Image.new("RGB", (32, 32), "red").save("images/red.png")
@@ -256,7 +257,7 @@ def test_results_without_their_provenance_are_never_shown_as_finished(
     def die(path: Path, frame: pd.DataFrame) -> None:
         raise GradlabError("disk full")
 
-    monkeypatch.setattr(results, "write_csv", die)
+    monkeypatch.setattr(files, "write_csv", die)
     with pytest.raises(GradlabError, match="disk full"):
         run("table1", out="out")
     assert not Path("out/table1/provenance.json").exists()
@@ -267,10 +268,10 @@ def test_a_study_file_is_a_script(studies: Path) -> None:
         [sys.executable, str(studies / "table1.py"), "--profile", "gpu", "--device", "cpu", "--out", "out"],
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "PYTHONPATH": f"{studies.parent}:{Path(study.__file__).parents[1]}"},
+        env={**__import__("os").environ, "PYTHONPATH": f"{studies.parent}:{Path(runner.__file__).parents[2]}"},
     )
     assert done.returncode == 0, done.stderr
-    assert len(results.read_csv("out/table1/table1.csv")) == 4
+    assert len(files.read_csv("out/table1/table1.csv")) == 4
 
 
 def test_quiet_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +322,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_wide_tables_are_turned_or_cut(studies: Path) -> None:
-    from gradlab.show import show_table
+    from gradlab.study.console import show_table
 
     console = Console(file=io.StringIO(), width=60)
     frame = pd.DataFrame({f"column{i}": [f"value{i}", "x"] for i in range(12)})
@@ -346,7 +347,7 @@ def test_resume_accepts_what_was_finished_elsewhere(studies: Path) -> None:
     run("an-other", out="out")
     path = Path("out/an-other/provenance.json")
     there = {"gradlab": "0+unknown", "device": "cuda (NVIDIA H200)", "commit": None}
-    results.write_json(path, digests.sealed(results.read_json(path) | there))
+    files.write_json(path, digests.sealed(files.read_json(path) | there))
     Path("images").mkdir()
     Image.new("RGB", (32, 32), "red").save("images/red.png")
     _, said = run("an-other", out="out", resume=True, train_images="images")

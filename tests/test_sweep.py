@@ -11,10 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab import evaluation, results
+from gradlab import evaluation
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.progress import Progress
+from gradlab.runtime import provenance
+from gradlab.runtime.progress import Progress
 from gradlab.study import Context
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
@@ -74,7 +75,7 @@ def test_bd_studies_read_the_models_of_the_points(points, deltas):
         assert settings.points[-1] == settings.base.steps
         assert set(settings.points[:-1]) <= set(settings.base.snapshots)
         assert len(settings.lams) >= 4
-        assert len(results.settings_hash(settings)) == 12
+        assert len(provenance.settings_hash(settings)) == 12
 
 
 def test_crops_are_central_and_their_fingerprint_is_kept(context, monkeypatch):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradlab import checkpoints, data, results, training
+from gradlab import data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.noise import stream
+from gradlab.runtime import checkpoints, files, provenance
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings
 from gradlab.training.settings import WARM_UP
 from gradlab_studies import _models as models
@@ -99,7 +100,7 @@ def test_a_plain_autoencoder_descends_the_mse_of_its_transforms(pictures, tmp_pa
             assert torch.allclose(trained[name], p, atol=1e-6), name
         elif not name.endswith("quantiles"):
             assert torch.equal(trained[name], p), name
-    log = results.read_csv(run.folder / "log.csv")
+    log = files.read_csv(run.folder / "log.csv")
     assert log["loss"].iloc[-1] == pytest.approx(loss.item(), rel=1e-4)
     assert (log["bpp"] == 0).all()
     assert run.folder.name.startswith("plain-")
@@ -167,7 +168,7 @@ def test_every_objective_trains(pictures, tmp_path, objective, k, l, direct_y, s
         loss=Loss(objective, k=k, l=l, scale=scale),
     )
     run = training.train(settings, pictures, tmp_path, RunOptions(log_every=1))
-    log = results.read_csv(run.folder / "log.csv")
+    log = files.read_csv(run.folder / "log.csv")
     assert list(log["iteration"]) == [1, 2, 3]
     assert log["loss"].between(1, 2000).all()  # bits per pixel, whatever the objective's unit
     codec = run.codec()
@@ -272,7 +273,7 @@ def test_sizes_are_coerced_so_that_equal_settings_are_one_run():
     given = replace(TINY, channels=[np.int64(4), 6], steps=np.int32(6), snapshots=[2, np.int64(4)], betas=[0.9, 0.95],
                     lam=np.float64(0.015), loss=Loss("ms-nic-mix", k=np.int64(3)))  # fmt: skip
     plain = replace(TINY, loss=Loss("ms-nic-mix", k=3))
-    assert given == plain and results.settings_hash(given) == results.settings_hash(plain)
+    assert given == plain and provenance.settings_hash(given) == provenance.settings_hash(plain)
     assert type(given.steps) is type(given.channels[0]) is type(given.loss.k) is int
 
 

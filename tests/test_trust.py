@@ -21,8 +21,9 @@ from PIL import Image
 from safetensors.torch import save as safetensors_save
 
 import gradlab as gl
-from gradlab import checkpoints, claims, digests, report, results, study
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, digests, files
+from gradlab.study import claims, report, runner
 from tests.fake_studies import studies  # noqa: F401  (a fixture)
 from tests.test_report import PNG
 
@@ -271,7 +272,7 @@ def test_a_table_stays_in_the_folder_of_its_study(studies, name):  # noqa: F811
     text = (studies / "table1.py").read_text()
     (studies / "table1.py").write_text(text.replace('"table1_more"', repr(name)))
     with pytest.raises(GradlabError, match="give it the plain name of a file"):
-        study.run(["table1"], out="out")
+        runner.run(["table1"], out="out")
     assert not list(Path("out").rglob("*.csv")) and not Path("evil.csv").exists()
 
 
@@ -285,7 +286,7 @@ def test_names_of_a_run_cannot_leave_its_folder(tmp_path, name):
     with pytest.raises(GradlabError, match="unknown codec"):
         gl.training.TrainSettings(codec=name)
     with pytest.raises(GradlabError, match="unknown study"):
-        study.run([name], out=tmp_path / "out")
+        runner.run([name], out=tmp_path / "out")
 
 
 # ------------------------------------------------------------------------------------------------------------- HTML
@@ -324,17 +325,17 @@ def page(folder, words):
     there = folder / "quick" / "table1"
     there.mkdir(parents=True)
     columns = {f"{w} {i}": [w, w] for i, w in enumerate(words)}
-    results.write_csv(there / "table1.csv", pd.DataFrame(columns))
+    files.write_csv(there / "table1.csv", pd.DataFrame(columns))
     name = words[0]
-    results.write_csv(there / f"{name}.csv", pd.DataFrame(columns))
+    files.write_csv(there / f"{name}.csv", pd.DataFrame(columns))
     (there / f"{name}.png").write_bytes(PNG)
     rows = pd.DataFrame([(w, w, "yes", w) for w in words], columns=["claim", "source", "holds", "evidence"])
-    results.write_csv(there / "verdicts.csv", rows)
+    files.write_csv(there / "verdicts.csv", rows)
     text = "\n".join(words)
     keys = ("study", "profile", "device", "cpu", "threads", "time", "seed", "gradlab", "commit", "command", "dirty")
     record = dict.fromkeys(keys, text) | {"study": words[0], "description": "\n\n".join(words), "wall_s": text}
     record |= {head: {f"{w}{i}": w for i, w in enumerate(words)} for head in report.DETAILS}
-    results.write_json(
+    files.write_json(
         there / "provenance.json", {"study": "table1", "seed": 0, "wall_s": 1.0, "tables": ["table1"]} | record
     )
     return Shape(report.build(folder / "quick").read_text("utf-8"))
@@ -368,7 +369,7 @@ def test_a_page_without_escapes_would_be_seen(tmp_path, monkeypatch):
 
 @pytest.fixture
 def done(studies):  # noqa: F811
-    study.run(["table1"], out="out")
+    runner.run(["table1"], out="out")
     return Path("out")
 
 
@@ -384,20 +385,20 @@ def test_a_digit_that_flips_in_a_csv_is_told_and_measured_again(done, name):
     if name == "verdicts.csv":
         with pytest.raises(GradlabError, match="is not what its study wrote"):
             claims.ledger(done)
-    study.run(["table1"], out=done, options=gl.training.RunOptions(resume=True))
+    runner.run(["table1"], out=done, options=gl.training.RunOptions(resume=True))
     assert path.read_bytes() == whole
     report.build(done)
 
 
 def test_a_record_that_was_changed_is_told_and_measured_again(done):
     path = done / "table1" / "provenance.json"
-    record = results.read_json(path)
+    record = files.read_json(path)
     assert set(record["files"]) == {"table1.csv", "table1_more.csv", "verdicts.csv"}
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
     for read in (report.build, claims.ledger):
         with pytest.raises(GradlabError, match=r"provenance\.json is not what its study wrote"):
             read(done)
-    study.run(["table1"], out=done, options=gl.training.RunOptions(resume=True))
+    runner.run(["table1"], out=done, options=gl.training.RunOptions(resume=True))
     assert digests.read_record(done / "table1")["seed"] == 0
 
 

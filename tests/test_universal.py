@@ -10,7 +10,12 @@ from scipy import stats
 
 import gradlab as gl
 from gradlab.errors import GradlabError
-from gradlab.evaluation import deterministic_rounding, rate_distortion, reconstruction, universal_quantization
+from gradlab.evaluation import (
+    deterministic_rounding,
+    rate_distortion,
+    reconstruction,
+    universal_quantization,
+)
 from gradlab.noise import stream
 
 LAM = 0.015

@@ -10,11 +10,11 @@ import zipfile
 
 import pytest
 
-from gradlab import checkpoints, digests, results
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, digests, files
 from gradlab.training.packing import PackOptions, pack
 from gradlab.training.unpacking import unpack
-from tests.packs import files, model, shards, study
+from tests.packs import contents, model, shards, study
 
 
 def test_any_files_unpack_what_is_whole(tmp_path):
@@ -30,7 +30,7 @@ def test_any_files_unpack_what_is_whole(tmp_path):
     assert len(paths) > 2 and any(len(names) > 1 for names in holders.values())
     for mask in range(1, 2 ** len(paths)):
         chosen = [path for at, path in enumerate(paths) if mask >> at & 1]
-        source = results.ensure_folder(tmp_path / f"some-{mask}")
+        source = files.ensure_folder(tmp_path / f"some-{mask}")
         for path in chosen:
             os.link(path, source / path.name)
         done = unpack(source, tmp_path / f"there-{mask}")
@@ -40,7 +40,7 @@ def test_any_files_unpack_what_is_whole(tmp_path):
         assert {name.split("/")[0] for name in done.incomplete} == {r for r, n in holders.items() if n & there} - whole
         for run in whole:
             folder, came = out / "runs" / run, tmp_path / f"there-{mask}" / "runs" / run
-            assert files(folder) == files(came)
+            assert contents(folder) == contents(came)
 
 
 def test_finished_runs_and_studies_stay_and_lack_nothing_new(tmp_path):
@@ -53,11 +53,11 @@ def test_finished_runs_and_studies_stay_and_lack_nothing_new(tmp_path):
     (there / "runs" / "run-1" / "log.csv").write_text("another\n")
     (there / "runs" / "run-1" / "rate-distortion-6-ab-cd.csv").write_text("bpp\n1\n")
     (there / "table1" / "more.csv").write_text("1\n")
-    before = files(here)
+    before = contents(here)
     pack(there, tmp_path / "pack", PackOptions(snapshots=(2,)))
     done = unpack(tmp_path / "pack", here)
     assert done.stayed == ["runs/run-1", "train.log", "table1"]
-    after = files(here, ["weights.csv"])
+    after = contents(here, ["weights.csv"])
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {
         f"runs/run-1/{n}" for n in ("snapshot-2.safetensors", "rate-distortion-6-ab-cd.csv")
@@ -86,9 +86,9 @@ def test_of_two_runs_the_further_wins(tmp_path, here, packed, wins):
         if here[0] == "damaged":
             path.write_bytes(path.read_bytes()[:-9])
     pack(source, tmp_path / "pack")
-    expected = files((source if wins == "packed" else out) / "runs")
+    expected = contents((source if wins == "packed" else out) / "runs")
     done = unpack(tmp_path / "pack", out)
-    assert files(out / "runs") == expected
+    assert contents(out / "runs") == expected
     assert bool(done.sets) == (wins == "packed") and bool(done.stayed) == (wins == "here")
 
 
@@ -96,25 +96,25 @@ def test_an_unfinished_study_takes_the_packed_files_and_keeps_its_other_parts(tm
     there, here = tmp_path / "there", tmp_path / "here"
     study(there, rows=2, finished=False, parts=("a", "b"))
     study(here, rows=1, finished=False, parts=("b", "c"))
-    results.write_json(here / "table1" / "provenance.json", {"sealed": True, "study": "table1"})  # damaged
+    files.write_json(here / "table1" / "provenance.json", {"sealed": True, "study": "table1"})  # damaged
     (there / "train.log").write_text("begun\nended\n")
     (here / "train.log").write_text("begun\n")
     pack(there, tmp_path / "pack")
     assert unpack(tmp_path / "pack", here).stayed == []
-    rows = {path.stem: results.read_json(path)["rows"] for path in (here / "table1" / "parts").iterdir()}
+    rows = {path.stem: files.read_json(path)["rows"] for path in (here / "table1" / "parts").iterdir()}
     assert rows == {"a": 2, "b": 2, "c": 1}
-    assert len(results.read_csv(here / "table1" / "table1.csv")) == 2
+    assert len(files.read_csv(here / "table1" / "table1.csv")) == 2
     assert (here / "train.log").read_text() == "begun\nended\n"
     study(there, rows=3)
     model(there)
     pack(there, tmp_path / "pack")
     unpack(tmp_path / "pack", here)
-    assert len(results.read_csv(here / "weights.csv")) == 1
+    assert len(files.read_csv(here / "weights.csv")) == 1
     assert digests.read_record(here / "table1")["rows"] == 3
 
 
 def test_the_last_of_a_mixed_folder_wins(tmp_path):
-    out, both = tmp_path / "out", results.ensure_folder(tmp_path / "both")
+    out, both = tmp_path / "out", files.ensure_folder(tmp_path / "both")
     for iteration in (3, 5, 4):
         model(out, kind="last", iteration=iteration)
         pack(out, tmp_path / str(iteration), PackOptions(limit_mb=0.25))
@@ -191,14 +191,14 @@ def zipped(name, content=b"1\n", mode=0, method=zipfile.ZIP_DEFLATED):
     ],
 )
 def test_names_in_a_zip_are_not_trusted(tmp_path, name):
-    (results.ensure_folder(tmp_path / "pack") / "results.zip").write_bytes(zipped(name))
+    (files.ensure_folder(tmp_path / "pack") / "results.zip").write_bytes(zipped(name))
     with pytest.raises(GradlabError, match="which gradlab pack does not write: get it anew"):
         unpack(tmp_path / "pack", tmp_path / "there")
     assert not (tmp_path / "there").exists()
 
 
 def test_a_zip_that_is_a_bomb_a_link_or_damaged(tmp_path):
-    path = results.ensure_folder(tmp_path / "pack") / "results.zip"
+    path = files.ensure_folder(tmp_path / "pack") / "results.zip"
     for content in (zipped("a", b"/etc/passwd", stat.S_IFLNK | 0o777), zipped("a", method=zipfile.ZIP_LZMA)):
         path.write_bytes(content)
         with pytest.raises(GradlabError, match="which gradlab pack does not write: get it anew"):

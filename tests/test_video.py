@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gradlab import checkpoints, data
+from gradlab import data
 from gradlab.codecs import PFrame
 from gradlab.codecs import video as codecs
 from gradlab.data import Pans, Picture
@@ -14,6 +14,7 @@ from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import psnr
 from gradlab.evaluation.video import rate_distortion
 from gradlab.noise import stream
+from gradlab.runtime import checkpoints
 from gradlab.training import Loss, RunOptions, TrainSettings, train
 
 SETTINGS = TrainSettings(codec="ssf2020", channels=(4, 6), crop=128, shift=4, batch=1, steps=2,

@@ -7,8 +7,8 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
+from gradlab.evaluation.weights import weight_statistics
 from gradlab.noise import stream
-from gradlab.weights import weight_statistics
 
 LAM = 0.015
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradlab.posteriors import Normal, log_normal
-from gradlab.terms import LogTerms, Tap
+from gradlab.objectives.posteriors import Normal, log_normal
+from gradlab.objectives.terms import LogTerms, Tap
 
 X, S_Y, S_Z, A = 1.3, 0.8, 0.7, 0.6
 PHI_Y, PHI_Z, C = 0.4, -0.5, 0.9

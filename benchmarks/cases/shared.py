@@ -14,8 +14,8 @@ from recorder import BARE, draws
 
 
 def ours(options: Options) -> Work:
-    """``gradlab.recording.record``, with everything that it records."""
-    from gradlab.recording import record
+    """``gradlab.evaluation.gradients.record``, with everything that it records."""
+    from gradlab.evaluation.gradients import record
 
     model, x = codec(options), crops(options)
     return lambda: record(model, x, LAM, draws(options)) and None

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from gradlab import catalog, cli
+from gradlab import cli
+from gradlab.study import catalog
 
 
 def application() -> Any:

@@ -1,7 +1,7 @@
 """``{tie}``: ties an equation to the function that computes it and to the test that checks it.
 
     ```{tie} bound, gradient
-    gradlab.problems.oracle.bound
+    gradlab.problems._oracle.moments.bound
     tests/problems/test_exact_small_k.py::test_published_bounds
     ```
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from gradlab.arguments import checked
 from gradlab.codecs.base import Codec, Latents
 from gradlab.codecs.context import Autoregressive, ChengAnchor, ChengAttention
 from gradlab.codecs.factorized import Factorized
@@ -17,6 +16,7 @@ from gradlab.codecs.loading import load_into
 from gradlab.codecs.loss import Loss, LossParts, PlainLoss
 from gradlab.codecs.video import PFrame
 from gradlab.errors import GradlabError, unknown
+from gradlab.validation import checked
 
 CODECS: dict[str, type[Codec]] = {
     "bmshj2018-factorized": Factorized,

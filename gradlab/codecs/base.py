@@ -17,14 +17,14 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
-from gradlab.arguments import checked
 from gradlab.codecs.entropy import Bottleneck
 from gradlab.codecs.precision import check_weights, transformed
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
-from gradlab.proxies import Proxy
-from gradlab.proxies import proxy as _proxy
-from gradlab.terms import LogTerms, Tap
+from gradlab.objectives.proxies import Proxy
+from gradlab.objectives.proxies import proxy as _proxy
+from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.validation import checked
 
 
 class Latents(NamedTuple):
@@ -141,8 +141,8 @@ class Codec(CompressionModel):
             k: samples of y; the encoder runs once for all of them.
             l: samples of z; must be 1 without z, and without direct-y, where each z is drawn from its own y.
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
-            proxy: what stands in for rounding y (``gradlab.proxies``); z keeps additive noise. Proxies round to
-                integers, also where the codec rounds about a predicted mean at test time.
+            proxy: what stands in for rounding y (``gradlab.objectives.proxies``); z keeps additive noise. Proxies
+                round to integers, also where the codec rounds about a predicted mean at test time.
             encoded: ``codec.encode(x)``, where the caller has it: draws that differ in noise alone share it, and go
                 backward with ``retain_graph=True``.
 

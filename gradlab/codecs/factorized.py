@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradlab.codecs.base import Codec, fold, unfold
 from gradlab.errors import GradlabError
-from gradlab.terms import Tap
+from gradlab.objectives.terms import Tap
 
 
 class Factorized(Codec, FactorizedPrior):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gradlab.codecs.base import Codec, fold, unfold
 from gradlab.codecs.entropy import Conditional
 from gradlab.codecs.precision import transformed
-from gradlab.terms import Tap
+from gradlab.objectives.terms import Tap
 
 
 class Hierarchical(Codec):

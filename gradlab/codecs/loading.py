@@ -11,9 +11,9 @@ import torch
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
-from gradlab import checkpoints
 from gradlab.codecs.base import Codec
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints
 
 Build = Callable[[str, Sequence[int]], Codec]
 

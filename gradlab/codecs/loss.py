@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlab.arguments import check_fields
 from gradlab.errors import GradlabError
 from gradlab.estimators import estimator
 from gradlab.objectives import objective
-from gradlab.posteriors import Quantized
-from gradlab.proxies import Proxy, proxy
-from gradlab.terms import LogTerms
+from gradlab.objectives.posteriors import Quantized
+from gradlab.objectives.proxies import Proxy, proxy
+from gradlab.objectives.terms import LogTerms
+from gradlab.validation import check_fields
 
 if TYPE_CHECKING:
     from gradlab.codecs.base import Codec
@@ -50,7 +50,7 @@ class Loss:
         scale: unit of the log-weights in the softmax, ``"nats"`` (the equations) or ``"bpp"`` (the listing).
         k: samples of y.
         l: samples of z.
-        proxy: what stands in for rounding y, by its name (``"sga:0.25"``) or as an object (``gradlab.proxies``).
+        proxy: what stands in for rounding y, by its name (``"sga:0.25"``) or as an object (``objectives.proxies``).
         allow_biased: needed by estimators whose requirement the unit box breaks (DReG), and by proxies whose derivative
             is not that of their forward pass (straight-through).
 

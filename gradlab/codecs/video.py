@@ -29,9 +29,9 @@ from gradlab.codecs.entropy import Bottleneck, Conditional
 from gradlab.codecs.precision import check_weights, full, transformed
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
-from gradlab.proxies import Proxy
-from gradlab.proxies import proxy as _proxy
-from gradlab.terms import LogTerms, Tap
+from gradlab.objectives.proxies import Proxy
+from gradlab.objectives.proxies import proxy as _proxy
+from gradlab.objectives.terms import LogTerms, Tap
 
 NAME = "ssf2020"
 """The name of this codec in settings; ``CODECS`` holds image codecs."""
@@ -103,7 +103,7 @@ class PFrame(ScaleSpaceFlow):
             k: samples of the residual's y.
             l: must be 1.
             generator: of the noise, on the device of ``video``: of the motion, its z, the residual's y, its z.
-            proxy: what stands in for rounding the residual's y (``gradlab.proxies``); all else keeps additive noise.
+            proxy: what stands in for rounding the residual's y (``objectives.proxies``); all else keeps additive noise.
 
         Returns:
             The terms in nats: ``log_lik`` and ``log_py`` of the residual's k samples, ``log_pz`` of everything that is

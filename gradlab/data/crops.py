@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradlab import arguments
-from gradlab.arguments import checked
+from gradlab import validation
 from gradlab.data.images import Picture
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.validation import checked
 
 
 class Crops:
@@ -54,7 +54,7 @@ class Crops:
                     "take it out or ask for smaller crops"
                 )
         self.size, self.size_of_batch, self.seed, self.flips = size, batch, seed, flips
-        self.device = arguments.device(device)
+        self.device = validation.device(device)
         self._sizes = [(picture.pixels.shape[1], picture.pixels.shape[2]) for picture in pictures]
         # On a CPU slices are fastest; an accelerator takes a whole batch by one gather from all pixels in a row.
         self._gathers = self.device.type != "cpu"

@@ -26,9 +26,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from gradlab.arguments import checked
 from gradlab.data.images import Picture, read_picture
 from gradlab.errors import GradlabError, unknown
+from gradlab.validation import checked
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradlab.arguments import checked
 from gradlab.data.embedded import embedded
 from gradlab.data.images import SUFFIXES, Picture, read_picture
 from gradlab.errors import GradlabError
+from gradlab.validation import checked
 
 
 @checked

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.arguments import checked
 from gradlab.errors import GradlabError
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     from PIL import Image

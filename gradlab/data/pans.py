@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradlab.arguments import checked
 from gradlab.data.crops import Crops
 from gradlab.data.images import Picture
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.validation import checked
 
 
 class Pans:

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gradlab import digests, results
-from gradlab.arguments import checked
 from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
 from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
-from gradlab.progress import quiet
+from gradlab.runtime import digests, files, provenance
+from gradlab.runtime.progress import quiet
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,13 +119,13 @@ def prepare(
         raise GradlabError(
             f"there are no images in {source}: give a folder with PNG, JPEG or WebP files in it or below"
         )
-    results.ensure_folder(target)
+    files.ensure_folder(target)
     _own(target, seed)
     jobs = [_Job(path, path.relative_to(source).as_posix(), _place(target, source, path), seed) for path in sizes]
     rows: dict[str, dict[str, Any]] = {}
     before = 0
     waiting = iter(jobs)
-    with _pool(workers or results.cores()) as run:
+    with _pool(workers or provenance.cores()) as run:
         # Only as many as are missing: where an image is left out the next largest is read, and no more than that.
         while batch := list(itertools.islice(waiting, count - len(rows))):
             for made in run(batch):
@@ -138,8 +138,8 @@ def prepare(
     manifest = pd.DataFrame([rows[job.name] for job in jobs if job.name in rows], columns=list(COLUMNS))
     left_out = pd.DataFrame(sorted(skipped.items()), columns=["source", "reason"])
     _tidy(target, set(manifest["file"]))
-    results.write_csv(target / MANIFEST, manifest)
-    results.write_csv(target / SKIPPED, left_out)
+    files.write_csv(target / MANIFEST, manifest)
+    files.write_csv(target / SKIPPED, left_out)
     return Prepared(manifest, left_out, before, found)
 
 
@@ -223,14 +223,14 @@ def _own(target: Path, seed: int) -> None:
     """Refuse to mix with another seed's images, or with files that came from elsewhere."""
     note = target / NOTE
     if note.exists():
-        before = results.read_json(note).get("seed")
+        before = files.read_json(note).get("seed")
         if before != seed:
             raise GradlabError(f"{target} was prepared with seed {before}, not {seed}: choose another folder")
         return
     strangers = sorted(p.name for p in target.iterdir() if p.suffix.lower() in SUFFIXES)
     if strangers:
         raise GradlabError(f"{target} already holds {strangers[0]}, which is not of this set: choose an empty folder")
-    results.write_json(note, {"seed": seed})
+    files.write_json(note, {"seed": seed})
 
 
 def _done(job: _Job) -> dict[str, Any] | None:
@@ -270,7 +270,7 @@ def _one(job: _Job) -> _Made:
     made = shrink(pixels, np.random.default_rng(int.from_bytes(digest[:16], "big")))
     content = io.BytesIO()
     Image.fromarray(made).save(content, "PNG")
-    results.write_bytes(job.target, content.getvalue())
+    files.write_bytes(job.target, content.getvalue())
     row = {
         "file": job.target.name,
         "source": job.name,
@@ -284,7 +284,7 @@ def _one(job: _Job) -> _Made:
         "output_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
     }
     # Last: an image without it was cut off, and is made again.
-    results.write_json(_row_path(job.target), digests.sealed(row))
+    files.write_json(_row_path(job.target), digests.sealed(row))
     return _Made(job, row, "", False)
 
 

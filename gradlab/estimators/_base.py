@@ -12,8 +12,8 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.estimators._box import Array, BoxDraws
 from gradlab.objectives import Factors, Objective, log_sum_of_others, objective, unit
-from gradlab.posteriors import Posterior
-from gradlab.terms import LogTerms, Walls
+from gradlab.objectives.posteriors import Posterior
+from gradlab.objectives.terms import LogTerms, Walls
 
 Fit = Callable[[LogTerms, Objective, str, str], "Estimator"]
 

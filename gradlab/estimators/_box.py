@@ -78,6 +78,6 @@ class BoxDraws:
 
 def loops() -> Any:
     """The compiled loops, which take half a second to import."""
-    from gradlab import loops
+    from gradlab import kernels
 
-    return loops
+    return kernels

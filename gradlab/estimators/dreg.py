@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, rescale_paths
 from gradlab.objectives import Objective, score_share
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:

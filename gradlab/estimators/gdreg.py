@@ -27,7 +27,7 @@ from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, exchangeable
 from gradlab.estimators.dreg import DREG
 from gradlab.objectives import Objective, score_share, unit
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:

@@ -21,9 +21,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gradlab.estimators._base import DERIVATIVE, Estimator, along, exchangeable, rescale_paths, value_with, walls_of
+from gradlab.estimators._base import (
+    DERIVATIVE,
+    Estimator,
+    along,
+    exchangeable,
+    rescale_paths,
+    value_with,
+    walls_of,
+)
 from gradlab.objectives import Objective, unit
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:

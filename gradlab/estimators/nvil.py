@@ -28,7 +28,7 @@ from gradlab.estimators._base import FIXED_SUPPORT, Estimator
 from gradlab.estimators.score import score_surrogate
 from gradlab.objectives import Objective
 from gradlab.objectives import objective as objective_of
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 class RunningMean(NamedTuple):

@@ -22,7 +22,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
 from gradlab.objectives import Objective, unit
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
 from gradlab.objectives import Objective, unit
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def score_surrogate(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradlab.estimators._base import TRUE_PATH, ZERO_SCORE_OR_ONE_SAMPLE, Estimator
 from gradlab.objectives import Objective
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:

@@ -27,7 +27,7 @@ from gradlab.estimators._base import (
     value_with,
 )
 from gradlab.objectives import Objective
-from gradlab.terms import LogTerms
+from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:

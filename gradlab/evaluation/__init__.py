@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gradlab import ranks
-from gradlab.arguments import checked, require_columns
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
@@ -14,10 +12,17 @@ from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
 from gradlab.evaluation.bitstream import bitstream, check_tables, coder
 from gradlab.evaluation.container import Container, decode, encode, pack, read, unpack, write
 from gradlab.evaluation.images import Images, named
-from gradlab.evaluation.likelihood import check_lambda, deterministic_rounding, reconstruction, universal_quantization
+from gradlab.evaluation.likelihood import (
+    check_lambda,
+    deterministic_rounding,
+    reconstruction,
+    universal_quantization,
+)
 from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
 from gradlab.evaluation.references import is_kodak, references
-from gradlab.progress import quiet
+from gradlab.runtime import distributed
+from gradlab.runtime.progress import quiet
+from gradlab.validation import checked, require_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
     """Rate and distortion of each image, from a bitstream that is written, decoded and checked.
 
-    Several processes (``gradlab.ranks``) take the images in turns; each gets all rows, in order.
+    Several processes (``gradlab.runtime.distributed``) take the images in turns; each gets all rows, in order.
 
     Args:
         codec: a codec whose tables are built (``codec.finish()``); one on an accelerator is copied to the CPU.
@@ -57,7 +62,7 @@ def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[
         rates = {"bpp": bpp, "bpp_y": coded.bpp_y, "bpp_z": coded.bpp_z, "bpp_estimate": coded.bpp_estimate}
         return {"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]}
 
-    rows = ranks.here().share(named(images), row, advance)
+    rows = distributed.here().share(named(images), row, advance)
     if not rows:
         raise GradlabError("there are no images to evaluate: give at least one")
     return pd.DataFrame(rows)

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError, unknown
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import ms_ssim, mse_255, psnr, to_8_bit
-from gradlab.progress import quiet
+from gradlab.runtime.progress import quiet
+from gradlab.validation import checked, require_columns
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gradlab.arguments import checked, require_columns
 from gradlab.errors import GradlabError, unknown
+from gradlab.validation import checked, require_columns
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlab.arguments import checked
 from gradlab.codecs import Codec, copy_of
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import named
+from gradlab.validation import checked
 
 # Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
 TOLERANCE = 0.5 / 255

@@ -31,8 +31,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlab import checkpoints, results
-from gradlab.arguments import checked
 from gradlab.codecs import Codec
 from gradlab.codecs.factorized import Factorized
 from gradlab.data import Picture
@@ -40,6 +38,8 @@ from gradlab.data.images import MAX_BYTES, MAX_PIXELS
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import check_tables, coder, crop, pad, padding
 from gradlab.evaluation.images import named
+from gradlab.runtime import checkpoints, files
+from gradlab.validation import checked
 
 MAGIC, VERSION = b"\x89GLC", 1
 HEAD = struct.Struct("<4sBB8s4I")
@@ -140,7 +140,7 @@ def write(path: str | Path, data: bytes) -> None:
     """
     unpack(data)
     try:
-        results.write_bytes(path, data)
+        files.write_bytes(path, data)
     except GradlabError:
         raise
     except ValueError as error:

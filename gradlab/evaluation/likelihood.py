@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradlab import ranks
-from gradlab.arguments import checked
 from gradlab.codecs import Codec, Latents
 from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
@@ -18,7 +16,9 @@ from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.images import Images, named
 from gradlab.evaluation.quality import distortion
 from gradlab.noise import stream
-from gradlab.progress import quiet
+from gradlab.runtime import distributed
+from gradlab.runtime.progress import quiet
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,7 @@ def _rows(
 ) -> pd.DataFrame:
     """One row per image: bits (by ``code``, of the padded image) over unpadded pixels, and distortion.
 
-    Several processes (``gradlab.ranks``) take the images in turns; each gets all rows, in order.
+    Several processes (``gradlab.runtime.distributed``) take the images in turns; each gets all rows, in order.
     """
     import pandas as pd
 
@@ -140,7 +140,7 @@ def _rows(
 
     codec.eval()
     try:
-        rows = ranks.here().share(named(images), row, advance)
+        rows = distributed.here().share(named(images), row, advance)
     finally:
         codec.train(was_training)
     if not rows:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gradlab.arguments import checked
 from gradlab.errors import GradlabError
+from gradlab.validation import checked
 
 # Five scales of an 11-pixel window: below this side the smallest scale no longer holds one.
 SMALLEST_FOR_MS_SSIM = 161

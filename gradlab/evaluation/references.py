@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab.arguments import checked
 from gradlab.errors import unknown
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd

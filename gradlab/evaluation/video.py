@@ -11,7 +11,7 @@ from gradlab.codecs import PFrame
 from gradlab.codecs.precision import convolutions
 from gradlab.errors import GradlabError
 from gradlab.evaluation.quality import mse_255, psnr, to_8_bit
-from gradlab.progress import quiet
+from gradlab.runtime.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gradlab import noise
-from gradlab.arguments import checked_class
 from gradlab.errors import GradlabError, NotExact, unknown
-from gradlab.posteriors import Posterior
-from gradlab.terms import LogTerms
+from gradlab.objectives.posteriors import Posterior
+from gradlab.objectives.terms import LogTerms
+from gradlab.validation import checked_class
 
 Moments = Callable[[int], tuple[float, float]]
 NO_OVERRIDES: Mapping[str, Tensor] = {}

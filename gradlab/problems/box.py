@@ -18,13 +18,22 @@ from torch import Tensor
 
 from gradlab import noise
 from gradlab.errors import GradlabError, NotExact
-from gradlab.posteriors import Box
-from gradlab.problems import moved, oracle, product_terms
-from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_dim, check_k, check_real, in_one_dimension
+from gradlab.objectives.posteriors import Box
+from gradlab.objectives.terms import LogTerms, Tap, Walls
+from gradlab.problems import product_terms
+from gradlab.problems._oracle import leave_one_out, moments
+from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
+from gradlab.problems._oracle.vimco import check_vimco
+from gradlab.problems.base import (
+    NO_OVERRIDES,
+    Moments,
+    Problem,
+    check_dim,
+    check_k,
+    check_real,
+    in_one_dimension,
+)
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
-from gradlab.problems.quadrature import Array, Nodes, adaptive
-from gradlab.problems.tensor import check_vimco
-from gradlab.terms import LogTerms, Tap, Walls
 
 SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
 
@@ -66,12 +75,12 @@ class BoxOracle(Problem):
 
     def exact_bound(self, k: int) -> float:
         """``E log (1/k sum_i w_i)``, nats."""
-        return oracle.bound(self._nodes, check_k(k))
+        return moments.bound(self._nodes, check_k(k))
 
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
         """``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
         if self.check_wrt(wrt) == "phi":
-            return oracle.boundary_gradient(self._nodes, *self._ends, check_k(k))
+            return moments.boundary_gradient(self._nodes, *self._ends, check_k(k))
         return self.exact_moments("pathwise", k, wrt)[0]
 
     def exact_limit(self) -> float:
@@ -83,7 +92,7 @@ class BoxOracle(Problem):
 
         It is ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
         """
-        return oracle.boundary_term(self._nodes, *self._ends, check_k(k))
+        return moments.boundary_term(self._nodes, *self._ends, check_k(k))
 
     def weight_density(self, y: Array, k: int) -> Array:
         """``k E[w~_1 | y_1 = y]`` at points ``y [N]`` of the box; its difference at the walls is ``boundary_term``.
@@ -92,7 +101,7 @@ class BoxOracle(Problem):
             NotExact: several dimensions.
         """
         self._one_dimension()
-        return oracle.weight_density(self._nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
+        return moments.weight_density(self._nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
 
     def wall_flux(self, k: int) -> tuple[float, float]:
         """What flows through the walls phi - 1/2 and phi + 1/2, nats per unit of phi; the gradient is the difference.
@@ -101,7 +110,7 @@ class BoxOracle(Problem):
             NotExact: several dimensions.
         """
         self._one_dimension()
-        low, high = (oracle.flux(self._nodes, end, check_k(k)) for end in self._ends)
+        low, high = (moments.flux(self._nodes, end, check_k(k)) for end in self._ends)
         return low, high
 
     def _one_dimension(self) -> None:
@@ -110,7 +119,7 @@ class BoxOracle(Problem):
 
     def exact_concentration(self, k: int) -> float:
         """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
-        return oracle.concentration(self._nodes, check_k(k))
+        return moments.concentration(self._nodes, check_k(k))
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
         """Does not exist: ``E_p(y|x) log q`` is -inf, because the box does not cover the true posterior.
@@ -126,15 +135,15 @@ class BoxOracle(Problem):
     def _moments(self, wrt: str) -> dict[str, Moments]:
         nodes, ends = self._nodes, self._ends
         g, _ = self.slopes()
-        known: dict[str, Moments] = {name: lambda k: oracle.linear(nodes, g, k) for name in ("pathwise", "stl")}
-        known |= {name: lambda k: oracle.squared(nodes, g, k) for name in ("dreg", "dreg-squared", "gdreg")}
+        known: dict[str, Moments] = {name: lambda k: moments.linear(nodes, g, k) for name in ("pathwise", "stl")}
+        known |= {name: lambda k: moments.squared(nodes, g, k) for name in ("dreg", "dreg-squared", "gdreg")}
         # The score of the box is 0: stl drops nothing, and everything that multiplies a score is 0 in every draw.
         known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
         known["vimco"] = _vimco
         if self.dim > 1:
             return known | {name: in_one_dimension(name, self.dim) for name in ("dreg-boundary", "measure-valued")}
-        known["dreg-boundary"] = lambda k: moved.dreg_boundary(nodes, g, *ends, k)
-        known["measure-valued"] = lambda k: moved.measure_valued(nodes, *ends, k)
+        known["dreg-boundary"] = lambda k: leave_one_out.dreg_boundary(nodes, g, *ends, k)
+        known["measure-valued"] = lambda k: leave_one_out.measure_valued(nodes, *ends, k)
         return known
 
     @property
@@ -294,13 +303,13 @@ class BoxGaussian(BoxOracle):
 
     def weigh(self, words: Array) -> tuple[Array, Array, float]:
         """See :meth:`BoxOracle.weigh`: a parabola in the noise, less its value at phi."""
-        from gradlab import loops
+        from gradlab import kernels
 
         m, unit = self.model, noise.unit(words)
         slope, curvature = float(m.path(self.phi)), -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2  # type: ignore[arg-type]
         log_w, slopes = (np.empty(words.shape, unit.dtype) for _ in range(2))
         of = type(unit)
-        loops.parabola(words.ravel(), unit, of(slope), of(0.5 * curvature), log_w.ravel(), slopes.ravel())
+        kernels.parabola(words.ravel(), unit, of(slope), of(0.5 * curvature), log_w.ravel(), slopes.ravel())
         return log_w, slopes, float(m.log_joint(self.phi))  # type: ignore[arg-type]
 
     def _moments(self, wrt: str) -> dict[str, Moments]:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlab.arguments import checked_after
 from gradlab.errors import GradlabError
-from gradlab.problems import oracle
+from gradlab.problems._oracle import moments
+from gradlab.problems._oracle.quadrature import Nodes
 from gradlab.problems.base import check_dim, check_k, check_std
 from gradlab.problems.box import BoxGaussian
 from gradlab.problems.normal import NormalGaussian
-from gradlab.problems.quadrature import Nodes
+from gradlab.validation import checked_after
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ def dimension_map(
 def _row(problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k: int, exact: float) -> dict[str, Any]:
     nodes = problem.nodes
     tempered = _tempered(nodes, dim, temperature)
-    ess = 1 / oracle.concentration(tempered, k)
+    ess = 1 / moments.concentration(tempered, k)
     row = {
         "dim": dim,
         "k": k,
@@ -88,7 +88,7 @@ def _row(problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k:
         "log_w_std": float(np.sqrt(dim * nodes.mean((nodes.log_w - nodes.mean(nodes.log_w)) ** 2))),
         "ess": ess,
         "ess_share": ess / k,
-        "bound": temperature * oracle.bound(tempered, k),
+        "bound": temperature * moments.bound(tempered, k),
         "exact": exact,
     }
     for name in ("pathwise", "dreg"):
@@ -113,7 +113,7 @@ def _moments(
     nodes = _tempered(problem.nodes, dim, temperature)
     total, path = problem.slopes()
     if estimator == "pathwise":
-        return oracle.linear(nodes, total, k)
+        return moments.linear(nodes, total, k)
     if problem.posterior.score_is_zero or temperature == 1:
-        return oracle.squared(nodes, path, k)
-    return oracle.mixed(nodes, (1 - 1 / temperature) * path, path / temperature, k)
+        return moments.squared(nodes, path, k)
+    return moments.mixed(nodes, (1 - 1 / temperature) * path, path / temperature, k)

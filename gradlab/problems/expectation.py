@@ -8,9 +8,9 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from gradlab.arguments import checked_class
 from gradlab.errors import GradlabError
 from gradlab.problems.base import check_real
+from gradlab.validation import checked_class
 
 
 class BoxExpectation:

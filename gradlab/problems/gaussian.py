@@ -12,12 +12,12 @@ from math import log, pi
 import numpy as np
 from torch import Tensor
 
-from gradlab.posteriors import log_normal
-from gradlab.problems import oracle
+from gradlab.objectives.posteriors import log_normal
+from gradlab.objectives.terms import PriorPath
+from gradlab.problems._oracle import moments
+from gradlab.problems._oracle.quadrature import Array, Nodes
+from gradlab.problems._oracle.vimco import check_vimco
 from gradlab.problems.base import Moments, check_real, check_std, in_one_dimension
-from gradlab.problems.quadrature import Array, Nodes
-from gradlab.problems.tensor import check_vimco
-from gradlab.terms import PriorPath
 
 GENERATIVE = ("prior_std", "slope", "offset", "likelihood_std")
 WEIGHTED = (
@@ -138,11 +138,11 @@ def generative_moments(nodes: Nodes, y: Array, path: Array, model: LinearGaussia
         wrt: one of ``GENERATIVE``.
     """
     a = model.generative(y, wrt)
-    known: dict[str, Moments] = {name: lambda k: oracle.shared(nodes, a, k) for name in WEIGHTED}
-    known["vimco"] = lambda k: oracle.shared(nodes, a, check_vimco(k))
+    known: dict[str, Moments] = {name: lambda k: moments.shared(nodes, a, k) for name in WEIGHTED}
+    known["vimco"] = lambda k: moments.shared(nodes, a, check_vimco(k))
     if wrt == "prior_std" and nodes.dim > 1:
         known["gdreg"] = in_one_dimension("gdreg by prior_std", nodes.dim)
     elif wrt == "prior_std":
         moves = y / model.prior_std
-        known["gdreg"] = lambda k: oracle.mixed(nodes, model.path_of_likelihood(y) * moves, -path * moves, k)
+        known["gdreg"] = lambda k: moments.mixed(nodes, model.path_of_likelihood(y) * moves, -path * moves, k)
     return known

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError, NotExact
-from gradlab.posteriors import Normal
-from gradlab.problems import oracle, pairs, product_terms
+from gradlab.objectives.posteriors import Normal
+from gradlab.objectives.terms import LogTerms, Tap, Walls
+from gradlab.problems import product_terms
+from gradlab.problems._oracle import measure_valued, moments
+from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
+from gradlab.problems._oracle.vimco import check_vimco, vimco_variance
 from gradlab.problems.base import (
     NO_OVERRIDES,
     Moments,
@@ -27,9 +31,6 @@ from gradlab.problems.base import (
     in_one_dimension,
 )
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
-from gradlab.problems.quadrature import Array, Nodes, adaptive
-from gradlab.problems.tensor import check_vimco, vimco_variance
-from gradlab.terms import LogTerms, Tap, Walls
 
 RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
 
@@ -89,7 +90,7 @@ class NormalGaussian(Problem):
 
     def exact_bound(self, k: int) -> float:
         """``E log (1/k sum_i w_i)``, nats."""
-        return oracle.bound(self._nodes, check_k(k))
+        return moments.bound(self._nodes, check_k(k))
 
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
         """``dL_k/d wrt``: the mean of the pathwise estimator, which is unbiased on a fixed support."""
@@ -101,7 +102,7 @@ class NormalGaussian(Problem):
 
     def exact_concentration(self, k: int) -> float:
         """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
-        return oracle.concentration(self._nodes, check_k(k))
+        return moments.concentration(self._nodes, check_k(k))
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
         """``(m - mean)/std^2`` by the mean, ``(v + (m - mean)^2)/std^3 - 1/std`` by std, with ``p(y|x) = N(m, v)``.
@@ -141,10 +142,10 @@ class NormalGaussian(Problem):
         total, path = self.slopes(wrt)
         score = self._score(noise, wrt)
         known: dict[str, Moments] = {
-            "pathwise": lambda k: oracle.linear(nodes, total, k),
-            "stl": lambda k: oracle.linear(nodes, path, k),
-            "score": lambda k: oracle.score(nodes, score, total, k),
-            "rws": lambda k: oracle.linear(nodes, score, k),
+            "pathwise": lambda k: moments.linear(nodes, total, k),
+            "stl": lambda k: moments.linear(nodes, path, k),
+            "score": lambda k: moments.score(nodes, score, total, k),
+            "rws": lambda k: moments.linear(nodes, score, k),
             "vimco": lambda k: self._vimco(k, wrt),
             "nvil": lambda k: self._nvil(),
             "measure-valued": lambda k: self._measure_valued(k, wrt),
@@ -153,7 +154,7 @@ class NormalGaussian(Problem):
             known |= {name: in_one_dimension(name, self.dim) for name in ("score", "vimco", "measure-valued")}
         # No wall to put back, and by the posterior's own parameters no path through the prior's.
         squared = ("dreg", "dreg-squared", "gdreg", "dreg-boundary")
-        return known | {name: lambda k: oracle.squared(nodes, path, k) for name in squared}
+        return known | {name: lambda k: moments.squared(nodes, path, k) for name in squared}
 
     def _score(self, noise: Array, wrt: str) -> Array:
         """``d log q/d wrt`` at y held fixed."""
@@ -171,7 +172,9 @@ class NormalGaussian(Problem):
 
     def _measure_valued(self, k: int, wrt: str) -> tuple[float, float]:
         mean = self.exact_gradient(k, wrt)
-        return mean, pairs.variance(self._evaluate, lambda e: self._score(e, wrt), self.std, wrt == "std", k, mean)
+        return mean, measure_valued.variance(
+            self._evaluate, lambda e: self._score(e, wrt), self.std, wrt == "std", k, mean
+        )
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
@@ -204,15 +207,15 @@ class NormalGaussian(Problem):
     ) -> Walls:
         """The measure-valued pairs of the live parameters: of the mean, of the std, or of both where none is live."""
         fixed = q.detached()
-        pairs = []
+        measure_valued = []
         if "std" not in overrides or len(overrides) > 1:
-            pairs.append((q.mean_pair(noise), 1 / (math.sqrt(2 * math.pi) * fixed.std), q.mean))
+            measure_valued.append((q.mean_pair(noise), 1 / (math.sqrt(2 * math.pi) * fixed.std), q.mean))
         if "std" in overrides or not overrides:
-            pairs.append((q.std_pair(noise), 1 / fixed.std, q.std))
-        y = torch.stack([point for points, _, _ in pairs for point in points], dim=-1)
+            measure_valued.append((q.std_pair(noise), 1 / fixed.std, q.std))
+        y = torch.stack([point for points, _, _ in measure_valued for point in points], dim=-1)
         wide = {n: v[..., None] if isinstance(v, Tensor) else v for n, v in values.items()}
         at = Normal(fixed.mean[..., None], fixed.std[..., None])
         log_w = self.model.log_lik(y, wide) + self.model.log_prior(y, wide) - at.log_prob(y)
-        scale = [sign * c.expand_as(noise) for _, c, _ in pairs for sign in (1, -1)]
-        moves = [live.expand_as(noise) for _, _, live in pairs for _ in range(2)]
+        scale = [sign * c.expand_as(noise) for _, c, _ in measure_valued for sign in (1, -1)]
+        moves = [live.expand_as(noise) for _, _, live in measure_valued for _ in range(2)]
         return Walls(log_w, torch.stack(scale, dim=-1), torch.stack(moves, dim=-1), boundary=False)

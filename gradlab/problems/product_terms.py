@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradlab.posteriors import Box, Normal, log_normal
+from gradlab.objectives.posteriors import Box, Normal, log_normal
+from gradlab.objectives.terms import LogTerms, PriorPath, Tap, Walls
 from gradlab.problems.gaussian import LinearGaussian
-from gradlab.terms import LogTerms, PriorPath, Tap, Walls
 
 Values = Mapping[str, Tensor | float]
 

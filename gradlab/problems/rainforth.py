@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.noise import normal, stream
-from gradlab.posteriors import Normal
-from gradlab.terms import LogTerms, Tap
+from gradlab.objectives.posteriors import Normal
+from gradlab.objectives.terms import LogTerms, Tap
 
 # A covariance, as in the paper: an implementation that takes 2/3 as the standard deviation is another model.
 Q_VARIANCE = 2 / 3

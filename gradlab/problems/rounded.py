@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError, NotExact
-from gradlab.posteriors import Quantized
-from gradlab.problems import oracle
+from gradlab.objectives.posteriors import Quantized
+from gradlab.objectives.proxies import Proxy, proxy
+from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.problems._oracle import moments
+from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
+from gradlab.problems._oracle.vimco import check_vimco
 from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_k, check_real
 from gradlab.problems.gaussian import GENERATIVE, LinearGaussian
-from gradlab.problems.quadrature import Array, Nodes, adaptive
-from gradlab.problems.tensor import check_vimco
-from gradlab.proxies import Proxy, proxy
-from gradlab.terms import LogTerms, Tap
 
 
 class RoundedGaussian(Problem):
@@ -35,7 +35,7 @@ class RoundedGaussian(Problem):
     Args:
         phi: the mean that a codec rounds.
         x: observation.
-        proxy: name from ``gradlab.proxies.PROXIES``, or a proxy with parameters of your own.
+        proxy: name from ``gradlab.objectives.proxies.PROXIES``, or a proxy with parameters of your own.
         slope: of the decoder.
         offset: of the decoder.
         likelihood_std: standard deviation of x given what the decoder reads.
@@ -96,7 +96,7 @@ class RoundedGaussian(Problem):
 
     def exact_bound(self, k: int) -> float:
         """``E log (1/k sum_i w_i)`` of the forward pass, nats."""
-        return oracle.bound(self._nodes, check_k(k))
+        return moments.bound(self._nodes, check_k(k))
 
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
         """``d exact_bound(k) / d wrt``; by phi 0 where the forward pass does not move with it.
@@ -118,7 +118,7 @@ class RoundedGaussian(Problem):
 
     def exact_concentration(self, k: int) -> float:
         """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
-        return oracle.concentration(self._nodes, check_k(k))
+        return moments.concentration(self._nodes, check_k(k))
 
     def rounded(self) -> float:
         """``log w(round(phi))``, nats: minus the loss of a codec that rounds, as it does at test time."""
@@ -133,10 +133,10 @@ class RoundedGaussian(Problem):
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
         a = self._slope_by_phi() if wrt == "phi" else self._generative(wrt)
-        known: dict[str, Moments] = {name: lambda k: oracle.linear(self._nodes, a, k) for name in ("pathwise", "stl")}
+        known: dict[str, Moments] = {name: lambda k: moments.linear(self._nodes, a, k) for name in ("pathwise", "stl")}
         if wrt in GENERATIVE:
             return known
-        known |= {name: lambda k: oracle.squared(self._nodes, a, k) for name in ("dreg", "dreg-squared", "gdreg")}
+        known |= {name: lambda k: moments.squared(self._nodes, a, k) for name in ("dreg", "dreg-squared", "gdreg")}
         known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
         known["vimco"] = lambda k: (0.0, 0.0 * check_vimco(k))
         return known

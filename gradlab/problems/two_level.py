@@ -67,11 +67,11 @@ from torch import Tensor
 
 from gradlab import noise as base_noise
 from gradlab.errors import GradlabError
-from gradlab.posteriors import Box, log_normal
+from gradlab.objectives.posteriors import Box, log_normal
+from gradlab.objectives.terms import LogTerms, Tap, Walls
+from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
+from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
 from gradlab.problems.base import NO_OVERRIDES, check_real, check_std
-from gradlab.problems.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.two_level_oracle import NESTED, PAIRS, TwoLevelOracle
-from gradlab.terms import LogTerms, Tap, Walls
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gradlab import states
 from gradlab.errors import GradlabError
+from gradlab.runtime import heartbeat
 
 NAME, LISTED, WEIGHTS = "results.zip", "weights.csv", ".safetensors"
 MEGABYTE = 2**20
@@ -69,7 +69,7 @@ def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
         return
     for path in paths:
         name = prefix + path.name
-        if path.name.startswith(".") or path.name == states.FILE:
+        if path.name.startswith(".") or path.name == heartbeat.FILE:
             continue
         if not path.is_dir():
             yield name, path

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from gradlab import checkpoints, results
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.runtime import checkpoints, provenance
 from gradlab.training.run import LAST, Run
 from gradlab.training.state import TrainState
 from gradlab.training.steps import PURPOSE
@@ -146,7 +146,7 @@ def keep(run: Run, state: TrainState, batch: Tensor, iteration: int, wrong: str)
         checkpoints.save(
             folder / FILE,
             {**tensors, "images": batch},
-            results.settings_hash(settings),
+            provenance.settings_hash(settings),
             iteration,
             {"error": message},
         )

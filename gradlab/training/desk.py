@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradlab import results
 from gradlab.errors import GradlabError
+from gradlab.runtime import files
 from gradlab.training import archive
 from gradlab.training.shards import NAME
 
@@ -63,7 +63,7 @@ class Desk:
         except OSError:  # read-only, or full
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
-            results.write_bytes(self._target / name, content)
+            files.write_bytes(self._target / name, content)
 
     def publish(self, keep_weights: bool) -> None:
         """Move all into place, then remove what they replace."""
@@ -71,10 +71,10 @@ class Desk:
             try:
                 os.replace(path, self._target / path.name)
             except OSError:  # another disk
-                results.write_bytes(self._target / path.name, path.read_bytes())
+                files.write_bytes(self._target / path.name, path.read_bytes())
         for path in self._target.iterdir():
             if path.name not in self.sizes and _is_ours(path) and not (keep_weights and NAME.fullmatch(path.name)):
-                results.remove(path)
+                files.remove(path)
 
     def close(self) -> None:
         """Leave nothing behind."""

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gradlab import ranks, results
 from gradlab.data import Crops, Pans
 from gradlab.errors import GradlabError
-from gradlab.live import SNRMonitor
 from gradlab.noise import stream
+from gradlab.runtime import distributed, files
+from gradlab.snr.monitor import SNRMonitor
 from gradlab.training import breakdown
 from gradlab.training.options import RunOptions
 from gradlab.training.run import LAST, Run
@@ -131,7 +131,7 @@ class Snapshots:
 
     def __call__(self, rows: list[Seen], stopping: bool) -> None:
         """Write one where it is due."""
-        if self.due(self._state.iteration) and ranks.here().first:
+        if self.due(self._state.iteration) and distributed.here().first:
             path = self._run.snapshot(self._state.iteration)
             self._state.snapshot(path)
             self._run.note(path)
@@ -163,7 +163,7 @@ def write_log(folder: Path, log: list[dict[str, float]]) -> None:
     """Write ``log.csv``."""
     import pandas as pd
 
-    results.write_csv(folder / "log.csv", pd.DataFrame(log, columns=list(LOG_COLUMNS)))
+    files.write_csv(folder / "log.csv", pd.DataFrame(log, columns=list(LOG_COLUMNS)))
 
 
 def tensorboard(folder: Path) -> Any:

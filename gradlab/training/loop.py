@@ -15,17 +15,26 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gradlab import checkpoints, locks, ranks, results, stopping
-from gradlab.arguments import checked
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import skip
-from gradlab.training.hooks import Checkpoints, Hook, Log, Recordings, Snapshots, Watch, tensorboard, write_log
+from gradlab.runtime import checkpoints, distributed, files, locks, provenance, signals
+from gradlab.runtime.progress import skip
+from gradlab.training.hooks import (
+    Checkpoints,
+    Hook,
+    Log,
+    Recordings,
+    Snapshots,
+    Watch,
+    tensorboard,
+    write_log,
+)
 from gradlab.training.options import RunOptions
 from gradlab.training.run import FINAL, LAST, Run, run_of
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
 from gradlab.training.steps import Seen, Step, step_of
+from gradlab.validation import checked
 
 Training = Generator[None, None, None]
 """A run in training: each ``next`` is one iteration."""
@@ -37,9 +46,9 @@ def train(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, opti
 
     While another process trains the same run, this one waits for it.
 
-    Where ``torchrun`` or SLURM started several processes (``gradlab.ranks``), all call this alike and share each batch:
-    crops and noise are those of one process, gradients are averaged, the first process writes, and when the time is up
-    for one it is up for all.
+    Where ``torchrun`` or SLURM started several processes (``gradlab.runtime.distributed``), all call this alike and
+    share each batch: crops and noise are those of one process, gradients are averaged, the first process writes, and
+    when the time is up for one it is up for all.
 
     Args:
         settings: what is trained.
@@ -75,13 +84,13 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
         GradlabError: as for ``train``.
         Stopped: as for ``train``.
     """
-    run, here = run_of(settings, runs), ranks.here()
+    run, here = run_of(settings, runs), distributed.here()
     here.rows(settings.batch)
     if not here.agreed(run.done):
-        results.ensure_folder(run.folder)
+        files.ensure_folder(run.folder)
 
         def waiting(holder: str) -> None:
-            stopping.check(options.deadline)
+            signals.check(options.deadline)
             options.progress(0, f"waiting for {holder}")
 
         with contextlib.ExitStack() as held:
@@ -91,16 +100,16 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
             if not here.agreed(run.done):
                 yield from _trained(run, pictures, options)
                 return
-    checkpoints.load(run.folder / FINAL, results.settings_hash(settings))
+    checkpoints.load(run.folder / FINAL, provenance.settings_hash(settings))
     run.note()  # of one that was killed right after its last file
     skip(options.progress, settings.steps, "already trained")
 
 
 def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Training:
-    settings, here = run.settings, ranks.here()
+    settings, here = run.settings, distributed.here()
     if options.snr_every and here.size > 1:
         raise GradlabError(f"{here.size} processes cannot watch the SNR of one training: start one process")
-    results.write_json(run.folder / "settings.json", asdict(settings))
+    files.write_json(run.folder / "settings.json", asdict(settings))
     here.wait()
     if not (run.folder / "settings.json").exists():
         raise GradlabError(f"process {here.rank} does not see {run.folder}: all machines must share the output folder")
@@ -130,7 +139,7 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
             with step.placed():
                 write_log(run.folder, state.log)
                 state.finish(run.folder / FINAL, computed)
-            results.remove(run.folder / LAST)
+            files.remove(run.folder / LAST)
             run.note(run.folder / FINAL)
         here.wait()
     finally:
@@ -155,19 +164,19 @@ def _iterations(state: TrainState, step: Step, hooks: list[Hook], options: RunOp
             for hook in hooks:
                 hook(rows, stop is not None)
         if stop and done < settings.steps:
-            ranks.here().wait()
+            distributed.here().wait()
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
         yield
 
 
 def _cause(options: RunOptions, note: str, due: bool) -> str | None:
     """Count an iteration that is done, and say why training is to stop after it, the same in all processes."""
-    stop = stopping.cause(options.deadline)
+    stop = signals.cause(options.deadline)
     try:
         options.progress(1, note)
     except Stopped:  # a signal, in between: the checkpoint comes first
-        stop = stopping.cause(options.deadline) or "early"
-    here = ranks.here()
+        stop = signals.cause(options.deadline) or "early"
+    here = distributed.here()
     if here.size == 1:
         return stop
     return here.cause(stop) if due else None  # to agree is to wait for the device

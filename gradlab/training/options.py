@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gradlab import arguments
-from gradlab.arguments import check_fields
+from gradlab import validation
 from gradlab.errors import GradlabError, unknown
-from gradlab.progress import quiet
+from gradlab.runtime.progress import quiet
+from gradlab.validation import check_fields
 
 STEPS = ("auto", "eager", "graph")
 
@@ -55,7 +55,7 @@ class RunOptions:
         if self.step not in STEPS:
             raise unknown("step", self.step, STEPS)
         check_fields(self)
-        found = arguments.device(self.device)
+        found = validation.device(self.device)
         if self.step == "graph" and found.type != "cuda":
             raise GradlabError(f"step 'graph' needs CUDA, but the device is {self.device!r}: give 'auto' or 'eager'")
         if self.log_every < 1 or self.snr_every < 0:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradlab import checkpoints, digests, locks, results, stopping
-from gradlab.checkpoints import Stored
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, digests, files, locks, signals
+from gradlab.runtime.checkpoints import Stored
 from gradlab.training import archive
 from gradlab.training.archive import MEGABYTE, Found
 from gradlab.training.desk import Desk, check
@@ -163,11 +163,11 @@ def pack_every(
 
     def going_on() -> bool:
         patience = idle if made is not None else FIRST * idle
-        return stopping.cause() is None and time.monotonic() - worked <= patience
+        return signals.cause() is None and time.monotonic() - worked <= patience
 
     if not out.is_dir():
         say(f"{time.strftime('%H:%M:%S')}  waiting for {out}")
-    with stopping.listening():
+    with signals.listening():
         with contextlib.suppress(KeyboardInterrupt):
             while going_on():
                 begin = time.monotonic()
@@ -203,7 +203,7 @@ def _pack(out: Path, target: Path, options: PackOptions, tries: int = TRIES) -> 
     if not found:
         raise GradlabError(f"{out} holds no weights and no results: run a study with --out {out} first")
     if not target.is_dir():
-        results.ensure_folder(target)
+        files.ensure_folder(target)
     with contextlib.closing(Desk(out, target)) as desk:
         made: Pack | GradlabError
         try:
@@ -245,8 +245,8 @@ def _made(found: Mapping[str, Found], options: PackOptions, desk: Desk, notes: l
         notes += [f"{pictures} pictures, which make {archive.NAME} too large"] if pictures else []
     except GradlabError as error:
         errors.append(str(error))
-    files = None if options.files is None else options.files - 1
-    shards = Shards(limit, files, total - len(tables) - reserved, desk.put)
+    most = None if options.files is None else options.files - 1
+    shards = Shards(limit, most, total - len(tables) - reserved, desk.put)
     for at, (run, kind) in enumerate(asked):
         try:
             stored = checkpoints.load(found[f"runs/{run}/{kind}{archive.WEIGHTS}"].path)
@@ -265,7 +265,7 @@ def _made(found: Mapping[str, Found], options: PackOptions, desk: Desk, notes: l
         sets.append(one)
     shards.close()
     if tables and sets:
-        listed = results.csv_of(pd.DataFrame([vars(one) for one in sets]))
+        listed = files.csv_of(pd.DataFrame([vars(one) for one in sets]))
         tables = archive.extended(tables, archive.LISTED, listed)
     if tables:
         desk.put(archive.NAME, tables)

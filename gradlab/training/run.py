@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gradlab import checkpoints, results
-from gradlab.arguments import checked
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, files, provenance
 from gradlab.training.settings import TrainSettings, build
+from gradlab.validation import checked
 
 FINAL, LAST = "final.safetensors", "last.safetensors"
 DIGESTS = "weights.json"
@@ -88,7 +88,7 @@ class Run:
         return self.folder / FINAL if last else self.snapshot(iteration or 0)
 
     def digest(self, iteration: int | None = None) -> str:
-        """SHA-256 of the weights after ``iteration``, or at the end (``gradlab.checkpoints.digest``).
+        """SHA-256 of the weights after ``iteration``, or at the end (``gradlab.runtime.checkpoints.digest``).
 
         Where the file was left behind on another machine, the digest that was noted when it was written.
 
@@ -107,11 +107,11 @@ class Run:
             if path.name not in known and path.exists():
                 known[path.name] = checkpoints.digest(checkpoints.load(path).tensors)
         if known != before:
-            results.write_json(self.folder / DIGESTS, dict(sorted(known.items())))
+            files.write_json(self.folder / DIGESTS, dict(sorted(known.items())))
 
     def _noted(self) -> dict[str, str]:
         try:
-            return results.read_json(self.folder / DIGESTS)
+            return files.read_json(self.folder / DIGESTS)
         except GradlabError:  # absent or damaged
             return {}
 
@@ -122,7 +122,7 @@ class Run:
                 f"the weights after {iteration} iterations are not in {self.folder}: bring them there (gradlab pack "
                 f"--snapshot {iteration}), or delete the folder to train again"
             )
-        return checkpoints.load(path, results.settings_hash(self.settings))
+        return checkpoints.load(path, provenance.settings_hash(self.settings))
 
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
         """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
@@ -149,4 +149,4 @@ def run_of(settings: TrainSettings, runs: Path) -> Run:
         raise GradlabError("these settings name no training images: give settings.on(pictures)")
     kind = "direct-" if settings.direct_y else "2level-"
     label = settings.loss.label if settings.loss.label == "plain" else kind + settings.loss.label
-    return Run(runs / f"{label}-{results.settings_hash(settings)}", settings)
+    return Run(runs / f"{label}-{provenance.settings_hash(settings)}", settings)

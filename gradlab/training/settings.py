@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from gradlab import codecs
-from gradlab.arguments import check_fields, checked
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
 from gradlab.codecs.hyperprior import Hierarchical
 from gradlab.data import Crops, Pans, Picture, fingerprint
 from gradlab.errors import GradlabError, unknown
+from gradlab.validation import check_fields, checked
 
 WARM_UP = 300
 """Iterations of the linear warm-up where the learning rate is scaled by the number of samples."""

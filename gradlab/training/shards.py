@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gradlab import checkpoints
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints
 from gradlab.training.archive import MEGABYTE
 
 NAME = re.compile(r"weights-\d{2,}-[0-9a-f]{8}\.safetensors")
@@ -32,7 +32,7 @@ class Packed:
         iteration: training iterations behind it.
         optimizer: whether the optimizer's state is there, so that training goes on to the same numbers.
         megabytes: of its tensors.
-        digest: SHA-256 of names, shapes and values (``gradlab.checkpoints.digest``).
+        digest: SHA-256 of names, shapes and values (``gradlab.runtime.checkpoints.digest``).
     """
 
     run: str

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradlab import checkpoints, results
 from gradlab.codecs import Codec, PFrame, precision
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, provenance
 from gradlab.training import settings as settings_
 from gradlab.training.settings import TrainSettings, trainable
 
@@ -126,7 +126,7 @@ class TrainState:
             GradlabError: the disk refuses.
         """
         extra = {"log": self.log, "warm_restarts": self.restarts, "watch": self.watched}
-        checkpoints.save(path, self.tensors(), results.settings_hash(self.settings), self.iteration, extra)
+        checkpoints.save(path, self.tensors(), provenance.settings_hash(self.settings), self.iteration, extra)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. One without the optimizer's state (``gradlab pack``) is a warm restart.
@@ -134,7 +134,7 @@ class TrainState:
         Raises:
             GradlabError: a file that is missing, corrupt or of other settings.
         """
-        stored = checkpoints.load(path, results.settings_hash(self.settings))
+        stored = checkpoints.load(path, provenance.settings_hash(self.settings))
         self.load_tensors(stored.tensors)
         self.iteration = stored.iteration
         self.log = list(stored.extra["log"])
@@ -145,7 +145,7 @@ class TrainState:
 
     def snapshot(self, path: Path) -> None:
         """Write the weights so far as a codec that can write bitstreams; the one in training is left as it is."""
-        checkpoints.save(path, self._finished(), results.settings_hash(self.settings), self.iteration)
+        checkpoints.save(path, self._finished(), provenance.settings_hash(self.settings), self.iteration)
 
     def finish(self, path: Path, step: str) -> None:
         """Solve the quantiles, build the coder's tables, and write the finished codec.
@@ -154,11 +154,11 @@ class TrainState:
             path: the file.
             step: how it was trained, for ``Run.step``.
         """
-        device = results.device_name(str(self.device))
+        device = provenance.device_name(str(self.device))
         if self.device.type != "cpu":
-            device += f", torch {results.version('torch')}"
+            device += f", torch {provenance.version('torch')}"
         extra = {"warm_restarts": self.restarts, "step": step, "device": device}
-        checkpoints.save(path, self._finished(), results.settings_hash(self.settings), self.settings.steps, extra)
+        checkpoints.save(path, self._finished(), provenance.settings_hash(self.settings), self.settings.steps, extra)
 
     def _finished(self) -> dict[str, Tensor]:
         """The state of a finished copy, made on the CPU.

@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gradlab import ranks
-from gradlab.capture import WARM_UP, Replay
 from gradlab.codecs import LossParts, precision
 from gradlab.errors import GradlabError
 from gradlab.noise import seed_of, stream
+from gradlab.runtime import distributed
+from gradlab.runtime.cuda_graph import WARM_UP, Replay
 from gradlab.training.state import TrainState
 
 PURPOSE = "training noise"
@@ -69,7 +69,7 @@ class Step:
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         self.state, self.batches = state, batches
-        self.device, here = state.device, ranks.here()
+        self.device, here = state.device, distributed.here()
         settings = state.settings
         # Every process draws the places of the whole batch and cuts its own rows.
         self._mine = here.rows(settings.batch)
@@ -196,8 +196,8 @@ def step_of(state: TrainState, batches: Batches, wanted: str, capacity: int) -> 
     """
     if wanted == "eager" or state.device.type != "cuda":
         return Step(state, batches, capacity), "eager"
-    if ranks.here().size > 1:
-        reason = f"{ranks.here().size} processes share the batch"
+    if distributed.here().size > 1:
+        reason = f"{distributed.here().size} processes share the batch"
     else:
         try:
             return GraphStep(state, batches, capacity), "graph"

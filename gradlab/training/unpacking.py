@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gradlab import checkpoints, digests, locks, results
 from gradlab.errors import GradlabError
+from gradlab.runtime import checkpoints, digests, files, locks
 from gradlab.training import archive
 from gradlab.training.run import FINAL, LAST
 from gradlab.training.shards import NAME, Packed, Stored, read
@@ -56,20 +56,20 @@ def unpack(source: Path, out: Path) -> Unpacked:
     if not paths and not there:
         raise GradlabError(f"{source} holds neither {archive.NAME} nor weights: name a folder that gradlab pack wrote")
     whole, parts = read(paths, lambda run: "/" not in run and archive.is_plain(run))
-    files = archive.contents(source / archive.NAME) if there else {}
+    archived = archive.contents(source / archive.NAME) if there else {}
     done = Unpacked()
     runs: dict[str, tuple[list[Stored], dict[str, bytes]]] = {}
     for stored in whole:
         runs.setdefault(stored.one.run, ([], {}))[0].append(stored)
     studies: dict[str, dict[str, bytes]] = {}
-    for name, content in files.items():
+    for name, content in archived.items():
         top, _, rest = name.partition("/")
         if top == "runs" and rest.count("/") == 1:
             run, _, file = rest.partition("/")
             runs.setdefault(run, ([], {}))[1][file] = content
         else:
             studies.setdefault(top if rest and top != "runs" else "", {})[name] = content
-    results.ensure_folder(out)
+    files.ensure_folder(out)
     with locks.hold(out, "wait until it has ended, or unpack into another folder"):
         for run, (sets, others) in sorted(runs.items()):
             _put_run(out / "runs" / run, sets, others, done)
@@ -85,12 +85,12 @@ def _covers(one: Packed, other: Packed) -> bool:
     return one.run == other.run and (further or (one.kind == "final" and other.kind == "last"))
 
 
-def _put_run(folder: Path, sets: list[Stored], files: Mapping[str, bytes], done: Unpacked) -> None:
+def _put_run(folder: Path, sets: list[Stored], others: Mapping[str, bytes], done: Unpacked) -> None:
     best = max((s for s in sets if not s.one.kind.startswith("snapshot")), key=_far, default=None)
     further = best is not None and not (folder / FINAL).exists() and _far(best) > (False, _iteration(folder / LAST))
     if best is not None and further:
         texts = best.about["texts"]
-        for name, content in files.items():
+        for name, content in others.items():
             if name not in TEXTS and not name.startswith(EVALUATED):
                 _put(folder / name, content, done)
         for name in TEXTS:  # of the moment of the weights
@@ -98,7 +98,7 @@ def _put_run(folder: Path, sets: list[Stored], files: Mapping[str, bytes], done:
                 _put(folder / name, texts[name].encode(), done)
         _save(folder, best, done)
         if best.one.kind == "final":
-            results.remove(folder / LAST)
+            files.remove(folder / LAST)
     elif best is not None:
         done.stayed.append(f"runs/{folder.name}")
     for stored in sets:
@@ -107,7 +107,7 @@ def _put_run(folder: Path, sets: list[Stored], files: Mapping[str, bytes], done:
             for name in TEXTS[:1]:  # of a run of which nothing else came home
                 if not (folder / name).exists():
                     _put(folder / name, stored.about["texts"].get(name, "").encode(), done)
-    for name, content in files.items():
+    for name, content in others.items():
         if not (folder / name).exists():
             _put(folder / name, content, done)
 
@@ -125,7 +125,7 @@ def _iteration(checkpoint: Path) -> int:
 
 
 def _save(folder: Path, stored: Stored, done: Unpacked) -> None:
-    results.ensure_folder(folder)
+    files.ensure_folder(folder)
     path = folder / f"{stored.one.kind}.safetensors"
     checkpoints.save(path, stored.tensors, stored.about["settings_hash"], stored.one.iteration, stored.about["extra"])
     done.sets.append(stored.one)
@@ -157,6 +157,6 @@ def _finished(folder: Path) -> bool:
 def _put(path: Path, content: bytes, done: Unpacked) -> None:
     if path.is_file() and path.read_bytes() == content:
         return
-    results.ensure_folder(path.parent)
-    results.write_bytes(path, content)
+    files.ensure_folder(path.parent)
+    files.write_bytes(path, content)
     done.files += 1

@@ -39,8 +39,8 @@ from ipywidgets import FloatLogSlider, FloatSlider, interact
 from scipy.stats import norm
 
 import gradlab as gl
-from gradlab import plots
-from gradlab.plotstyle import COLOURS
+from gradlab.study import plots
+from gradlab.study.plotstyle import COLOURS
 
 rng = np.random.default_rng(0)
 DRAWS = 100_000

@@ -38,8 +38,8 @@ from ipywidgets import FloatSlider, interact
 from scipy.stats import norm
 
 import gradlab as gl
-from gradlab import plots
-from gradlab.plotstyle import COLOURS
+from gradlab.study import plots
+from gradlab.study.plotstyle import COLOURS
 
 # %% [markdown]
 # ## From rate and distortion to the ELBO

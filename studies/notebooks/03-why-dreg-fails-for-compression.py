@@ -39,9 +39,9 @@ from ipywidgets import FloatSlider, IntSlider, interact
 from scipy.optimize import brentq
 
 import gradlab as gl
-from gradlab import plots
 from gradlab.noise import stream
-from gradlab.plotstyle import COLOURS
+from gradlab.study import plots
+from gradlab.study.plotstyle import COLOURS
 
 # %% [markdown]
 # ## The ailment and the remedy

@@ -38,8 +38,9 @@ from ipywidgets import FloatSlider, interact
 from torch import nn
 
 import gradlab as gl
-from gradlab import plots, scaling
+from gradlab.problems import scaling
 from gradlab.problems.rainforth import RainforthModel
+from gradlab.study import plots
 
 torch.set_num_threads(1)  # the same numbers on any number of cores
 

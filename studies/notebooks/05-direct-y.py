@@ -40,8 +40,8 @@ import torch
 from ipywidgets import FloatSlider, interact
 
 import gradlab as gl
-from gradlab import plots
-from gradlab.recording import at_same_weights
+from gradlab.evaluation.gradients import at_same_weights
+from gradlab.study import plots
 from gradlab.training import TrainSettings, train
 
 torch.set_num_threads(1)  # the same numbers on any number of cores

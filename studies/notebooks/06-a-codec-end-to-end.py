@@ -38,10 +38,10 @@ import pandas as pd
 import torch
 
 import gradlab as gl
-from gradlab import plots
 from gradlab.evaluation.anchors import ANCHORS, anchors, encode
 from gradlab.evaluation.bitstream import crop, pad
-from gradlab.latents import channels, residuals, statistics
+from gradlab.evaluation.latents import channels, residuals, statistics
+from gradlab.study import plots
 from gradlab.training import TrainSettings, train
 
 torch.set_num_threads(1)  # the same numbers on any number of cores

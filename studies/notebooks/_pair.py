@@ -19,7 +19,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from gradlab.pngs import light
+from gradlab.study.palette import light
 
 FOLDER = Path(__file__).resolve().parent
 METADATA = {

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian, oracle
+from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
+from gradlab.problems._oracle import moments
 from tests.problems import brute
 
 SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
@@ -198,8 +199,8 @@ def test_variance_of_dreg_where_weights_are_nearly_equal():
 def test_both_forms_of_the_variance_of_dreg_agree(k):
     problem = BoxProblem(lambda y: -4 * y**2, 0.3)
     g = -8 * problem._nodes.y
-    mean, variance = oracle.squared(problem._nodes, g, k)
-    assert oracle._squared_variance(problem._nodes, g, k, mean) == pytest.approx(variance, rel=1e-10, abs=0)
+    mean, variance = moments.squared(problem._nodes, g, k)
+    assert moments._squared_variance(problem._nodes, g, k, mean) == pytest.approx(variance, rel=1e-10, abs=0)
 
 
 def test_stable_under_shifts_and_beyond_ten_thousand():

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from gradlab.errors import GradlabError, NotExact
-from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian, moved, oracle
+from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
+from gradlab.problems._oracle import leave_one_out, moments
 from tests.problems import brute
 
 SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
@@ -196,12 +197,12 @@ def test_two_times_and_one_time_agree(k):
             h = np.exp(np.minimum(u + nodes.log_w[part, None], 7))
             return (h * a[part, None] + h**2 * b[part, None]) * np.exp(-h)
 
-        return moved.variance(nodes, kernel, k, mean, ends)
+        return leave_one_out.variance(nodes, kernel, k, mean, ends)
 
     for a, b, exact in [
-        (slope, 0 * slope, oracle.linear(nodes, slope, k)),
-        (0 * slope, slope, oracle.squared(nodes, slope, k)),
-        (prior, slope, oracle.mixed(nodes, prior, slope, k)),
+        (slope, 0 * slope, moments.linear(nodes, slope, k)),
+        (0 * slope, slope, moments.squared(nodes, slope, k)),
+        (prior, slope, moments.mixed(nodes, prior, slope, k)),
     ]:
         assert by_two_times(a, b, exact[0]) == pytest.approx(exact[1], rel=1e-8)
 

@@ -11,7 +11,8 @@ import torch
 from gradlab.errors import GradlabError, NotExact
 from gradlab.estimators import ESTIMATORS
 from gradlab.noise import stream
-from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian, dimension_map, oracle, product, sweep
+from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian, dimension_map
+from gradlab.problems._oracle import integrals, moments, product
 from tests.problems import brute
 
 SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
@@ -100,22 +101,22 @@ def test_one_coordinate_is_the_plain_oracle(make, k, monkeypatch):
 
     def answers():
         return [
-            *oracle.linear(nodes, total, k),
-            *oracle.mixed(nodes, total, path, k),
-            *oracle.mixed(nodes, 0 * total, path, k),
-            oracle.concentration(nodes, k),
+            *moments.linear(nodes, total, k),
+            *moments.mixed(nodes, total, path, k),
+            *moments.mixed(nodes, 0 * total, path, k),
+            moments.concentration(nodes, k),
             *(
-                (oracle.boundary_gradient(nodes, low, high, k), oracle.boundary_term(nodes, low, high, k))
+                (moments.boundary_gradient(nodes, low, high, k), moments.boundary_term(nodes, low, high, k))
                 if make is box
                 else ()
             ),
         ]
 
-    monkeypatch.setattr(oracle, "_squared_variance", lambda *_: math.nan)  # of one coordinate only, and not asked for
-    plain, bound = answers(), oracle.bound(nodes, k)
-    monkeypatch.setattr(sweep, "slices", lambda nodes, k: iter([product.ProductSlice(nodes, k)]))
+    monkeypatch.setattr(moments, "_squared_variance", lambda *_: math.nan)  # of one coordinate only, and not asked for
+    plain, bound = answers(), moments.bound(nodes, k)
+    monkeypatch.setattr(integrals, "slices", lambda nodes, k: iter([product.ProductSlice(nodes, k)]))
     assert answers() == pytest.approx(plain, rel=1e-8)
-    assert oracle._product_bound(nodes, k) == pytest.approx(bound, abs=1e-10)
+    assert moments._product_bound(nodes, k) == pytest.approx(bound, abs=1e-10)
 
 
 def z_scores(values, mean, variance):
@@ -172,7 +173,7 @@ def test_identities_at_any_size(dim, k):
 @pytest.mark.parametrize("make, dim, k", [(box, 40, 5), (box, 2000, 5), (normal, 40, 90), (normal, 2000, 3)])
 def test_step_does_not_matter(make, dim, k, monkeypatch):
     coarse = [*make(dim).exact_moments("dreg", k), *make(dim).exact_moments("pathwise", k), make(dim).exact_bound(k)]
-    for module in (product, oracle):
+    for module in (product, moments):
         monkeypatch.setattr(module, "STEP", 0.061)
     fine = [*make(dim).exact_moments("dreg", k), *make(dim).exact_moments("pathwise", k), make(dim).exact_bound(k)]
     assert coarse == pytest.approx(fine, rel=1e-8)

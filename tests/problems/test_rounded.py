@@ -10,7 +10,7 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError, NotExact
-from gradlab.proxies import PROXIES, GumbelAnnealing, SoftRounding
+from gradlab.objectives.proxies import PROXIES, GumbelAnnealing, SoftRounding
 
 X, STD, PHI = 1.0, 0.5, 0.3
 CASES = [

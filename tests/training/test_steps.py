@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from gradlab import checkpoints, data, objectives, recording, results, training
-from gradlab.capture import WARM_UP
+from gradlab import data, objectives, training
 from gradlab.errors import GradlabError, Stopped
+from gradlab.evaluation import gradients
 from gradlab.noise import stream
 from gradlab.objectives import OBJECTIVES
+from gradlab.runtime import checkpoints, files
+from gradlab.runtime.cuda_graph import WARM_UP
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings, TrainState, loop, steps
 from gradlab.training.engines import local
 from gradlab.training.run import Run
@@ -275,7 +277,7 @@ def test_how_often_the_device_is_read_changes_no_number(
         assert all(torch.equal(a[n], b[n]) for n in a), name
     assert (late.folder / "log.csv").read_bytes() == (now.folder / "log.csv").read_bytes()
     kept = [i for i in range(1, 8) if i % log_every == 0 or i == 7]
-    assert list(results.read_csv(late.folder / "log.csv")["iteration"]) == kept
+    assert list(files.read_csv(late.folder / "log.csv")["iteration"]) == kept
 
 
 @pytest.mark.usefixtures("asynchronous")
@@ -404,14 +406,14 @@ def test_recorded_draws_replayed_are_those_of_the_hooks(monkeypatch: pytest.Monk
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     loss = Loss("ms-nic-mix", k=2)
     for batches in (x, lambda t: x + 0.01 * t):
-        hooked = recording.record(codec, batches, 0.015, 20, loss=loss, seed=3)
-        recorder = recording.GradientRecorder(codec.groups(), exclude=("quantiles",))
-        monkeypatch.setattr(recording, "Replay", Played)
+        hooked = gradients.record(codec, batches, 0.015, 20, loss=loss, seed=3)
+        recorder = gradients.GradientRecorder(codec.groups(), exclude=("quantiles",))
+        monkeypatch.setattr(gradients, "Replay", Played)
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        monkeypatch.setattr(recording, "_wait", lambda side, device: None)
-        graph = recording._Graph(codec, batches, 0.015, loss, recorder, 3)
+        monkeypatch.setattr(gradients, "_wait", lambda side, device: None)
+        graph = gradients._Graph(codec, batches, 0.015, loss, recorder, 3)
         for t in range(20):
             graph.draw(t)
         if callable(batches):
@@ -532,12 +534,12 @@ def test_on_cuda_replayed_draws_are_those_of_the_hooks(fixed: bool) -> None:
     codec, loss = training.build(TINY).cuda(), Loss("ms-nic-mix", k=2)
     x = torch.rand(2, 3, 32, 32, device="cuda")
     batches = x if fixed else lambda t: x + 0.01 * t
-    recorders = [recording.GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2)]
-    graph = recording._Graph(codec, batches, 0.015, loss, recorders[0], 3)
+    recorders = [gradients.GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2)]
+    graph = gradients._Graph(codec, batches, 0.015, loss, recorders[0], 3)
     for t in range(80):
         graph.draw(t)
     graph.join()
-    draw = recording._eager(codec, batches, 0.015, loss, recorders[1], 3)
+    draw = gradients._eager(codec, batches, 0.015, loss, recorders[1], 3)
     with recorders[1]:
         for t in range(80):
             draw(t)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradlab import ranks
 from gradlab.errors import GradlabError, unknown
+from gradlab.runtime import distributed
 from gradlab.training.engines import local, ray
 from gradlab.training.engines._task import Sweep, Task
 from gradlab.training.run import Run
@@ -50,7 +50,7 @@ class Engine:
             )
         if self.name == "local" and (self.address is not None or self.cpus != 1 or self.gpus is not None):
             raise GradlabError("--address, --cpus and --gpus are of a cluster: add --engine ray, or leave them out")
-        size = ranks.here().size
+        size = distributed.here().size
         if size > 1 and (self.name != "local" or self.jobs not in (None, 1)):
             raise GradlabError(
                 f"{size} processes share every model: leave out --jobs and --engine {self.name}, or start one process"

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
-from gradlab import results, states, stopping
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import Advance, quiet
+from gradlab.runtime import files, heartbeat, signals
+from gradlab.runtime.progress import Advance, quiet
 from gradlab.training.engines._task import TOKEN, Order, Outcome, Sweep, Task
 
 POLL_SECONDS = 0.5
@@ -21,16 +21,16 @@ POLL_SECONDS = 0.5
 def announced(sweep: Sweep, wanted: list[Task]) -> Iterator[None]:
     """Mark pending runs as ``waiting`` in their folders, so that ``gradlab status`` can estimate the total."""
     for task in wanted:
-        folder = results.ensure_folder(task.run(sweep.runs).folder)
-        results.write_json(folder / "settings.json", asdict(task.settings))
-        states.write(folder, states.State("waiting", task.settings.steps, study=sweep.study))
+        folder = files.ensure_folder(task.run(sweep.runs).folder)
+        files.write_json(folder / "settings.json", asdict(task.settings))
+        heartbeat.write(folder, heartbeat.State("waiting", task.settings.steps, study=sweep.study))
     try:
         yield
     finally:
         for task in wanted:
-            said = states.read(task.run(sweep.runs).folder)
+            said = heartbeat.read(task.run(sweep.runs).folder)
             if said is not None and said.status == "waiting" and said.pid == os.getpid():
-                states.clear(task.run(sweep.runs).folder)
+                heartbeat.clear(task.run(sweep.runs).folder)
 
 
 def undone(sweep: Sweep) -> list[Task]:
@@ -46,9 +46,9 @@ def orders(sweep: Sweep, shares: int = 0) -> Iterator[list[Order]]:
     Whoever takes an order goes on from a checkpoint. So where the sweep is to start anew, the checkpoints of its
     unfinished runs are taken away first.
     """
-    runs = results.ensure_folder(sweep.runs).resolve()
+    runs = files.ensure_folder(sweep.runs).resolve()
     token = secrets.token_hex(8)
-    results.write_text(runs / TOKEN, token)
+    files.write_text(runs / TOKEN, token)
     wanted = undone(sweep)
     deadline = sweep.options.deadline
     until = None if deadline is None else time.time() + deadline - time.monotonic()
@@ -56,7 +56,7 @@ def orders(sweep: Sweep, shares: int = 0) -> Iterator[list[Order]]:
     try:
         for task in wanted:
             folder = task.run(runs).folder
-            said = states.read(folder)
+            said = heartbeat.read(folder)
             if said is not None and said.status == "running" and said.alive:
                 raise GradlabError(f"process {said.pid} on {said.host} is training in {folder}: wait for it, or end it")
             if not sweep.options.resume:
@@ -99,7 +99,7 @@ class Follower:
     def look(self) -> None:
         """Read the folders of the runs, and show what has come since the last look."""
         for task in self._tasks:
-            said = states.read(task.run(self._runs).folder)
+            said = heartbeat.read(task.run(self._runs).folder)
             if said is not None and said.status == "running":
                 self._show(task, said.done, said.note)
 
@@ -114,10 +114,10 @@ class Follower:
             self._stopped = outcome.sentence or "stopped at the time limit before every model had begun"
         else:
             self._failed[task.name] = outcome.sentence
-            said = states.read(folder)
+            said = heartbeat.read(folder)
             if said is None or said.status != "failed":
-                state = said or states.State("failed", task.settings.steps, study=self._sweep.study)
-                states.write(folder, states.State("failed", state.total, state.done, note=outcome.sentence,
+                state = said or heartbeat.State("failed", task.settings.steps, study=self._sweep.study)
+                heartbeat.write(folder, heartbeat.State("failed", state.total, state.done, note=outcome.sentence,
                                                   study=self._sweep.study))  # fmt: skip
         bar = self._bars.pop(task, None)
         if bar is not None:
@@ -168,7 +168,7 @@ def follow(sweep: Sweep, wanted: list[Order], wait: Wait) -> None:
     try:
         with Follower(sweep, wanted) as follower:
             while left:
-                stopping.check()
+                signals.check()
                 for order, outcome in wait(POLL_SECONDS):
                     follower.ended(order, outcome)
                     left -= 1

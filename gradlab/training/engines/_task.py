@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradlab import data, determinism, results, states, stopping
+from gradlab import data
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import Progress, skip
+from gradlab.runtime import determinism, heartbeat, provenance, signals
+from gradlab.runtime.progress import Progress, skip
 from gradlab.training.loop import Training, training
 from gradlab.training.options import RunOptions
 from gradlab.training.run import Run, run_of
@@ -111,7 +112,7 @@ class Outcome(NamedTuple):
 def doing(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> Training:
     """Train one model in this process, an iteration at a time, and say so in its folder."""
     run = task.run(runs)
-    with states.running(run.folder, task.settings.steps, study) as pulse:
+    with heartbeat.running(run.folder, task.settings.steps, study) as pulse:
         every, draws = task.snr
         mine = replace(options, snr_every=every, snr_draws=draws, progress=Both(pulse, options.progress))
         yield from training(task.settings, pictures, runs / task.within, mine)
@@ -157,13 +158,13 @@ class _Withdrawal:
 
 def carry_out(order: Order) -> Outcome:
     """Do an order in this process, whoever did a part of it before: from the last checkpoint, if there is one."""
-    with stopping.listening(), determinism.enforced() if order.deterministic else contextlib.nullcontext():
+    with signals.listening(), determinism.enforced() if order.deterministic else contextlib.nullcontext():
         return _carry_out(order)
 
 
 def _carry_out(order: Order) -> Outcome:
     if order.shares and not order.deterministic and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, results.cores() // order.shares))
+        torch.set_num_threads(max(1, provenance.cores() // order.shares))
     deadline = None if order.until is None else time.monotonic() + order.until - time.time()
     try:
         if not _sees(Path(order.runs) / TOKEN, order.token):
@@ -171,7 +172,7 @@ def _carry_out(order: Order) -> Outcome:
                 f"the machine {socket.gethostname()} does not see {order.runs}: on a cluster the output folder must "
                 "lie on a disk that all machines share"
             )
-        stopping.check(deadline)
+        signals.check(deadline)
         pictures = _pictures(order.images, order.task.settings.crop)
         if data.fingerprint(pictures) != order.task.settings.data:
             raise GradlabError(

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 from gradlab.errors import GradlabError, Stopped
-from gradlab.progress import Advance, quiet
+from gradlab.runtime.progress import Advance, quiet
 from gradlab.training.engines._follow import announced, follow, orders, undone
 from gradlab.training.engines._task import RETRIES, Both, Order, Outcome, Sweep, Task, carry_out, doing
 from gradlab.training.loop import Training

@@ -118,7 +118,7 @@ def _connected(address: str | None) -> Any:
 
 @contextlib.contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, and would leave at once; here it asks for an orderly end (``gradlab.stopping``)."""
+    """Ray takes SIGTERM for itself, and would leave at once; here it asks for an orderly end (``runtime.signals``)."""
     main = threading.current_thread() is threading.main_thread()
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:

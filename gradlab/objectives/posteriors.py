@@ -1,0 +1,196 @@
+"""Posteriors that say of themselves what an estimator needs to know.
+
+Five facts decide which gradient estimators are right for a posterior q(.; phi), and each posterior states them:
+
+``support_moves``
+    its support depends on phi, so that integrating by parts or differentiating under the integral leaves a term at the
+    boundary (paper section 2, Property I);
+``score_is_zero``
+    d log q(y; phi)/dphi = 0 wherever q > 0 (paper section 2, Property II);
+``walls_known``
+    it can say where that boundary is, so that an estimator can put the term back;
+``derivative_known``
+    it can say d q/d phi as a difference of two densities, so that an estimator needs no derivative of log w;
+``path_is_true``
+    what autograd takes for the derivative of a sample is, in expectation, its derivative (not so for straight-through
+    rounding).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from scipy.special import erf, erfc, gammainccinv, gammaincinv
+from torch import Tensor
+
+from gradlab.objectives.proxies import Proxy
+from gradlab.objectives.terms import Walls
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Posterior(Protocol):
+    """What objectives, estimators and problems ask of a posterior."""
+
+    support_moves: ClassVar[bool]
+    score_is_zero: ClassVar[bool]
+    walls_known: ClassVar[bool]
+    derivative_known: ClassVar[bool]
+    base: ClassVar[str]
+
+    @property
+    def path_is_true(self) -> bool:
+        """Whether the derivative of ``sample`` is what autograd takes for it, in expectation."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Samples from base noise of any shape that broadcasts with the parameters."""
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Elementwise log density at ``y``, nats."""
+
+    def detached(self) -> Posterior:
+        """The same posterior with its parameters detached (only the path through a sample is left)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """U(center - 1/2, center + 1/2) in every coordinate: additive uniform noise (Balle et al. 2017)."""
+
+    center: Tensor
+    support_moves: ClassVar[bool] = True
+    score_is_zero: ClassVar[bool] = True
+    walls_known: ClassVar[bool] = True
+    derivative_known: ClassVar[bool] = True
+    path_is_true: ClassVar[bool] = True
+    base: ClassVar[str] = "uniform"
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """center + noise, noise of U(-1/2, 1/2)."""
+        return self.center + noise
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """0 on the support. Samples of this box are never off it, so no mask is applied."""
+        return torch.zeros_like(y)
+
+    def detached(self) -> Box:
+        """The box with its centre detached."""
+        return Box(self.center.detach())
+
+    def walls(self, y: Tensor, log_w: Callable[[Tensor], Tensor], coordinates: Tensor | None = None) -> Walls:
+        """The walls of a box in D dimensions: each sample with one coordinate moved to either wall.
+
+        Args:
+            y: ``[B, K, D]`` samples; the centre broadcasts with them.
+            log_w: ``[..., D]`` -> ``[...]``, nats.
+            coordinates: ``[C]`` or ``[B, C]`` distinct coordinates to move, drawn uniformly and apart from y: what is
+                left out is made up for by the scale, D / C. All coordinates by default.
+
+        Returns:
+            ``M = 2 C`` points: the upper walls of the chosen coordinates, then the lower ones.
+        """
+        draws, k, d = y.shape
+        chosen = torch.arange(d, device=y.device) if coordinates is None else coordinates
+        c = chosen.shape[-1]
+        index = chosen.reshape(-1, 1, c).expand(draws, k, c)
+        moves = self.center.expand_as(y).gather(2, index)
+        half = torch.tensor([0.5, -0.5], dtype=y.dtype, device=y.device)
+        ends = moves.detach()[:, :, None, :] + half[:, None]  # [B, K, 2, C]
+        points = y.detach()[:, :, None, None, :].expand(draws, k, 2, c, d)
+        points = points.scatter(4, index[:, :, None, :, None].expand(draws, k, 2, c, 1), ends[..., None])
+        return Walls(
+            log_w=log_w(points).reshape(draws, k, 2 * c),
+            scale=(2 * half * d / c).repeat_interleave(c),
+            moves=torch.cat([moves, moves], dim=2),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A latent drawn by a proxy of rounding (``gradlab.objectives.proxies``), with log q put to 0, as a codec does.
+
+    With no score to trade for a path, estimators that do so are as wrong as on the box: ``support_moves`` says so.
+    """
+
+    mean: Tensor
+    proxy: Proxy
+    support_moves: ClassVar[bool] = True
+    score_is_zero: ClassVar[bool] = True
+    walls_known: ClassVar[bool] = False
+    derivative_known: ClassVar[bool] = False
+    base: ClassVar[str] = "uniform"
+
+    @property
+    def path_is_true(self) -> bool:
+        """What the proxy says of itself."""
+        return self.proxy.path_is_true
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The latent that the prior scores, from noise of U(-1/2, 1/2)."""
+        return self.proxy.sample(self.mean, noise)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """0: no bits are had back for the noise."""
+        return torch.zeros_like(y)
+
+    def detached(self) -> Quantized:
+        """The same with its mean detached."""
+        return Quantized(self.mean.detach(), self.proxy)
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """N(mean, std^2) in every coordinate: the control, whose support is fixed."""
+
+    mean: Tensor
+    std: Tensor
+    support_moves: ClassVar[bool] = False
+    score_is_zero: ClassVar[bool] = False
+    walls_known: ClassVar[bool] = False
+    derivative_known: ClassVar[bool] = True
+    path_is_true: ClassVar[bool] = True
+    base: ClassVar[str] = "normal"
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Mean + std * noise, noise of N(0, 1)."""
+        return self.mean + self.std * noise
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Elementwise log N(y; mean, std^2), nats."""
+        return log_normal(y, self.mean, self.std)
+
+    def detached(self) -> Normal:
+        """The Normal with both parameters detached."""
+        return Normal(self.mean.detach(), self.std.detach())
+
+    def mean_pair(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The Weibull pair: ``dE[f]/dmean = E[f(plus) - f(minus)] / (std sqrt(2 pi))`` (Mohamed et al. 2020, table 1).
+
+        ``mean +- std sqrt(-2 ln U)`` with U = Phi(noise), detached, each the shape of ``noise``.
+        """
+        distance = self.std.detach() * torch.sqrt(-2 * torch.special.log_ndtr(noise))
+        return self.mean.detach() + distance, self.mean.detach() - distance
+
+    def std_pair(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Double-sided Maxwell and Normal: ``dE[f]/dstd = E[f(plus) - f(minus)] / std`` (Mohamed et al. 2020, table 1).
+
+        Both from the same noise, the first by its quantile function (so that they rise and fall together); detached.
+        """
+        magnitude = np.abs(noise.detach().double().cpu().numpy())
+        # |M| has the chi law with 3 degrees of freedom, |noise| that with 1: equal tail probabilities, from the tail
+        # that is the smaller one, so that neither end loses its digits.
+        inner = gammaincinv(1.5, erf(magnitude / math.sqrt(2)))
+        outer = gammainccinv(1.5, erfc(magnitude / math.sqrt(2)))
+        maxwell = torch.as_tensor(np.sqrt(2 * np.where(magnitude < 1, inner, outer))).to(noise)
+        mean, std = self.mean.detach(), self.std.detach()
+        return mean + std * torch.copysign(maxwell, noise), mean + std * noise
+
+
+def log_normal(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
+    """Elementwise log N(x; mean, std^2), nats."""
+    std = torch.as_tensor(std, dtype=x.dtype, device=x.device)
+    return -0.5 * ((x - mean) / std) ** 2 - torch.log(std) - LOG_SQRT_2PI

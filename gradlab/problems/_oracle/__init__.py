@@ -1,0 +1,1 @@
+"""Exact bounds, gradients and estimator moments, by quadrature and closed forms."""

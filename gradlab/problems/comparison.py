@@ -1,0 +1,304 @@
+"""``compare``: every estimator on the same draws of a toy problem, beside what is exactly true.
+
+Memory is flat in the number of draws (they come in chunks, reduced to streaming moments), and the numbers depend on
+``(seed, k)`` alone: adding an estimator or a sample size changes no other row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gradlab.errors import GradlabError, unknown
+from gradlab.estimators import Estimator, estimator
+from gradlab.noise import GROUPS, coupled, stream
+from gradlab.objectives import Objective, objective
+from gradlab.problems.base import Problem
+from gradlab.problems.box_draws import box_moments, fits
+from gradlab.problems.exact import Exact, exact_answers
+from gradlab.snr import moments
+from gradlab.validation import checked_after
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
+CHUNK = 2**18
+# Chunks whose moments are kept before they are pooled.
+POOLED = 64
+# Samples from which on the compiled path is worth its loading: autograd takes a few tenths of a second for them.
+MANY = 2**21
+COUPLINGS = ("iid", *GROUPS)
+Result = TypeVar("Result")
+# Draws, apart from those compared, that a baseline is fitted on: the loss of variance to its own noise is 1/PILOT.
+PILOT = 1000
+# Estimates that do not vary (measure-valued with one sample on the box) still differ from the exact mean by this much.
+ROUNDING = 1e-13
+
+
+@checked_after
+def compare(
+    problem: Problem,
+    estimators: Sequence[str | Estimator] = ("pathwise", "dreg"),
+    k: Sequence[int] | int = (1, 8),
+    draws: int = 100_000,
+    seed: int = 0,
+    allow_biased: bool = False,
+    *,
+    objective: str = "iwae",
+    wrt: str = "phi",
+    noise: str = "iid",
+    dtype: torch.dtype = torch.float64,
+) -> pd.DataFrame:
+    """Bias, variance and SNR of each estimator at each sample size, with standard errors and the exact values.
+
+    Args:
+        problem: a problem of ``gradlab.problems``.
+        estimators: names from ``ESTIMATORS``, or estimators of your own.
+        k: sample sizes.
+        draws: independent draws of each estimator (at least 2); all estimators share the same noise.
+        seed: of the noise.
+        allow_biased: also take estimators whose requirement the posterior breaks, if they are defined without it.
+        objective: name from ``OBJECTIVES``.
+        wrt: the parameter, one of ``problem.parameters``.
+        noise: ``"iid"``, or a coupling of the base noise *between draws*: ``"antithetic"`` (pairs), ``"stratified"``
+            (Latin hypercube) or ``"sobol"`` (scrambled; 32 draws each). The k samples of one draw stay independent, so
+            that means and biases are those of ``"iid"``; what changes is how errors cancel in the average over draws.
+            ``variance`` is then (draws per group) x (variance of a group's mean), the variance of one independent draw
+            that would give the same average for the same work, and ``snr`` is |mean| over its root.
+        dtype: of the samples; moments are always float64. float32 is twice as fast, and off by less than 1e-5 of an
+            estimate, which no number of draws that anybody takes can see.
+
+    Returns:
+        One row per estimator and k with the columns estimator, objective, target, wrt, k, draws, mean, exact, bias,
+        bias_se, exact_mean, z, variance, variance_se, exact_variance, z_variance, snr, snr_se, exact_snr. ``exact`` is
+        the gradient of ``target``, bias = mean - exact; ``exact_mean`` is what the estimator converges to and
+        z = (mean - exact_mean)/se, 0 where both are 0. Where the oracle does not know an estimator, ``exact_mean`` is
+        ``exact`` if the estimator's contract says that it is unbiased here, else NaN, and ``exact_variance`` is NaN, as
+        it is under coupled noise. Units: nats per unit of ``wrt``.
+
+    Raises:
+        GradlabError: an unknown name, k < 1, fewer than 2 draws, a negative seed, an estimator whose requirement the
+            posterior breaks (unless ``allow_biased``), one that is undefined at a k, or draws that do not fill groups.
+    """
+    import pandas as pd
+
+    sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
+    if not dtype.is_floating_point:
+        raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
+    chosen = [estimator(name) for name in estimators]
+    goal = _objective(objective)
+    _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt=wrt, noise=noise)
+    problem = problem.under("iwae" if goal.jackknife else goal.name)
+    rows = []
+    for size in sizes:
+        fitted = [_fitted(problem, e, goal, size, seed, dtype) for e in chosen]
+        states = _sample(problem, fitted, goal, size, draws, seed, wrt=wrt, dtype=dtype, coupling=noise)
+        for e, state in zip(chosen, states, strict=True):
+            exact = exact_answers(problem, e, goal, size, wrt)
+            if noise != "iid":
+                exact = exact._replace(variance=math.nan)
+            rows.append(_row(e, goal, wrt, size, draws, state, exact=exact, group=GROUPS.get(noise, 1)))
+    return pd.DataFrame(rows)
+
+
+# ``objective`` is a parameter of compare, so the look-up needs another name inside it.
+_objective = objective
+
+
+def gradients(
+    problem: Problem, estimator: Estimator, noise: Tensor, objective: str | Objective = "iwae", wrt: str = "phi"
+) -> Tensor:
+    """One gradient estimate per draw.
+
+    Args:
+        problem: the toy problem.
+        estimator: the estimator.
+        noise: base noise ``[draws, k]``.
+        objective: name or object.
+        wrt: the parameter.
+
+    Returns:
+        ``[draws]`` estimates, nats per unit of ``wrt``.
+    """
+    value = torch.full((noise.shape[0],), problem.parameters[wrt], dtype=noise.dtype, device=noise.device)
+    value.requires_grad_()
+    surrogate = estimator(problem.log_terms(noise, {wrt: value}, walls=estimator.walls), objective)
+    if not surrogate.requires_grad:
+        return torch.zeros_like(value)
+    (grad,) = torch.autograd.grad(surrogate.sum(), value, allow_unused=True)
+    return torch.zeros_like(value) if grad is None else grad
+
+
+def _fitted(
+    problem: Problem, estimator: Estimator, objective: Objective, k: int, seed: int, dtype: torch.dtype
+) -> Estimator:
+    """The estimator with its baseline fitted on draws that no row is computed from."""
+    if estimator.fit is None:
+        return estimator
+    noise = problem.draw_noise(PILOT, k, stream(seed, f"compare/k={k}/pilot"), dtype)
+    return estimator.fit(problem.log_terms(noise), objective, "joint", "nats")
+
+
+def _sample(
+    problem: Problem,
+    chosen: Sequence[Estimator],
+    goal: Objective,
+    k: int,
+    draws: int,
+    seed: int,
+    *,
+    wrt: str,
+    dtype: torch.dtype,
+    coupling: str,
+) -> list[moments.HigherMoments]:
+    """Moments of the draws, or of the means of groups of coupled draws."""
+    group = GROUPS.get(coupling, 1)
+    chunk = group * max(1, CHUNK // (k * group))
+    fused = draws * k >= MANY and coupling == "iid" and all(fits(problem, e, goal, wrt, dtype) for e in chosen)
+
+    def reduced(index: int) -> moments.HigherMoments:
+        generator = stream(seed, f"compare/k={k}", index)
+        count = min(chunk, draws - index * chunk)
+        if fused:
+            return box_moments(problem, chosen, count, k, generator, dtype)
+        noise = _noise(problem, count, k, generator, dtype, coupling)
+        found = [gradients(problem, e, noise, goal, wrt).double().reshape(-1, group).mean(dim=1) for e in chosen]
+        parts = [moments.HigherMoments.init().update(estimates)[1:] for estimates in found]
+        return moments.HigherMoments(len(found[0]), *(torch.stack(column) for column in zip(*parts, strict=True)))
+
+    # Chunks are independent and merged in order: the numbers are free of the threads. Autograd brings threads itself.
+    parts: list[moments.HigherMoments] = []
+    for part in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
+        parts.append(part)
+        if len(parts) == POOLED:
+            parts = [moments.HigherMoments.pooled(parts)]
+    state = moments.HigherMoments.pooled(parts)
+    return [moments.HigherMoments(state.count, *row) for row in torch.stack(state[1:], dim=1)]
+
+
+def _in_turn(work: Callable[[int], Result], count: int, threads: int) -> Iterator[Result]:
+    """``work(0), work(1), ...`` in order, on so many threads, with few results in memory."""
+    if threads == 1 or count == 1:
+        yield from map(work, range(count))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque(pool.submit(work, i) for i in range(min(count, 2 * threads)))
+        for index in range(count):
+            yield waiting.popleft().result()
+            if index + 2 * threads < count:
+                waiting.append(pool.submit(work, index + 2 * threads))
+
+
+def _noise(
+    problem: Problem, draws: int, k: int, generator: torch.Generator, dtype: torch.dtype, coupling: str
+) -> Tensor:
+    if coupling == "iid":
+        return problem.draw_noise(draws, k, generator, dtype)
+    shape = problem.draw_noise(1, k, stream(0, "shape"), dtype).shape[1:]
+    return coupled(problem.posterior.base, (draws, *shape), coupling, generator, dtype)
+
+
+def _row(
+    e: Estimator,
+    goal: Objective,
+    wrt: str,
+    k: int,
+    draws: int,
+    state: moments.HigherMoments,
+    *,
+    exact: Exact,
+    group: int,
+) -> dict[str, Any]:
+    mean, variance = float(state.mean), group * float(state.variance())
+    se, variance_se = float(state.mean_se()), group * float(state.variance_se())
+    return {
+        "estimator": e.name,
+        "objective": goal.name,
+        "target": exact.target,
+        "wrt": wrt,
+        "k": k,
+        "draws": draws,
+        "mean": mean,
+        "exact": exact.gradient,
+        "bias": mean - exact.gradient,
+        "bias_se": se,
+        "exact_mean": exact.mean,
+        "z": z_score(mean - exact.mean, se, mean),
+        "variance": variance,
+        "variance_se": variance_se,
+        "exact_variance": exact.variance,
+        "z_variance": z_score(variance - exact.variance, variance_se, mean**2),
+        "snr": float(state.snr()) / math.sqrt(group),
+        "snr_se": float(state.snr_se()) / math.sqrt(group),
+        "exact_snr": _snr(exact.mean, exact.variance),
+    }
+
+
+def z_score(difference: float, se: float, size: float, rounding: float = ROUNDING) -> float:
+    """``difference / se``; 0 where the difference is no more than the rounding of numbers of this size."""
+    if abs(difference) <= rounding * abs(size):
+        return 0.0
+    if se > 0 or math.isnan(difference):
+        return difference / se if se > 0 else math.nan
+    return math.copysign(math.inf, difference)
+
+
+def _snr(mean: float, variance: float) -> float:
+    if variance > 0:
+        return abs(mean) / math.sqrt(variance)
+    return math.nan if mean == 0 or math.isnan(variance) else math.inf
+
+
+def _validate(
+    problem: Problem,
+    chosen: Sequence[Estimator],
+    sizes: Sequence[int],
+    draws: int,
+    seed: int,
+    allow_biased: bool,
+    *,
+    wrt: str,
+    noise: str,
+) -> None:
+    if not isinstance(problem, Problem):
+        raise GradlabError(f"compare takes a problem of gradlab.problems, not a {type(problem).__name__}")
+    if not chosen:
+        raise GradlabError("compare needs at least one estimator")
+    if not sizes or any(not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in sizes):
+        raise GradlabError(f"k is {list(sizes)}: give sample sizes of at least 1")
+    if not isinstance(draws, int) or draws < 2:
+        raise GradlabError(f"draws is {draws}: a variance needs at least 2")
+    if not isinstance(seed, int) or seed < 0:
+        raise GradlabError(f"seed is {seed}: give an integer of at least 0")
+    if wrt not in problem.parameters:
+        raise unknown("parameter (wrt)", wrt, problem.parameters)
+    if noise not in COUPLINGS:
+        raise unknown("noise coupling", noise, COUPLINGS)
+    group = GROUPS.get(noise, 1)
+    if draws % group or draws < 2 * group:
+        raise GradlabError(
+            f"draws is {draws}: {noise} noise couples {group} at a time, "
+            f"give a multiple of {group}, at least {2 * group}"
+        )
+    for size in sizes:
+        for e in chosen:
+            lacking = e.undefined(problem.posterior, size)
+            if lacking:
+                raise GradlabError(
+                    f"estimator {e.name!r} is undefined for the {type(problem.posterior).__name__} posterior at "
+                    f"k = {size}: it needs {' and '.join(lacking)}"
+                )
+            missing = e.unmet(problem.posterior, size)
+            if missing and not allow_biased:
+                raise GradlabError(
+                    f"estimator {e.name!r} is biased for the {type(problem.posterior).__name__} posterior at "
+                    f"k = {size}: it needs {' and '.join(missing)}; take another estimator, or allow_biased=True to "
+                    "measure the bias"
+                )

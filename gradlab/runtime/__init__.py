@@ -1,0 +1,1 @@
+"""What any long-running program needs: files, checkpoints, locks, signals, several processes, heartbeat, progress."""

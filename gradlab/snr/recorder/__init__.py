@@ -1,0 +1,282 @@
+"""``GradientRecorder``: the signal-to-noise ratio of any torch model's gradients, per module, in constant memory.
+
+Every draw is one backward pass (or several that accumulate) with fresh noise at frozen weights and a frozen minibatch:
+
+    recorder = GradientRecorder({"encoder": model.g_a, "decoder": model.g_s})
+    with recorder:
+        for _ in range(100):
+            loss(model(x)).backward()
+            recorder.step()
+    print(recorder.summary())
+
+``gradlab.snr.definitions`` defines all columns, and their standard errors (``replicate``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gradlab.errors import GradlabError, unknown
+from gradlab.snr import definitions
+from gradlab.snr.recorder.checks import aligned, refuse_non_finite
+from gradlab.snr.recorder.members import Group, Members, resolve
+from gradlab.snr.recorder.state import load, pack
+from gradlab.snr.recorder.stream import Stream
+from gradlab.validation import checked_after
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["GradientRecorder", "Group"]
+
+LEVELS = ("group", "module", "parameter")
+
+
+class GradientRecorder:
+    """Turns repeated noise draws into gradient SNR per group, module and parameter.
+
+    While the context is open, hooks take every finished gradient out of ``.grad``, so that it is empty after each
+    backward pass and an optimizer has nothing to step on; gradients that were there before are put back on exit.
+    Weights are never touched. What is recorded is the gradient of whatever is called backward: average it over the
+    minibatch, or not, in the loss.
+
+    - A parameter in two groups, or used twice in one model, is stored once and counts in each group.
+    - Frozen parameters are skipped. A parameter without gradient in a draw has gradient 0 in it.
+    - A masked convolution (a module with ``weight`` and a same-shaped buffer ``mask``) counts its live taps only.
+    - Memory, in float64 copies of the parameters: 2, and with standard errors and 64 draws or more 4. On an
+      accelerator up to 270 MB of working memory come on top.
+    - ``snr_se`` is NaN below 17 draws (8 blocks after a burn-in of 8 draws).
+
+    Args:
+        groups: a model (its children are the groups, its own parameters the group ``(own)``), or name -> module,
+            iterable of parameters, iterable of (name, parameter), or dict name -> parameter.
+        standard_errors: also track ``snr_se``.
+        exclude: last name components of parameters to leave out; their gradients are thrown away.
+
+    Raises:
+        GradlabError: nothing to record in a group, or a group of an unknown kind.
+    """
+
+    @checked_after
+    def __init__(
+        self,
+        groups: nn.Module | Mapping[str, Group],
+        standard_errors: bool = True,
+        *,
+        exclude: Iterable[str] = (),
+    ) -> None:
+        """Resolve the groups; nothing is hooked and no memory taken yet."""
+        names = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self._members: Members = resolve(groups, names)
+        self._entities = self._members.entities()
+        self._stream = Stream(self._members.parameters, [rows for _, rows in self._entities], standard_errors)
+        self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
+        self._pending: dict[int, Tensor] = {}
+        self._suspect: set[int] = set()
+        self._stash: list[tuple[Tensor, Tensor | None]] | None = None
+        self._handles: list[Any] = []
+
+    @property
+    def draws(self) -> int:
+        """Number of draws recorded."""
+        return self._stream.draws
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The distinct tensors that are recorded."""
+        return self._members.parameters
+
+    def __enter__(self) -> GradientRecorder:
+        """Hook the parameters and put their ``.grad`` aside."""
+        if self._stash is not None:
+            raise GradlabError("this recorder is already open: close its context before you open it again")
+        self._pending.clear()
+        self._suspect.clear()
+        self._stash = []
+        for parameter in (*self._members.parameters, *self._members.excluded):
+            self._stash.append((parameter, parameter.grad))
+            parameter.grad = None
+            if parameter.requires_grad:  # it may have been frozen since
+                hook = parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
+                self._handles.append(hook)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the hooks and put ``.grad`` back, whatever happened.
+
+        Raises:
+            GradlabError: a backward pass was never followed by ``step``.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for parameter, gradient in self._stash or ():
+            parameter.grad = gradient
+        self._stash = None
+        unfinished = bool(self._pending)
+        self._pending.clear()
+        self._suspect.clear()
+        if unfinished and kind is None:
+            raise GradlabError("the last backward pass was not recorded: call recorder.step() after every draw")
+
+    def _take(self, parameter: Tensor) -> None:
+        """Move a finished gradient out of ``.grad``; several backward passes before a step add up."""
+        gradient, parameter.grad = parameter.grad, None
+        index = self._position.get(id(parameter))
+        if gradient is None or index is None:
+            return
+        gradient = gradient.detach() if gradient.requires_grad else gradient
+        before = self._pending.get(index)
+        self._pending[index] = gradient if before is None else before + gradient
+        # What has just been computed is still in the cache of a CPU; everything else waits for step.
+        hot = before is None and self._stream.large and gradient.device.type == "cpu"
+        if not (hot and gradient.layout == torch.strided and _sums_to_finite(gradient)):
+            self._suspect.add(index)
+
+    def step(self) -> None:
+        """Finish a draw: everything that went backward since the last step is one draw of the gradient.
+
+        Raises:
+            GradlabError: called outside of the context or without a backward pass; ``NonFinite``, a kind of it, where
+                a gradient holds NaN or Inf (that draw is dropped, the statistics stay as they were).
+        """
+        if self._stash is None:
+            raise GradlabError("step() outside of the recorder's context: put the draws inside 'with recorder:'")
+        if not self._pending:
+            raise GradlabError(
+                "step() without a gradient: call backward() on a loss that depends on the recorded parameters first"
+            )
+        pending, self._pending = self._pending, {}
+        suspect, self._suspect = self._suspect, set()
+        self._record(pending, suspect)
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Record one draw from gradients computed elsewhere, e.g. by a replayed CUDA graph or ``torch.func``.
+
+        The statistics are the same, bit for bit, as after a backward pass and ``step()``. ``add`` uses no hooks: call
+        it inside or outside of the context. The gradients are read and not kept, so the next replay may overwrite
+        them:
+
+            with torch.cuda.graph(graph):
+                gradients = torch.autograd.grad(loss(model(x)), recorder.parameters)
+            for _ in range(100):
+                graph.replay()
+                recorder.add(gradients)
+
+        Args:
+            gradients: one for each of ``recorder.parameters``, in that order: a tensor of the parameter's shape and of
+                any float type, or None for a gradient of 0.
+
+        Raises:
+            GradlabError: no sequence, another number of gradients, another shape, no float type, or None throughout;
+                ``NonFinite``, a kind of it, where a gradient holds NaN or Inf (the draw is dropped).
+        """
+        self._record(aligned(self._members, gradients), None)
+
+    def _record(self, pending: dict[int, Tensor], suspect: set[int] | None) -> None:
+        """One draw from the gradients by position; ``suspect``: those that may not be finite, None for all."""
+        for index, gradient in pending.items():
+            dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
+            mask = self._members.masks[index]
+            pending[index] = dense if mask is None else torch.where(mask != 0, dense, 0)
+        doubtful = pending if suspect is None else {i: pending[i] for i in suspect}
+        refuse_non_finite(self._members, doubtful, self.draws + 1)
+        self._stream.allocate([p.device for p in self._members.parameters])
+        self._stream.update([pending.get(i) for i in range(len(self._members.parameters))])
+
+    def summary(self, level: Literal["group", "module", "parameter"] = "group") -> pd.DataFrame:
+        """One row per group, per module or per parameter.
+
+        Columns: ``group`` (then ``module``, ``parameter``), ``parameters`` (live taps of trainable tensors), ``dead``,
+        ``draws``, ``snr``, ``snr_se``, ``noise_floor``, ``snr_corrected``, ``mean_norm``, ``variance_trace``, as
+        ``gradlab.snr.definitions`` defines them. One draw has no standard deviation: ``snr`` and ``variance_trace`` are
+        NaN.
+
+        Raises:
+            GradlabError: no draws yet, or an unknown level.
+        """
+        if level not in LEVELS:
+            raise unknown("level", level, LEVELS)
+        if self.draws == 0:
+            raise GradlabError("there is nothing to sum up: record at least one draw, better 100")
+        import pandas as pd
+
+        tallies = []
+        for index, mask in enumerate(self._members.masks):
+            mean, m2 = self._stream.totals(index)
+            flat = None if mask is None else mask.reshape(-1).to(mean.device)
+            tallies.append(definitions.tally(mean, m2, self.draws, flat))
+        depth = LEVELS.index(level) + 1
+        rows = []
+        for entity, (names, indices) in enumerate(self._entities):
+            if len(names) != depth:
+                continue
+            group = definitions.merge(tallies[i] for i in indices)
+            rows.append(
+                dict(zip(LEVELS, names, strict=False))
+                | {
+                    "parameters": group.parameters,
+                    "dead": definitions.dead(group),
+                    "draws": self.draws,
+                    "snr": definitions.snr(group),
+                    "snr_se": self._stream.spread.standard_error(entity, group.live, self.draws)
+                    if self._stream.standard_errors
+                    else math.nan,
+                    "noise_floor": definitions.noise_floor(self.draws),
+                    "snr_corrected": definitions.snr_corrected(group),
+                    "mean_norm": definitions.mean_norm(group),
+                    "variance_trace": definitions.variance_trace(group),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def merge(self, other: GradientRecorder) -> None:
+        """Take in the draws of another recorder of the same parameters, e.g. of another process (Chan; exact).
+
+        The replicates behind ``snr_se`` are pooled; they know each recorder's own draws only.
+
+        Raises:
+            GradlabError: the recorders do not record the same parameters, or a recorder is merged with itself.
+        """
+        if other is self:
+            raise GradlabError("a recorder cannot be merged with itself: its draws would count twice")
+        if not isinstance(other, GradientRecorder):
+            raise GradlabError(f"a {type(other).__name__} cannot be merged into a recorder: give a GradientRecorder")
+        self._same(other._members.signature, other._stream.standard_errors)
+        self._stream.merge(other._stream)
+
+    def _same(self, signature: object, standard_errors: object) -> None:
+        mine = self._members.signature
+        if signature != mine:
+            theirs = signature if isinstance(signature, list) else []
+            odd = next((n for n in [*mine, *theirs] if (n in mine) != (n in theirs)), "another order")
+            raise GradlabError(f"the recorders hold different parameters ({odd}): build both from the same groups")
+        if standard_errors != self._stream.standard_errors:
+            raise GradlabError("one recorder has standard errors and the other has not: set standard_errors alike")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything recorded, as tensors, numbers, strings and lists of them; its size is free of the draws."""
+        return pack(self._members.signature, self._stream)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict()``, to the same numbers; what this recorder held is replaced.
+
+        Raises:
+            GradlabError: a state of other parameters, or damaged.
+        """
+        self._same(state.get("parameters"), state.get("standard_errors"))
+        load(self._stream, state, [p.device for p in self._members.parameters])
+
+
+def _sums_to_finite(gradient: Tensor) -> bool:
+    from gradlab.snr.recorder.compiled import sums_to_finite
+
+    return sums_to_finite(gradient)

@@ -1,0 +1,150 @@
+"""How a recorder's statistics lie in memory: one float64 vector a device, cut by parameters and cut by pieces.
+
+An accelerator pays for each operation that it is handed, so ``passes`` goes through whole pieces.
+Everything else goes by parameter. Both are views of the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 22
+"""Scalars of a piece, at most: it bounds the working memory of ``passes``, 64 bytes a scalar or 270 MB."""
+
+
+class Piece(NamedTuple):
+    """Consecutive scalars on one device: whole parameters, or a part of one that is larger than ``CHUNK``.
+
+    Attributes:
+        device: holds the statistics.
+        rows: positions of the parameters.
+        sizes: scalars of each parameter in the piece.
+        start: where the part begins in its parameter; None for whole parameters.
+    """
+
+    device: torch.device
+    rows: list[int]
+    sizes: list[int]
+    start: int | None
+
+    @property
+    def size(self) -> int:
+        """Scalars in the piece."""
+        return sum(self.sizes)
+
+
+def pieces(sizes: Sequence[int], devices: Sequence[torch.device]) -> list[Piece]:
+    """Cut parameters of these sizes into pieces, in order."""
+    found: list[Piece] = []
+    room = 0  # in the last piece
+    for row, (size, device) in enumerate(zip(sizes, devices, strict=True)):
+        if size > CHUNK:
+            found += [Piece(device, [row], [min(CHUNK, size - at)], at) for at in range(0, size, CHUNK)]
+            room = 0
+        elif size <= room and found[-1].device == device:
+            found[-1].rows.append(row)
+            found[-1].sizes.append(size)
+            room -= size
+        else:
+            found.append(Piece(device, [row], [size], None))
+            room = CHUNK - size
+    return found
+
+
+class Layout:
+    """Where the statistics of parameters are kept.
+
+    Attributes:
+        shapes: of the parameters.
+        sizes: scalars of each parameter.
+        pieces: all scalars, in the order of the parameters.
+        on_cpu: whether every statistic is on the CPU.
+    """
+
+    def __init__(self, shapes: Sequence[torch.Size] = (), devices: Sequence[torch.device] = ()) -> None:
+        """``devices``: of the parameters; MPS has no float64 and keeps its statistics on the CPU."""
+        homes = [torch.device("cpu") if d.type == "mps" else d for d in devices]
+        self.shapes = list(shapes)
+        self.sizes = [shape.numel() for shape in shapes]
+        self.pieces = pieces(self.sizes, homes)
+        self.on_cpu = all(home.type == "cpu" for home in homes)
+
+    def zeros(self) -> tuple[list[Tensor], list[Tensor]]:
+        """New float64 zeros; flat views of them by parameter, and by piece."""
+        by_row: list[Tensor] = []
+        by_piece: list[Tensor] = []
+        for device, group in groupby(self.pieces, key=lambda piece: piece.device):
+            run = list(group)
+            vector = torch.zeros(sum(piece.size for piece in run), dtype=torch.float64, device=device)
+            by_piece += vector.split([piece.size for piece in run])
+            by_row += vector.split([self.sizes[row] for row in dict.fromkeys(r for piece in run for r in piece.rows)])
+        return by_row, by_piece
+
+    def filled(self, gradients: Sequence[Tensor | None]) -> Iterator[Tensor]:
+        """Yield the gradients of each piece as one float64 vector; None is a gradient of 0.
+
+        The pieces of a device share one work vector: use each before you ask for the next.
+
+        Args:
+            gradients: in the shapes of the parameters, of any float type and strides, on any device.
+        """
+        flat: Tensor | None = None
+        for piece, (vector, views) in zip(self.pieces, self._work, strict=True):
+            given = [gradients[row] for row in piece.rows]
+            if piece.start is not None and given[0] is not None:
+                flat = given[0].reshape(-1) if flat is None or piece.start == 0 else flat
+                given = [flat[piece.start : piece.start + piece.size]]
+            absent = [view for view, gradient in zip(views, given, strict=True) if gradient is None]
+            present = [view for view, gradient in zip(views, given, strict=True) if gradient is not None]
+            if absent:
+                torch._foreach_zero_(absent)
+            if present:
+                torch._foreach_copy_(present, [gradient for gradient in given if gradient is not None])
+            yield vector
+
+    @cached_property
+    def _work(self) -> list[tuple[Tensor, list[Tensor]]]:
+        """For each piece, the work vector of its device cut to its size, and views of it in the parameters' shapes."""
+        largest: dict[torch.device, int] = {}
+        for piece in self.pieces:
+            largest[piece.device] = max(piece.size, largest.get(piece.device, 0))
+        vectors = {device: torch.empty(n, dtype=torch.float64, device=device) for device, n in largest.items()}
+        found = []
+        for piece in self.pieces:
+            vector = vectors[piece.device][: piece.size]
+            parts = vector.split(piece.sizes)
+            shapes = [self.shapes[row] for row in piece.rows] if piece.start is None else [vector.shape]
+            found.append((vector, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]))
+        return found
+
+
+class Moments:
+    """Welford's mean and M2 of every parameter, 0 at first.
+
+    Attributes:
+        layout: where they are kept.
+        mean: flat float64 vectors, one per parameter; ``m2`` is the sum of squared deviations, in the same form.
+        piece_mean: the same numbers, one vector per piece; ``piece_m2`` in the same form.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        """Take the memory."""
+        self.layout = layout
+        self.mean, self.piece_mean = layout.zeros()
+        self.m2, self.piece_m2 = layout.zeros()
+
+    def put(self, index: int, mean: Tensor, m2: Tensor) -> None:
+        """Copy the moments of one parameter, from any device."""
+        self.mean[index].copy_(mean)
+        self.m2[index].copy_(m2)
+
+    def zero_(self) -> None:
+        """Forget all draws."""
+        for vector in (*self.piece_mean, *self.piece_m2):
+            vector.zero_()

@@ -1,0 +1,8 @@
+"""Everything between a study script and a page: runner, catalog, claims, report, plots, the paper and its audit.
+
+Importing this package loads neither torch nor pandas.
+"""
+
+from gradlab.study.runner import PROFILES, Context, Verdict, run
+
+__all__ = ["PROFILES", "Context", "Verdict", "run"]

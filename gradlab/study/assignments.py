@@ -1,0 +1,110 @@
+"""``--set base.crop=128``: settings of a study changed from the command line, by name and typed."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, cast
+
+from gradlab import validation
+from gradlab.errors import GradlabError, unknown
+
+T = TypeVar("T")
+
+
+def assigned(settings: T, assignments: Iterable[str]) -> T:
+    """A copy of frozen settings with some fields changed.
+
+    Args:
+        settings: a frozen dataclass, in whose fields others may lie.
+        assignments: ``"field=value"`` or ``"field.field=value"``, values as Python writes them (``128``, ``1e-4``,
+            ``(1000, 2000)``, ``None``, ``True``); what is none of these is text.
+
+    Raises:
+        GradlabError: no such field (with the nearest name), a value of another kind or not finite, an empty sequence
+            where the default is none, no ``=``, or values that the settings refuse.
+
+    Example::
+
+        assigned(TrainSettings(), ["crop=128", "loss.k=8"])
+    """
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise GradlabError(f"--set {assignment!r} assigns nothing: give NAME=VALUE, e.g. base.crop=128")
+        *groups, name = path.strip().split(".")
+        at = tree
+        for group in groups:
+            at = at.setdefault(group, {})
+            if not isinstance(at, dict):
+                raise GradlabError(f"--set {path.strip()}: {group} is set as a whole too; give one of the two")
+        if isinstance(at.get(name), dict):
+            raise GradlabError(f"--set {path.strip()}: parts of it are set too; give one of the two")
+        at[name] = text.strip()
+    return cast(T, _with(settings, tree, ""))
+
+
+def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
+    """All of a group at once, since settings are checked together, e.g. snapshots against steps."""
+    known = {f.name: f for f in dataclasses.fields(settings) if f.init}
+    hints, changes = typing.get_type_hints(type(settings)), {}
+    for name, new in tree.items():
+        path = prefix + name
+        if name not in known:
+            raise unknown("setting", path, [prefix + one for one in known])
+        old = getattr(settings, name)
+        if isinstance(new, dict):
+            if not dataclasses.is_dataclass(old):
+                raise GradlabError(f"--set {path}.{next(iter(new))}: {path} is {old!r} and has no parts")
+            changes[name] = _with(old, new, f"{path}.")
+        elif dataclasses.is_dataclass(old):
+            parts = ", ".join(f.name for f in dataclasses.fields(old) if f.init)
+            raise GradlabError(f"--set {path}: it is a group of settings; set a part of it ({parts})")
+        else:
+            changes[name] = _value(path, new, hints.get(name, Any))
+            if changes[name] == () and old and known[name].default != ():
+                one = old[0] if isinstance(old, tuple) else old
+                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({one!r},)")
+    return dataclasses.replace(settings, **changes)
+
+
+def _value(path: str, text: str, hint: Any) -> Any:
+    value = _read(text)
+    if not validation.fits(value, hint):
+        value = text  # a name that reads as something else
+    validation.require(f"--set {path}", value, hint)
+    value = _converted(value, hint)
+    if any(isinstance(one, float) and not math.isfinite(one) for one in _flat(value)):
+        raise GradlabError(f"--set {path} is {text}: give finite numbers")
+    return value
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Equal settings have one hash: 1 is 1.0 where a float is asked for, a list is a tuple."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(one for one in typing.get_args(hint) if validation.fits(value, one))
+    inner = typing.get_args(hint)
+    if isinstance(value, (list, tuple)):
+        hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is ... else inner or [Any] * len(value)
+        return tuple(map(_converted, value, hints))
+    return float(value) if hint is float and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _flat(one)
+    else:
+        yield value
+
+
+def _read(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text

@@ -1,0 +1,371 @@
+"""One plotting style for the project: colour-blind safe, readable in grey, sized for a column of a paper.
+
+Every function draws rows that were read from a CSV onto given axes. Colours never stand alone: lines also differ in
+dash and marker, bars in hatch. Figures are made without pyplot, so that nothing global is touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.container import ErrorbarContainer
+from matplotlib.ticker import LogFormatterSciNotation
+from PIL import Image
+
+from gradlab.errors import unknown
+from gradlab.study.plotstyle import COLOURS, DASHES, HATCHES, MARKERS, figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = [
+    "bars",
+    "curves",
+    "figure",
+    "heat",
+    "histograms",
+    "photograph",
+    "save",
+    "shared_legend",
+    "style",
+    "title",
+]
+
+
+def curves(
+    ax: Axes,
+    frame: DataFrame,
+    x: str,
+    y: str,
+    yerr: str | None = None,
+    hue: str | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    xscale: str = "linear",
+    yscale: str = "linear",
+    order: Sequence[str] | None = None,
+    points: bool = False,
+    markers: bool = True,
+    first: int = 0,
+) -> None:
+    """Lines of ``y`` over ``x``, one for each value of ``hue``, with error bars of one ``yerr`` up and down.
+
+    Args:
+        ax: where to draw.
+        frame: the rows; ``x``, ``y``, ``yerr`` and ``hue`` are columns.
+        x: horizontal.
+        y: vertical.
+        yerr: standard error, or None.
+        hue: which line a row belongs to, or None for one line.
+        xlabel: with its unit; ``ylabel`` likewise.
+        xscale: ``"linear"`` or ``"log"``; ``yscale`` likewise.
+        order: values of ``hue`` in the order of the legend; by default that of the rows.
+        points: markers without a line, e.g. Monte-Carlo values over exact curves, whose entry in a ``shared_legend``
+            they join.
+        markers: False draws the line alone.
+        first: number of the first colour, to continue another call or to keep colours equal.
+
+    Raises:
+        GradlabError: a column that is not there.
+    """
+    _require(frame, x, y, yerr, hue)
+    with style():
+        for number, (name, rows) in enumerate(_groups(frame, hue, order), first):
+            rows = rows.sort_values(x)
+            ax.errorbar(
+                rows[x],
+                rows[y],
+                rows[yerr] if yerr else None,
+                label=name,
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)] if markers else "",
+                linestyle="none" if points else DASHES[number % len(DASHES)],
+                markeredgecolor="white",
+                markeredgewidth=0.4,
+            )
+        ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+        _plain_numbers(ax)
+        if hue and not points:
+            ax.legend()
+
+
+class _Plain(LogFormatterSciNotation):
+    """Numbers of a short logarithmic axis as they are written: 6, and not 6 x 10^0."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        axis: Any = self.axis
+        low, high = sorted(axis.get_view_interval())
+        text = super().__call__(x, pos)
+        return f"{x:g}" if text and low >= 1e-3 and high < 1e4 and high < 300 * low else text
+
+
+def _plain_numbers(ax: Axes) -> None:
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(_Plain())
+            axis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.5)))
+
+
+def title(ax: Axes, text: str) -> None:
+    """The title of one panel, in the project's size."""
+    with style():
+        ax.set_title(text)
+
+
+def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None, *, shrink: int = 1) -> None:
+    """A photograph ``[H, W, 3]`` of 8 bits as it is, its caption below.
+
+    Args:
+        ax: where to draw.
+        pixels: the photograph.
+        text: the caption.
+        frame: top, left and side of a square to mark, in pixels of the photograph.
+        shrink: side of the squares of pixels that become one by their mean: smaller files, for overviews.
+    """
+    shown = Image.fromarray(pixels).reduce(shrink)
+    right, bottom = shown.width * shrink - 0.5, shown.height * shrink - 0.5
+    with style():
+        # As many samples as there are: nothing is smoothed on the way to the page.
+        ax.imshow(shown, interpolation="none", extent=(-0.5, right, bottom, -0.5))
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(visible=False)
+        ax.set_xlabel(text, fontsize=7)
+        if frame is not None:
+            top, left, side = frame
+            for colour, width in (("black", 2.2), ("white", 1.0)):  # seen on any ground
+                ax.plot([left, left + side, left + side, left, left], [top, top, top + side, top + side, top],
+                        color=colour, linewidth=width)  # fmt: skip
+
+
+def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> None:
+    """One legend below the figure, or in the empty panel ``at``, instead of one in each of its axes."""
+    entries: dict[str, list[Any]] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            # The line of a curve and the marker of its points are drawn over each other.
+            entries.setdefault(label, []).append(handle)
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
+    handles = [_shown(found) for found in entries.values()]
+    with style():
+        if at is not None:
+            at.axis("off")
+            at.legend(handles, entries.keys(), loc="upper center")
+            return
+        # Inches that one entry takes: its handle and some 0.06 a letter.
+        each = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
+        columns = max(1, min(len(entries), int(fig.get_figwidth() // each)))
+        fig.legend(handles, entries.keys(), loc="outside lower center", ncols=columns)
+
+
+def _shown(handles: Sequence[Any]) -> Any:
+    """What a legend shows of all that has one name: the first, or the first line with the first marker over it."""
+    drawn = {bool(handle[0].get_linestyle() in ("None", "none", "")): handle
+             for handle in reversed(handles) if isinstance(handle, ErrorbarContainer)}  # fmt: skip
+    return (drawn[False], drawn[True]) if len(drawn) == 2 else handles[0]
+
+
+def bars(
+    ax: Axes,
+    frame: DataFrame,
+    category: str,
+    value: str,
+    error: str | None = None,
+    hue: str | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    order: Sequence[str] | None = None,
+    yscale: str = "linear",
+    base: float = 0.0,
+) -> None:
+    """Bars of ``value`` for each ``category``, one beside the other for each ``hue``, with error bars.
+
+    Args:
+        ax: where to draw.
+        frame: the rows, one for each bar.
+        category: which group a bar stands in, in the order of the rows.
+        value: height.
+        error: standard error, or None.
+        hue: which bar of the group, or None for one.
+        xlabel: with its unit; ``ylabel`` likewise.
+        order: values of ``hue`` in the order of the legend.
+        yscale: ``"linear"`` or ``"log"``.
+        base: where bars begin, e.g. 1 for ratios.
+
+    Raises:
+        GradlabError: a column that is not there.
+    """
+    _require(frame, category, value, error, hue)
+    places = {name: place for place, name in enumerate(dict.fromkeys(frame[category]))}
+    groups = _groups(frame, hue, order)
+    width = 0.8 / len(groups)
+    with style():
+        for number, (name, rows) in enumerate(groups):
+            centre = np.array([places[c] for c in rows[category]]) + (number - (len(groups) - 1) / 2) * width
+            ax.bar(
+                centre,
+                rows[value] - base,
+                width,
+                bottom=base,
+                yerr=rows[error] if error else None,
+                label=name,
+                color=COLOURS[number % len(COLOURS)],
+                hatch=HATCHES[number % len(HATCHES)],
+                edgecolor="0.15",
+                linewidth=0.6,
+                error_kw={"elinewidth": 1.0, "capsize": 2, "ecolor": "0.1"},
+            )
+        ax.set_xticks(range(len(places)), [str(name) for name in places])
+        ax.set_xlim(-0.55, len(places) - 0.45)  # a group whose bars are all undefined keeps its place
+        ax.grid(visible=False, axis="x")
+        ax.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+        _plain_numbers(ax)
+        if hue:
+            ax.legend()
+
+
+def histograms(
+    ax: Axes,
+    frame: DataFrame,
+    value: str,
+    hue: str,
+    *,
+    xlabel: str,
+    ylabel: str = "share of dimensions (%)",
+    weight: str | None = None,
+    bins: int = 60,
+    order: Sequence[str] | None = None,
+) -> None:
+    """Outlines of the histograms of log ``value``, on shared bins; each sums to 100 %, values of 0 and below included.
+
+    Args:
+        ax: where to draw.
+        frame: the rows.
+        value: what is counted; what is not above 0 has no logarithm and is counted in the legend.
+        hue: which histogram a row belongs to.
+        xlabel: with its unit; ``ylabel`` likewise.
+        weight: how many dimensions a row stands for, for rows that were counted before; None for 1.
+        bins: how many.
+        order: values of ``hue`` in the order of the legend.
+
+    Raises:
+        GradlabError: a column that is not there.
+    """
+    _require(frame, value, hue, weight)
+    positive = frame[value][frame[value] > 0].to_numpy(float)
+    low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
+    edges = np.geomspace(low, high if high > low else low * 1.01, bins + 1)
+    edges[0], edges[-1] = low, max(edges[-1], high)  # geomspace may round the ends inwards
+    with style():
+        for number, (name, rows) in enumerate(_groups(frame, hue, order)):
+            values = rows[value].to_numpy(float)
+            counts = rows[weight].to_numpy(float) if weight else np.ones(len(rows))
+            inside = values > 0
+            total = counts.sum()
+            height = 100 * np.histogram(values[inside], edges, weights=counts[inside])[0] / max(total, 1)
+            left_out = counts[~inside].sum()
+            label = f"{name} (n = {total:.0f}" + (f", {left_out:.0f} at 0)" if left_out else ")")
+            colour = COLOURS[number % len(COLOURS)]
+            ax.stairs(height, edges, label=label, color=colour, linestyle=DASHES[number % len(DASHES)], linewidth=1.4)
+        ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+        ax.set_ylim(bottom=0)
+        if len(frame):
+            ax.legend()
+
+
+def heat(
+    ax: Axes,
+    frame: DataFrame,
+    row: str,
+    column: str,
+    value: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    label: str,
+    log: bool = False,
+    limits: tuple[float, float] | None = None,
+    digits: int = 2,
+    empty: str = "n/a",
+) -> None:
+    """A map of ``value`` over ``row`` and ``column`` with the numbers in its cells.
+
+    Args:
+        ax: where to draw.
+        frame: the rows, one for each cell.
+        row: vertical, in the order of the rows, from the top.
+        column: horizontal.
+        value: colour and number.
+        xlabel: name of ``column``; ``ylabel`` of ``row``.
+        label: of the colour bar, with its unit.
+        log: whether the colours are in log scale (what is not above 0 gets the lowest colour).
+        limits: of the colours; numbers beyond have the last one, and the colour bar an arrow.
+        digits: significant digits in the cells.
+        empty: what cells without a value say.
+
+    Raises:
+        GradlabError: a column that is not there.
+    """
+    _require(frame, row, column, value)
+    down, across = list(dict.fromkeys(frame[row])), list(dict.fromkeys(frame[column]))
+    values = frame.set_index([row, column])[value].unstack(column).reindex(index=down, columns=across).to_numpy(float)
+    known = values[np.isfinite(values) & ((values > 0) | (not log))]
+    low, high = (known.min(), known.max()) if len(known) else (0.1, 1.0)
+    extend = "neither"
+    if limits is not None:
+        extend = "max" if high > limits[1] * (1 + 1e-6) else "neither"
+        low, high = limits
+    if not high > low:
+        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+    scale = LogNorm(low, high) if log else Normalize(low, high)
+    colours = matplotlib.colormaps["cividis"]
+    with style():
+        ax.set_facecolor("0.93")
+        ax.grid(visible=False)
+        shown = np.clip(values, low, high)
+        mesh = ax.pcolormesh(shown, cmap=colours, norm=scale, edgecolors="white", linewidth=1.0)
+        for (i, j), number in np.ndenumerate(values):
+            if math.isnan(number):
+                ax.text(j + 0.5, i + 0.5, empty, ha="center", va="center", fontsize=6, color="0.35")
+                continue
+            red, green, blue, _ = colours(scale(shown[i, j]))
+            dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
+            ink = "white" if dark else "black"
+            ax.text(j + 0.5, i + 0.5, _short(number, digits), ha="center", va="center", fontsize=6, color=ink)
+        ax.set_xticks(np.arange(len(across)) + 0.5, [str(name) for name in across])
+        ax.set_yticks(np.arange(len(down)) + 0.5, [str(name) for name in down])
+        ax.invert_yaxis()
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.figure.colorbar(mesh, ax=ax, label=label, extend=extend)
+
+
+def _groups(frame: DataFrame, hue: str | None, order: Sequence[str] | None) -> list[tuple[str, DataFrame]]:
+    if hue is None:
+        return [("", frame)]
+    names = list(order) if order is not None else list(dict.fromkeys(frame[hue]))
+    return [(str(name), frame[frame[hue] == name]) for name in names]
+
+
+def _require(frame: DataFrame, *names: str | None) -> None:
+    for name in names:
+        if name is not None and name not in frame.columns:
+            raise unknown("column", name, map(str, frame.columns))
+
+
+def _short(number: float, digits: int) -> str:
+    """A number that fits a cell: ``0.062``, ``5e-4``."""
+    if number != 0 and not 0.01 <= abs(number) < 10_000:
+        mantissa, _, exponent = f"{number:.0e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{number:.{digits}g}" if abs(number) < 10**digits - 0.5 else f"{number:.0f}"

@@ -1,0 +1,226 @@
+"""One self-contained HTML page of all that a run wrote: tables beside the paper's, figures, verdicts, provenance."""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from gradlab.errors import GradlabError
+from gradlab.runtime import digests, files
+from gradlab.runtime.progress import duration
+from gradlab.study.catalog import natural
+from gradlab.study.claims import WORDS, ledger
+from gradlab.study.formatting import Column, columns, text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MOST_ROWS = 400  # of one table; the CSV has the rest
+PNG = b"\x89PNG\r\n\x1a\n"
+PIXELS = 2  # of the image for one of the page: 300 dpi for the paper is 150 here, sharp on any screen
+DETAILS = {
+    "settings": "Settings",
+    "assumed": "Assumed where the paper is silent",
+    "inputs": "Inputs",
+    "versions": "Versions",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table on the page: its columns as text, and how many of its rows are shown."""
+
+    name: str
+    columns: list[Column]
+    shown: int
+    total: int
+
+    @property
+    def rows(self) -> list[list[tuple[str, str]]]:
+        """Each row as pairs of CSS class and text."""
+        cells: list[list[tuple[str, str]]] = [[] for _ in range(self.shown)]
+        for column in self.columns:
+            for row, cell in enumerate(column.cells):
+                cells[row].append(("number" if column.numeric else "", cell))
+                if column.paper:
+                    cells[row].append(("number paper", column.paper[row]))
+                    cells[row].append(("number paper", column.difference[row]))
+        return cells
+
+    @property
+    def compared(self) -> bool:
+        """Whether the paper's numbers stand beside some column."""
+        return any(column.paper for column in self.columns)
+
+
+class Picture(NamedTuple):
+    """A figure inside the page: its PNG as a data URI, and how wide to show it, in CSS pixels."""
+
+    name: str
+    uri: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page says of one study."""
+
+    name: str
+    title: str
+    description: list[str]
+    main: Sheet | None
+    further: list[Sheet]
+    figures: list[Picture]
+    verdicts: list[dict[str, str]]
+    provenance: dict[str, str]
+    details: dict[str, dict[str, str]]
+
+
+def build(folder: str | Path) -> Path:
+    """Writes ``<folder>/report.html`` from the CSVs, figures and provenance in the folder, or in those inside it.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        GradlabError: no such folder, no results in it, or damaged ones.
+    """
+    import jinja2
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GradlabError(f"no such folder: {folder}; give one that 'gradlab run' wrote")
+    found = sorted((path for path in folder.iterdir() if _is_study(path)), key=lambda path: natural(path.name))
+    if not found and _is_study(folder):
+        found = [folder]
+    if not found:
+        raise GradlabError(f"no results in {folder}: give a folder that 'gradlab run' wrote")
+    parts = [_part(path) for path in found]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gradlab.study", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    verdicts = [{"study": part.name, **verdict} for part in parts for verdict in part.verdicts]
+    page = environment.get_template("report.html").render(
+        ledger=ledger(folder) if found != [folder] else [],
+        name=folder.resolve().name,
+        parts=parts,
+        verdicts=verdicts,
+        counts=Counter(verdict["word"] for verdict in verdicts),
+    )
+    path = folder / "report.html"
+    files.write_text(path, page)
+    return path
+
+
+def _is_study(path: Path) -> bool:
+    return path.is_dir() and any(path.glob("*.csv"))
+
+
+def _part(folder: Path) -> Part:
+    record = digests.read_record(folder)
+    name = str(record.get("study", folder.name))
+    there = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.stem != "verdicts"}
+    # In the order in which the study gave them; files of other runs, and of unfinished ones, after.
+    listed = record.get("tables")
+    order = [table for table in (listed if isinstance(listed, list) else [name]) if table in there]
+    sheets = [_sheet(digests.read_table(there[table], record), table) for table in dict.fromkeys([*order, *there])]
+    main = sheets[0] if sheets and sheets[0].name == name else None
+    title, _, rest = str(record.get("description", "")).partition("\n")
+    return Part(
+        name=name,
+        title=title,
+        description=[" ".join(paragraph.split()) for paragraph in rest.split("\n\n") if paragraph.strip()],
+        main=main,
+        further=sheets[1:] if main else sheets,
+        figures=[_picture(path) for path in sorted(folder.glob("*.png"), key=lambda p: natural(p.name))],
+        verdicts=_verdicts(folder / "verdicts.csv", record),
+        provenance=_summary(record),
+        details=_details(record),
+    )
+
+
+def _sheet(frame: DataFrame, name: str) -> Sheet:
+    shown = frame.head(MOST_ROWS)
+    return Sheet(name, columns(shown), len(shown), len(frame))
+
+
+def _picture(path: Path) -> Picture:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GradlabError(f"cannot read {path} ({error.strerror}): run its study again") from None
+    if content[:8] != PNG or content[12:16] != b"IHDR":
+        raise GradlabError(f"{path} is not a PNG image: delete it, or run its study again")
+    if not _whole(content):
+        raise GradlabError(f"{path} is damaged (a checksum inside it does not match): run its study again")
+    width = int.from_bytes(content[16:20], "big") // PIXELS
+    return Picture(path.stem, "data:image/png;base64," + base64.b64encode(content).decode(), width)
+
+
+def _whole(png: bytes) -> bool:
+    """Whether every chunk of a PNG is there, with its CRC-32 right."""
+    at = len(PNG)
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if end > len(png) or zlib.crc32(png[at + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
+            return False
+        if png[at + 4 : at + 8] == b"IEND":
+            return end == len(png)
+        at = end
+    return False
+
+
+def _verdicts(path: Path, record: dict[str, Any]) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    frame = digests.read_table(path, record)
+    wanted = ["claim", "source", "holds", "evidence"]
+    if not set(wanted) <= set(frame.columns):
+        raise GradlabError(f"{path} lacks one of the columns {', '.join(wanted)}: run its study again")
+    rows = [{key: text(row[key]) for key in wanted} for row in frame.to_dict("records")]
+    return [{**row, "word": WORDS.get(row["holds"], "undecided")} for row in rows]
+
+
+def _summary(record: dict[str, Any]) -> dict[str, str]:
+    """The few lines that everyone should see."""
+    if not record:
+        return {}
+    commit = str(record.get("commit") or "not from a checkout")
+    lines = {
+        "profile": _profile(record),
+        "device": record.get("device"),
+        "processor": f"{record.get('cpu')}, {record.get('threads')} threads",
+        "took": duration(took) if _is_time(took := record.get("wall_s")) else None,
+        "begun": record.get("time"),
+        "seed": record.get("seed"),
+        "gradlab": record.get("gradlab"),
+        "commit": commit + (" with changes" if record.get("dirty") else ""),
+        "settings hash": record.get("settings_hash"),
+        "command": record.get("command"),
+    }
+    return {key: str(value) for key, value in lines.items() if value is not None}
+
+
+def _profile(record: dict[str, Any]) -> str | None:
+    """The profile, and what ``--set`` changed in it."""
+    changed = record.get("set")
+    return f"{record.get('profile')}, with {' '.join(map(str, changed))}" if changed else record.get("profile")
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _details(record: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Settings and the like, as name -> text."""
+    parts = {head: record.get(key) for key, head in DETAILS.items()}
+    return {
+        head: {str(key): str(value) for key, value in part.items()}
+        for head, part in parts.items()
+        if isinstance(part, dict) and part
+    }

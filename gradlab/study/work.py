@@ -1,0 +1,118 @@
+"""Seconds of a training iteration, a noise draw and a coded image, timed on a device before any of it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from gradlab import evaluation
+from gradlab.evaluation import gradients
+from gradlab.training import TrainSettings, build
+from gradlab.training.timing import step_times
+
+if TYPE_CHECKING:
+    from gradlab.codecs import Codec
+    from gradlab.data import Picture
+
+
+class Work(NamedTuple):
+    """Something that a study needs.
+
+    Attributes:
+        kind: ``"train"``: iterations; ``"record"``: gradients of noise draws; ``"evaluate"``: test images coded with
+            bitstreams; ``"round"``: test images rounded, without a bitstream.
+        name: of the model.
+        settings: how it is trained.
+        units: iterations or draws; of ``"round"`` how often all test images.
+        points: of ``"evaluate"``: iterations, each with ``hyper_input``; studies share their rows.
+        crop: of ``"evaluate"``: side of the part of an image that is coded, pixels; 0: all of it.
+        watched: of ``"train"``: whether the gradient SNR is recorded meanwhile, for which a model that was trained
+            without is trained once more.
+    """
+
+    kind: Literal["train", "record", "evaluate", "round"]
+    name: str
+    settings: TrainSettings
+    units: int = 0
+    points: tuple[tuple[int, str], ...] = ()
+    crop: int = 0
+    watched: bool = False
+
+
+UNITS = {"train": "iterations", "record": "draws", "evaluate": "bitstreams", "round": "rounded images"}
+
+
+class Timer:
+    """Times a unit of each kind of work, once for models that differ in nothing that takes time.
+
+    Args:
+        pictures: training images.
+        image: the test image that is coded.
+        device: a torch device.
+        step: of training (``RunOptions.step``).
+        say: told what is timed.
+    """
+
+    def __init__(
+        self, pictures: list[Picture], image: Picture, device: str, step: str, say: Callable[[str], object]
+    ) -> None:
+        self._pictures, self._image, self._device, self._step, self._say = pictures, image, device, step, say
+        self._known: dict[tuple[str, TrainSettings], float] = {}
+
+    def seconds(self, kind: str, settings: TrainSettings, name: str) -> float:
+        """Of one unit."""
+        alike = replace(
+            settings, lam=0.01, steps=1, snapshots=(), cosine_steps=0, learning_rate=1e-4, warm_up=0, seed=0, data=""
+        )
+        if kind in ("evaluate", "round"):
+            alike = replace(alike, loss=type(alike.loss)(), batch=1)
+        if (kind, alike) not in self._known:
+            self._say(f"timing {UNITS[kind]} of {name}")
+            ways = {"train": self._train, "record": self._record, "evaluate": self._evaluate, "round": self._round}
+            self._known[kind, alike] = ways[kind](alike)
+        return self._known[kind, alike]
+
+    def _train(self, settings: TrainSettings) -> float:
+        fast = self._device.startswith("cuda")
+        times = step_times(
+            {"": settings}, self._pictures, 20 if fast else 3, 5 if fast else 1, self._device,
+            wanted=self._step,
+        )  # fmt: skip
+        return float(times["seconds"].iloc[0])
+
+    def _record(self, settings: TrainSettings) -> float:
+        codec: Any = build(settings).to(self._device)
+        batch = settings.batches(self._pictures, self._device).batch(0)
+        few, many = (2, 34) if self._device.startswith("cuda") else (2, 4)
+
+        def took(draws: int) -> float:
+            return _took(lambda: gradients.record(codec, batch, settings.lam, draws, loss=settings.loss).summary())
+
+        took(few)
+        return max(took(many) - took(few), 0.0) / (many - few)  # what is done once is in both
+
+    def _evaluate(self, settings: TrainSettings) -> float:
+        codec = self._codec(settings, "cpu")  # where bitstreams are coded
+        return _took(lambda: evaluation.rate_distortion(codec, [self._image], settings.lam))
+
+    def _round(self, settings: TrainSettings) -> float:
+        codec = self._codec(settings, self._device)
+        evaluation.reconstruction(codec, [self._image])  # the first is slow on an accelerator
+        return _took(lambda: evaluation.deterministic_rounding(codec, [self._image], settings.lam))
+
+    def _codec(self, settings: TrainSettings, device: str) -> Codec:
+        codec: Any = build(settings)
+        codec.finish()
+        return codec.to(device).eval()
+
+
+def _took(work: Callable[[], object]) -> float:
+    """Seconds, the shorter of two times: a machine that is busy for a moment makes it no longer."""
+    times = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times)
