@@ -12,7 +12,7 @@ import pytest
 
 import gradlab
 from gradlab import cli
-from tests.fake_studies import studies
+from tests.study.fake_studies import studies
 
 __all__ = ["studies"]  # a fixture
 

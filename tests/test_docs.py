@@ -171,13 +171,17 @@ def test_ties_resolve_or_say_so():
     assert not tie.tests_in(ROOT / "tests" / "nothing.py")
 
 
-GOOD = ("gradlab.problems._oracle.moments.bound", "tests/test_snr.py::test_definitions_on_stored_draws", "x^2")
+GOOD = (
+    "gradlab.problems._oracle.moments.bound",
+    "tests/snr/test_definitions.py::test_definitions_on_stored_draws",
+    "x^2",
+)
 
 
 @pytest.mark.parametrize(("function", "test", "latex", "code"), [
     (*GOOD, 0),
     ("gradlab.problems._oracle.moments.nothing", *GOOD[1:], 1),
-    (GOOD[0], "tests/test_snr.py::test_nothing", GOOD[2], 1),
+    (GOOD[0], "tests/snr/test_definitions.py::test_nothing", GOOD[2], 1),
     (GOOD[0], "", GOOD[2], 1),
     (*GOOD[:2], r"\nothing", 1),
     (*GOOD[:2], r"\begin{gathered} a & b \end{gathered}", 1),

@@ -10,7 +10,7 @@ import torch
 import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints
-from tests.codec_zoo import LAM, NAMES, amplified, build, channels, generator, images, theirs
+from tests.codecs.codec_zoo import LAM, NAMES, amplified, build, channels, generator, images, theirs
 
 
 def finished(name, direct_y=True):

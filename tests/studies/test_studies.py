@@ -21,7 +21,7 @@ from gradlab.runtime import digests, files, signals
 from gradlab.study import paper, plots, report, runner
 from gradlab.study.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
-from tests.codec_zoo import nudge
+from tests.codecs.codec_zoo import nudge
 
 STUDIES = list(runner.discover())
 

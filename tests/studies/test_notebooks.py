@@ -15,7 +15,7 @@ import jupytext
 import nbformat
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "studies" / "notebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "studies" / "notebooks"
 _spec = importlib.util.spec_from_file_location("_pair", FOLDER / "_pair.py")
 pair = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(pair)

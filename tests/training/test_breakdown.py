@@ -19,7 +19,7 @@ from gradlab.runtime import checkpoints, provenance
 from gradlab.training import RunOptions, breakdown
 from gradlab.training import settings as settings_
 from gradlab.training.breakdown import PATIENCE, WINDOW, Watch
-from tests.test_training import TINY
+from tests.training.test_training import TINY
 
 
 @pytest.fixture(autouse=True)

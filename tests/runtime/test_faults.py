@@ -22,8 +22,8 @@ from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import checkpoints, files, locks, signals
 from gradlab.training import RunOptions
-from tests.fake_studies import studies
-from tests.test_training import TINY
+from tests.study.fake_studies import studies
+from tests.training.test_training import TINY
 
 __all__ = ["studies"]  # a fixture
 

@@ -24,7 +24,7 @@ from gradlab.training.packing import PackOptions, pack, pack_every
 from gradlab.training.state import RESTART
 from gradlab.training.unpacking import unpack
 from gradlab_studies import _models as models
-from tests.packs import contents, model, names, shards, study
+from tests.training.packs import contents, model, names, shards, study
 
 SETTINGS = replace(models.SMALLEST, data="")
 

@@ -25,7 +25,7 @@ import gradlab as gl
 from gradlab import testing, validation
 from gradlab.errors import GradlabError, NotExact
 from gradlab.evaluation import container, gradients
-from tests.codec_zoo import build
+from tests.codecs.codec_zoo import build
 
 EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
 ROOMS = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}

@@ -16,7 +16,7 @@ from gradlab.evaluation.gradients import record
 from gradlab.evaluation.latents import statistics
 from gradlab.objectives import OBJECTIVES
 from gradlab.training import Loss
-from tests.codec_zoo import (
+from tests.codecs.codec_zoo import (
     HIERARCHICAL,
     LAM,
     NAMES,

@@ -14,7 +14,7 @@ from gradlab.estimators import ESTIMATORS
 from gradlab.estimators.nvil import RunningMean, baseline_loss, nvil
 from gradlab.objectives.terms import LogTerms
 from gradlab.problems.comparison import gradients
-from tests.two_latents import model
+from tests.estimators.two_latents import model
 
 MEAN, STD, X, LIK, PRIOR = 0.3, 0.4, 1.0, 0.7, 1.2
 K = 4

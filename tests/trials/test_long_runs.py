@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gradlab.runtime import files
-from tests.benches import bench
+from tests.trials.benches import bench
 
 long_runs = bench("long_runs")
 SIZES = ["--recorder-draws", "2000", "--moment-draws", "6e5", "--toy-draws", "6e5"]

@@ -10,7 +10,7 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
-from tests.benches import bench
+from tests.trials.benches import bench
 
 FILES = 400
 

@@ -19,7 +19,7 @@ from gradlab.runtime import digests, files
 from gradlab.runtime.progress import Progress, duration
 from gradlab.study import catalog, runner
 from gradlab.training import RunOptions
-from tests.fake_studies import studies
+from tests.study.fake_studies import studies
 
 __all__ = ["studies"]  # a fixture
 

@@ -11,7 +11,7 @@ from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS, estimator
 from gradlab.objectives.posteriors import Box, Normal
 from gradlab.objectives.terms import LogTerms
-from tests.two_latents import S_Z, A, log_joint, model
+from tests.estimators.two_latents import S_Z, A, log_joint, model
 
 HIERARCHICAL = [("ms-nic-mix", 4, 1, False), ("ms-nic-dms", 3, 4, False), ("iwae-2level", 4, 4, True)]
 
@@ -90,7 +90,7 @@ def test_stl_is_biased_on_a_normal_hierarchy(objective, k, l, paired):
 def test_dreg_is_its_formula_draw_by_draw(name, objective, k, l, paired):
     """phi_y by autograd of one term at a time: sum_i W_i sum_j w~_ij d log w_ij / d y_i, and the same for z."""
     ours, (eps_y, eps_z) = gradients(name, objective, k, l, paired, 50)
-    from tests.two_latents import PHI_Y, PHI_Z, S_Y
+    from tests.estimators.two_latents import PHI_Y, PHI_Z, S_Y
 
     for b in range(50):
         y = (PHI_Y + S_Y * eps_y[b]).requires_grad_()

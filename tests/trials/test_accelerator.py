@@ -14,9 +14,9 @@ from gradlab import data, training
 from gradlab.runtime import files
 from gradlab.study import runner
 from gradlab.training import RunOptions
-from tests import benches
+from tests.trials import benches
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accelerator.py"
 
 
 def test_every_variant_is_timed_or_says_why_not(tmp_path):

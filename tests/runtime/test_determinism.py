@@ -18,8 +18,8 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import determinism, files
 from gradlab.study import runner
 from gradlab.training import RunOptions
-from tests.fake_studies import studies
-from tests.test_training import TINY
+from tests.study.fake_studies import studies
+from tests.training.test_training import TINY
 
 __all__ = ["studies"]  # a fixture
 

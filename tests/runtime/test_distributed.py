@@ -18,9 +18,9 @@ import torch
 from gradlab import noise, training
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, distributed, files
-from tests import ranks_cases as cases
+from tests.runtime import distributed_cases as cases
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files
 from gradlab.training.packing import PackOptions, pack
 from gradlab.training.unpacking import unpack
-from tests.packs import contents, model, shards, study
+from tests.training.packs import contents, model, shards, study
 
 
 def test_any_files_unpack_what_is_whole(tmp_path):

@@ -11,7 +11,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation import Container, decode, encode, pack, rate_distortion, read, unpack, write
 from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.container import HEAD
-from tests.codec_zoo import NAMES, build
+from tests.codecs.codec_zoo import NAMES, build
 
 SIZE = (50, 71)  # no multiple of anything
 

@@ -12,7 +12,7 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests, provenance
-from gradlab.study import check
+from gradlab.study.runner import check
 from gradlab.training.settings import WARM_UP
 from gradlab_studies import _models as models
 
@@ -121,7 +121,7 @@ def test_profile_stay_trains_six_models_alike(trained):
 @pytest.mark.parametrize("profile", ["stay", "gpu"])
 def test_what_was_published_from_an_accelerator_is_of_its_profile(profile):
     folders = [
-        f for f in (Path(__file__).parents[1] / "figures" / profile).iterdir() if f.is_dir() and f.name != "runs"
+        f for f in (Path(__file__).parents[2] / "figures" / profile).iterdir() if f.is_dir() and f.name != "runs"
     ]
     assert folders
     for folder in folders:

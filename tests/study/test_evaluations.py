@@ -20,7 +20,7 @@ from gradlab.study import Context, evaluations
 from gradlab.study.pieces import Parts
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
-from tests.codec_zoo import nudge
+from tests.codecs.codec_zoo import nudge
 
 SETTINGS = replace(models.SMALLEST, data="")
 GENERATOR = torch.Generator().manual_seed(0)

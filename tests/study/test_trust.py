@@ -24,10 +24,10 @@ import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files
 from gradlab.study import claims, report, runner
-from tests.fake_studies import studies  # noqa: F401  (a fixture)
-from tests.test_report import PNG
+from tests.study.fake_studies import studies  # noqa: F401  (a fixture)
+from tests.study.test_report import PNG
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
     p
     for folder in ("gradlab", "studies", "benchmarks")
