@@ -56,9 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def script(file: str) -> None:
-    """Makes a study file a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``."""
-    sys.exit(main(["run", Path(file).stem.replace("_", "-"), *sys.argv[1:]]))
+def script(module: str) -> None:
+    """Make a study file a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``.
+
+    Args:
+        module: ``__name__`` of the study; does nothing where the study is imported.
+    """
+    if module == "__main__":
+        sys.exit(main(["run", Path(sys.argv[0]).stem.replace("_", "-"), *sys.argv[1:]]))
 
 
 def _version(asked: bool) -> None:

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gradlab.codecs import Codec
 from gradlab.evaluation import latents
 from gradlab.runtime import files
 from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Verdict, paper
+from gradlab.study import Context, Verdict, paper, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "dead": f"a dimension whose variance over images is below {latents.DEAD:g}",
@@ -115,8 +114,6 @@ def statistics(
 
 def table(found: pd.DataFrame, n: int, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Table ``n`` of the paper: one row per method, ``columns`` from their latent and statistic, the paper's beside."""
-    import pandas as pd
-
     rows = []
     for method, mine in found.groupby("method", sort=False):
         mine = mine.set_index("latent")
@@ -151,10 +148,6 @@ def change(table: pd.DataFrame, claim: str, source: str, column: str, sign: int,
 
 def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
     """Each column of both multi-sample methods over the baseline's, here and in the paper."""
-    import pandas as pd
-
-    from gradlab.study import plots
-
     rows = files.read_csv(folder / f"{name}.csv").set_index("method")
     figure, axes = plots.figure(1, 2, width="page", height=2.7, sharey=True)
     for ax, method in zip(axes, (models.MIX, models.DMS), strict=True):

@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 
 from gradlab import data
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.runtime import distributed, files, provenance
-from gradlab.study import evaluations
+from gradlab.study import Context, evaluations, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
 from gradlab.training.settings import WARM_UP
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from gradlab.study import Context
 
 # Names of the methods as the tables print them.
 BASELINE, TWO_LEVEL = "Baseline", "2-level VAE"
@@ -326,8 +322,6 @@ def check_kept(base: TrainSettings, *iterations: int) -> None:
 
 def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] | None = None) -> None:
     """R-D cost of each method over training; of one point alone, the rate and the distortion behind it."""
-    from gradlab.study import plots
-
     figure, ax = plots.figure(height=2.8)
     if table["iterations"].nunique() > 1:
         plots.curves(ax, table, "iterations", "R-D cost", None, hue, xlabel="iterations",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gradlab import data, evaluation
 from gradlab.data import Picture
@@ -17,9 +19,6 @@ from gradlab.study.pieces import Tables
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LAMBDAS = (0.0016, 0.0032, 0.0075, 0.015, 0.03, 0.045, 0.08)
 SPREAD = (0.0016, 0.0075, 0.03, 0.08)
@@ -109,8 +108,6 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
     Raises:
         Stopped: the deadline has passed; what was trained and coded is kept.
     """
-    import pandas as pd
-
     wanted = [(name, lam) for lam in settings.lams for name in METHODS]
     images = pictures(settings, context)
     at_points = models.evaluation_of(work(settings), images)
@@ -161,8 +158,6 @@ def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFra
 
 def deltas(n: int, source: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Bjontegaard's figures against the baseline beside Table ``n``'s, from the models of Table ``source``."""
-    import pandas as pd
-
     table, _, _ = points(source, settings, context)
     found = []
     for iteration in settings.points:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from gradlab.runtime import files
+from gradlab.study import plots
 from gradlab_studies import _models as models
 from gradlab_studies._sweep import METHODS
 
@@ -18,8 +20,6 @@ MOST = 500.0  # percent; a fit of a few points that fold back may give any numbe
 
 def draw_curves(n: int, folder: Path) -> None:
     """PSNR and MS-SSIM over rate: the four methods; below, with classical codecs and CompressAI's published curves."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / f"table{n}.csv")
     anchors = files.read_csv(folder / f"table{n}_anchors.csv")
     published = files.read_csv(folder / f"table{n}_references.csv")
@@ -57,10 +57,6 @@ def draw_deltas(n: int, folder: Path) -> None:
     """BD-rates by each interpolation beside the paper's, in a scale linear to 2 % and logarithmic beyond; what is
     undefined has no bar and is named.
     """
-    import pandas as pd
-
-    from gradlab.study import plots
-
     table = files.read_csv(folder / f"table{n}.csv")
     table = table[table["method"] != models.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.9)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import PlainLoss, Run, TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BALLE, CHENG = "bmshj2018-hyperprior", "cheng2020-attn"
 PRINTED = {BALLE: 48.54, CHENG: 43.27}
@@ -85,8 +83,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """PSNR of both at every point."""
-    import pandas as pd
-
     wanted = trained(settings)
     runs = models.train_all(context, [(f"{NAMES[c]} as an autoencoder", s) for c, s in wanted.items()])
     pictures = models.test_pictures(context)
@@ -143,8 +139,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """PSNR of both over training, and the paper's."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "autoencoders.csv")
     figure, ax = plots.figure(height=2.8)
     plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)")
@@ -152,5 +146,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "autoencoders")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

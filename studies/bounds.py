@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 import gradlab as gl
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
-
-if TYPE_CHECKING:
-    import pandas as pd
+from gradlab.study import Context, Verdict, plots
 
 NAMES = {
     "elbo": "ELBO",
@@ -54,8 +52,6 @@ SMALLEST = Settings(k=(1, 2, 3), l=(1, 2))
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Every bound at every (k, l); nothing is sampled."""
-    import pandas as pd
-
     toy = gl.problems.TwoLevel(
         settings.phi, settings.x, settings.encode, settings.decode, likelihood_std=settings.likelihood_std
     )
@@ -131,8 +127,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Every bound over k at the largest l, with its limit inside the boxes."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "bounds.csv")
     l = table["l"].max()
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]
@@ -154,5 +148,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "bounds")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -11,17 +11,16 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 import gradlab as gl
 from gradlab import cli
 from gradlab.problems import dimension_map
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Effective share of the samples, SNR of the pathwise gradient, and the same tempered, over k and D."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "dimension.csv")
     temperatures = sorted(table["temperature"].unique())
     figure, axes = plots.figure(len(temperatures), 2, width="page", height=2.4 * len(temperatures), squeeze=False)
@@ -114,5 +111,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "dimension")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

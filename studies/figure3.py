@@ -8,23 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gradlab import cli
 from gradlab.codecs import Codec
 from gradlab.evaluation import latents
 from gradlab.runtime import files
 from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Tables
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
 from gradlab_studies._latents import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = shared.ASSUMED
 LOW, HIGH, BINS = 1e-8, 1e4, 72
@@ -35,8 +33,6 @@ work = shared.work
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Histogram rows (what the figure is drawn from), and the statistics of Tables 6 and 10 for the same models."""
-    import pandas as pd
-
     edges = np.geomspace(LOW, HIGH, BINS + 1)
 
     def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
@@ -82,8 +78,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Two panels, y and z, outlines of all methods."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "figure3.csv")
     table["variance"] = np.sqrt(table["low"] * table["high"])
     figure, axes = plots.figure(1, 2, width="page", height=2.8)
@@ -99,5 +93,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "figure3")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.evaluation import latents
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "concentrated": "at least twice the uniform share lies within 0.1 of 0",
@@ -113,8 +111,6 @@ def draw(folder: Path) -> None:
     """Two panels as in the paper, with the density of the noise of training."""
     import numpy as np
 
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "figure4.csv")
     figure, axes = plots.figure(1, 2, width="page", height=2.6)
     for ax, (kept, name) in zip(axes, PANELS.items(), strict=True):
@@ -135,5 +131,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "figure4")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

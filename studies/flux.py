@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 import gradlab as gl
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
-
-if TYPE_CHECKING:
-    import pandas as pd
+from gradlab.study import Context, Verdict, plots
 
 LIMIT = "limit"  # and not "infinity", which a CSV reader takes for a number
 
@@ -49,8 +46,6 @@ SMALLEST = Settings(k=(1, 2, 8), curve=(1, 2, 8), points=9)
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Fluxes, gradients and the boundary term over k; densities of the weights; the posterior itself."""
-    import pandas as pd
-
     phi = settings.phi
     box = gl.problems.BoxGaussian(phi, settings.x, likelihood_std=settings.likelihood_std)
     rows = []
@@ -101,8 +96,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """The posterior and the box; the weights across the box; gradients over k."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "flux.csv")
     density = files.read_csv(folder / "flux_density.csv")
     posterior = files.read_csv(folder / "flux_posterior.csv")
@@ -154,5 +147,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "flux")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.audit import NO, UNDEFINED, YES, audit
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,6 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """One for each kind of check: it holds where every check of it that is defined does."""
-    import pandas as pd
-
     found = []
     for claim, rows in tables["paper-audit"].groupby("claim", sort=False):
         deciding = rows[rows["interpolation"].fillna("").isin(PUBLISHED)]
@@ -83,10 +79,6 @@ def _named(tables: str) -> str:
 
 def draw(folder: Path) -> None:
     """How many checks of each kind hold, and Bjontegaard's rates as printed and as recomputed."""
-    import pandas as pd
-
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "paper-audit.csv")
     counts = table.groupby(["claim", "holds"], sort=False).size().rename("checks").reset_index()
     counts["holds"] = pd.Categorical(counts["holds"], [YES, NO, UNDEFINED], ordered=True)
@@ -117,5 +109,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "paper-audit_bd")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

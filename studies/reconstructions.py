@@ -9,19 +9,18 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
 
 from gradlab import cli, data, evaluation
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.work import Work
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table8
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
 
 ASSUMED = table8.ASSUMED
 METHODS = (models.BASELINE, sweep.MIX)
@@ -62,8 +61,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Code each image with every model of both methods, keep the nearest to the target."""
-    import pandas as pd
-
     swept = settings.models
     wanted = [(method, lam) for method in METHODS for lam in settings.lams]
     runs = models.train_all(context, [(f"{name}, lambda {lam:g}", swept.trained(name, lam)) for name, lam in wanted])
@@ -131,8 +128,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Each image whole, at half its size, with a frame around the crop; then the crop of original and methods."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "reconstructions.csv")
     names = list(dict.fromkeys(table["image"]))
     figure, axes = plots.figure(len(names), 2 + len(METHODS), width="page", height=2.15 * len(names), squeeze=False)
@@ -152,5 +147,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "reconstructions")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

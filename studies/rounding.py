@@ -11,21 +11,20 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 import gradlab as gl
 from gradlab import cli, data, evaluation
 from gradlab.evaluation import gradients
 from gradlab.objectives.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.runtime import files, provenance
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "proxies on the codec": "of y alone, z keeps additive noise; at weights that were trained with additive noise",
@@ -105,8 +104,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Every proxy at every mean of a cell; and along its parameter, the gap against the variance."""
-    import pandas as pd
-
     shown, soft, annealed = proxies(settings)
     cell = [(i + 0.5) / settings.points for i in range(settings.points)]
 
@@ -251,8 +248,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Bound, gradient and its standard deviation over one cell at k = 1; and the trade-off of the two families."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "rounding.csv")
     table = table[table["k"] == 1].assign(std=lambda t: t["exact_variance"] ** 0.5)
     order = list(dict.fromkeys(table["proxy"]))
@@ -297,5 +292,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "rounding_codec")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

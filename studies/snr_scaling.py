@@ -11,17 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 import gradlab as gl
 from gradlab import cli
 from gradlab.problems import scaling
 from gradlab.problems.rainforth import RainforthModel
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
-
-if TYPE_CHECKING:
-    import pandas as pd
+from gradlab.study import Context, Verdict, plots
 
 PARTS = {"b": "inference", "mu": "generative"}
 # (x, likelihood_std) at phi = 0.3: far from the optimum of a wide likelihood, and near that of a narrow one.
@@ -62,8 +60,6 @@ SMALLEST = Settings(k=(1, 2, 4), m=(1, 2), data=2, draws=32, asymptotic=2)
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """SNR at each K and M (measured), slopes with 95 % intervals, and the box's exact curves."""
-    import pandas as pd
-
     model = RainforthModel(settings.data, seed=settings.seed)
     with context.progress.track("Gaussian model", len(settings.k) + len(settings.m)) as advance:
         over_k = scaling.rainforth_snr(model, settings.k, (1,), settings.draws, settings.seed, advance=advance)
@@ -136,8 +132,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Measured SNR over K and M on the Gaussian model; exact SNR over K on the box (slope at its end)."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "snr-scaling.csv")
     slopes = files.read_csv(folder / "slopes.csv").set_index(["model", "part", "over"])["slope"]
     table["line"] = [
@@ -160,5 +154,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "snr-scaling")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

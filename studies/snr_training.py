@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "minibatch": "one, seen by no iteration: the SNR is that of the noise alone",
@@ -60,8 +58,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train both models with the monitor at work, or read what it has written before."""
-    import pandas as pd
-
     wanted = [(name, models.method(settings.base, name)) for name in METHODS]
     runs = models.train_all(context, wanted, (settings.every, settings.draws))
     found = [files.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
@@ -89,8 +85,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """One panel per group: SNR over the iterations, both models, the noise floor dotted."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "snr-training.csv")
     figure, axes = plots.figure(2, 3, width="page", height=4.2)
     panels = list(axes.flat)
@@ -103,5 +97,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "snr-training")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
@@ -20,9 +21,6 @@ from gradlab.study.pieces import Tables
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED
 PAPER_COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
@@ -76,8 +74,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train, evaluate with real bitstreams, one row per method and weighting."""
-    import pandas as pd
-
     wanted = trained(settings)
     pictures = models.test_pictures(context)
     wanted_of = models.evaluation_of(work(settings), pictures)
@@ -147,5 +143,4 @@ def draw(folder: Path) -> None:
     models.draw_costs(table, "method", folder / "table1")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.codecs import Codec
@@ -17,9 +19,6 @@ from gradlab.study import Context, Verdict
 from gradlab.study.pieces import Tables
 from gradlab_studies import _latents as shared
 from gradlab_studies._latents import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = shared.ASSUMED
 COLUMNS = {
@@ -67,5 +66,4 @@ def draw(folder: Path) -> None:
     shared.draw(folder, "table10", list(COLUMNS))
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -10,18 +10,17 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, evaluations, paper
+from gradlab.study import Context, Verdict, evaluations, paper, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "rate of both rows": "the paper does not say whether its rates are of bitstreams or entropies",
@@ -66,8 +65,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The first image as the paper has it; every test image beside it."""
-    import pandas as pd
-
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     codec, lam = run.codec(settings.iterations, context.device), settings.base.lam
     pictures = models.test_pictures(context)
@@ -140,10 +137,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """What the R-D cost is made of, for both."""
-    import pandas as pd
-
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "table11.csv")
     lam = ((table["RD Cost"] - table["y bpp"] - table["z bpp"]) / table["MSE"]).mean()
     parts = {"y": ("y bpp", 1.0), "z": ("z bpp", 1.0), "lambda MSE": ("MSE", lam), "R-D cost": ("RD Cost", 1.0)}
@@ -164,5 +157,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "table11")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

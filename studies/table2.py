@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
@@ -14,9 +16,6 @@ from gradlab.study.pieces import Tables
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "z of the 2-level VAE at test time": "h_a(|round(y)|), as training feeds h_a the noisy y; h_a(|y|) beside it, "
@@ -66,8 +65,6 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Both models at every point of training that is kept, with real bitstreams."""
-    import pandas as pd
-
     pictures, points = models.test_pictures(context), settings.points
     wanted = models.evaluation_of(work(settings), pictures)
     runs = models.train_all(context, trained(settings), evaluation=wanted)
@@ -116,5 +113,4 @@ def draw(folder: Path) -> None:
     models.draw_costs(table, "label", folder / "table2", baseline_first)
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

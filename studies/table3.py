@@ -15,21 +15,20 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from gradlab import cli, data, problems
 from gradlab.errors import GradlabError
 from gradlab.evaluation import gradients
 from gradlab.runtime import files
 from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Verdict, paper
+from gradlab.study import Context, Verdict, paper, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "draws and minibatch": "the paper says neither over how many gradients nor whether the minibatch changes",
@@ -169,8 +168,6 @@ def _piece(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advanc
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
     """The paper's layout: one row per point and method, noise alone, own weights."""
-    import pandas as pd
-
     rows = []
     for iteration, method in itertools.product(stages, METHODS):
         mine = groups[(groups["iteration"] == iteration) & (groups["weights_of"] == method) & groups["own"]]
@@ -203,8 +200,6 @@ def _switch(groups: pd.DataFrame) -> pd.DataFrame:
 
 def exact() -> pd.DataFrame:
     """SNR of each group of the linear hierarchy without and with direct-y, over the mean of the latent."""
-    import pandas as pd
-
     rows = []
     for phi in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0):
         toy = problems.TwoLevel(phi, 1.7, (0.15, 0.9), (0.85, 0.35, 0.6), likelihood_std=0.95, prior_std=1.6)
@@ -284,8 +279,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """SNR of each group over training (own weights), and what the switch alone does to variance and SNR."""
-    from gradlab.study import plots
-
     groups = files.read_csv(folder / "table3_groups.csv")
     mine = groups[groups["own"] & (groups["noise"] == "noise")]
     draws = " or ".join(map(str, sorted(mine["draws"].unique())))
@@ -332,5 +325,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "table3_exact")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

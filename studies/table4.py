@@ -7,7 +7,8 @@ the figures are undefined, and the row says so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.study import Context, Verdict
@@ -16,9 +17,6 @@ from gradlab_studies import _sweep as sweep
 from gradlab_studies import _sweep_plots as plots
 from gradlab_studies import table8
 from gradlab_studies._sweep import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = table8.ASSUMED | {"interpolation": "pchip; the paper names none, and its figures fit pchip or akima"}
 PROFILES = dict(table8.PROFILES)
@@ -56,5 +54,4 @@ def draw(folder: Path) -> None:
     plots.draw_deltas(4, folder)
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

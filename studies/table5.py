@@ -6,7 +6,8 @@ From the models of Table 9, as Table 4 from those of Table 8.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.study import Context, Verdict
@@ -15,9 +16,6 @@ from gradlab_studies import _sweep as sweep
 from gradlab_studies import _sweep_plots as plots
 from gradlab_studies import table9
 from gradlab_studies._sweep import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = table9.ASSUMED | {"interpolation": "pchip; the paper names none"}
 PROFILES = dict(table9.PROFILES)
@@ -62,5 +60,4 @@ def draw(folder: Path) -> None:
     plots.draw_deltas(5, folder)
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

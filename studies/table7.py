@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, paper
+from gradlab.study import Context, Verdict, paper, plots
 from gradlab.study.pieces import Tables
 from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
 from gradlab_studies import table1
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {
     "length of training": "the same number of iterations for all; profile paper: of epochs (2000), A.5 to the letter",
@@ -133,8 +132,6 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 def _measured(
     table: str, wanted: list[tuple[str, int, TrainSettings, int]], context: Context
 ) -> dict[str, pd.DataFrame]:
-    import pandas as pd
-
     pictures = models.test_pictures(context)
     points = models.Evaluation(pictures, [[(iteration, "")] for *_, iteration in wanted])
     runs = models.train_all(context, [(f"{name}, {k}", s) for name, k, s, _ in wanted], evaluation=points)
@@ -234,8 +231,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost over the sample size or the factor of the batch."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "table7.csv")
     lines = table[table["method"] != models.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.7)
@@ -255,5 +250,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "table7")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.study import Context, Verdict
@@ -16,9 +17,6 @@ from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import _sweep_plots as plots
 from gradlab_studies._sweep import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = sweep.ASSUMED | {
     "codec": "cheng2020-attn of CompressAI, a single Normal for p(y|z); Cheng et al. 2020 mix three of them",
@@ -63,5 +61,4 @@ def draw(folder: Path) -> None:
     plots.draw_curves(9, folder)
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

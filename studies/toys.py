@@ -10,8 +10,9 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 
 import gradlab as gl
@@ -20,11 +21,8 @@ from gradlab.noise import stream, uniform
 from gradlab.problems.base import Problem
 from gradlab.problems.budget import at_equal_cost
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,6 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 def expectation(settings: Settings) -> pd.DataFrame:
     """Paper eqs. 7-8: d/dtheta E[f(x)], x ~ U(theta - 1/2, theta + 1/2), by the pathwise and by the score estimator."""
-    import pandas as pd
-
     rows = []
     functions = {"x^2": torch.square, "exp(x)": torch.exp, "sin(3x)": lambda v: torch.sin(3 * v)}
     for name, f in functions.items():
@@ -180,8 +176,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Exact curves with Monte-Carlo points (|bias|, variance, SNR over k), and the matrix of exact bias."""
-    from gradlab.study import plots
-
     toys = files.read_csv(folder / "toys.csv")
     toys["abs_bias"] = toys["bias"].abs()
     toys["exact_abs_bias"] = (toys["exact_mean"] - toys["exact"]).abs()
@@ -228,5 +222,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "toys_matrix")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.training import TrainSettings, timing
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {"training time": "of one iteration on the same batch of images; reading them is left out"}
 METHODS = (models.MIX, models.DMS, models.BIG_BATCH)
@@ -132,10 +130,6 @@ def _slower(one: list[float], other: list[float]) -> bool | None:
 
 def draw(folder: Path) -> None:
     """Time over k, with the range of the repetitions, and the paper's two points."""
-    import pandas as pd
-
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "training-cost.csv")
     figure, ax = plots.figure(height=3.0)
     single = table[table["method"] == models.BASELINE]
@@ -159,5 +153,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "training-cost")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gradlab import cli, data
 from gradlab.codecs import video
@@ -21,14 +22,11 @@ from gradlab.evaluation import gradients
 from gradlab.evaluation.video import rate_distortion
 from gradlab.evaluation.weights import weight_statistics
 from gradlab.runtime import files, provenance
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings, build
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = {
     "everything": "the paper remarks that MS-NIC extends to video and gives neither a model nor a setting",
@@ -132,8 +130,6 @@ def _untrained(settings: TrainSettings, device: str) -> Any:
 
 
 def _row(method: str, run: TrainSettings, found: pd.DataFrame, iterations: int) -> pd.DataFrame:
-    import pandas as pd
-
     mean, se = found.mean(), found.sem()
     row = {
         "method": method,
@@ -186,8 +182,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """R-D cost, gradient SNR of every group, and how many of the k samples count."""
-    from gradlab.study import plots
-
     names = ("video", "video_groups", "video_weights")
     rows, groups, weights = (files.read_csv(folder / f"{name}.csv") for name in names)
     short = {UNTRAINED: UNTRAINED, models.BASELINE: "one sample", MIX: f"MIX, k = {rows['k'].max()}"}
@@ -217,5 +211,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "video")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -10,19 +10,17 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab import cli, data
 from gradlab.evaluation.weights import weight_statistics
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ASSUMED = models.ASSUMED | {"weights": "of MS-NIC-MIX: one z shared by the k samples of y"}
 
@@ -113,8 +111,6 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 def draw(folder: Path) -> None:
     """Effective sample size over image size at the largest k, and over k at the largest size."""
-    from gradlab.study import plots
-
     table = files.read_csv(folder / "weights.csv")
     table["name"] = table["weighting"] + ", " + table["scale"]
     each = table["weighting"] == "per-term"
@@ -132,5 +128,4 @@ def draw(folder: Path) -> None:
     plots.save(figure, folder / "weights")
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)

@@ -64,8 +64,7 @@ def draw(folder):
     (folder / "picture.txt").write_text(str(first))
 
 
-if __name__ == "__main__":
-    cli.script(__file__)
+cli.script(__name__)
 '''
 
 OTHER = '''
