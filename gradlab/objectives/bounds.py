@@ -23,7 +23,7 @@ the sign, so that its expectation may lie above log p(x). It needs k >= 2.
 **Scale.** ``"nats"`` is the bound of the equations. ``"bpp"`` divides every log-weight by ln 2 x pixels before the
 softmax, as the paper's listing (Appendix A.5) does: a tempered objective, whose weights are almost flat.
 
-**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight; :func:`kl_annealing` and :func:`soft_free_bits`
+**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight; ``kl_annealing`` and ``soft_free_bits``
 (paper section 4.2) say by what at each training step. Every estimator takes it into account; with a weight other than
 1 no objective is a bound.
 
