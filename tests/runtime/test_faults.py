@@ -308,7 +308,7 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A handful of the trials of ``make faults``."""
-    command = [sys.executable, "benchmarks/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "tests/trials/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     table = files.read_csv(tmp_path / "kills.csv")
