@@ -10,12 +10,11 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
-from tests.trials.benches import bench
+from tests.trials import fuzz
 
 FILES = 400
 
 
-fuzz = bench("fuzz")
 TRIAL = fuzz.trial
 
 
