@@ -62,11 +62,6 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
-@pytest.fixture(scope="module")
 def whole(pictures: list[data.Picture], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing disturbs."""
     return contents(training.train(TINY, pictures, tmp_path_factory.mktemp("whole"), RunOptions(log_every=1)).folder)

@@ -28,11 +28,6 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
 class _BadOnTheWayBack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
