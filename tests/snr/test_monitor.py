@@ -85,7 +85,10 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize(
     "groups",
     # The encoder alone: the gradients of the decoder are nobody's, and stay.
-    [lambda model: None, lambda model: {"encoder": model.encoder.parameters()}],
+    [
+        pytest.param(lambda model: None, id="children"),
+        pytest.param(lambda model: {"encoder": model.encoder.parameters()}, id="encoder"),
+    ],
 )
 def test_training_is_the_same_bit_for_bit(tmp_path: Path, groups: Any) -> None:
     without = fit()
