@@ -6,7 +6,6 @@ one or two of its arguments, and looks at how it ends. A new public name without
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 import math
@@ -405,18 +404,3 @@ def test_right_kinds_pass(a):
     call = {"a": a, "b": np.float32(2), "c": None, "d": np.array([1, 2]), "e": ("x",)}
     assert validation.checked(sample)(**call) is a
     assert math.isnan(validation.checked(lambda b: b)(b=math.nan))
-
-
-def test_no_function_takes_more_than_six_positional_parameters():
-    """A call of seven unnamed values is a riddle. Constructors of toy problems are a public contract (DESIGN), and
-    compiled loops take no keywords."""
-    found = []
-    for path in sorted(Path(gl.__file__).parent.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.FunctionDef) or node.name == "__init__":
-                continue
-            compiled = any(getattr(d, "id", "") == "compiled" for d in node.decorator_list)
-            taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
-            if len(taken) > 6 and not compiled:
-                found.append(f"{path.name}: {node.name}")
-    assert not found
