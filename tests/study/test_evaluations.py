@@ -158,6 +158,7 @@ def test_without_images_and_without_the_weights(run):
         evaluations.rate_distortion(run, 3, IMAGES)
 
 
+@pytest.mark.slow
 def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
     seen = []
     with evaluations.Background(IMAGES, 1) as beside:

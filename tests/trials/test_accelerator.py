@@ -121,6 +121,7 @@ def test_a_stay_that_is_cut_is_the_same_training_ended_earlier(stay, steps):
     assert curve.points == (*(p for p in (25_000,) if p < steps), steps)
 
 
+@pytest.mark.slow
 def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
     """At a small size to its end; ``gradlab run`` then finds the models there."""
     stay = SCRIPT.with_name("stay.py")
