@@ -24,6 +24,7 @@ from gradlab.training import RunOptions, TrainSettings
 from tests.codecs.codec_zoo import nudge
 
 STUDIES = list(runner.discover())
+pytestmark = pytest.mark.slow
 
 
 def module(name):

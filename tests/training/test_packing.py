@@ -371,6 +371,7 @@ for _ in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_loop_loses_one_interval_at_most(tmp_path):
     draw = random.Random(7)
     out, target = tmp_path / "out", tmp_path / "pack"

@@ -56,11 +56,6 @@ CODECS = {
 }
 
 
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
 def settings_of(codec: str, loss: Loss | PlainLoss) -> TrainSettings:
     name = codec if codec != "2-level" else "small-hyperprior"
     return replace(TINY, codec=name, loss=loss, scale_learning_rate=False, **CODECS[codec])
@@ -117,7 +112,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(codec, Loss("iwae-2level" if codec == "2-level" else "elbo", k=1), id=codec)
 
 
-@pytest.mark.parametrize(("codec", "loss"), cases())
+@pytest.mark.parametrize(("codec", "loss"), list(cases()))
 def test_the_body_of_a_step_is_adam_on_the_gradient_in_float64(
     pictures: list[data.Picture], codec: str, loss: Loss | PlainLoss
 ) -> None:
