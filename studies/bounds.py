@@ -138,7 +138,7 @@ def draw(folder: Path) -> None:
         "nats",
         None,
         "bound",
-        markers=False,
+        mode="lines",
         xlabel="samples k of y",
         ylabel="bound (nats)",
         xscale="log",

@@ -101,7 +101,7 @@ def draw(folder: Path) -> None:
                 "ylabel": label,
                 "xscale": "log",
                 "yscale": "log",
-                "markers": False,
+                "mode": "lines",
             }
             plots.curves(ax, rows, "k", column, None, "D", **options)
             plots.title(
