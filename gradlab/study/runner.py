@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gradlab.errors import GradlabError, Stopped, unknown
 from gradlab.runtime import (
@@ -49,6 +49,7 @@ from gradlab.study.assignments import assigned
 from gradlab.study.catalog import studies as discover
 from gradlab.study.console import show_table, show_verdicts
 from gradlab.study.pieces import Parts, Piece, joined, stop_together
+from gradlab.study.verdicts import Verdict
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -60,27 +61,11 @@ if TYPE_CHECKING:
     from gradlab.training import RunOptions
     from gradlab.training.engines import Engine
 
-__all__ = ["PROFILES", "Context", "Verdict", "check", "discover", "run", "usual_device"]
+__all__ = ["PROFILES", "Context", "check", "discover", "run", "usual_device"]
 
 PROFILES = ("quick", "stay", "gpu", "paper")
 READ = {"training images": "train_images", "test images": "test_images"}
 """What a study writes among its inputs that has read a folder of images."""
-
-
-class Verdict(NamedTuple):
-    """A claim of the paper, and whether it holds here.
-
-    Attributes:
-        claim: what the paper says.
-        source: where it says so, e.g. ``"Table 3"``.
-        holds: True, False, or None where this budget cannot decide.
-        evidence: one sentence with numbers.
-    """
-
-    claim: str
-    source: str
-    holds: bool | None
-    evidence: str
 
 
 def _local() -> Engine:
