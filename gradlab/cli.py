@@ -456,7 +456,7 @@ def unpack(
     with the same profile and images. Unfinished runs that were packed without --optimizer restart warm: with a new
     optimizer, which provenance tells.
     """
-    from gradlab.training.unpacking import unpack as unpack_
+    from gradlab.training.packing import unpack as unpack_
 
     done = unpack_(source, out)
     lines = [f"kept as they are in {out}: {', '.join(done.stayed)}"] if done.stayed else []

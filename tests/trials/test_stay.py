@@ -20,7 +20,7 @@ from rich.console import Console
 
 from gradlab.study import runner
 from gradlab.training import RunOptions
-from gradlab.training.unpacking import unpack
+from gradlab.training.packing import unpack
 
 STUDIES = ["table3", "table2", "table6"]
 INTERVAL = 1.0
