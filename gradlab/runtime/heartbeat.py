@@ -93,7 +93,7 @@ def read(folder: Path) -> State | None:
 
 def clear(folder: Path) -> None:
     """Nothing is going on in ``folder``."""
-    if distributed.here().first:
+    if distributed.group().is_main:
         (folder / FILE).unlink(missing_ok=True)
 
 
@@ -124,7 +124,7 @@ class Pulse:
     def start(self) -> None:
         """Write the state now, and every few seconds from now on."""
         self._write(self._state)
-        if distributed.here().first:
+        if distributed.group().is_main:
             self._thread.start()
 
     def end(self, status: str | None, note: str = "") -> None:

@@ -27,14 +27,14 @@ class Advance(Protocol):
         """
 
 
-def end_if_asked() -> None:
+def stop_if_requested() -> None:
     """Ends the work if time is up or a signal has come; several processes end together, where all of them are asked.
 
     Raises:
         Stopped: it was asked for.
     """
-    if distributed.here().size == 1:
-        signals.check()
+    if distributed.group().size == 1:
+        signals.raise_if_stopped()
 
 
 def quiet(n: int = 1, note: str = "") -> None:
@@ -60,7 +60,7 @@ class _Counter:
 
     def __call__(self, n: int = 1, note: str = "") -> None:
         self._count(n, note, True)
-        end_if_asked()
+        stop_if_requested()
 
     def skip(self, n: int, note: str = "") -> None:
         self._count(n, note, False)

@@ -190,7 +190,7 @@ def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: p
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=terminate, daemon=True)
-    with signals.listening(), pytest.raises(Stopped, match="by SIGTERM"):
+    with signals.handled(), pytest.raises(Stopped, match="by SIGTERM"):
         thread.start()
         engines.train(sweep(tmp_path, tasks)[0], Engine(engine, jobs=2))
     found = [heartbeat.read(task.run(tmp_path).folder) for task in tasks]
@@ -230,7 +230,7 @@ def test_bad_engines(arguments: dict[str, object], match: str) -> None:
 
 
 def test_processes_that_share_a_model_take_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_here", distributed.Ranks(0, 2))
+    monkeypatch.setattr(distributed, "_group", distributed.ProcessGroup(0, 2))
     assert Engine().jobs is None
     for arguments in ({"jobs": 2}, {"name": "ray"}):
         with pytest.raises(GradlabError, match="2 processes share every model"):

@@ -168,7 +168,7 @@ def follow(sweep: Sweep, wanted: list[Order], wait: Wait) -> None:
     try:
         with Follower(sweep, wanted) as follower:
             while left:
-                signals.check()
+                signals.raise_if_stopped()
                 for order, outcome in wait(POLL_SECONDS):
                     follower.ended(order, outcome)
                     left -= 1

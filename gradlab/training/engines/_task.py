@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
@@ -158,7 +157,7 @@ class _Withdrawal:
 
 def carry_out(order: Order) -> Outcome:
     """Do an order in this process, whoever did a part of it before: from the last checkpoint, if there is one."""
-    with signals.listening(), determinism.enforced() if order.deterministic else contextlib.nullcontext():
+    with signals.handled(), determinism.deterministic_mode(order.deterministic):
         return _carry_out(order)
 
 
@@ -172,7 +171,7 @@ def _carry_out(order: Order) -> Outcome:
                 f"the machine {socket.gethostname()} does not see {order.runs}: on a cluster the output folder must "
                 "lie on a disk that all machines share"
             )
-        signals.check(deadline)
+        signals.raise_if_stopped(deadline)
         pictures = _pictures(order.images, order.task.settings.crop)
         if data.fingerprint(pictures) != order.task.settings.data:
             raise GradlabError(

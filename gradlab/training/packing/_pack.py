@@ -163,11 +163,11 @@ def pack_every(
 
     def going_on() -> bool:
         patience = idle if made is not None else FIRST * idle
-        return signals.cause() is None and time.monotonic() - worked <= patience
+        return signals.stop_reason() is None and time.monotonic() - worked <= patience
 
     if not out.is_dir():
         say(f"{time.strftime('%H:%M:%S')}  waiting for {out}")
-    with signals.listening():
+    with signals.handled():
         with contextlib.suppress(KeyboardInterrupt):
             while going_on():
                 begin = time.monotonic()
