@@ -292,14 +292,16 @@ def run(
         precision, step, set_ = made.precision, made.step, list(made.assignments)
         time_limit = made.budget_min if time_limit is None else time_limit
     studies, profile, seed, step = studies or [], profile or "quick", seed or 0, step or "auto"
-    with distributed.started(device or runner.usual_device(profile)) as here:
+    with distributed.initialized(device or runner.usual_device(profile)) as group:
         # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
-        console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
+        console = (
+            Console(quiet=not group.is_main) if sys.stdout.isatty() else Console(width=160, quiet=not group.is_main)
+        )
         given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
         runner.check(
             studies, profile, seed, time_limit, set_
         )  # before the device, of which a typing error says nothing
-        where = here.device or device or runner.usual_device(profile)
+        where = group.device or device or runner.usual_device(profile)
         code = runner.run(
             studies,
             profile,
@@ -456,7 +458,7 @@ def unpack(
     with the same profile and images. Unfinished runs that were packed without --optimizer restart warm: with a new
     optimizer, which provenance tells.
     """
-    from gradlab.training.unpacking import unpack as unpack_
+    from gradlab.training.packing import unpack as unpack_
 
     done = unpack_(source, out)
     lines = [f"kept as they are in {out}: {', '.join(done.stayed)}"] if done.stayed else []

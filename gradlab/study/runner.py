@@ -187,7 +187,7 @@ def run(
         raise GradlabError(f"--set changes what profile {profile} is: say with --out where the results go")
     out = Path(out) if out is not None else Path("figures") / profile
     words: dict[str, Any] = {"--profile": profile, "--out": out}
-    if options and options.device not in (usual_device(profile), distributed.here().device):
+    if options and options.device not in (usual_device(profile), distributed.group().device):
         words |= {"--device": options.device}
     words |= {"--seed": seed, "--time-limit": time_limit, "--precision": precision}
     words |= {"--step": options.step if options and options.step != "auto" else None}
@@ -202,7 +202,7 @@ def run(
     held = contextlib.ExitStack()
     deadline = None if time_limit is None else begin + 60 * time_limit
     try:
-        held.enter_context(signals.listening(deadline))
+        held.enter_context(signals.handled(deadline))
         modules = check(names, profile, seed, time_limit, assignments)
         if commit is not None and not re.fullmatch("[0-9a-f]{7,64}", commit):
             raise GradlabError(f"the commit is {commit!r}: give its hash, 7 hexadecimal digits or more")
@@ -212,7 +212,7 @@ def run(
         folders = fingerprints(images_of("train", train_images), images_of("test", test_images))
         accept(folders)
         files.ensure_folder(out)
-        if distributed.here().first:
+        if distributed.group().is_main:
             held.enter_context(locks.hold(out, "wait until it has ended, stop it, or choose another folder with --out"))
             locks.tidy(out)
         use_all_cores()
@@ -238,12 +238,12 @@ def run(
             )
             stop_together()
             try:
-                with determinism.enforced() if deterministic else contextlib.nullcontext():
+                with determinism.deterministic_mode(deterministic):
                     _run_one(name, module, context, folders, console)
             except GradlabError as error:
                 raise GradlabError(f"{name}: {error}") from error
     except Stopped:
-        _say(console, f"stopped {signals.cause() or 'at the time limit'}; resume with: {again}")
+        _say(console, f"stopped {signals.stop_reason() or 'at the time limit'}; resume with: {again}")
         return 0
     except KeyboardInterrupt:
         _say(console, f"interrupted; what was finished stays, resume with: {again}")
@@ -266,9 +266,9 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     record |= {"study": name, "description": (module.__doc__ or "").strip(), "profile": context.profile}
     record |= {"folders": folders, "deterministic": context.deterministic, "precision": context.precision}
     path = context.folder / "provenance.json"
-    here = distributed.here()
+    group = distributed.group()
     context = replace(context, parts=Parts(context.folder, {k: record[k] for k in ("device", "commit")}))
-    if here.agreed(context.options.resume and _done(path, record, context.inputs)):
+    if group.broadcast(context.options.resume and _done(path, record, context.inputs)):
         heartbeat.clear(context.folder)  # of a process that was killed right after the last file
         context.parts.clear()
         _say(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
@@ -283,14 +283,14 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
             raise
     show_table(console, tables[name], context.folder / f"{name}.csv")
     show_verdicts(console, verdicts)
-    here.wait()
+    group.barrier()
 
 
 def _write(
     name: str, module: ModuleType, settings: Any, context: Context, record: dict[str, Any]
 ) -> tuple[dict[str, DataFrame], list[Verdict]]:
     """Measure, and write tables, verdicts, figures and, last, the provenance."""
-    path, here = context.folder / "provenance.json", distributed.here()
+    path, group = context.folder / "provenance.json", distributed.group()
     begin = time.monotonic()
     tables: dict[str, DataFrame] = module.measure(settings, context)
     if before := context.parts.elsewhere():
@@ -301,18 +301,18 @@ def _write(
         if Path(table).name != table or table.startswith("."):
             raise GradlabError(f"a table is called {table!r}: give it the plain name of a file, without folders")
     # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
-    if here.first:
+    if group.is_main:
         files.remove(path)
         for figure in (one for kind in ("*.png", "*.pdf") for one in context.folder.glob(kind)):
             files.remove(figure)
     for table, rows in tables.items():
         files.write_csv(context.folder / f"{table}.csv", rows)
     verdicts = _judge(module, tables, context)
-    if hasattr(module, "draw") and here.first:
+    if hasattr(module, "draw") and group.is_main:
         module.draw(context.folder)
     wall_s = round(time.monotonic() - begin, 3)
     record |= {"inputs": dict(context.inputs), "wall_s": wall_s, "tables": list(tables)}
-    if here.first:
+    if group.is_main:
         written = [f"{table}.csv" for table in tables] + ["verdicts.csv"] * hasattr(module, "verdicts")
         digests.write_record(context.folder, record, written)
         context.parts.clear()
@@ -461,7 +461,7 @@ def options_of(options: RunOptions | None, profile: str, precision: str | None) 
     """
     from gradlab.training import RunOptions
 
-    options = options or RunOptions(device=distributed.here().device or usual_device(profile))
+    options = options or RunOptions(device=distributed.group().device or usual_device(profile))
     if precision is not None:
         from gradlab.codecs import precision as precisions
 

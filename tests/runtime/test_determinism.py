@@ -83,7 +83,7 @@ def test_what_deterministic_sets_is_set_back() -> None:
         cudnn.benchmark,
         cudnn.deterministic,
     )
-    with determinism.enforced():
+    with determinism.deterministic_mode():
         assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
         assert cudnn.deterministic and not cudnn.benchmark
     after = (

@@ -219,13 +219,13 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
     """Cut by the time limit in its first piece, and further on; then resumed."""
 
     def run(resume, after=None):
-        asked, cause = itertools.count(), signals.cause
+        asked, cause = itertools.count(), signals.stop_reason
         if after is not None:
             late = {False: None, True: "at the time limit"}
-            monkeypatch.setattr(signals, "cause", lambda deadline=None: late[next(asked) >= after])
+            monkeypatch.setattr(signals, "stop_reason", lambda deadline=None: late[next(asked) >= after])
         console = Console(file=io.StringIO(), width=200)
         assert runner.run([name], "quick", trained, RunOptions(resume=resume), console=console) == 0
-        monkeypatch.setattr(signals, "cause", cause)
+        monkeypatch.setattr(signals, "stop_reason", cause)
         return console.file.getvalue()
 
     monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)

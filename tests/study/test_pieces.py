@@ -108,7 +108,9 @@ def test_a_record_is_sealed(tmp_path):
 def ends_the_work(monkeypatch, after):
     """Time is up when so many pieces were measured."""
     asked = iter(range(1000))
-    monkeypatch.setattr(signals, "cause", lambda deadline=None: "at the time limit" if next(asked) >= after else None)
+    monkeypatch.setattr(
+        signals, "stop_reason", lambda deadline=None: "at the time limit" if next(asked) >= after else None
+    )
 
 
 def pieces(measured, *keys):
