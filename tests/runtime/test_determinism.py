@@ -28,11 +28,6 @@ TABLES = ("table1", "table2", "bounds")
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
-@pytest.fixture(scope="module")
 def smallest(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function that runs studies at their smallest, on two small photographs."""
     root = tmp_path_factory.mktemp("photographs")

@@ -134,7 +134,13 @@ def test_what_was_evaluated_is_read_without_the_weights(run, counted):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda text: text[:-9], lambda text: "", lambda text: "{}", lambda text: text.replace("0.", "1.", 1)]
+    "damage",
+    [
+        pytest.param(lambda text: text[:-9], id="cut"),
+        pytest.param(lambda text: "", id="empty"),
+        pytest.param(lambda text: "{}", id="no rows"),
+        pytest.param(lambda text: text.replace("0.", "1.", 1), id="other digit"),
+    ],
 )
 def test_damaged_rows_are_as_if_there_were_none(run, counted, damage):
     before = evaluations.rate_distortion(run, 4, IMAGES)

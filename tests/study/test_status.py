@@ -126,8 +126,8 @@ def test_a_pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("error", "end"), [
-    (GradlabError("a sentence"), ("failed", "a sentence")), (Stopped("late"), ("stopped", "loss 2")),
-    (KeyboardInterrupt(), ("stopped", "loss 2")), (MemoryError(), ("failed", "MemoryError")),
+    pytest.param(GradlabError("a sentence"), ("failed", "a sentence"), id="refused"), pytest.param(Stopped("late"), ("stopped", "loss 2"), id="stopped"),
+    pytest.param(KeyboardInterrupt(), ("stopped", "loss 2"), id="interrupted"), pytest.param(MemoryError(), ("failed", "MemoryError"), id="out of memory"),
 ])  # fmt: skip
 def test_how_it_ended(tmp_path: Path, error: BaseException, end: tuple[str, str]) -> None:
     with pytest.raises(type(error)), heartbeat.running(tmp_path, 9) as pulse:

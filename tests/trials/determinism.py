@@ -1,7 +1,7 @@
 """How far one thread and two come apart, and whether every study writes the same bytes twice.
 
-    python benchmarks/determinism.py --iterations 200     # training, evaluation of the same weights, a toy problem
-    python benchmarks/determinism.py --studies            # every study at its smallest, twice with --deterministic
+    python tests/trials/determinism.py --iterations 200     # training, evaluation of the same weights, a toy problem
+    python tests/trials/determinism.py --studies            # every study at its smallest, twice with --deterministic
 
 The first prints the largest relative difference up to an iteration: sums over threads are added in another order;
 training amplifies the difference of the last digit, evaluation and toy problems do not. The second prints the tables
