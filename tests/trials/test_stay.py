@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gradlab.study import runner
+from gradlab.study import Request, runner
 from gradlab.training import RunOptions
 from gradlab.training.packing import unpack
 
@@ -58,7 +58,7 @@ def smallest(monkeypatch):
 def finish(folder):
     """``gradlab run --resume`` at home; what it printed, and every table."""
     console = Console(file=io.StringIO(), width=200)
-    assert runner.run(STUDIES, "quick", folder, RunOptions(resume=True), console=console) == 0
+    assert runner.run(STUDIES, Request(options=RunOptions(resume=True)), folder, console=console) == 0
     return console.file.getvalue(), tables(folder)
 
 
