@@ -106,7 +106,7 @@ def draw(folder: Path) -> None:
     figure, grid = plots.figure(2, 3, width="page", height=3.5, gridspec_kw={"height_ratios": [4, 1]})
     axes = grid[0]
 
-    plots.curves(axes[0], posterior.assign(what="p(y | x)"), "y", "posterior", None, "what", markers=False,
+    plots.curves(axes[0], posterior.assign(what="p(y | x)"), "y", "posterior", None, "what", mode="lines",
                  xlabel="latent y", ylabel="density", order=["p(y | x)"])  # fmt: skip
     top = 1.42 * posterior["posterior"].max()
     axes[0].set_ylim(0, top)
@@ -125,7 +125,7 @@ def draw(folder: Path) -> None:
     plots.title(axes[0], f"flux at the walls, k = {k} (nats)")
 
     shown = density.assign(label=density["k"].astype(str).map(lambda n: f"k = {n}" if n != LIMIT else "k to infinity"))
-    plots.curves(axes[1], shown, "y", "density", None, "label", markers=False, xlabel="latent y in the box",
+    plots.curves(axes[1], shown, "y", "density", None, "label", mode="lines", xlabel="latent y in the box",
                  ylabel="weight density, $k\\,E[\\tilde w \\mid y]$")  # fmt: skip
     with plots.style():
         for wall, height in zip(walls, (at["weight_lower"], at["weight_upper"]), strict=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.colors import LogNorm
 
 from gradlab import cli
 from gradlab.runtime import files
@@ -87,7 +88,9 @@ def draw(folder: Path) -> None:
     full = pd.MultiIndex.from_product([order, [YES, NO, UNDEFINED]], names=["claim", "holds"])
     counts = counts.astype({"holds": str}).set_index(["claim", "holds"]).reindex(full).reset_index()
     figure, ax = plots.figure(width="page", height=5.6)
-    plots.heat(ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", log=True, empty="")
+    plots.heat(
+        ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", norm=LogNorm(), empty=""
+    )
     plots.title(ax, f"{len(table)} checks")
     plots.save(figure, folder / "paper-audit")
 

@@ -262,7 +262,7 @@ def draw(folder: Path) -> None:
             "order": order,
             "xlabel": "mean of the latent (steps)",
             "ylabel": name,
-            "markers": False,
+            "mode": "lines",
         }
         plots.curves(ax, table, "phi", column, None, "proxy", **options)
     cell = table.drop_duplicates("phi")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.colors import Normalize
 
 import gradlab as gl
 from gradlab import cli
@@ -201,8 +202,8 @@ def draw(folder: Path) -> None:
                 "xscale": "log",
                 "yscale": "log",
             }
-            plots.curves(ax, shown, "k", exact, None, "estimator", markers=False, **options)
-            plots.curves(ax, shown, "k", measured, se, "estimator", points=True, **options)
+            plots.curves(ax, shown, "k", exact, None, "estimator", mode="lines", **options)
+            plots.curves(ax, shown, "k", measured, se, "estimator", mode="markers", **options)
             # The exact curves set the scale: an error bar that reaches zero would stretch it without end.
             ax.set_ylim(shown[exact].min() / 2, shown[exact].max() * 2)
             what = "equal cost" if exact == "exact_rmse" else f"n = {toys['draws'].max()}"
@@ -217,7 +218,7 @@ def draw(folder: Path) -> None:
         rows["relative"] = 100 * rows["exact_abs_bias"] / rows["exact"].abs()
         rows.loc[rows["relative"] < 1e-6, "relative"] = 0.0
         plots.heat(ax, rows, "estimator", "k", "relative", xlabel="samples k", ylabel="estimator",
-                   label="|bias| (% of the gradient)", limits=(0, 100))  # fmt: skip
+                   label="|bias| (% of the gradient)", norm=Normalize(0, 100))  # fmt: skip
         plots.title(ax, f"{name}, exact")
     plots.save(figure, folder / "toys_matrix")
 

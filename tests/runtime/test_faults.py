@@ -102,9 +102,9 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_bits(
         if count[0] == 3:
             os.kill(os.getpid(), getattr(signal, name))
 
-    with signals.listening(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
+    with signals.handled(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
         training.train(TINY, pictures, tmp_path, RunOptions(progress=at_three, log_every=1))
-    assert signal.getsignal(getattr(signal, name)) == before and signals.cause() is None
+    assert signal.getsignal(getattr(signal, name)) == before and signals.stop_reason() is None
     run = training.run_of(TINY.on(pictures), tmp_path)
     assert checkpoints.load(run.folder / "last.safetensors").iteration in (3, 4)
     training.train(TINY, pictures, tmp_path, RunOptions(resume=True, log_every=1))
@@ -360,7 +360,7 @@ def test_threads_are_none_of_the_signals_business() -> None:
     seen = []
 
     def elsewhere() -> None:
-        with signals.listening():
+        with signals.handled():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)

@@ -194,7 +194,7 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
     monkeypatch.setattr(models, "_free_cores", lambda context: 1)
     console = Console(file=io.StringIO(), width=160)
     context = Context(
-        out=tmp_path, folder=tmp_path / "table2", runs=tmp_path / "runs", profile="quick", seed=0, options=RunOptions(),
+        out=tmp_path, folder=tmp_path / "table2", profile="quick", seed=0, options=RunOptions(),
         train_images=None, test_images=None, progress=Progress(console),
     )  # fmt: skip
     wanted = [(name, models.method(SETTINGS, name)) for name in (models.TWO_LEVEL, models.BASELINE)]

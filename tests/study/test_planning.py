@@ -13,13 +13,14 @@ from rich.console import Console
 from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import files
-from gradlab.study import planning, runner
+from gradlab.runtime.progress import Progress
+from gradlab.study import Context, Request, catalog, planning, runner
 from gradlab.training import RunOptions, run_of
 from gradlab_studies import _models as models
 
 NAMES = [
     name
-    for name in runner.discover()
+    for name in catalog.studies()
     if hasattr(importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}"), "work")
 ]
 SECONDS = {"train": 1.0, "record": 0.5, "evaluate": 2.0, "round": 0.25}
@@ -61,13 +62,13 @@ def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
     used = module(name)
     # The one that studies hold now: other tests import the studies anew.
     monkeypatch.setattr(importlib.import_module("gradlab_studies._models"), "train_all", train_all)
-    options = {"out": tmp_path, "folder": tmp_path / name, "runs": tmp_path / "runs", "profile": "quick", "seed": 0}
-    context = runner.Context(
+    options = {"out": tmp_path, "folder": tmp_path / name, "profile": "quick", "seed": 0}
+    context = Context(
         **options,
         options=RunOptions(),
         train_images=None,
         test_images=None,
-        progress=runner.Progress(Console(file=io.StringIO())),
+        progress=Progress(Console(file=io.StringIO())),
     )
     measure = used.on_codec if name == "rounding" else used.measure
     with pytest.raises(Enough):
@@ -80,7 +81,7 @@ def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
 
 
 def test_models_that_studies_share_count_once(clock):
-    found = planning.plan(["table3", "table2"], test_images=None)
+    found = planning.plan(["table3", "table2"])
     images = len(data.load(None, "test", 1))
     assert found.studies == ("table3", "table2") and found.left_out == () and found.budget_min is None
     assert lines(found, "table3") == [
@@ -141,7 +142,8 @@ def test_what_was_trained_before_needs_no_time(clock, tmp_path):
     assert (run_of(models.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert [line for line in lines(found, "table2") if line[0] == "train"] == [("train", models.BASELINE, 3)]
-    runner.run(["table2"], "quick", tmp_path / "before", RunOptions(resume=True), console=Console(file=io.StringIO()))
+    request = Request(options=RunOptions(resume=True))
+    runner.run(["table2"], request, tmp_path / "before", console=Console(file=io.StringIO()))
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert lines(found, "table2") == [(planning.NOTHING, "", 0)]
 
@@ -183,7 +185,7 @@ def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
 
 def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
     seen = {}
-    monkeypatch.setattr(runner, "run", lambda names, profile, out, options, **how: seen.update(how, names=names) or 0)
+    monkeypatch.setattr(runner, "run", lambda names, request, out, **how: seen.update(vars(request), names=names) or 0)
     assert cli.main(["plan", "figure4", "--budget", "2", "--out", "plan.json"]) == 0
     assert cli.main(["run", "--plan", "plan.json"]) == 0 and seen["time_limit"] == 2 and seen["names"] == ["figure4"]
     assert cli.main(["run", "--plan", "plan.json", "--time-limit", "1"]) == 0 and seen["time_limit"] == 1
@@ -248,4 +250,4 @@ def test_no_plan_at_all(capsys):
     assert cli.main(["run"]) == 2
     assert "no study named: name some of" in capsys.readouterr().err
     with pytest.raises(GradlabError, match="the seed is -1"):
-        planning.plan(["figure4"], seed=-1)
+        planning.plan(["figure4"], Request(seed=-1))

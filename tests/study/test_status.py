@@ -112,7 +112,7 @@ def test_damaged_files_are_nobodys_end(out: Path, damage: bytes) -> None:
 def test_a_pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     with heartbeat.running(tmp_path / "a", 100, "table8") as pulse:
-        assert heartbeat.read(tmp_path / "a").alive  # type: ignore[union-attr]
+        assert heartbeat.read(tmp_path / "a").current == "running"  # type: ignore[union-attr]
         pulse(50, "resumed")
         time.sleep(0.05)
         pulse(10, "loss 2")

@@ -24,7 +24,7 @@ from gradlab.runtime.progress import Progress
 from gradlab.study import status
 from gradlab.training import RunOptions, TrainSettings, engines
 from gradlab.training.engines import Engine, Sweep, Task, _task, local
-from gradlab.training.engines._task import TOKEN, Order, carry_out
+from gradlab.training.engines._task import TOKEN_FILE, WorkerTask, execute
 
 
 @functools.cache
@@ -159,37 +159,37 @@ def test_a_time_limit_stops_all_and_they_go_on(undisturbed: Path, tmp_path: Path
     assert torch.equal(*(final(three_tasks()[0], at)["g_a.0.weight"] for at in (tmp_path, undisturbed)))
 
 
-def order(runs: Path, **change: object) -> Order:
-    (runs / TOKEN).write_text("abc")
-    return Order(
+def order(runs: Path, **change: object) -> WorkerTask:
+    (runs / TOKEN_FILE).write_text("abc")
+    return WorkerTask(
         Task("tiny", replace(tiny(), steps=2)), str(runs), "abc", None, "", None, RunOptions(), False
     )._replace(**change)
 
 
 def test_what_an_order_refuses(tmp_path: Path) -> None:
-    assert carry_out(order(tmp_path, token="other")).sentence.endswith(
+    assert execute(order(tmp_path, token="other")).message.endswith(
         f"does not see {tmp_path}: on a cluster the output folder must lie on a disk that all machines share"
     )
     task = Task("tiny", replace(tiny(), steps=2, data="0123"))
-    assert "sees other training images" in carry_out(order(tmp_path, task=task)).sentence
-    assert "there is no folder" in carry_out(order(tmp_path, images="/nowhere")).sentence
-    assert carry_out(order(tmp_path, until=time.time() - 1)).status == "stopped"
-    assert carry_out(order(tmp_path)).status == "done"
+    assert "sees other training images" in execute(order(tmp_path, task=task)).message
+    assert "there is no folder" in execute(order(tmp_path, images="/nowhere")).message
+    assert execute(order(tmp_path, until=time.time() - 1)).status == "stopped"
+    assert execute(order(tmp_path)).status == "done"
 
 
 def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_task, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(_task, "TOKEN_SECONDS", 0.0)
     task = Task("long", replace(tiny(), steps=100_000))
     asked = order(tmp_path, task=task)
 
     def take_back() -> None:
         while heartbeat.read(task.run(tmp_path).folder) is None:
             time.sleep(0.01)
-        (tmp_path / TOKEN).unlink()
+        (tmp_path / TOKEN_FILE).unlink()
 
     thread = threading.Thread(target=take_back)
     thread.start()
-    assert carry_out(asked).status == "stopped"
+    assert execute(asked).status == "stopped"
     thread.join()
     assert checkpoints.load(task.run(tmp_path).folder / "last.safetensors").iteration >= 1
     state = heartbeat.read(task.run(tmp_path).folder)
@@ -208,7 +208,7 @@ def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: p
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=terminate, daemon=True)
-    with signals.listening(), pytest.raises(Stopped, match="by SIGTERM"):
+    with signals.handled(), pytest.raises(Stopped, match="by SIGTERM"):
         thread.start()
         engines.train(sweep(tmp_path, tasks)[0], Engine(engine, jobs=2))
     found = [heartbeat.read(task.run(tmp_path).folder) for task in tasks]
@@ -248,7 +248,7 @@ def test_bad_engines(arguments: dict[str, object], match: str) -> None:
 
 
 def test_processes_that_share_a_model_take_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_here", distributed.Ranks(0, 2))
+    monkeypatch.setattr(distributed, "_group", distributed.ProcessGroup(0, 2))
     assert Engine().jobs is None
     for arguments in ({"jobs": 2}, {"name": "ray"}):
         with pytest.raises(GradlabError, match="2 processes share every model"):

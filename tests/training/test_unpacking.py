@@ -12,8 +12,7 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files
-from gradlab.training.packing import PackOptions, pack
-from gradlab.training.unpacking import unpack
+from gradlab.training.packing import PackOptions, pack, unpack
 from tests.training.packs import contents, model, shards, study
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gradlab import compare, data, evaluation, problems, training
 from gradlab.runtime import files
-from gradlab.study import runner
+from gradlab.study import Request, catalog, runner
 from gradlab.training import RunOptions
 
 COLUMNS = ["loss", "bpp", "mse", "gradient_norm"]
@@ -42,14 +42,14 @@ def main() -> None:
 
 def twice() -> None:
     """Runs every study at its smallest twice, and prints which tables differ."""
-    names = list(runner.discover())
+    names = list(catalog.studies())
     for name in names:
         module = importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}")
         module.PROFILES["quick"] = module.SMALLEST
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for out in (Path(folder) / "once", Path(folder) / "again"):
-            runner.run(names, out=out, console=Console(file=io.StringIO()), deterministic=True)
+            runner.run(names, Request(deterministic=True), out, console=Console(file=io.StringIO()))
             tables.append({path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("*/*.csv")})
     once, again = tables
     apart = sorted(name for name in {*once, *again} if once.get(name) != again.get(name))

@@ -1,0 +1,142 @@
+"""Verdicts on the claims of the paper, and the rules by which measured orderings decide them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLEAR = 2.0
+"""Standard errors by which two values must differ for their ordering to count."""
+
+
+class Pair(NamedTuple):
+    """A quantity of A and of B, each by the iterations after which both were measured.
+
+    Attributes:
+        a: values of A, e.g. a series indexed by iterations.
+        b: values of B after the same iterations.
+        name: of the pair where a verdict compares several, e.g. the method or the lambda.
+        paper: the values of A and B in the paper; NaN or None where it has none.
+        se: standard errors of the differences; None where they are unknown.
+    """
+
+    a: Mapping[int, float] | pd.Series[float]
+    b: Mapping[int, float] | pd.Series[float]
+    name: str = ""
+    paper: tuple[float, float] | None = None
+    se: Mapping[int, float] | pd.Series[float] | None = None
+
+
+class Verdict(NamedTuple):
+    """A claim of the paper, and whether it holds here.
+
+    Attributes:
+        claim: what the paper says.
+        source: where it says so, e.g. ``"Table 3"``.
+        holds: True, False, or None where this budget cannot decide.
+        evidence: one sentence with numbers.
+    """
+
+    claim: str
+    source: str
+    holds: bool | None
+    evidence: str
+
+    @classmethod
+    def compare(
+        cls,
+        claim: str,
+        source: str,
+        pairs: Pair | Sequence[Pair],
+        *,
+        expect: Literal["lower", "higher"],
+        quantity: str,
+        unit: str = "%",
+        smallest: float = 0.0,
+        seeds: int = 1,
+    ) -> Verdict:
+        """Decide the claim that a quantity of A is lower, or higher, than that of B.
+
+        An ordering counts where the last two points of training agree, and the claim is decided where all pairs agree.
+        It is undecided where they do not, where a value is NaN, and where a change is not above ``smallest`` or not
+        above two standard errors.
+
+        Args:
+            claim: what the paper says.
+            source: where it says so.
+            pairs: values of A and B; several for a claim about several methods, sample sizes or lambdas.
+            expect: how A compares with B if the claim holds.
+            quantity: what is compared, e.g. ``"R-D cost of MS-NIC-MIX over the baseline's"``.
+            unit: ``"%"`` compares by the relative change, anything else by the difference, in that unit.
+            smallest: change up to which an ordering does not count, in ``unit``.
+            seeds: training runs that the values are means of.
+
+        Example:
+            >>> cost = Pair({900: 0.99, 1800: 0.97}, {900: 1.0, 1800: 1.0}, paper=(0.98, 1.0))
+            >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost of MIX over B").evidence
+            'cost of MIX over B: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
+        """
+        pairs = [pairs] if isinstance(pairs, Pair) else list(pairs)
+        points = sorted({point for pair in pairs for point, _ in pair.a.items()})
+        parts = [_numbers(pair, points, unit) for pair in pairs]
+        decisions = [last_two(_signs(pair, points, unit, smallest, expect)) for pair in pairs]
+        evidence = (
+            f"{quantity}: {'; '.join(parts)} after {', '.join(map(str, points))} iterations, "
+            f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
+        )
+        return cls(claim, source, unanimous(decisions), evidence)
+
+
+def last_two(signs: Sequence[bool | None]) -> bool | None:
+    """Decide a condition by its last two points of training, or by the only one; None where they disagree."""
+    return unanimous(signs[-2:])
+
+
+def unanimous(decisions: Iterable[bool | None]) -> bool | None:
+    """Decide a claim about several cases: what all of them say, None where they disagree."""
+    different = set(decisions)
+    return different.pop() if len(different) == 1 else None
+
+
+def every(decisions: Iterable[bool | None]) -> bool | None:
+    """Decide a claim of several conditions: one that fails refutes it, one that is undecided leaves it so."""
+    different = set(decisions)
+    return False if False in different else None if None in different else True
+
+
+def signed(values: Iterable[float], unit: str = "%", digits: int = 1) -> str:
+    """Print changes with their signs: ``"-3.1 %, -3.8 %"``; ``"undefined"`` for NaN."""
+    return ", ".join("undefined" if math.isnan(v) else f"{v:+.{digits}f} {unit}".rstrip() for v in values)
+
+
+def _change(a: float, b: float, unit: str) -> float:
+    return 100 * (a / b - 1) if unit == "%" else a - b
+
+
+def _signs(pair: Pair, points: Sequence[int], unit: str, smallest: float, expect: str) -> list[bool | None]:
+    """Whether each point shows the expected ordering; None where it shows none."""
+    signs = []
+    for point in points:
+        change = _change(pair.a[point], pair.b[point], unit)
+        clear = abs(change) > smallest
+        if pair.se is not None:
+            clear = clear and abs(pair.a[point] - pair.b[point]) > CLEAR * pair.se[point]
+        signs.append(bool(change < 0) == (expect == "lower") if clear else None)
+    return signs
+
+
+def _numbers(pair: Pair, points: Sequence[int], unit: str) -> str:
+    """The changes of a pair, with the paper's; of differences also the values at the last point."""
+    last = points[-1]
+    numbers = signed((_change(pair.a[point], pair.b[point], unit) for point in points), unit, 1 if unit == "%" else 3)
+    if unit != "%":
+        numbers = f"{pair.a[last]:.4g} and {pair.b[last]:.4g} {unit}".rstrip() + f", difference {numbers}"
+    notes = [] if pair.se is None else [f"standard error {pair.se[last]:.3f}"]
+    if pair.paper is not None and not any(map(math.isnan, pair.paper)):
+        a, b = pair.paper
+        notes.append(f"paper {signed([_change(a, b, unit)])}" if unit == "%" else f"paper {a:.4g} and {b:.4g}")
+    return f"{pair.name} {numbers}".lstrip() + (f" ({', '.join(notes)})" if notes else "")
