@@ -72,7 +72,6 @@ GOOD = {
     ),
     "codecs.build": lambda: dict(name="small-hyperprior", channels=(6, 4), direct_y=True, seed=0),
     "codecs.load": lambda: dict(path="weights.pth", name="small-hyperprior", channels=(6, 4), direct_y=True),
-    "codecs.copy_of": lambda: dict(codec=CODEC),
     "data.VideoCrops": lambda: dict(pictures=IMAGES, size=8, batch=2, shift=1, seed=0, device="cpu"),
     "data.Crops": lambda: dict(pictures=IMAGES, size=8, batch=2, seed=0, flips=True, device="cpu"),
     "data.embedded": lambda: dict(split="test"),

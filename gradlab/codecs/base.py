@@ -8,7 +8,6 @@ importance weight must not mix.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +17,8 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from gradlab.codecs.entropy import Bottleneck
-from gradlab.codecs.precision import check_weight_dtype, run_transform
+from gradlab.codecs.precision import run_transform
+from gradlab.codecs.shared import check_input, fold, log_likelihood, noise_like, unfold
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy
@@ -168,9 +168,8 @@ class Codec(CompressionModel):
         y_lik, y_py = y.view_as(y), y.view_as(y)
         x_hat = unfold(self.decode(fold(rounding.decode(y_lik))), b)
         log_py, log_pz, z_taps = self._log_prior(y_py, z)
-        mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
         terms = LogTerms(
-            log_lik=(-math.log(2) * height * width * lam * mse)[:, :, None],
+            log_lik=log_likelihood(x, x_hat, lam),
             log_py=log_py,
             log_pz=log_pz,
             pixels=height * width,
@@ -213,20 +212,19 @@ class Codec(CompressionModel):
 
     def bits(self, y_hat: Tensor, z_hat: Tensor | None) -> tuple[Tensor, Tensor]:
         """``[B]`` bits of given latents, -log2 of their likelihoods: of y_hat given z_hat, and of z_hat (0 without)."""
-        found = {name: -value.log2().sum(dim=(1, 2, 3)) for name, value in self.likelihoods(y_hat, z_hat).items()}
-        return found["y"], found.get("z", torch.zeros_like(found["y"]))
+        bits = {name: -mass.log2().sum(dim=(1, 2, 3)) for name, mass in self.likelihoods(y_hat, z_hat).items()}
+        return bits["y"], bits.get("z", torch.zeros_like(bits["y"]))
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         """CompressAI's interface: noise in training, rounding in evaluation, by the rule of ``compress``."""
         if self.training:
             y = self.encode(x)
-            y_hat = y + uniform(tuple(y.shape), None, y.dtype, y.device)
+            y_hat = y + noise_like(y)
             z = self._hyper(y if self.direct_y else y_hat)
-            z_hat = None if z is None else z + uniform(tuple(z.shape), None, z.dtype, z.device)
+            z_hat = None if z is None else z + noise_like(z)
         else:
             _, _, y_hat, z_hat = self._quantised(x)
-        likelihoods = self.likelihoods(y_hat, z_hat)
-        return {"x_hat": self.decode(y_hat), "likelihoods": likelihoods}
+        return {"x_hat": self.decode(y_hat), "likelihoods": self.likelihoods(y_hat, z_hat)}
 
     def finish(self) -> None:
         """After training: solve the quantiles by bisection and build the coder's tables (no auxiliary optimizer)."""
@@ -244,21 +242,9 @@ class Codec(CompressionModel):
         return y if self.direct_y or self.hyper_input == "mean" else torch.round(y)
 
     def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
-        f = self.downsampling_factor
         if x.ndim != 4 or x.shape[1] != 3:
             raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
-        weight = next(self.parameters())
-        check_weight_dtype(weight)
-        if x.dtype != weight.dtype or x.device != weight.device:
-            raise GradlabError(
-                f"images are {x.dtype} on {x.device} and the codec is {weight.dtype} on {weight.device}: move one there"
-            )
-        if 0 in x.shape:
-            raise GradlabError(f"images have shape {tuple(x.shape)}: give at least one pixel")
-        if x.shape[2] % f or x.shape[3] % f:
-            raise GradlabError(
-                f"images are {x.shape[2]} x {x.shape[3]}: height and width must be multiples of {f}; crop or pad them"
-            )
+        check_input(self, x, "images", "crop or pad them")
         if k < 1 or l < 1:
             raise GradlabError(f"k = {k}, l = {l}: take at least one sample of each latent")
         if l > 1 and not self.direct_y:
@@ -266,16 +252,6 @@ class Codec(CompressionModel):
 
 
 def dithered(t: Tensor, generator: torch.Generator | None) -> Tensor:
-    """round(t - u) + u with u ~ U(-1/2, 1/2) of the generator."""
-    u = uniform(tuple(t.shape), generator, t.dtype, t.device)
+    """Quantise by round(t - u) + u, with u ~ U(-1/2, 1/2) of the generator."""
+    u = noise_like(t, generator)
     return torch.round(t - u) + u
-
-
-def fold(t: Tensor) -> Tensor:
-    """``[B, K, ...]`` to ``[B K, ...]``."""
-    return t.flatten(0, 1)
-
-
-def unfold(t: Tensor, batch: int) -> Tensor:
-    """``[B K, ...]`` to ``[B, K, ...]``."""
-    return t.unflatten(0, (batch, -1))

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from gradlab.codecs.base import Codec, fold, unfold
+from gradlab.codecs.base import Codec
+from gradlab.codecs.shared import fold, unfold
 from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Tap
 

@@ -21,9 +21,10 @@ from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
-from gradlab.codecs.base import Codec, fold, unfold
+from gradlab.codecs.base import Codec
 from gradlab.codecs.entropy import Conditional
 from gradlab.codecs.precision import run_transform
+from gradlab.codecs.shared import fold, unfold
 from gradlab.objectives.terms import Tap
 
 

@@ -24,9 +24,9 @@ import torch
 from compressai.models.video import ScaleSpaceFlow
 from torch import Tensor, nn
 
-from gradlab.codecs.base import fold, unfold
 from gradlab.codecs.entropy import Bottleneck, Conditional
-from gradlab.codecs.precision import check_weight_dtype, run_transform, without_autocast
+from gradlab.codecs.precision import run_transform, without_autocast
+from gradlab.codecs.shared import check_channels, check_input, fold, initialise, log_likelihood, noise_like, unfold
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy
@@ -66,6 +66,7 @@ class PFrame(ScaleSpaceFlow):
         m: channels of every latent; 192 in CompressAI.
     """
 
+    channel_names = ("N", "M")
     downsampling_factor = 2 ** (4 + 3)  # pixels per position of a z, along one axis
     direct_y = True
 
@@ -117,9 +118,10 @@ class PFrame(ScaleSpaceFlow):
         if k < 1 or l != 1:
             raise GradlabError(f"k = {k}, l = {l}: a P-frame takes at least one sample of y and exactly one of z")
         m_mean = self._run(self.motion_encoder, torch.cat((x, x_ref), dim=1))
-        m = m_mean + _noise(m_mean, generator)
-        m_z = self._run(self.motion_hyperprior.hyper_encoder, m_mean)
-        log_motion = sum(self._log_mass(self.motion_hyperprior, m[:, None], m_z + _noise(m_z, generator)), start=0.0)
+        m = m_mean + noise_like(m_mean, generator)
+        m_z_mean = self._run(self.motion_hyperprior.hyper_encoder, m_mean)
+        m_z = m_z_mean + noise_like(m_z_mean, generator)
+        log_motion = self._log_py(self.motion_hyperprior, m[:, None], m_z) + _log_pz(self.motion_hyperprior, m_z)
         motion = self._run(self.motion_decoder, m)
         with without_autocast(x.device):
             x_pred = self.forward_prediction(x_ref, motion)
@@ -127,19 +129,17 @@ class PFrame(ScaleSpaceFlow):
         u = uniform((len(x), k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
         y = rounding.sample(y_mean[:, None], u)
         z_mean = self._run(self.res_hyperprior.hyper_encoder, y_mean)
-        z = z_mean[:, None] + uniform((len(x), 1, *z_mean.shape[1:]), generator, z_mean.dtype, x.device)
+        z = (z_mean + noise_like(z_mean, generator))[:, None]
         y_lik, y_py, z_py, z_pz = (t.view_as(t) for t in (y, y, z, z))
         read = torch.cat((rounding.decode(y_lik), m[:, None].expand(-1, k, -1, -1, -1)), dim=2)
         x_hat = x_pred[:, None] + unfold(self._run(self.res_decoder, fold(read)), len(x))
-        log_py, _ = self._log_mass(self.res_hyperprior, y_py, z_py[:, 0])
-        log_pz = self.res_hyperprior.entropy_bottleneck.likelihood(z_pz[:, 0]).log().sum(dim=(1, 2, 3))
-        mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
-        pixels = x.shape[2] * x.shape[3]
+        log_py = self._log_py(self.res_hyperprior, y_py, z_py[:, 0])
+        log_pz = _log_pz(self.res_hyperprior, z_pz[:, 0])
         terms = LogTerms(
-            log_lik=(-math.log(2) * pixels * lam * mse)[:, :, None],
+            log_lik=log_likelihood(x, x_hat, lam),
             log_py=log_py[:, :, None],
-            log_pz=(log_pz[:, None] + log_motion)[:, :, None],
-            pixels=pixels,
+            log_pz=(log_pz + log_motion)[:, :, None],
+            pixels=x.shape[2] * x.shape[3],
             samples=(y, z),
             taps=(Tap(y_lik, "y", "lik"), Tap(y_py, "y", "py"), Tap(z_py, "z", "py"), Tap(z_pz, "z", "pz")),
         )
@@ -183,37 +183,25 @@ class PFrame(ScaleSpaceFlow):
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         return run_transform(module, x, self.precision)
 
-    def _log_mass(self, hyperprior: Any, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, k]`` log p(y_i | z) of samples ``y [B, k, ...]`` and ``[B, 1]`` log p(z) of ``z [B, ...]``."""
+    def _log_py(self, hyperprior: Any, y: Tensor, z: Tensor) -> Tensor:
+        """``[B, k]`` log p(y_i | z) of samples ``y [B, k, ...]`` and ``z [B, ...]``."""
         scales, means = (self._run(getattr(hyperprior, f"hyper_decoder_{part}"), z) for part in ("scale", "mean"))
-        y_mass = hyperprior.gaussian_conditional.likelihood(y, scales[:, None], means[:, None])
-        z_mass = hyperprior.entropy_bottleneck.likelihood(z)
-        return y_mass.log().sum(dim=(2, 3, 4)), z_mass.log().sum(dim=(1, 2, 3))[:, None]
+        mass = hyperprior.gaussian_conditional.likelihood(y, scales[:, None], means[:, None])
+        return mass.log().sum(dim=(2, 3, 4))
 
     def _rounded(self, hyperprior: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """y rounded about its mean, and ``[B]`` bits of it and of the rounded z."""
         z_hat = hyperprior.entropy_bottleneck.rounded(hyperprior.hyper_encoder(y))
         y_hat = hyperprior.gaussian_conditional.quantize(y, "dequantize", hyperprior.hyper_decoder_mean(z_hat))
-        log_py, log_pz = self._log_mass(hyperprior, y_hat[:, None], z_hat)
-        return y_hat, -(log_py + log_pz)[:, 0] / math.log(2)
+        log_p = self._log_py(hyperprior, y_hat[:, None], z_hat) + _log_pz(hyperprior, z_hat)
+        return y_hat, -log_p[:, 0] / math.log(2)
 
     def _last_two(self, video: Tensor) -> tuple[Tensor, Tensor]:
         if video.ndim != 5 or video.shape[2] != 3:
             raise GradlabError(f"the video has shape {tuple(video.shape)}: give [batch, frames, 3, height, width]")
-        weight = next(self.parameters())
-        check_weight_dtype(weight)
-        if video.dtype != weight.dtype or video.device != weight.device:
-            raise GradlabError(
-                f"frames are {video.dtype} on {video.device} and the codec is {weight.dtype} on {weight.device}: "
-                "move one there"
-            )
         if video.shape[1] < 2:
             raise GradlabError("the video has one frame: a P-frame needs the frame before it, so give at least two")
-        f = self.downsampling_factor
-        if video.shape[3] % f or video.shape[4] % f:
-            raise GradlabError(
-                f"frames are {video.shape[3]} x {video.shape[4]}: height and width must be multiples of {f}; crop them"
-            )
+        check_input(self, video, "frames", "crop them")
         return video[:, -1], video[:, -2]
 
 
@@ -232,18 +220,8 @@ class _QReLU(torch.autograd.Function):
         return torch.where((x < 0) | (x > 255), outside, gradient)
 
 
-def check_channels(channels: Sequence[int]) -> None:
-    """Refuse what ``build`` does not take.
-
-    Raises:
-        GradlabError: channels that are not two positive integers.
-    """
-    if len(channels) != 2 or any(int(c) != c or c < 1 for c in channels):
-        raise GradlabError(f"channels of {NAME} are {tuple(channels)}: give two positive integers (N, M)")
-
-
 def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
-    """A P-frame codec with freshly drawn weights.
+    """Build a P-frame codec with freshly drawn weights.
 
     Args:
         channels: ``(N, M)``; CompressAI's ``ssf2020`` has (128, 192).
@@ -252,11 +230,10 @@ def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
     Raises:
         GradlabError: channels that are not two positive integers.
     """
-    check_channels(channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return PFrame(*(int(c) for c in channels))
+    check_channels(NAME, channels, PFrame.channel_names)
+    return initialise(PFrame, channels, seed)
 
 
-def _noise(t: Tensor, generator: torch.Generator | None) -> Tensor:
-    return uniform(tuple(t.shape), generator, t.dtype, t.device)
+def _log_pz(hyperprior: Any, z: Tensor) -> Tensor:
+    """``[B, 1]`` log p(z) of ``z [B, ...]``."""
+    return hyperprior.entropy_bottleneck.likelihood(z).log().sum(dim=(1, 2, 3))[:, None]

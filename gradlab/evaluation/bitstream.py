@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlab.codecs import Codec, copy_of
+from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import named_images
 from gradlab.validation import checked
@@ -101,7 +102,7 @@ def on_cpu(codec: Codec) -> Codec:
     On an accelerator the last bit of a scale may differ from run to run, and with it the table that a symbol is coded
     by: bitstreams are written and read on the CPU.
     """
-    return codec if next(codec.parameters()).device.type == "cpu" else copy_of(codec).cpu()
+    return codec if next(codec.parameters()).device.type == "cpu" else copy.deepcopy(codec).cpu()
 
 
 def check_tables(codec: Codec) -> None:
