@@ -152,14 +152,14 @@ class Loss:
         self._check_samples(paired=not direct_y)
 
     def _check_estimator(self) -> None:
-        posterior, mine = Quantized(torch.zeros(()), proxy(self.proxy)), estimator(self.estimator)
-        lacking = mine.undefined(posterior, self.k)
+        posterior, method = Quantized(torch.zeros(()), proxy(self.proxy)), estimator(self.estimator)
+        lacking = method.undefined(posterior, self.k)
         if lacking:
             raise GradlabError(
                 f"estimator {self.estimator!r} is undefined for a codec at k = {self.k}: it needs "
                 f"{' and '.join(lacking)}; train with another"
             )
-        missing = mine.unmet(posterior, self.k)
+        missing = method.unmet(posterior, self.k)
         if missing and not self.allow_biased:
             where = "the unit box" if self.proxy == "noise" else f"proxy {self.proxy!r}"
             raise GradlabError(

@@ -26,13 +26,14 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradlab.codecs import Codec
 from gradlab.codecs.factorized import Factorized
+from gradlab.codecs.shared import eval_mode
 from gradlab.data import Picture
 from gradlab.data.images import MAX_BYTES, MAX_PIXELS
 from gradlab.errors import GradlabError
@@ -79,7 +80,7 @@ def pack(container: Container) -> bytes:
     ):
         raise GradlabError(f"a container holds 1 to {MOST_STRINGS} strings of bytes: give those of codec.compress()")
     try:
-        _bound(size, shape)
+        _check_sizes(size, shape)
         mark = bytes.fromhex(fingerprint)
         if len(mark) != 8:
             raise ValueError(f"a fingerprint of {len(mark)} bytes")
@@ -105,28 +106,28 @@ def unpack(data: bytes) -> Container:
     if data[: len(MAGIC)] != MAGIC:
         raise GradlabError("this is no bitstream of gradlab, or its first bytes are damaged: give what encode() wrote")
     if len(data) < HEAD.size + CHECKSUM.size:
-        raise damaged(f"it ends after {len(data)} bytes, inside its header")
+        raise damaged_error(f"it ends after {len(data)} bytes, inside its header")
     _, version, count, fingerprint, height, width, h, w = HEAD.unpack_from(data)
     if version != VERSION:
-        raise damaged(f"it says version {version}, and this gradlab reads version {VERSION}")
+        raise damaged_error(f"it says version {version}, and this gradlab reads version {VERSION}")
     if not 1 <= count <= MOST_STRINGS:
-        raise damaged(f"it claims {count} strings, and a codec has 1 or {MOST_STRINGS}")
+        raise damaged_error(f"it claims {count} strings, and a codec has 1 or {MOST_STRINGS}")
     begin = HEAD.size + 4 * count
     if len(data) < begin + CHECKSUM.size:
-        raise damaged(f"it ends after {len(data)} bytes, inside its header")
+        raise damaged_error(f"it ends after {len(data)} bytes, inside its header")
     lengths = struct.unpack_from(f"<{count}I", data, HEAD.size)
     whole = begin + sum(lengths) + CHECKSUM.size
     if len(data) != whole:
-        raise damaged(f"it has {len(data)} bytes where its header claims {whole}")
+        raise damaged_error(f"it has {len(data)} bytes where its header claims {whole}")
     if zlib.crc32(data[: -CHECKSUM.size]) != CHECKSUM.unpack_from(data, whole - CHECKSUM.size)[0]:
-        raise damaged("its checksum does not match")
-    _bound((height, width), (h, w))
+        raise damaged_error("its checksum does not match")
+    _check_sizes((height, width), (h, w))
     ends = [begin + sum(lengths[: i + 1]) for i in range(count)]
     strings = tuple(data[end - length : end] for end, length in zip(ends, lengths, strict=True))
     return Container(fingerprint.hex(), (height, width), (h, w), strings)
 
 
-def damaged(what: str) -> GradlabError:
+def damaged_error(what: str) -> GradlabError:
     """The error for a stream that cannot be what ``encode`` wrote."""
     return GradlabError(f"the bitstream is damaged: {what}; fetch it or encode the image again")
 
@@ -156,14 +157,13 @@ def read(path: str | Path) -> bytes:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise GradlabError(f"{path} has more than {MAX_BYTES >> 20} MiB: no bitstream of an image is so large")
-        data = path.read_bytes()
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_BYTES else b""
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        if isinstance(error, GradlabError):
-            raise
         reason = getattr(error, "strerror", error)
         raise GradlabError(f"cannot read {str(path)!r} ({reason}): check the path and its permissions") from None
+    if size > MAX_BYTES:
+        raise GradlabError(f"{path} has more than {MAX_BYTES >> 20} MiB: no bitstream of an image is so large")
     try:
         unpack(data)
     except GradlabError as error:
@@ -191,18 +191,13 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
     """
     check_tables(codec)
     codec = on_cpu(codec)
-    one: list[Any] = [image]
-    ((_, x),) = named_images(one)
+    ((_, x),) = named_images([image])
     height, width = x.shape[-2:]
-    _bound((height, width), (1, 1))
-    padded, _ = pad(x.to(next(codec.parameters()).device), codec.downsampling_factor)
-    was_training = codec.training
-    codec.eval()
-    try:
+    _check_sizes((height, width), (1, 1))
+    padded, _ = pad(x.cpu(), codec.downsampling_factor)
+    with eval_mode(codec):
         stream = codec.compress(padded)
-    finally:
-        codec.train(was_training)
-    h, w = (int(side) for side in stream["shape"])
+    h, w = stream["shape"]
     strings = tuple(strings[0] for strings in stream["strings"])
     return pack(Container(fingerprint(codec), (height, width), (h, w), strings))
 
@@ -221,40 +216,36 @@ def decode(codec: Codec, data: bytes) -> Tensor:
     """
     check_tables(codec)
     codec = on_cpu(codec)
-    found = unpack(data)
-    own = fingerprint(codec)
-    if found.fingerprint != own:
+    container, model = unpack(data), fingerprint(codec)
+    if container.fingerprint != model:
         raise GradlabError(
-            f"the bitstream is of another model ({found.fingerprint}, not {own}): give the codec that wrote it"
+            f"the bitstream is of another model ({container.fingerprint}, not {model}): give the codec that wrote it"
         )
-    margins, (height, width) = padding(found.size, codec.downsampling_factor)
-    shape = (height // codec.downsampling_factor, width // codec.downsampling_factor)
-    if found.shape != shape:
-        raise damaged(f"an image of {found.size[0]} x {found.size[1]} has a latent of {shape}, not of {found.shape}")
+    (height, width), strings = container.size, container.strings
+    margins, padded = padding(container.size, codec.downsampling_factor)
+    shape = (padded[0] // codec.downsampling_factor, padded[1] // codec.downsampling_factor)
+    if container.shape != shape:
+        raise damaged_error(f"an image of {height} x {width} has a latent of {shape}, not of {container.shape}")
     expected = 1 if isinstance(codec, Factorized) else 2
-    if len(found.strings) != expected:
-        raise damaged(f"it holds {len(found.strings)} strings where this codec writes {expected}")
+    if len(strings) != expected:
+        raise damaged_error(f"it holds {len(strings)} strings where this codec writes {expected}")
     # CompressAI's range decoder does not look where its string ends. Where the checksum was forged too it would read
     # on, at most 8 bytes for each symbol: into zeros. (No codec has y on a finer grid than one position in 8 x 8.)
-    spare = bytes(64 + 8 * max(codec.N, codec.M) * (height * width // 64))
-    was_training = codec.training
-    codec.eval()
-    try:
-        x_hat = codec.decompress([[s + spare] for s in found.strings], found.shape)["x_hat"]
-    finally:
-        codec.train(was_training)
+    spare = bytes(64 + 8 * max(codec.N, codec.M) * (padded[0] * padded[1] // 64))
+    with eval_mode(codec):
+        x_hat = codec.decompress([[string + spare] for string in strings], shape)["x_hat"]
     if not bool(torch.isfinite(x_hat).all()):
-        raise damaged("it decodes to numbers that are not finite")
+        raise damaged_error("it decodes to numbers that are not finite")
     return crop(x_hat, margins)[0]
 
 
-def _bound(size: tuple[int, int], shape: tuple[int, int]) -> None:
+def _check_sizes(size: tuple[int, int], shape: tuple[int, int]) -> None:
     """Refuse sizes that no image has.
 
     Raises:
         GradlabError: a side below 1, or more pixels than an image may have.
     """
     if min(*size, *shape) < 1:
-        raise damaged(f"it claims an image of {size[0]} x {size[1]} and a latent of {shape[0]} x {shape[1]}")
+        raise damaged_error(f"it claims an image of {size[0]} x {size[1]} and a latent of {shape[0]} x {shape[1]}")
     if size[0] * size[1] > MAX_PIXELS or shape[0] * shape[1] > MAX_PIXELS:
         raise GradlabError(f"an image of {size[0]} x {size[1]} has more than {MAX_PIXELS // 10**6} million pixels")

@@ -1,9 +1,8 @@
-"""Gradient SNR of a codec, group by group: the recorder at work on real images (Tables 2, 3)."""
+"""Record the gradient SNR of a codec, group by group, on real images (Tables 2, 3)."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss
 from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
+from gradlab.evaluation.metrics import check_lambda
 from gradlab.noise import seed_of, stream
 from gradlab.runtime import distributed
 from gradlab.runtime.cuda_graph import Replay
@@ -121,9 +121,9 @@ class _Graph:
 
         def body() -> None:
             value = loss(codec, self._x, lam, self._noise, **shared)
-            wanted = [p for p in recorder.parameters if p.requires_grad]
-            found = torch.autograd.grad(value, wanted, retain_graph=bool(shared), allow_unused=True)
-            by_parameter = dict(zip(map(id, wanted), found, strict=True))
+            trained = [p for p in recorder.parameters if p.requires_grad]
+            results = torch.autograd.grad(value, trained, retain_graph=bool(shared), allow_unused=True)
+            by_parameter = dict(zip(map(id, trained), results, strict=True))
             gradients[:] = [by_parameter.get(id(p)) for p in recorder.parameters]
 
         self._replay: Replay | None = Replay(body, self._noise, side)
@@ -187,7 +187,7 @@ def mean_loss(
     seed: int = 0,
     advance: Callable[..., Any] = quiet,
 ) -> tuple[float, float]:
-    """The cost that training sees, bits per pixel: the mean of the loss over images and over draws of the noise.
+    """Average the loss over images and draws of the noise, in bits per pixel: the R-D cost that training sees.
 
     Args:
         codec: the codec.
@@ -206,8 +206,7 @@ def mean_loss(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
-    if not 0 < lam < math.inf:
-        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
+    check_lambda(lam)
     device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
     with cudnn_precision(codec.precision, device):
         for t in range(draws):
@@ -228,22 +227,22 @@ def compare_direct_y(
     settings: Sequence[Setting] = ("direct-y", "2-level"),
     **options: Any,
 ) -> dict[str, GradientRecorder]:
-    """The same weights, noise and images with the direct-y switch on and off: what the switch itself does.
+    """Record gradients with the direct-y switch on and off, at the same weights, noise and images.
 
-    Each model at its own weights confounds the switch with where training took it. Here nothing differs but what h_a
-    reads. The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
+    Comparing two trained models would confound the switch with their different weights. Here only the input of h_a
+    differs. The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
 
     Args:
-        codec: the codec; its switch is put back.
+        codec: the codec; its ``direct_y`` is restored.
         batches, lam, draws, options: as for ``record``.
         settings: which positions of the switch.
     """
     before = codec.direct_y
     try:
-        found: dict[str, GradientRecorder] = {}
+        recorders: dict[str, GradientRecorder] = {}
         for setting in settings:
             codec.direct_y = setting == "direct-y"
-            found[setting] = record(codec, batches, lam, draws, **options)
-        return found
+            recorders[setting] = record(codec, batches, lam, draws, **options)
+        return recorders
     finally:
         codec.direct_y = before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from gradlab.codecs import Codec, Latents
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
+from gradlab.codecs.shared import eval_mode
 from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.images import Images, named_images
-from gradlab.evaluation.metrics import distortion
+from gradlab.evaluation.metrics import check_lambda, distortion
 from gradlab.noise import stream
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
@@ -22,16 +21,6 @@ from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def check_lambda(lam: float) -> None:
-    """Refuse what is no lambda.
-
-    Raises:
-        GradlabError: not positive, or not finite.
-    """
-    if not 0 < lam < math.inf:
-        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
 
 
 @checked
@@ -108,8 +97,8 @@ def _by_likelihood(
     check_lambda(lam)
 
     def code(x: Tensor, index: int) -> tuple[Tensor, dict[str, float]]:
-        found = quantize(x, index)
-        return codec.decode(found.y_hat), {"bpp_y": float(found.y_bits), "bpp_z": float(found.z_bits)}
+        latents = quantize(x, index)
+        return codec.decode(latents.y_hat), {"bpp_y": float(latents.y_bits), "bpp_z": float(latents.z_bits)}
 
     table = _rows(codec, images, code, advance)
     table.insert(1, "bpp", table["bpp_y"] + table["bpp_z"])
@@ -129,7 +118,7 @@ def _rows(
     """
     import pandas as pd
 
-    device, was_training = next(codec.parameters()).device, codec.training
+    device = next(codec.parameters()).device
 
     def row(index: int, name: str, x: Tensor) -> dict[str, Any]:
         padded, margins = pad(x.to(device), codec.downsampling_factor)
@@ -138,11 +127,6 @@ def _rows(
         rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
         return {"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))}
 
-    codec.eval()
-    try:
+    with eval_mode(codec):
         rows = distributed.here().share(named_images(images), row, advance)
-    finally:
-        codec.train(was_training)
-    if not rows:
-        raise GradlabError("there are no images to evaluate: give at least one")
     return pd.DataFrame(rows)

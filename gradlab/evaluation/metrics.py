@@ -14,6 +14,16 @@ from gradlab.validation import checked
 SMALLEST_FOR_MS_SSIM = 161
 
 
+def check_lambda(lam: float) -> None:
+    """Refuse a value that is not a trade-off lambda.
+
+    Raises:
+        GradlabError: not positive, or not finite.
+    """
+    if not 0 < lam < math.inf:
+        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
+
+
 @checked
 def to_8_bit(x: Tensor) -> Tensor:
     """Floats in [0, 1] to 0-255, clamped and rounded (kept as floats).
@@ -21,7 +31,7 @@ def to_8_bit(x: Tensor) -> Tensor:
     Raises:
         GradlabError: no dense floats, or values that are not finite.
     """
-    _numbers(x)
+    _check_values(x)
     return torch.round(255 * x.clamp(0, 1))
 
 
@@ -32,7 +42,7 @@ def mse_255(x: Tensor, x_hat: Tensor) -> float:
     Raises:
         GradlabError: images of different shapes, without pixels, or not of finite numbers.
     """
-    _pair(x, x_hat)
+    _check_pair(x, x_hat)
     return float(((x.double() - x_hat.double()) ** 2).mean())
 
 
@@ -55,7 +65,7 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
     Raises:
         GradlabError: images of different or wrong shapes, or not of finite floats.
     """
-    _pair(x, x_hat)
+    _check_pair(x, x_hat)
     if x.ndim != 4:
         raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
     if min(x.shape[-2:]) < SMALLEST_FOR_MS_SSIM:
@@ -73,17 +83,17 @@ def distortion(x: Tensor, x_hat: Tensor) -> dict[str, float]:
     return {"mse": mse, "psnr": psnr(mse), "ms_ssim": ms_ssim(original, decoded)}
 
 
-def _numbers(x: Tensor) -> None:
+def _check_values(x: Tensor) -> None:
     if not x.is_floating_point() or x.layout != torch.strided or x.device.type == "meta" or x.numel() == 0:
         raise GradlabError(f"this is no image but a {x.dtype} tensor of shape {tuple(x.shape)}: give dense floats")
     if not bool(torch.isfinite(x).all()):
         raise GradlabError("an image holds NaN or infinite values: give finite ones")
 
 
-def _pair(x: Tensor, x_hat: Tensor) -> None:
+def _check_pair(x: Tensor, x_hat: Tensor) -> None:
     """Refuse what could only be compared by broadcasting."""
     if x.shape != x_hat.shape or x.dtype != x_hat.dtype or x.device != x_hat.device:
-        one, other = (f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (x, x_hat))
-        raise GradlabError(f"images differ in kind ({one}; {other}): compare images of one shape, type and device")
-    _numbers(x)
-    _numbers(x_hat)
+        kinds = "; ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (x, x_hat))
+        raise GradlabError(f"images differ in kind ({kinds}): compare images of one shape, type and device")
+    _check_values(x)
+    _check_values(x_hat)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from gradlab.codecs import PFrame
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
-from gradlab.evaluation.metrics import mse_255, psnr, to_8_bit
+from gradlab.evaluation.metrics import check_lambda, mse_255, psnr, to_8_bit
 from gradlab.runtime.progress import quiet
 
 if TYPE_CHECKING:
@@ -35,15 +34,14 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable
     """
     import pandas as pd
 
-    if not lam > 0:
-        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    check_lambda(lam)
     rows = []
-    for index, one in enumerate(videos):
-        with cudnn_precision(codec.precision, one.device):
-            frame = codec.rounded(one[None])
-        pixels = one.shape[-2] * one.shape[-1]
+    for index, video in enumerate(videos):
+        with cudnn_precision(codec.precision, video.device):
+            frame = codec.rounded(video[None])
+        pixels = video.shape[-2] * video.shape[-1]
         residual, motion = float(frame.residual_bits) / pixels, float(frame.motion_bits) / pixels
-        x, repeated = to_8_bit(one[-1:]), to_8_bit(one[-2:-1])
+        x, repeated = to_8_bit(video[-1:]), to_8_bit(video[-2:-1])
         mse = mse_255(x, to_8_bit(frame.x_hat))
         rows.append(
             {
