@@ -1,4 +1,4 @@
-"""Random crops, free of state: a batch depends on the seed and the step alone, so a resumed run sees the same ones."""
+"""Stateless random crops: a batch depends on the seed and the step alone, so a resumed run sees the same crops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradlab import validation
-from gradlab.data.images import Picture
+from gradlab.data.images import Picture, require_size
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.validation import checked
@@ -46,13 +46,7 @@ class Crops:
             raise GradlabError("there are no pictures to crop: give at least one")
         if size < 1 or batch < 1:
             raise GradlabError(f"crops of size {size} in batches of {batch}: both must be at least 1")
-        for picture in pictures:
-            height, width = picture.pixels.shape[1:]
-            if min(height, width) < size:
-                raise GradlabError(
-                    f"{picture.name} has {width} x {height} pixels, too small for crops of {size}: "
-                    "take it out or ask for smaller crops"
-                )
+        require_size(pictures, size, f"crops of {size}")
         self.size, self.size_of_batch, self.seed, self.flips = size, batch, seed, flips
         self.device = validation.device(device)
         self._sizes = [(picture.pixels.shape[1], picture.pixels.shape[2]) for picture in pictures]
@@ -80,13 +74,13 @@ class Crops:
             raise GradlabError(f"there is no step {step}: count steps from 0")
         # float64: float32 has too few values to reach every place of a large picture.
         chances = torch.rand(self.size_of_batch, 4, generator=stream(self.seed, "crops", step), dtype=torch.float64)
-        found = []
+        places = []
         for which, down, right, mirror in chances.tolist():
             picture = int(which * len(self._sizes))
             height, width = self._sizes[picture]
             top, left = int(down * (height - self.size + 1)), int(right * (width - self.size + 1))
-            found.append((picture, top, left, int(self.flips and mirror < 0.5)))
-        return torch.tensor(found)
+            places.append((picture, top, left, int(self.flips and mirror < 0.5)))
+        return torch.tensor(places)
 
     def cut(self, places: Tensor, size: int | None = None) -> Tensor:
         """``[N, 3, size, size]`` float32 in [0, 1]: the crops at ``places [N, 4]``, which lie on ``device``.

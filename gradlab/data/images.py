@@ -122,6 +122,26 @@ def floats(image: Picture | Tensor) -> Tensor:
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 
 
+def require_size(pictures: Sequence[Picture], side: int, purpose: str) -> None:
+    """Refuse pictures whose height or width is below ``side`` pixels.
+
+    Args:
+        pictures: to be checked.
+        side: smallest allowed height and width, pixels.
+        purpose: what they are too small for, for the error.
+
+    Raises:
+        GradlabError: names the first picture that is too small.
+    """
+    for picture in pictures:
+        height, width = picture.pixels.shape[1:]
+        if min(height, width) < side:
+            raise GradlabError(
+                f"{picture.name} has {width} x {height} pixels, too small for {purpose}: "
+                "take it out or ask for smaller crops"
+            )
+
+
 @checked
 def fingerprint(pictures: Sequence[Picture]) -> str:
     """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""

@@ -1,4 +1,4 @@
-"""Synthetic two-frame videos, free of state: a window moves over a photograph by whole pixels."""
+"""Stateless synthetic videos of two frames: a window moves over a photograph by whole pixels."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class VideoCrops:
         """``[B, 8]`` int64 on the CPU: the place of each frame, as ``Crops.places`` gives one."""
         areas = self._crops.places(step)
         motion = torch.randint(-self.shift, self.shift + 1, (len(areas), 2), generator=stream(self.seed, "pans", step))
-        found = []
+        places = []
         for (which, top, left, mirrored), (down, right) in zip(areas.tolist(), motion.tolist(), strict=True):
             frames = []
             for y, x in ((max(0, -down), max(0, -right)), (max(0, down), max(0, right))):
                 frames += [which, top + y, left + (self.shift - x if mirrored else x), mirrored]
-            found.append(frames)
-        return torch.tensor(found)
+            places.append(frames)
+        return torch.tensor(places)
 
     def cut(self, places: Tensor) -> Tensor:
         """``[N, 2, 3, size, size]`` in [0, 1]: the videos at ``places [N, 8]``, which lie on ``device``."""

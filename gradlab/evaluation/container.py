@@ -1,4 +1,4 @@
-"""One image as one stream of bytes: CompressAI's strings in a container that notices damage.
+"""One image as one stream of bytes: CompressAI's strings in a container with a checksum.
 
 .. code-block:: none
 
@@ -16,9 +16,9 @@
 That is 34 bytes and 4 for each string: 42 with z, 38 without. The rates that evaluation reports are those of the
 strings alone, as in the literature; a file is that much longer.
 
-The checksum finds accidents (any single burst of up to 32 bits, others but for one in 4 billion), it is no signature.
-A stream that was forged, checksum and all, decodes to some picture or is refused; it executes nothing and reads nothing
-but itself. Before anything is allocated every length is held against the number of bytes that are there.
+The checksum detects accidental damage (any single burst of up to 32 bits, all but one in 4 billion other errors); it is
+not a signature. A forged stream with a valid checksum decodes to some picture or is refused; it cannot execute code or
+read other files. Every length is checked against the number of available bytes before memory is allocated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MOST_STRINGS = 2
 
 
 class Container(NamedTuple):
-    """What a stream holds.
+    """The content of a stream.
 
     Attributes:
         fingerprint: of the model, 16 hex digits.
@@ -64,14 +64,13 @@ class Container(NamedTuple):
     strings: tuple[bytes, ...]
 
 
+@checked
 def pack(container: Container) -> bytes:
-    """The stream of a container.
+    """Serialise a container.
 
     Raises:
         GradlabError: no or too many strings, sizes or a fingerprint that the format cannot hold.
     """
-    if not isinstance(container, Container):
-        raise GradlabError(f"a {type(container).__name__} is no Container: encode() makes one from an image")
     fingerprint, size, shape, strings = container
     if (
         not isinstance(strings, tuple)
@@ -81,10 +80,10 @@ def pack(container: Container) -> bytes:
         raise GradlabError(f"a container holds 1 to {MOST_STRINGS} strings of bytes: give those of codec.compress()")
     try:
         _check_sizes(size, shape)
-        mark = bytes.fromhex(fingerprint)
-        if len(mark) != 8:
-            raise ValueError(f"a fingerprint of {len(mark)} bytes")
-        head = HEAD.pack(MAGIC, VERSION, len(strings), mark, *size, *shape)
+        model = bytes.fromhex(fingerprint)
+        if len(model) != 8:
+            raise ValueError(f"a fingerprint of {len(model)} bytes")
+        head = HEAD.pack(MAGIC, VERSION, len(strings), model, *size, *shape)
         lengths = struct.pack(f"<{len(strings)}I", *map(len, strings))
     except GradlabError:
         raise
@@ -94,14 +93,13 @@ def pack(container: Container) -> bytes:
     return body + CHECKSUM.pack(zlib.crc32(body))
 
 
-def unpack(data: bytes) -> Container:
-    """What a stream holds, if it is whole.
+@checked
+def unpack(data: bytes | bytearray | memoryview) -> Container:
+    """Parse a stream and verify its checksum.
 
     Raises:
         GradlabError: not a stream of gradlab's, of another version, cut short, too long, or damaged.
     """
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise GradlabError(f"a bitstream is bytes, not a {type(data).__name__}: give what encode() returned")
     data = bytes(data)
     if data[: len(MAGIC)] != MAGIC:
         raise GradlabError("this is no bitstream of gradlab, or its first bytes are damaged: give what encode() wrote")
@@ -128,13 +126,13 @@ def unpack(data: bytes) -> Container:
 
 
 def damaged_error(what: str) -> GradlabError:
-    """The error for a stream that cannot be what ``encode`` wrote."""
+    """The error for a stream that ``encode`` cannot have written."""
     return GradlabError(f"the bitstream is damaged: {what}; fetch it or encode the image again")
 
 
 @checked
 def write(path: str | Path, data: bytes) -> None:
-    """Writes a stream that ``encode`` made, whole or not at all.
+    """Write a stream of ``encode`` to a file, atomically.
 
     Raises:
         GradlabError: a damaged stream, or the disk refuses.
@@ -150,7 +148,7 @@ def write(path: str | Path, data: bytes) -> None:
 
 @checked
 def read(path: str | Path) -> bytes:
-    """The stream in a file, whole and with its checksum right.
+    """Read a stream from a file and verify its checksum.
 
     Raises:
         GradlabError: missing, larger than any image may be, or damaged.
@@ -172,7 +170,7 @@ def read(path: str | Path) -> bytes:
 
 
 def fingerprint(codec: Codec) -> str:
-    """16 hex digits of the architecture, the weights and the coding tables: what both ends must share."""
+    """Compute 16 hex digits from the architecture, weights and coding tables, which both ends must share."""
     digest = checkpoints.digest({f"{type(codec).__name__}.{name}": t.cpu() for name, t in codec.state_dict().items()})
     return digest[:16]
 
@@ -180,7 +178,7 @@ def fingerprint(codec: Codec) -> str:
 @checked
 @torch.no_grad()
 def encode(codec: Codec, image: Picture | Tensor) -> bytes:
-    """One image as a stream that ``decode`` reads.
+    """Encode an image into a stream that ``decode`` reads.
 
     Args:
         codec: a codec whose tables are built (``codec.finish()``).
@@ -205,7 +203,7 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
 @checked
 @torch.no_grad()
 def decode(codec: Codec, data: bytes) -> Tensor:
-    """The image in a stream, ``[3, H, W]`` floats in [0, 1]: bit for bit what the codec's own ``decompress`` gives.
+    """Decode a stream to ``[3, H, W]`` floats in [0, 1], bit for bit the result of the codec's ``decompress``.
 
     Args:
         codec: the codec that encoded it: the same weights, on any device.
@@ -240,7 +238,7 @@ def decode(codec: Codec, data: bytes) -> Tensor:
 
 
 def _check_sizes(size: tuple[int, int], shape: tuple[int, int]) -> None:
-    """Refuse sizes that no image has.
+    """Refuse sizes that no image can have.
 
     Raises:
         GradlabError: a side below 1, or more pixels than an image may have.
