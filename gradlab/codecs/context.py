@@ -71,8 +71,8 @@ class Context(Hierarchical):
         conditional = self.gaussian_conditional
         tables = [t.tolist() for t in (conditional.quantized_cdf, conditional.cdf_length, conditional.offset)]
         # CompressAI's decoder walks over positions, and within a position over channels.
-        lists = ([one.permute(1, 2, 0).flatten().tolist() for one in t] for t in (symbols, indexes))
-        return [conditional.entropy_coder.encode_with_indexes(*one, *tables) for one in zip(*lists, strict=True)]
+        lists = ([image.permute(1, 2, 0).flatten().tolist() for image in batch] for batch in (symbols, indexes))
+        return [conditional.entropy_coder.encode_with_indexes(*pair, *tables) for pair in zip(*lists, strict=True)]
 
     @torch.no_grad()
     def _sequential(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:

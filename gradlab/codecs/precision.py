@@ -37,14 +37,14 @@ def check(precision: str, device: str | torch.device | None = None) -> None:
         raise unknown("precision", precision, PRECISIONS)
     if device is None or precision == "float32":
         return
-    at = torch.device(device)
-    if at.type == "cuda":
-        if torch.cuda.get_device_capability(at) < FIRST_WITH_TF32:
+    target = torch.device(device)
+    if target.type == "cuda":
+        if torch.cuda.get_device_capability(target) < FIRST_WITH_TF32:
             raise GradlabError(
-                f"precision {precision!r} needs compute capability 8.0, which {torch.cuda.get_device_name(at)} lacks: "
+                f"precision {precision!r} needs compute capability 8.0, which {torch.cuda.get_device_name(target)} lacks: "
                 "give --precision float32"
             )
-    elif precision == "tf32" or at.type != "cpu":
+    elif precision == "tf32" or target.type != "cpu":
         raise GradlabError(
             f"precision {precision!r} is not available on device {str(device)!r}: give float32 (--precision float32)"
         )

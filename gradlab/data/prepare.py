@@ -212,9 +212,9 @@ def _claim(target: Path, seed: int) -> None:
         if earlier != seed:
             raise GradlabError(f"{target} was prepared with seed {earlier}, not {seed}: choose another folder")
         return
-    strangers = sorted(p.name for p in target.iterdir() if p.suffix.lower() in SUFFIXES)
-    if strangers:
-        raise GradlabError(f"{target} already holds {strangers[0]}, which is not of this set: choose an empty folder")
+    foreign = sorted(p.name for p in target.iterdir() if p.suffix.lower() in SUFFIXES)
+    if foreign:
+        raise GradlabError(f"{target} already holds {foreign[0]}, which is not of this set: choose an empty folder")
     files.write_json(note, {"seed": seed})
 
 

@@ -62,8 +62,8 @@ def bd(reference_rate: Points, reference_quality: Points, rate: Points, quality:
 
     Raises:
         GradlabError: fewer than 4 points, different numbers of rates and qualities, NaN or infinite values, a rate
-            that is not positive; for ``pchip`` and ``akima`` rates or qualities that are not monotone (the point is named);
-            curves that share no rate or no quality.
+            that is not positive; for ``pchip`` and ``akima`` rates or qualities that are not monotone (the error names
+            the point); curves that share no rate or no quality.
     """
     curves = (reference_rate, reference_quality, rate, quality)
     return BD(bd_rate(*curves, method=method), bd_quality(*curves, method=method))

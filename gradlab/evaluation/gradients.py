@@ -166,11 +166,11 @@ def _shared(codec: Model, batches: Batches, loss: AnyLoss) -> dict[str, Tensor]:
     return {"encoded": codec.encode(batches)}
 
 
-def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: distributed.Ranks) -> GradientRecorder:
+def _merged(recorder: GradientRecorder, codec: Codec | PFrame, here: distributed.Ranks) -> GradientRecorder:
     """The draws of all processes, the same in each: merged in the order of the ranks, two states at a time."""
     whole, part = (GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2))
     for rank in range(here.size):
-        part.load_state_dict(here.agreed(mine.state_dict() if rank == here.rank else {}, rank))
+        part.load_state_dict(here.agreed(recorder.state_dict() if rank == here.rank else {}, rank))
         whole.merge(part)
     return whole
 

@@ -210,9 +210,9 @@ def test_the_command(tree, tmp_path, capsys):
     (tree / "text.png").write_text("not a picture")
     arguments = ["data", "prepare", str(tree), str(tmp_path / "set"), "--count", "9", "--workers", "1"]
     assert cli.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "4 images are in" in said and "9 were asked for, there are no more" in said
-    assert "text.png" in said and "cannot be read" in said and "4/5" in said
+    output = capsys.readouterr().out
+    assert "4 images are in" in output and "9 were asked for, there are no more" in output
+    assert "text.png" in output and "cannot be read" in output and "4/5" in output
     assert cli.main(arguments) == 0
     assert "4 of them done before" in capsys.readouterr().out
     assert cli.main(["data", "prepare", str(tmp_path / "gone"), str(tmp_path / "set")]) == 2

@@ -28,7 +28,7 @@ def coordinates():
 
 
 def test_a_window_moves_over_the_picture_by_whole_pixels():
-    shift, seen = 8, []
+    shift, motions = 8, []
     videos = VideoCrops([coordinates()], 128, 16, shift, seed=1)
     for step in range(8):
         for first, second in (videos.batch(step) * 255).round().int():
@@ -37,8 +37,8 @@ def test_a_window_moves_over_the_picture_by_whole_pixels():
             moved = second - first
             down, right = int(moved[0, 0, 0]), int(moved[1, 0, 0])
             assert (moved[0] == down).all() and (moved[1] == right).all()
-            seen.append((down, right))
-    motion = torch.tensor(seen)
+            motions.append((down, right))
+    motion = torch.tensor(motions)
     assert motion.min() == -shift and motion.max() == shift
     assert motion[:, 0].unique().numel() > 12 and motion[:, 1].unique().numel() > 12
     again = VideoCrops([coordinates()], 128, 16, shift, seed=1)
