@@ -1,9 +1,8 @@
-"""What all image codecs share: one forward of ours, around transforms and entropy models that are CompressAI's.
+"""The base class of all image codecs: gradlab's forward pass around CompressAI's transforms and entropy models.
 
-A model gives its parts (``g_a``, ``g_s``, what lies between y and z, p(y | .) and how y is rounded); everything that
-draws, scores or decodes a sample stands here once. One noisy sample of y is drawn, and that very sample is scored, read
-by the context model and decoded: CompressAI's own forward of ``mbt2018`` and ``cheng2020`` draws two, which an
-importance weight must not mix.
+A subclass supplies its parts: ``g_a``, ``g_s``, the hyperprior, p(y | z) and the rounding of y. Drawing, scoring and
+decoding samples is implemented here once. Each noisy sample of y is scored, read by the context model and decoded.
+CompressAI's own forward of ``mbt2018`` and ``cheng2020`` draws two samples, which an importance weight must not mix.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from gradlab.validation import checked
 
 
 class Latents(NamedTuple):
-    """The latents of images without noise, quantised, and the information content of the quantised ones.
+    """Latents of images, before and after quantisation, and the information content of the quantised latents.
 
     Attributes:
         y: ``[B, M, h, w]``; z: ``[B, N, h', w']``, None where the model has none; y_hat, z_hat: the same, quantised:
@@ -45,14 +44,14 @@ class Latents(NamedTuple):
 
 
 class Codec(CompressionModel):
-    """An image codec of CompressAI whose forward is ours: noise injected, y scored as it was drawn.
+    """An image codec of CompressAI with gradlab's forward pass: noise is injected, and y is scored as it was drawn.
 
-    Listed before CompressAI's class among the bases of a model, it takes over ``forward`` and leaves the parameters,
-    their order and their state-dict keys as they are.
+    As the first base of a model, before CompressAI's class, it replaces ``forward`` and keeps the parameters, their
+    order and their state-dict keys.
 
-    Gradients are those of autograd through CompressAI's modules. They are derivatives except at CompressAI's bounds
+    Gradients come from autograd through CompressAI's modules. They equal the derivatives except at CompressAI's bounds
     (scales at 0.11, likelihoods at 1e-9, the parameters of GDN): below a bound the value is constant, but a gradient
-    that would lift the argument back above it is let through, so that training can leave the bound.
+    that would lift the argument back above it passes, so that training can leave the bound.
 
     Args:
         channels: CompressAI's own arguments, in the order of ``channel_names``.
@@ -81,11 +80,11 @@ class Codec(CompressionModel):
     @classmethod
     @abstractmethod
     def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """The channels of a state dict with the keys of this model."""
+        """Infer the channels from a state dict with the keys of this model."""
 
     @abstractmethod
     def groups(self) -> dict[str, nn.Module]:
-        """The groups of Table 3. The entropy bottleneck's ``quantiles`` are no part of the model's likelihood."""
+        """Return the groups of Table 3. The bottleneck's ``quantiles`` are not part of the model's likelihood."""
 
     @abstractmethod
     def _hyper(self, y: Tensor) -> Tensor | None:
@@ -97,10 +96,10 @@ class Codec(CompressionModel):
 
     @abstractmethod
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
-        """y as the bitstream holds it."""
+        """Round y as the bitstream does."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """``[B, M, h, w]`` the mean of y, ``g_a(x)``, in the type of ``x [B, 3, H, W]``.
+        """Compute the mean of y, ``g_a(x)``: ``[B, M, h, w]`` in the type of ``x [B, 3, H, W]``.
 
         Raises:
             GradlabError: images of a wrong shape, type or device.
@@ -109,12 +108,12 @@ class Codec(CompressionModel):
         return run_transform(self.g_a, x, self.precision)
 
     def decode(self, y: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` the image of a latent, ``g_s(y)``, in the type of ``y``, not clamped."""
+        """Decode a latent to an image, ``g_s(y)``: ``[B, 3, H, W]`` in the type of ``y``, not clamped."""
         return run_transform(self.g_s, y, self.precision)
 
     @abstractmethod
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
-        """Probability mass of each element of given latents, by latent: ``"y"`` and, where the model has one, ``"z"``.
+        """Compute the probability mass of each element of ``"y"`` and, where the model has one, of ``"z"``.
 
         Args:
             y_hat: ``[B, M, h, w]``, rounded, dithered or noisy.
@@ -133,7 +132,7 @@ class Codec(CompressionModel):
         *,
         encoded: Tensor | None = None,
     ) -> tuple[LogTerms, Tensor]:
-        """The log-weight of each image, factor by factor; noise is injected whatever train/eval says.
+        """Compute the log-weight of each image, factor by factor; noise is injected in train and eval mode alike.
 
         Args:
             x: ``[B, 3, H, W]`` images in [0, 1]; H and W multiples of ``downsampling_factor``.
@@ -141,14 +140,14 @@ class Codec(CompressionModel):
             k: samples of y; the encoder runs once for all of them.
             l: samples of z; must be 1 without z, and without direct-y, where each z is drawn from its own y.
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
-            proxy: what stands in for rounding y (``gradlab.objectives.proxies``); z keeps additive noise. Proxies
-                round to integers, also where the codec rounds about a predicted mean at test time.
-            encoded: ``codec.encode(x)``, where the caller has it: draws that differ in noise alone share it, and go
-                backward with ``retain_graph=True``.
+            proxy: replaces rounding of y (``gradlab.objectives.proxies``); z keeps additive noise. Proxies round to
+                integers, also where the codec rounds about a predicted mean at test time.
+            encoded: ``codec.encode(x)``, if already computed: draws that differ in noise alone can share it, with
+                ``backward(retain_graph=True)``.
 
         Returns:
-            The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
-            context model reads of a sample y_i belongs to its tap of log p(y_i | z_j).
+            The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. The
+            context model reads a sample y_i through the tap of log p(y_i | z_j).
 
         Raises:
             GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y, unknown proxy,
@@ -181,11 +180,11 @@ class Codec(CompressionModel):
     @checked
     @torch.no_grad()
     def latents(self, x: Tensor, encoded: Tensor | None = None) -> Latents:
-        """Latents without noise and as the bitstream holds them.
+        """Compute the latents without noise, and quantised as in the bitstream.
 
         Args:
             x: ``[B, 3, H, W]`` in [0, 1], H and W multiples of ``downsampling_factor``.
-            encoded: ``g_a(x)``, where the caller has it.
+            encoded: ``g_a(x)``, if already computed.
         """
         self._check(x)
         y, z, y_hat, z_hat = self._quantised(x, encoded)
@@ -194,7 +193,7 @@ class Codec(CompressionModel):
     @checked
     @torch.no_grad()
     def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
-        """Universal quantization (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2), z likewise.
+        """Quantise y and z universally (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2).
 
         With the dither u shared by encoder and decoder, y_hat is distributed as y plus additive noise. There is
         no bitstream; the bits are the information content of y_hat and z_hat themselves.
@@ -211,12 +210,12 @@ class Codec(CompressionModel):
         return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
 
     def bits(self, y_hat: Tensor, z_hat: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``[B]`` bits of given latents, -log2 of their likelihoods: of y_hat given z_hat, and of z_hat (0 without)."""
+        """Compute ``[B]`` bits, -log2 of the likelihoods, of y_hat given z_hat and of z_hat (0 without z)."""
         bits = {name: -mass.log2().sum(dim=(1, 2, 3)) for name, mass in self.likelihoods(y_hat, z_hat).items()}
         return bits["y"], bits.get("z", torch.zeros_like(bits["y"]))
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """CompressAI's interface: noise in training, rounding in evaluation, by the rule of ``compress``."""
+        """Run CompressAI's interface: noise in train mode, in eval mode the rounding of ``compress``."""
         if self.training:
             y = self.encode(x)
             y_hat = y + noise_like(y)
@@ -227,7 +226,7 @@ class Codec(CompressionModel):
         return {"x_hat": self.decode(y_hat), "likelihoods": self.likelihoods(y_hat, z_hat)}
 
     def finish(self) -> None:
-        """After training: solve the quantiles by bisection and build the coder's tables (no auxiliary optimizer)."""
+        """Solve the quantiles by bisection and build the coder's tables; call it once after training."""
         self.update(force=True, update_quantiles=True)
 
     def _quantised(

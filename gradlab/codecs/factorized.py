@@ -35,15 +35,15 @@ class Factorized(Codec, FactorizedPrior):
 
     @classmethod
     def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """``(N, M)``: rows of the first and of the last layer of g_a."""
+        """Infer ``(N, M)`` from the output channels of the first and the last layer of g_a."""
         return state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
 
     def groups(self) -> dict[str, nn.Module]:
-        """Table 3's groups as far as there are any: g_a, g_s, and the entropy bottleneck, which is y's prior here."""
+        """Return the groups of Table 3 that exist: g_a, g_s, and the entropy bottleneck, here the prior of y."""
         return {"y infer": self.g_a, "y gen": self.g_s, "y prior": self.entropy_bottleneck}
 
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
-        """Probability mass of each element of ``y_hat [B, M, h, w]``."""
+        """Compute the probability mass of each element of ``y_hat [B, M, h, w]``."""
         return {"y": self.entropy_bottleneck.likelihood(y_hat)}
 
     def _hyper(self, y: Tensor) -> None:

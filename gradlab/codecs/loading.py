@@ -1,4 +1,4 @@
-"""Weights from a file: CompressAI's own checkpoints and ours. Nothing is unpickled but tensors."""
+"""Read weights from CompressAI's and gradlab's checkpoints; only tensors are unpickled."""
 
 from __future__ import annotations
 

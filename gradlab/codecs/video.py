@@ -9,9 +9,9 @@
                                        |                  +--> p(y_i | z)                        log p(y_i | z)
                                        +--> hyper_encoder --> z + u --> its two decoders         log p(z)
 
-What is uncertain about the residual is multi-sampled as y is in an image codec; the motion and the z of both
-hyperpriors are drawn once and shared, as z is in MS-NIC-MIX. One noisy sample is drawn of each, scored and decoded;
-CompressAI's own forward decodes a rounded one (straight-through) and scores a noisy one.
+The residual's latent y has k samples, as in an image codec; the motion and the z of both hyperpriors are drawn once
+and shared, as z is in MS-NIC-MIX. Each noisy sample is both scored and decoded; CompressAI's own forward decodes a
+rounded latent (straight-through) and scores a noisy one.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Frame(NamedTuple):
 
 
 class PFrame(ScaleSpaceFlow):
-    """CompressAI's ``ssf2020``, whose last frame is coded given the frame before it; rates are likelihoods.
+    """CompressAI's ``ssf2020``, restricted to coding the last frame given the frame before it; rates are likelihoods.
 
-    Gradients are those of autograd through CompressAI's modules; besides the bounds that ``Codec`` names, the QReLU
-    that clamps the scales to [0, 255] passes a gradient of its own shape, smaller than the derivative near either end.
+    Gradients come from autograd through CompressAI's modules. In addition to the bounds that ``Codec`` names, the QReLU
+    that clamps the scales to [0, 255] has a surrogate gradient, smaller than the derivative near either end.
 
-    The reference is the frame before as it is given: how that was coded itself is no part of these terms (CompressAI,
-    too, stops gradients there).
+    The reference is the given previous frame; its own coding is not part of these terms (CompressAI also stops
+    gradients there).
 
     Args:
         n: channels inside the encoders and decoders; 128 in CompressAI, whose state dicts fit then.
@@ -96,7 +96,7 @@ class PFrame(ScaleSpaceFlow):
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
     ) -> tuple[LogTerms, Tensor]:
-        """The log-weight of the last frame of each video, factor by factor.
+        """Compute the log-weight of the last frame of each video, factor by factor.
 
         Args:
             video: ``[B, T, 3, H, W]`` frames in [0, 1], T at least 2; H and W multiples of ``downsampling_factor``.
@@ -104,11 +104,11 @@ class PFrame(ScaleSpaceFlow):
             k: samples of the residual's y.
             l: must be 1.
             generator: of the noise, on the device of ``video``: of the motion, its z, the residual's y, its z.
-            proxy: what stands in for rounding the residual's y (``objectives.proxies``); all else keeps additive noise.
+            proxy: replaces rounding of the residual's y (``objectives.proxies``); other latents keep additive noise.
 
         Returns:
-            The terms in nats: ``log_lik`` and ``log_py`` of the residual's k samples, ``log_pz`` of everything that is
-            drawn once (the residual's z, the motion and its z); and ``x_hat [B, k, 3, H, W]``, not clamped.
+            The terms in nats: ``log_lik`` and ``log_py`` of the residual's k samples, ``log_pz`` of the latents that
+            are drawn once (the residual's z, the motion and its z); and ``x_hat [B, k, 3, H, W]``, not clamped.
 
         Raises:
             GradlabError: a video of one frame or of another shape, k below 1, l other than 1, unknown proxy.
@@ -147,7 +147,7 @@ class PFrame(ScaleSpaceFlow):
 
     @torch.no_grad()
     def rounded(self, video: Tensor) -> Frame:
-        """The last frame with its latents rounded about their means, as CompressAI's ``encode_inter`` codes it.
+        """Code the last frame with its latents rounded about their means, as CompressAI's ``encode_inter`` does.
 
         Args:
             video: as for ``log_terms``.
@@ -162,7 +162,7 @@ class PFrame(ScaleSpaceFlow):
         return Frame(x_pred + self.res_decoder(torch.cat((y_hat, m_hat), dim=1)), residual_bits, motion_bits)
 
     def groups(self) -> dict[str, nn.Module]:
-        """Table 3's five groups of the residual, and all that is for the motion; the keyframe's parts are not used."""
+        """Return Table 3's five groups for the residual, and the motion model; the keyframe model is not used."""
         hyperprior: Any = self.res_hyperprior
         return {
             "y infer": self.res_encoder,
@@ -176,7 +176,7 @@ class PFrame(ScaleSpaceFlow):
         }
 
     def finish(self) -> None:
-        """After training: solve the quantiles, about whose medians every z is rounded, by bisection."""
+        """Solve the quantiles, about whose medians z is rounded, by bisection; call it once after training."""
         for part in PARTS:
             getattr(self, f"{part}_hyperprior").update(force=True, update_quantiles=True)
 
@@ -190,7 +190,7 @@ class PFrame(ScaleSpaceFlow):
         return mass.log().sum(dim=(2, 3, 4))
 
     def _rounded(self, hyperprior: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y rounded about its mean, and ``[B]`` bits of it and of the rounded z."""
+        """Round y about its mean; return it and the ``[B]`` bits of y and z."""
         z_hat = hyperprior.entropy_bottleneck.rounded(hyperprior.hyper_encoder(y))
         y_hat = hyperprior.gaussian_conditional.quantize(y, "dequantize", hyperprior.hyper_decoder_mean(z_hat))
         log_p = self._log_py(hyperprior, y_hat[:, None], z_hat) + _log_pz(hyperprior, z_hat)
