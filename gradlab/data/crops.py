@@ -16,7 +16,7 @@ from gradlab.validation import checked
 
 
 class Crops:
-    """Batches of random square crops: a picture uniformly, a place in it uniformly, mirrored with probability 1/2.
+    """Batches of random square crops: uniform over pictures and positions, mirrored with probability 1/2.
 
     Args:
         pictures: kept on ``device`` as uint8.
@@ -24,8 +24,7 @@ class Crops:
         batch: crops per batch.
         seed: the user's seed.
         flips: mirror half of the crops left to right.
-        device: where pictures are kept and batches appear; places are always drawn on the CPU, so that every device
-            sees the same crops.
+        device: of pictures and batches; positions are always drawn on the CPU, so that crops do not depend on it.
 
     Raises:
         GradlabError: no pictures, a picture smaller than ``size``, size or batch below 1.
@@ -50,7 +49,7 @@ class Crops:
         self.size, self.size_of_batch, self.seed, self.flips = size, batch, seed, flips
         self.device = validation.device(device)
         self._sizes = [(picture.pixels.shape[1], picture.pixels.shape[2]) for picture in pictures]
-        # On a CPU slices are fastest; an accelerator takes a whole batch by one gather from all pixels in a row.
+        # On a CPU slices are fastest; on an accelerator, one gather of a whole batch from the flattened pixels.
         self._gathers = self.device.type != "cpu"
         self._pixels = [picture.pixels.cpu() for picture in pictures]
         if self._gathers:
@@ -65,14 +64,14 @@ class Crops:
         self._pixels = []
 
     def places(self, step: int) -> Tensor:
-        """``[B, 4]`` int64 on the CPU: picture, top, left and whether it is mirrored, of each crop of ``step``.
+        """Draw picture, top, left and mirroring of each crop of ``step``: ``[B, 4]`` int64 on the CPU.
 
         Raises:
             GradlabError: a negative step.
         """
         if step < 0:
             raise GradlabError(f"there is no step {step}: count steps from 0")
-        # float64: float32 has too few values to reach every place of a large picture.
+        # float64: float32 has too few values to reach every position in a large picture.
         chances = torch.rand(self.size_of_batch, 4, generator=stream(self.seed, "crops", step), dtype=torch.float64)
         places = []
         for which, down, right, mirror in chances.tolist():
@@ -83,13 +82,13 @@ class Crops:
         return torch.tensor(places)
 
     def cut(self, places: Tensor, size: int | None = None) -> Tensor:
-        """``[N, 3, size, size]`` float32 in [0, 1]: the crops at ``places [N, 4]``, which lie on ``device``.
+        """Cut the crops at ``places [N, 4]``, which lie on ``device``: ``[N, 3, size, size]`` float32 in [0, 1].
 
-        On an accelerator this is one gather without a host synchronisation, fit for a CUDA graph.
+        On an accelerator this is one gather without host synchronisation, suitable for a CUDA graph.
 
         Args:
-            places: as ``places`` gives them.
-            size: height and width, if other than the crops'.
+            places: from ``places``.
+            size: height and width, if different from those of the crops.
         """
         side = size or self.size
         if self._gathers:
@@ -109,7 +108,7 @@ class Crops:
 
     @checked
     def batch(self, step: int) -> Tensor:
-        """``[B, 3, size, size]`` float32 in [0, 1]: the batch of ``step``, in any order of calls.
+        """Return the batch of ``step``, ``[B, 3, size, size]`` float32 in [0, 1]; steps may come in any order.
 
         Raises:
             GradlabError: a negative step.

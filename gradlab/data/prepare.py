@@ -197,7 +197,7 @@ def _pixels_in_header(path: Path) -> int:
                 pixels = int(image.width) * int(image.height)
     except GradlabError:
         raise
-    except Exception as error:  # decoders meet damaged files with whatever they stumble over
+    except Exception as error:  # decoders raise arbitrary exceptions on damaged files
         raise GradlabError(f"cannot be read ({type(error).__name__})") from None
     if pixels > MAX_PIXELS:
         raise GradlabError(f"more than {MAX_PIXELS // 10**6} million pixels, taken for a decompression bomb")

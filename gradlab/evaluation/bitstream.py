@@ -23,7 +23,7 @@ from gradlab.validation import checked, require_columns
 if TYPE_CHECKING:
     import pandas as pd
 
-# Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
+# Both ends run the same transforms on the same numbers, so they agree to rounding; an error of half an 8-bit step shows.
 TOLERANCE = 0.5 / 255
 
 
@@ -93,10 +93,10 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
 @checked
 @torch.no_grad()
 def bitstream(codec: Codec, x: Tensor) -> Coded:
-    """Encode and decode one image.
+    """Encode and decode one image, and check that both ends agree.
 
     Args:
-        codec: a codec whose tables are built; one on an accelerator is copied to the CPU, where streams are coded.
+        codec: a codec whose tables are built; a codec on an accelerator is copied to the CPU.
         x: ``[1, 3, H, W]`` in [0, 1], any size and device; padded centrally with zeros as CompressAI does.
 
     Raises:
@@ -147,16 +147,16 @@ def _recorded_calls(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def on_cpu(codec: Codec) -> Codec:
-    """The codec itself on a CPU, otherwise a copy of it there.
+    """Return the codec if it is on the CPU, otherwise a copy of it on the CPU.
 
-    On an accelerator the last bit of a scale may differ from run to run, and with it the table that a symbol is coded
-    by: bitstreams are written and read on the CPU.
+    On an accelerator the last bit of a scale, and hence the coding table of a symbol, may differ from run to run, so
+    bitstreams are written and read on the CPU.
     """
     return codec if next(codec.parameters()).device.type == "cpu" else copy.deepcopy(codec).cpu()
 
 
 def check_tables(codec: Codec) -> None:
-    """Refuse what is no codec, and a codec that cannot write bitstreams yet.
+    """Refuse objects that are not codecs, and codecs without coding tables.
 
     Raises:
         GradlabError: no codec, or coding tables not built.
@@ -168,7 +168,7 @@ def check_tables(codec: Codec) -> None:
 
 
 def padding(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """Margins (left, right, top, bottom) that pad height and width centrally to multiples, and the padded size."""
+    """Compute the margins (left, right, top, bottom) that pad a size centrally to multiples, and the padded size."""
     height, width = size
     extra_w, extra_h = -width % multiple, -height % multiple
     margins = (extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2)
@@ -176,12 +176,12 @@ def padding(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int, int, 
 
 
 def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """Zero-pad ``[..., H, W]`` centrally to multiples; also the margins (left, right, top, bottom)."""
+    """Zero-pad ``[..., H, W]`` centrally to multiples; also return the margins (left, right, top, bottom)."""
     margins, _ = padding((x.shape[-2], x.shape[-1]), multiple)
     return F.pad(x, margins), margins
 
 
 def crop(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
-    """Take the margins off again."""
+    """Remove the margins that ``pad`` added."""
     left, right, top, bottom = margins
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]

@@ -42,12 +42,12 @@ def record(
     Draw t takes its noise from ``(seed, "recording", t)``, so two models (or one model with and without direct-y) can
     be recorded on the same noise and on the same images.
 
-    Several processes (``gradlab.runtime.distributed``) take the draws in turns, and each merges all of
-    them: mean and variance are those of one process to rounding, ``snr_se`` rests on each process's own replicates
+    Several processes (``gradlab.runtime.distributed``) take the draws in turns, and each merges all of them: mean and
+    variance equal those of one process up to rounding; ``snr_se`` uses the replicates of each process
     (``GradientRecorder.merge``).
 
     Args:
-        codec: the codec; its weights are left as they are.
+        codec: the codec; its weights do not change.
         batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone; the draws then share
             the encoder's forward), or ``draw -> minibatch`` (noise and minibatch), on CUDA of one shape.
         lam: lambda of the R-D cost.
@@ -88,7 +88,7 @@ def record(
 def _eager(
     codec: Model, batches: Batches, lam: float, loss: AnyLoss, recorder: GradientRecorder, seed: int
 ) -> Callable[[int], None]:
-    """Draws by a backward pass each, whose gradients the recorder's hooks take."""
+    """Return a function that records draw t by a backward pass through the recorder's hooks."""
     shared = _shared(codec, batches, loss)
 
     def draw(t: int) -> None:
@@ -160,14 +160,14 @@ def _wait(side: torch.cuda.Stream, device: torch.device) -> None:
 
 
 def _shared(codec: Model, batches: Batches, loss: AnyLoss) -> dict[str, Tensor]:
-    """Where the noise alone changes, nothing changes in the encoder: its forward runs once, to the same numbers."""
+    """Run the encoder once if draws differ in noise alone: its output is the same in each of them."""
     if callable(batches) or not isinstance(codec, Codec) or not isinstance(loss, Loss):
         return {}
     return {"encoded": codec.encode(batches)}
 
 
 def _merged(recorder: GradientRecorder, codec: Codec | PFrame, here: distributed.Ranks) -> GradientRecorder:
-    """The draws of all processes, the same in each: merged in the order of the ranks, two states at a time."""
+    """Merge the draws of all processes in the order of their ranks, two states at a time; the same in each process."""
     whole, part = (GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2))
     for rank in range(here.size):
         part.load_state_dict(here.agreed(recorder.state_dict() if rank == here.rank else {}, rank))

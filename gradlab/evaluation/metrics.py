@@ -26,7 +26,7 @@ def check_lambda(lam: float) -> None:
 
 @checked
 def to_8_bit(x: Tensor) -> Tensor:
-    """Floats in [0, 1] to 0-255, clamped and rounded (kept as floats).
+    """Convert floats in [0, 1] to 0-255, clamped and rounded (kept as floats).
 
     Raises:
         GradlabError: no dense floats, or values that are not finite.
@@ -37,7 +37,7 @@ def to_8_bit(x: Tensor) -> Tensor:
 
 @checked
 def mse_255(x: Tensor, x_hat: Tensor) -> float:
-    """Mean squared error of two images on the 0-255 scale.
+    """Compute the mean squared error of two images on the 0-255 scale.
 
     Raises:
         GradlabError: images of different shapes, without pixels, or not of finite numbers.
@@ -48,7 +48,7 @@ def mse_255(x: Tensor, x_hat: Tensor) -> float:
 
 @checked
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio, dB, of an MSE on the 0-255 scale; infinite for identical images.
+    """Compute the peak signal-to-noise ratio, dB, of an MSE on the 0-255 scale; infinite for identical images.
 
     Raises:
         GradlabError: an MSE that is negative or not finite.
@@ -60,7 +60,7 @@ def psnr(mse: float) -> float:
 
 @checked
 def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
-    """MS-SSIM (Wang et al. 2003) of two ``[1, 3, H, W]`` images on 0-255; NaN where a side is below 161 pixels.
+    """Compute MS-SSIM (Wang et al. 2003) of two ``[1, 3, H, W]`` images on 0-255; NaN below 161 pixels a side.
 
     Raises:
         GradlabError: images of different or wrong shapes, or not of finite floats.
@@ -77,7 +77,7 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
 
 @checked
 def distortion(x: Tensor, x_hat: Tensor) -> dict[str, float]:
-    """``mse`` (0-255), ``psnr`` (dB) and ``ms_ssim`` of two ``[1, 3, H, W]`` images in [0, 1], both taken to 8 bits."""
+    """Compute ``mse`` (0-255), ``psnr`` (dB), ``ms_ssim`` of two ``[1, 3, H, W]`` images in [0, 1], both in 8 bits."""
     original, decoded = to_8_bit(x), to_8_bit(x_hat)
     mse = mse_255(original, decoded)
     return {"mse": mse, "psnr": psnr(mse), "ms_ssim": ms_ssim(original, decoded)}
@@ -91,7 +91,7 @@ def _check_values(x: Tensor) -> None:
 
 
 def _check_pair(x: Tensor, x_hat: Tensor) -> None:
-    """Refuse what could only be compared by broadcasting."""
+    """Refuse images of different shape, type or device."""
     if x.shape != x_hat.shape or x.dtype != x_hat.dtype or x.device != x_hat.device:
         kinds = "; ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (x, x_hat))
         raise GradlabError(f"images differ in kind ({kinds}): compare images of one shape, type and device")

@@ -1,4 +1,4 @@
-"""Rate and distortion of a P-frame, by likelihoods: there is no bitstream of one."""
+"""Rate, by likelihoods, and distortion of a P-frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
-    """Rate by likelihoods and distortion of the rounded last frame of each video.
+    """Measure rate, by likelihoods, and distortion of the rounded last frame of each video.
 
     Args:
         codec: the codec, its quantiles solved.
@@ -27,7 +27,7 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable
 
     Returns:
         Per video: ``bpp`` = ``bpp_residual`` + ``bpp_motion`` (each with its hyperprior), ``mse`` (0-255, 8-bit),
-        ``psnr`` (dB), ``rd_cost`` = bpp + lam * mse, and ``mse_repeated``, of the frame before in its place.
+        ``psnr`` (dB), ``rd_cost`` = bpp + lam * mse, and ``mse_repeated``, the MSE of repeating the frame before.
 
     Raises:
         GradlabError: lam not positive, a video of one frame or of another shape.
