@@ -65,6 +65,7 @@ class Codec(CompressionModel):
     """
 
     channel_names: ClassVar[tuple[str, ...]] = ("N", "M")
+    has_z: ClassVar[bool] = True
     g_a: nn.Module
     g_s: nn.Module
     entropy_bottleneck: Bottleneck
@@ -246,6 +247,8 @@ class Codec(CompressionModel):
         check_input(self, x, "images", "crop or pad them")
         if k < 1 or l < 1:
             raise GradlabError(f"k = {k}, l = {l}: take at least one sample of each latent")
+        if l > 1 and not self.has_z:
+            raise GradlabError(f"l = {l} samples of z, but this codec has no z: l must be 1")
         if l > 1 and not self.direct_y:
             raise GradlabError(f"l = {l} without direct-y: each z is drawn from its own y, so l must be 1")
 

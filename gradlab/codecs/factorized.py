@@ -23,6 +23,8 @@ from gradlab.objectives.terms import Tap
 class Factorized(Codec, FactorizedPrior):
     """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and ``direct_y`` stays True: no h_a reads y."""
 
+    has_z = False
+
     @property
     def direct_y(self) -> bool:
         """Always True."""
@@ -55,8 +57,3 @@ class Factorized(Codec, FactorizedPrior):
 
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
         return self.entropy_bottleneck.rounded(y)
-
-    def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
-        super()._check(x, k, l)
-        if l > 1:
-            raise GradlabError(f"l = {l} samples of z, but bmshj2018-factorized has no z: l must be 1")

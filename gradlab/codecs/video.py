@@ -69,6 +69,7 @@ class PFrame(ScaleSpaceFlow):
     channel_names = ("N", "M")
     downsampling_factor = 2 ** (4 + 3)  # pixels per position of a z, along one axis
     direct_y = True
+    has_z = False  # of which several samples are taken
 
     def __init__(self, n: int = CHANNELS[0], m: int = CHANNELS[1]) -> None:
         super().__init__()

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -221,13 +220,13 @@ def _claim(target: Path, seed: int) -> None:
 def _finished_row(job: _Job) -> dict[str, Any] | None:
     """The row of an image that an earlier run made from this source, if the file is complete; None otherwise."""
     try:
-        row = json.loads(_row_path(job.target).read_text("utf-8"))
+        row = files.read_json(_row_path(job.target))
         if not digests.is_whole(row) or row["file"] != job.target.name:
             return None
         complete = row["output_sha256"] == digests.of_file(job.target)
         same = (row["source"], row["seed"], row["sha256"]) == (job.name, job.seed, digests.of_file(job.source))
         return {c: row[c] for c in COLUMNS} if complete and same else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError):  # GradlabError is a ValueError
         return None
 
 

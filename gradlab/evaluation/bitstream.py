@@ -23,7 +23,7 @@ from gradlab.validation import checked, require_columns
 if TYPE_CHECKING:
     import pandas as pd
 
-# Both ends run the same transforms on the same numbers, so they agree to rounding; an error of half an 8-bit step shows.
+# Both ends run the same transforms on the same numbers, so they agree to rounding: less than half an 8-bit step.
 TOLERANCE = 0.5 / 255
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gradlab import codecs
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
-from gradlab.codecs.hyperprior import Hierarchical
 from gradlab.codecs.shared import check_channels
 from gradlab.data import Crops, Picture, VideoCrops, fingerprint
 from gradlab.errors import GradlabError, unknown
@@ -129,7 +128,7 @@ class TrainSettings:
         check_channels(self.codec, self.channels, kinds[self.codec].channel_names)
         if self.shift and self.codec != video.NAME:
             raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
-        has_z = issubclass(kinds[self.codec], Hierarchical)
+        has_z = kinds[self.codec].has_z
         if not self.direct_y and not has_z:
             raise GradlabError(f"{self.codec} has no z that could read a sample of y: leave direct_y at True")
         if isinstance(self.loss, PlainLoss) and self.codec == video.NAME:
