@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradlab import codecs
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
-from gradlab.codecs.hyperprior import Hierarchical
-from gradlab.data import Crops, Pans, Picture, fingerprint
+from gradlab.codecs.shared import check_channels
+from gradlab.data import Crops, Picture, VideoCrops, fingerprint
 from gradlab.errors import GradlabError, unknown
 from gradlab.validation import check_fields, checked
 
@@ -122,16 +122,13 @@ class TrainSettings:
             object.__setattr__(self, "warm_up", int(self.warm_up))
 
     def _check_codec(self) -> None:
-        if self.codec == video.NAME:
-            video.check_channels(self.channels)
-        elif self.codec not in codecs.CODECS:
-            raise unknown("codec", self.codec, (*codecs.CODECS, video.NAME))
-        else:
-            codecs.check_channels(self.codec, self.channels)
-            if self.shift:
-                raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
-        kind = codecs.CODECS.get(self.codec)
-        has_z = kind is not None and issubclass(kind, Hierarchical)
+        kinds: dict[str, type[Codec | PFrame]] = {**codecs.CODECS, video.NAME: PFrame}
+        if self.codec not in kinds:
+            raise unknown("codec", self.codec, kinds)
+        check_channels(self.codec, self.channels, kinds[self.codec].channel_names)
+        if self.shift and self.codec != video.NAME:
+            raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
+        has_z = kinds[self.codec].has_z
         if not self.direct_y and not has_z:
             raise GradlabError(f"{self.codec} has no z that could read a sample of y: leave direct_y at True")
         if isinstance(self.loss, PlainLoss) and self.codec == video.NAME:
@@ -152,14 +149,14 @@ class TrainSettings:
             )
         return replace(self, data=found)
 
-    def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | Pans:
-        """The training batches: crops, or the pans of a P-frame.
+    def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | VideoCrops:
+        """The training batches: crops, or videos for a P-frame.
 
         Raises:
             GradlabError: no pictures, or one that is too small.
         """
         if self.codec == video.NAME:
-            return Pans(pictures, self.crop, self.batch, self.shift, self.seed, device)
+            return VideoCrops(pictures, self.crop, self.batch, self.shift, self.seed, device)
         return Crops(pictures, self.crop, self.batch, self.seed, device=device)
 
     def rate_at(self, iteration: int) -> float:
