@@ -77,8 +77,8 @@ class Verdict(NamedTuple):
 
         Example:
             >>> cost = Pair({900: 0.99, 1800: 0.97}, {900: 1.0, 1800: 1.0}, paper=(0.98, 1.0))
-            >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost of MIX over B").evidence
-            'cost of MIX over B: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
+            >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost").evidence
+            'cost: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
         """
         pairs = [pairs] if isinstance(pairs, Pair) else list(pairs)
         points = sorted({point for pair in pairs for point, _ in pair.a.items()})
