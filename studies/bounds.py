@@ -7,6 +7,7 @@ boxes, not to log p(x).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,10 @@ from gradlab import cli
 from gradlab.runtime import files
 from gradlab.study import Context, Verdict, plots
 
-NAMES = {
-    "elbo": "ELBO",
-    "ms-nic-mix": "MS-NIC-MIX (eq. 12)",
-    "ms-nic-dms-nested": "MS-NIC-DMS (eq. 14)",
-    "ms-nic-dms": "MS-NIC-DMS (eq. 15)",
-    "iwae": "IWAE, k l pairs (eq. 16)",
-}
+ELBO, MIX, PAIRS = "ELBO", "MS-NIC-MIX (eq. 12)", "IWAE, k l pairs (eq. 16)"
+NESTED, DMS = "MS-NIC-DMS (eq. 14)", "MS-NIC-DMS (eq. 15)"
 INSIDE, EVIDENCE = "log evidence inside the boxes", "log p(x)"
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Settings:
     seed: int = 0
 
 
-PROFILES = {"quick": Settings(), "gpu": Settings(), "paper": Settings()}
+PROFILES = dict.fromkeys(("quick", "gpu", "paper"), Settings())
 SMALLEST = Settings(k=(1, 2, 3), l=(1, 2))
 
 
@@ -58,55 +55,48 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     inside, evidence = toy.exact_limit("iwae"), toy.evidence()
     rows = []
     with context.progress.track("exact bounds", len(settings.k) * len(settings.l)) as advance:
-        for l in settings.l:
-            for k in settings.k:
-                values = {
-                    "elbo": toy.exact_bound(1, objective="elbo"),
-                    "ms-nic-mix": toy.exact_bound(k, objective="ms-nic-mix"),
-                    "ms-nic-dms-nested": toy.exact_bound(k, l, "ms-nic-dms-nested"),
-                    "ms-nic-dms": toy.exact_bound(k, l, "ms-nic-dms"),
-                    "iwae": toy.exact_bound(k * l, objective="iwae"),
-                }
-                rows += [{"bound": NAMES[name], "k": k, "l": l, "nats": value} for name, value in values.items()]
-                rows += [
-                    {"bound": INSIDE, "k": k, "l": l, "nats": inside},
-                    {"bound": EVIDENCE, "k": k, "l": l, "nats": evidence},
-                ]
-                advance(1, f"k = {k}, l = {l}")
+        for l, k in itertools.product(settings.l, settings.k):
+            bounds = {
+                ELBO: toy.exact_bound(1, objective="elbo"),
+                MIX: toy.exact_bound(k, objective="ms-nic-mix"),
+                NESTED: toy.exact_bound(k, l, "ms-nic-dms-nested"),
+                DMS: toy.exact_bound(k, l, "ms-nic-dms"),
+                PAIRS: toy.exact_bound(k * l, objective="iwae"),
+                INSIDE: inside,
+                EVIDENCE: evidence,
+            }
+            rows += [{"bound": name, "k": k, "l": l, "nats": nats} for name, nats in bounds.items()]
+            advance(1, f"k = {k}, l = {l}")
     return {"bounds": pd.DataFrame(rows)}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """The properties that sections 3.1 and 3.2 list, at every (k, l) of the table."""
     wide = tables["bounds"].pivot_table(index=["l", "k"], columns="bound", values="nats")
-    elbo, mix, nested, dms, pairs = (wide[name] for name in NAMES.values())
+    elbo, mix, nested, dms, pairs = (wide[name] for name in (ELBO, MIX, NESTED, DMS, PAIRS))
     inside, evidence = wide[INSIDE].iloc[0], wide[EVIDENCE].iloc[0]
     last = wide.iloc[-1]
-    (l, k), rounding = wide.index[-1], 1e-9
-    first = mix.xs(wide.index[0][0])
-    grows = (first.diff().dropna() > -rounding).all()
-    both = all(
-        (table.diff(axis=axis).dropna(axis=axis) > -rounding).all().all()
-        for axis in (0, 1)
-        for table in [nested.unstack("l")]
-    )
+    l, k = wide.index[-1]
+    grows_with_k = (mix.xs(wide.index[0][0]).diff().dropna() > -ROUNDING).all()
+    grid = nested.unstack("l")
+    grows_with_both = all((grid.diff(axis=axis).dropna(axis=axis) > -ROUNDING).all(axis=None) for axis in (0, 1))
     return [
         Verdict(
             "ELBO <= MIX <= log p(x), and MIX grows with k",
             "section 3.1, A.3",
-            bool((elbo <= mix + rounding).all() and (mix <= evidence).all() and grows),
-            f"at k = {k}: {last[NAMES['elbo']]:.4f} <= {last[NAMES['ms-nic-mix']]:.4f} <= {evidence:.4f} nats",
+            bool((elbo <= mix + ROUNDING).all() and (mix <= evidence).all() and grows_with_k),
+            f"at k = {k}: {last[ELBO]:.4f} <= {last[MIX]:.4f} <= {evidence:.4f} nats",
         ),
         Verdict(
             "MIX <= DMS <= log p(x), and DMS grows with k and l",
             "section 3.2, A.3",
-            bool((mix <= nested + rounding).all() and (nested <= evidence).all() and both),
-            f"at k = {k}, l = {l}: {last[NAMES['ms-nic-mix']]:.4f} <= {last[NAMES['ms-nic-dms-nested']]:.4f} nats",
+            bool((mix <= nested + ROUNDING).all() and (nested <= evidence).all() and grows_with_both),
+            f"at k = {k}, l = {l}: {last[MIX]:.4f} <= {last[NESTED]:.4f} nats",
         ),
         Verdict(
             "the Monte-Carlo estimate of DMS (eq. 15) is biased for eq. 14",
             "section 3.2",
-            bool((dms >= nested - rounding).all() and last[NAMES["ms-nic-dms"]] > last[NAMES["ms-nic-dms-nested"]]),
+            bool((dms >= nested - ROUNDING).all() and last[DMS] > last[NESTED]),
             f"its expectation is higher by up to {(dms - nested).max():.2e} nats, and still a lower bound",
         ),
         Verdict(
@@ -119,8 +109,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         Verdict(
             "k x l combinations are worth at most k l independent pairs",
             "eqs. 16-17",
-            bool((dms <= pairs + rounding).all()),
-            f"at k = {k}, l = {l}: {last[NAMES['ms-nic-dms']]:.4f} <= {last[NAMES['iwae']]:.4f} nats",
+            bool((dms <= pairs + ROUNDING).all()),
+            f"at k = {k}, l = {l}: {last[DMS]:.4f} <= {last[PAIRS]:.4f} nats",
         ),
     ]
 
@@ -131,18 +121,8 @@ def draw(folder: Path) -> None:
     l = table["l"].max()
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]
     figure, ax = plots.figure(height=3.2)
-    plots.curves(
-        ax,
-        table,
-        "k",
-        "nats",
-        None,
-        "bound",
-        markers=False,
-        xlabel="samples k of y",
-        ylabel="bound (nats)",
-        xscale="log",
-    )
+    plots.curves(ax, table, "k", "nats", None, "bound", markers=False, xlabel="samples k of y", ylabel="bound (nats)",
+                 xscale="log")  # fmt: skip
     plots.title(ax, f"exact, l = {l} samples of z")
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "bounds")

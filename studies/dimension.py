@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,19 +18,15 @@ import gradlab as gl
 from gradlab import cli
 from gradlab.problems import dimension_map
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.runtime.progress import Advance
+from gradlab.study import Context, Piece, Tables, Verdict, plots
+
+PANELS = {"ess": "effective sample size", "pathwise_snr": "SNR, pathwise"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The coordinate, and the map.
-
-    Attributes:
-        k: sample sizes.
-        dim: numbers of coordinates.
-        temperature: of the weights; 1 is IWAE in nats.
-    """
+    """The coordinate, the sample sizes, the numbers of coordinates and temperatures (1 is IWAE in nats)."""
 
     k: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 16_384, 1_000_000)
     dim: tuple[int, ...] = (1, 10, 100, 1000, 10_000, 100_000)
@@ -42,7 +37,7 @@ class Settings:
     seed: int = 0
 
 
-PROFILES = {"quick": Settings(), "gpu": Settings(), "paper": Settings()}
+PROFILES = dict.fromkeys(("quick", "gpu", "paper"), Settings())
 SMALLEST = Settings(k=(1, 8, 64), dim=(1, 10))
 
 
@@ -50,22 +45,21 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The map; nothing is sampled."""
     box = gl.problems.BoxGaussian(settings.phi, settings.x, likelihood_std=settings.likelihood_std)
 
-    def of(d: int) -> Tables:
-        found = dimension_map(box, settings.k, (d,), settings.temperature)
-        advance(1, f"D = {d}")
-        return {"dimension": found}
+    def rows(dim: int, advance: Advance) -> Tables:
+        table = dimension_map(box, settings.k, (dim,), settings.temperature)
+        advance(1, f"D = {dim}")
+        return {"dimension": table}
 
-    with context.progress.track("exact map", len(settings.dim)) as advance:
-        return joined(context.parts.each([Piece(f"{d}-dimensions", functools.partial(of, d)) for d in settings.dim]))
+    pieces = [Piece(f"{dim}-dimensions", functools.partial(rows, dim)) for dim in settings.dim]
+    return context.measure("exact map", pieces)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """What k samples are worth at the dimension of a codec."""
     table = tables["dimension"].set_index(["temperature", "dim", "k"])
-    top, k = table.index.get_level_values("dim").max(), table.index.get_level_values("k").max()
-    plain, single = table.loc[(1.0, top, k)], table.loc[(1.0, top, 1)]
-    hot = table.index.get_level_values("temperature").max()
-    warm = table.loc[(hot, top, k)]
+    hottest, top, k = (table.index.get_level_values(name).max() for name in table.index.names)
+    plain, single, tempered = table.loc[(1.0, top, k)], table.loc[(1.0, top, 1)], table.loc[(hottest, top, k)]
+    bias = tempered["pathwise_bias"] / abs(tempered["exact"])
     return [
         Verdict(
             "k samples lower the noise of the gradient of the joint bound at the dimension of a codec",
@@ -77,10 +71,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         Verdict(
             "tempered weights (bits per pixel) give the gradient of the same bound",
             "Appendix A.5",
-            bool(abs(warm["pathwise_bias"]) < 0.01 * abs(warm["exact"])),
-            f"temperature {hot:g}, D = {top}, k = {k}: effective sample size {warm['ess']:.0f}, "
-            f"SNR {warm['pathwise_snr']:.1f}, "
-            f"bias {100 * warm['pathwise_bias'] / abs(warm['exact']):+.0f} % of the gradient",
+            bool(abs(bias) < 0.01),
+            f"temperature {hottest:g}, D = {top}, k = {k}: effective sample size {tempered['ess']:.0f}, "
+            f"SNR {tempered['pathwise_snr']:.1f}, bias {100 * bias:+.0f} % of the gradient",
         ),
     ]
 
@@ -92,21 +85,11 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(len(temperatures), 2, width="page", height=2.4 * len(temperatures), squeeze=False)
     for line, temperature in zip(axes, temperatures, strict=True):
         rows = table[table["temperature"] == temperature].assign(D=lambda t: "D = " + t["dim"].astype(str))
-        for ax, column, label in (
-            (line[0], "ess", "effective sample size"),
-            (line[1], "pathwise_snr", "SNR, pathwise"),
-        ):
-            options: dict[str, Any] = {
-                "xlabel": "samples k",
-                "ylabel": label,
-                "xscale": "log",
-                "yscale": "log",
-                "markers": False,
-            }
-            plots.curves(ax, rows, "k", column, None, "D", **options)
-            plots.title(
-                ax, "weights in nats, exact" if temperature == 1 else f"weights tempered by {temperature:g}, exact"
-            )
+        weights = "weights in nats" if temperature == 1 else f"weights tempered by {temperature:g}"
+        for ax, (column, label) in zip(line, PANELS.items(), strict=True):
+            plots.curves(ax, rows, "k", column, None, "D", xlabel="samples k", ylabel=label, xscale="log",
+                         yscale="log", markers=False)  # fmt: skip
+            plots.title(ax, f"{weights}, exact")
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "dimension")
 

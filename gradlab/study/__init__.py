@@ -3,7 +3,8 @@
 Importing this package loads neither torch nor pandas.
 """
 
+from gradlab.study.pieces import Piece, Tables
 from gradlab.study.runner import PROFILES, Context, run
 from gradlab.study.verdicts import Verdict
 
-__all__ = ["PROFILES", "Context", "Verdict", "run"]
+__all__ = ["PROFILES", "Context", "Piece", "Tables", "Verdict", "run"]

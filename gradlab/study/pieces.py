@@ -30,14 +30,14 @@ class Piece(NamedTuple):
 
     Attributes:
         name: a plain file name.
-        measure: gives the rows, by the table that they belong to.
+        measure: gives the rows, by the table that they belong to; ``Context.measure`` calls it with ``advance``.
         key: what the rows depend on, text and numbers, e.g. the digest of the weights; None for a piece that is not
             kept here: it is quick, or kept elsewhere.
         units: of the progress bar, which a piece that was kept skips.
     """
 
     name: str
-    measure: Callable[[], Tables]
+    measure: Callable[..., Tables]
     key: Mapping[str, Any] | None = None
     units: int = 1
 

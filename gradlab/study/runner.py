@@ -12,7 +12,7 @@ A study is a module of the folder ``studies`` (installed as ``gradlab_studies``)
     ASSUMED: dict[str, str]                          # optional: what was chosen where the paper is silent
     def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of what it reads, for --resume
     def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first;
-                                                     # what takes long goes through context.parts.each
+                                                     # what takes long goes through context.measure
     def work(settings) -> list[Work]                 # optional: what it needs, for gradlab plan
     def verdicts(tables) -> list[Verdict]            # optional: claims of the paper, and whether they hold here
     def draw(folder: Path) -> None                   # figures, from the CSVs alone
@@ -48,7 +48,7 @@ from gradlab.study import catalog
 from gradlab.study.assignments import assigned
 from gradlab.study.catalog import studies as discover
 from gradlab.study.console import show_table, show_verdicts
-from gradlab.study.pieces import Parts, stop_together
+from gradlab.study.pieces import Parts, Piece, joined, stop_together
 from gradlab.study.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -117,6 +117,20 @@ class Context:
     def device(self) -> str:
         """The torch device that the study runs on."""
         return self.options.device
+
+    def measure(self, description: str, pieces: Sequence[Piece]) -> dict[str, DataFrame]:
+        """Measure the pieces of a study, or read what was kept of them, and join their rows.
+
+        Args:
+            description: what the progress bar shows.
+            pieces: in order; each ``measure`` is called with the keyword ``advance``, which counts its units.
+
+        Raises:
+            Stopped: as ``Parts.each``.
+        """
+        with self.progress.track(description, sum(piece.units for piece in pieces)) as advance:
+            bound = [piece._replace(measure=functools.partial(piece.measure, advance=advance)) for piece in pieces]
+            return joined(self.parts.each(bound, advance))
 
 
 def run(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import math
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from gradlab.errors import Stopped
 from gradlab.runtime import digests, provenance, signals
+from gradlab.runtime.progress import Progress
+from gradlab.study import Context
 from gradlab.study.pieces import Parts, Piece, joined
+from gradlab.training import RunOptions
 
 ROWS = pd.DataFrame({"group": ["None", "z"], "snr": [1 / 3, math.nan], "own": [True, False], "draws": [32, 32]})
 TABLES = {"table": ROWS, "more": ROWS.head(1)}
@@ -135,6 +140,22 @@ def test_pieces_are_measured_once_in_order_and_skipped_in_the_progress(tmp_path,
     assert measured == [0, 1, 1, 2] and skipped == [1]  # the second has no key, and is not kept
     assert found["table"]["at"].tolist() == [0] * 2 + [1] * 2 + [2] * 2
     pd.testing.assert_frame_equal(found["table"], joined(Parts(tmp_path).each(wanted))["table"])
+
+
+def test_a_context_counts_pieces_that_were_kept_and_gives_the_others_the_progress(tmp_path):
+    def measure(at, advance):
+        advance(2, f"piece {at}")
+        return {"table": ROWS.assign(at=at)}
+
+    console = Console(file=io.StringIO(), width=200)
+    context = Context(
+        out=tmp_path, folder=tmp_path, runs=tmp_path, profile="quick", seed=0, options=RunOptions(),
+        train_images=None, test_images=None, progress=Progress(console), parts=Parts(tmp_path),
+    )  # fmt: skip
+    context.parts.keep("piece-0", KEY, {"table": ROWS.assign(at=9)})
+    wanted = [Piece(f"piece-{at}", functools.partial(measure, at), KEY, units=2) for at in range(2)]
+    assert context.measure("rows", wanted)["table"]["at"].tolist() == [9, 9, 1, 1]
+    assert "rows: 4/4 in " in console.file.getvalue() and "piece 1" in console.file.getvalue()
 
 
 def test_what_was_measured_is_written_as_partial_sealed_and_cleared(tmp_path):
