@@ -139,4 +139,5 @@ def _numbers(pair: Pair, points: Sequence[int], unit: str) -> str:
     if pair.paper is not None and not any(map(math.isnan, pair.paper)):
         a, b = pair.paper
         notes.append(f"paper {signed([_change(a, b, unit)])}" if unit == "%" else f"paper {a:.4g} and {b:.4g}")
-    return f"{pair.name} {numbers}".lstrip() + (f" ({', '.join(notes)})" if notes else "")
+    named = f"{pair.name}: {numbers}" if pair.name else numbers
+    return f"{named} ({', '.join(notes)})" if notes else named

@@ -60,7 +60,7 @@ def test_several_pairs_decide_where_all_agree(ends, holds):
     pairs = [Pair({100: end}, BASE, f"k = {k}", (1.0, 2.0)) for k, end in enumerate(ends, 3)]
     verdict = compare(pairs, smallest=1.0)
     assert verdict.holds is holds
-    assert verdict.evidence.startswith(f"cost of A over B: k = 3 {50 * ends[0] - 100:+.1f} % (paper -50.0 %); k = 4 ")
+    assert verdict.evidence.startswith(f"cost of A over B: k = 3: {50 * ends[0] - 100:+.1f} % (paper -50.0 %); k = 4: ")
 
 
 @pytest.mark.parametrize(("se", "holds"), [(0.04, True), (0.06, None), (NAN, None)])
