@@ -103,11 +103,11 @@ def each(settings: Settings, context: Context, read: Read) -> dict[str, pd.DataF
 
 
 def statistics(
-    settings: Settings, context: Context, name: str, spread: Mapping[str, latents.Spread], images: int
+    settings: Settings, context: Context, name: str, spread: Mapping[str, latents.LatentMoments], images: int
 ) -> pd.DataFrame:
     """``gradlab.evaluation.latents.statistics`` of a method, with what the numbers are of."""
     k = {models.MIX: settings.k, models.DMS: settings.k_dms}
-    found = latents.rows(spread)
+    found = latents.statistics_of(spread)
     found.insert(0, "method", name)
     return found.assign(sample_size=k.get(name, 1), seed=context.seed, iterations=settings.iterations, images=images)
 

@@ -66,7 +66,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        evaluation.lambdas(self.lams)
+        evaluation.check_lambdas(self.lams)
 
     def trained(self, name: str, lam: float) -> TrainSettings:
         """The run of a method at a lambda."""
@@ -135,10 +135,10 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
 def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The tables of an R-D study: its points, all iterations, all images, anchors, and published curves for Kodak."""
     table, per_image, images = points(n, settings, context)
-    points_of = {name: len(evaluation.ANCHORS[name].qualities) for name in evaluation.available()}
+    points_of = {name: len(evaluation.CLASSICAL_CODECS[name].qualities) for name in evaluation.available_codecs()}
     with context.progress.track("classical codecs", sum(points_of.values()) * len(images)) as advance:
-        anchors = evaluation.anchor_curves(evaluation.anchors(images, advance=advance))
-    published = evaluation.references()
+        anchors = evaluation.classical_curves(evaluation.classical_codecs(images, advance=advance))
+    published = evaluation.published_results()
     if not evaluation.is_kodak([p.name for p in images]) or settings.test_crop:
         published = published.iloc[:0]
     name = f"table{n}"

@@ -36,7 +36,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     edges = np.geomspace(LOW, HIGH, BINS + 1)
 
     def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
-        spread = latents.spread(codec, images, advance)
+        spread = latents.moments_over_images(codec, images, advance)
         rows = []
         for latent in ("y", "z"):
             # Values beyond the range are counted in the outermost bins: nothing is dropped.

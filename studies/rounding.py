@@ -173,7 +173,7 @@ def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
         found = gradients.record(
             codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
         )
-        seen, se = gradients.cost(
+        seen, se = gradients.mean_loss(
             codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed, advance=advance
         )
         rows = found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)

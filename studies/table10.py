@@ -36,8 +36,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """One row per method; one per method, latent and channel beside it."""
 
     def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
-        spread = latents.spread(codec, images, advance)
-        channels = latents.channel_rows(spread)
+        spread = latents.moments_over_images(codec, images, advance)
+        channels = latents.channel_statistics_of(spread)
         channels.insert(0, "method", name)
         return {
             "table10": shared.statistics(settings, context, name, spread, len(images)),

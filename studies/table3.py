@@ -150,7 +150,7 @@ def _piece(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advanc
         batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
         codec = run.codec(wanted.iteration, context.device)
         codec.precision = run.settings.precision  # gradients as training computes them
-        recorder = gradients.at_same_weights(
+        recorder = gradients.compare_direct_y(
             codec, batches, run.settings.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=advance
         )[wanted.switch]
         rows = recorder.summary().assign(

@@ -39,7 +39,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """One row per method."""
 
     def read(name: str, codec: Codec, images: Sequence[Any], advance: Advance) -> Tables:
-        spread = latents.spread(codec, images, advance)
+        spread = latents.moments_over_images(codec, images, advance)
         return {"table6": shared.statistics(settings, context, name, spread, len(images))}
 
     return {"table6": shared.table(shared.each(settings, context, read)["table6"], 6, COLUMNS)}

@@ -19,8 +19,8 @@ import pandas as pd
 from gradlab import cli, data
 from gradlab.codecs import video
 from gradlab.evaluation import gradients
+from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.evaluation.video import rate_distortion
-from gradlab.evaluation.weights import weight_statistics
 from gradlab.runtime import files, provenance
 from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined
@@ -53,7 +53,7 @@ QUICK = TrainSettings(
 
 @dataclass(frozen=True)
 class Settings:
-    """The codec and the pans.
+    """The codec and the videos.
 
     Attributes:
         base: the codec, trained single-sample; ``crop`` is the side of a frame, ``shift`` the largest motion.
@@ -88,8 +88,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     runs = models.train_all(context, [(m, models.method(settings.base, m, settings.k)) for m in (models.BASELINE, MIX)])
     base, pictures = runs[0].settings, models.train_pictures(context, settings.base)
     side, shift = base.crop, base.shift
-    tested = data.Pans(test, side, settings.videos, shift, context.seed, context.device).batch(0)
-    recorded = data.Pans(pictures, side, settings.batch, shift, context.seed, context.device)
+    tested = data.VideoCrops(test, side, settings.videos, shift, context.seed, context.device).batch(0)
+    recorded = data.VideoCrops(pictures, side, settings.batch, shift, context.seed, context.device)
 
     def untrained() -> Tables:
         found = rate_distortion(_untrained(base, context.device), tested, base.lam)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from gradlab import cli, data
-from gradlab.evaluation.weights import weight_statistics
+from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.runtime import files
 from gradlab.study import Context, Verdict, plots
 from gradlab.study.pieces import Piece, Tables, joined

@@ -29,7 +29,7 @@ from tests.codecs.codec_zoo import build
 
 EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
 ROOMS = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}
-ROOMS |= {"testing": testing, "recording": gradients}
+ROOMS |= {"testing": testing, "gradients": gradients}
 
 # ----------------------------------------------------------------------------------------------------- one good call
 
@@ -73,16 +73,16 @@ GOOD = {
     "codecs.build": lambda: dict(name="small-hyperprior", channels=(6, 4), direct_y=True, seed=0),
     "codecs.load": lambda: dict(path="weights.pth", name="small-hyperprior", channels=(6, 4), direct_y=True),
     "codecs.copy_of": lambda: dict(codec=CODEC),
-    "data.Pans": lambda: dict(pictures=IMAGES, size=8, batch=2, shift=1, seed=0, device="cpu"),
+    "data.VideoCrops": lambda: dict(pictures=IMAGES, size=8, batch=2, shift=1, seed=0, device="cpu"),
     "data.Crops": lambda: dict(pictures=IMAGES, size=8, batch=2, seed=0, flips=True, device="cpu"),
     "data.embedded": lambda: dict(split="test"),
     "data.fingerprint": lambda: dict(pictures=IMAGES),
     "data.floats": lambda: dict(image=IMAGES[0]),
     "data.load": lambda: dict(folder="images", split="test", minimum=1),
     "data.read_image": lambda: dict(path="images/a.png"),
-    "evaluation.anchor_curves": lambda: dict(table=anchors()),
-    "evaluation.anchors": lambda: dict(images=IMAGES[:1], names=("JPEG",), qualities=(10,)),
-    "evaluation.available": dict,
+    "evaluation.classical_curves": lambda: dict(table=classical()),
+    "evaluation.classical_codecs": lambda: dict(images=IMAGES[:1], names=("JPEG",), qualities=(10,)),
+    "evaluation.available_codecs": dict,
     "evaluation.bd": lambda: dict(CURVES, method="pchip"),
     "evaluation.bd_quality": lambda: dict(CURVES, method="pchip"),
     "evaluation.bd_rate": lambda: dict(CURVES, method="pchip"),
@@ -93,28 +93,28 @@ GOOD = {
     "evaluation.distortion": lambda: dict(x=X, x_hat=X / 2),
     "evaluation.encode": lambda: dict(codec=CODEC, image=X[0]),
     "evaluation.is_kodak": lambda: dict(names=["kodim01.png"]),
-    "evaluation.lambdas": lambda: dict(values=(0.01, 0.02)),
+    "evaluation.check_lambdas": lambda: dict(values=(0.01, 0.02)),
     "evaluation.ms_ssim": lambda: dict(x=torch.zeros(1, 3, 161, 161), x_hat=torch.zeros(1, 3, 161, 161)),
     "evaluation.mse_255": lambda: dict(x=X, x_hat=X / 2),
-    "evaluation.named": lambda: dict(images=IMAGES),
+    "evaluation.named_images": lambda: dict(images=IMAGES),
     "evaluation.pack": lambda: dict(container=container.unpack(STREAM)),
     "evaluation.psnr": lambda: dict(mse=4.0),
     "evaluation.rate_distortion": lambda: dict(codec=CODEC, images=IMAGES[:1], lam=0.01),
     "evaluation.read": lambda: dict(path="a.glc"),
     "evaluation.reconstruction": lambda: dict(codec=CODEC, images=IMAGES[:1]),
-    "evaluation.references": lambda: dict(model="mbt2018"),
+    "evaluation.published_results": lambda: dict(model="mbt2018"),
     "evaluation.summary": lambda: dict(per_image=pd.DataFrame({"image": ["a"], "mse": [2.0], "bpp": [0.5]})),
     "evaluation.to_8_bit": lambda: dict(x=X),
     "evaluation.universal_quantization": lambda: dict(codec=CODEC, images=IMAGES[:1], lam=0.01, seed=0),
     "evaluation.unpack": lambda: dict(data=STREAM),
     "evaluation.write": lambda: dict(path="b.glc", data=STREAM),
-    "latents.spread": lambda: dict(codec=CODEC, images=IMAGES),
+    "latents.moments_over_images": lambda: dict(codec=CODEC, images=IMAGES),
     "latents.statistics": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
-    "latents.channels": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
-    "latents.rows": lambda: dict(found=gl.latents.spread(CODEC, IMAGES), dead=1e-3),
-    "latents.channel_rows": lambda: dict(found=gl.latents.spread(CODEC, IMAGES), dead=1e-3),
+    "latents.channel_statistics": lambda: dict(codec=CODEC, images=IMAGES, dead=1e-3),
+    "latents.statistics_of": lambda: dict(found=gl.latents.moments_over_images(CODEC, IMAGES), dead=1e-3),
+    "latents.channel_statistics_of": lambda: dict(found=gl.latents.moments_over_images(CODEC, IMAGES), dead=1e-3),
     "latents.residuals": lambda: dict(codec=CODEC, images=IMAGES, bins=4),
-    "latents.aligned": lambda: dict(images=IMAGES, multiple=16),
+    "latents.align": lambda: dict(images=IMAGES, multiple=16),
     "latents.tiles": lambda: dict(pictures=IMAGES, size=8),
     "paper.table": lambda: dict(n=1),
     "paper.printed": lambda: dict(n=1),
@@ -152,9 +152,9 @@ GOOD = {
         estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, objective="iwae", wrt="phi"
     ),
     **{name: lambda: dict(codec=CODEC, batches=X, lam=0.01, draws=2, loss=None, seed=0)
-       for name in ("record", "recording.record")},
-    "recording.cost": lambda: dict(codec=CODEC, x=X, lam=0.01, draws=2, loss=None, seed=0),
-    "recording.at_same_weights": lambda: dict(codec=CODEC, batches=X, lam=0.01, draws=2, settings=("direct-y",)),
+       for name in ("record", "gradients.record")},
+    "gradients.mean_loss": lambda: dict(codec=CODEC, x=X, lam=0.01, draws=2, loss=None, seed=0),
+    "gradients.compare_direct_y": lambda: dict(codec=CODEC, batches=X, lam=0.01, draws=2, settings=("direct-y",)),
 }  # fmt: skip
 
 # Methods of what these return, by the names of their arguments.
@@ -180,8 +180,8 @@ PASSIVE = {"codecs.Codec", "codecs.Hyperprior", "codecs.SmallHyperprior", "codec
            "training.Run", "training.TrainState", "GradlabError"}  # fmt: skip
 
 
-def anchors():
-    return gl.evaluation.anchors(IMAGES[:1], ("JPEG",), (10,))
+def classical():
+    return gl.evaluation.classical_codecs(IMAGES[:1], ("JPEG",), (10,))
 
 
 def public():
@@ -266,7 +266,7 @@ WORK = {"huge", "beyond floats"}
 # Results of these are not finite by definition: two images that are equal, a bound that is not there.
 INFINITE = {"evaluation.psnr", "evaluation.distortion", "evaluation.ms_ssim", "data.floats"}
 # What goes straight into a network comes out as it went in: finding NaN there costs a copy from the accelerator.
-STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "recording.cost"}  # fmt: skip
+STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "gradients.mean_loss"}  # fmt: skip
 INFINITE |= STRAIGHT
 CONSTANT = {
     "other codec",

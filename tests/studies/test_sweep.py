@@ -138,8 +138,8 @@ def test_published_curves_stand_beside_kodak_alone(context, monkeypatch):
     images = noise(*(f"kodim{n:02}.png" for n in range(1, 25)))
     frame = pd.DataFrame({"iterations": [6], "bpp": [0.1], "bpp_paper": [0.2]})
     monkeypatch.setattr(sweep, "points", lambda n, settings, context: (frame, frame, images))
-    monkeypatch.setattr(evaluation, "anchors", lambda images, advance: images)
-    monkeypatch.setattr(evaluation, "anchor_curves", lambda images: frame)
+    monkeypatch.setattr(evaluation, "classical_codecs", lambda images, advance: images)
+    monkeypatch.setattr(evaluation, "classical_curves", lambda images: frame)
     whole = replace(table8.SMALLEST, test_crop=0)
     assert len(sweep.curves(8, whole, context)["table8_references"]) == 44
     assert len(sweep.curves(8, table8.SMALLEST, context)["table8_references"]) == 0

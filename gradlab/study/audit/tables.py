@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradlab.evaluation.quality import psnr
+from gradlab.evaluation.metrics import psnr
 from gradlab.study import paper
 from gradlab.study.audit.checks import NO, YES, Check, Printed, at_least, at_most, equal, read
 
