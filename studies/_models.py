@@ -137,6 +137,11 @@ def shortened(settings: TrainSettings, steps: int) -> TrainSettings:
     return replace(settings, steps=steps, snapshots=tuple(s for s in settings.snapshots if s < steps))
 
 
+def printed_size(name: str, k: int) -> str:
+    """The sample size as the paper prints it."""
+    return {BASELINE: "-", BIG_BATCH: f"x{k}", DMS: f"{k}, {k}"}.get(name, str(k))
+
+
 def same_epochs(settings: TrainSettings, k: int) -> TrainSettings:
     """A big batch for as many epochs as its baseline: a batch k times as large, a k-th of the iterations."""
     snapshots = tuple(max(1, s // k) for s in settings.snapshots)

@@ -81,8 +81,7 @@ class Settings:
 
     def size(self, name: str) -> str:
         """The same, as Table 7 prints it."""
-        k = self.k(name)
-        return {models.BASELINE: "-", models.DMS: f"{k}, {k}"}.get(name, str(k))
+        return models.printed_size(name, self.k(name))
 
 
 def trained(settings: Settings) -> list[tuple[str, float, TrainSettings]]:
