@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -167,23 +167,13 @@ def test_pictures(context: Context) -> list[Picture]:
     return pictures
 
 
-class Evaluation(NamedTuple):
-    """What is evaluated of models, for ``train_all`` to begin while others are trained.
-
-    Attributes:
-        pictures: test images.
-        points: of each model, the iterations, each with ``hyper_input`` ("": the codec's own).
-    """
-
-    pictures: Sequence[Picture]
-    points: Sequence[Sequence[tuple[int, str]]]
-
-
 def train_all(
     context: Context,
     models: Iterable[tuple[str, TrainSettings]],
     snr: tuple[int, int] | None = None,
-    evaluation: Evaluation | None = None,
+    *,
+    pictures: Sequence[Picture] = (),
+    points: Sequence[Sequence[tuple[int, str]]] = (),
 ) -> list[Run]:
     """Train every model that is not there yet, by the engine of the context.
 
@@ -192,10 +182,11 @@ def train_all(
         models: name and settings of each.
         snr: record gradient SNR meanwhile: iterations between points, and draws of each. A model that was trained
             without is trained once more, inside its own folder, and what others have read of it stays.
-        evaluation: what will be evaluated with bitstreams; begun in the background where cores are free.
+        pictures: test images that will be coded with bitstreams; begun in the background where cores are free.
+        points: of each model that will be, iterations and ``hyper_input`` ("": the codec's own).
     """
     models = list(models)
-    pictures = train_pictures(context, models[0][1])
+    training_images = train_pictures(context, models[0][1])
     tasks = []
     for name, settings in models:
         task = Task(name, identified(settings, context))
@@ -204,19 +195,18 @@ def train_all(
             again = run.done and not _recorded(run, *snr)
             task = task._replace(snr=snr, within=f"{run.folder.name}/snr-{snr[0]}x{snr[1]}" if again else "")
         tasks.append(task)
-    points = dict(zip(tasks, evaluation.points, strict=True)) if evaluation else {}
-    test_images = evaluation.pictures if evaluation else ()
-    background = evaluations.Background(test_images, _free_cores(context), context.parts.made)
+    points_of = dict(zip(tasks, points, strict=True)) if points else {}
+    background = evaluations.Background(pictures, _free_cores(context), context.parts.made)
 
     def finished(task: Task) -> None:
-        for iteration, hyper_input in points.get(task, ()):
+        for iteration, hyper_input in points_of.get(task, ()):
             background.begin(task.run(context.runs), iteration, hyper_input)
 
     sweep = Sweep(
         tasks=tuple(tasks),
         runs=context.runs,
         images=context.train_images,
-        pictures=pictures,
+        pictures=training_images,
         progress=context.progress,
         study=context.folder.name,
         options=context.options,
@@ -277,40 +267,6 @@ def _free_cores(context: Context) -> int:
     return free if free > 1 else 0
 
 
-def evaluated(
-    context: Context,
-    evaluation: Evaluation,
-    runs: Sequence[Run],
-    rows: Callable[[int, int, str, pd.DataFrame], Tables],
-) -> dict[str, pd.DataFrame]:
-    """Evaluate models with bitstreams, a piece of the study for each and each point.
-
-    Args:
-        context: of the study.
-        evaluation: what is evaluated of each run.
-        runs: the trained models.
-        rows: the rows of the study's tables, from the place of the model, iteration, ``hyper_input`` and the rows of
-            its images.
-    """
-
-    def measure(at: int, iteration: int, hyper_input: str, advance: Advance) -> Tables:
-        images = evaluations.rate_distortion(
-            runs[at], iteration, evaluation.pictures, advance, hyper_input=hyper_input, parts=context.parts
-        )
-        return rows(at, iteration, hyper_input, images)
-
-    pieces = [
-        Piece(
-            f"{runs[at].folder.name}-{iteration}-{hyper_input}",
-            functools.partial(measure, at, iteration, hyper_input),
-            units=len(evaluation.pictures),
-        )
-        for at, points in enumerate(evaluation.points)
-        for iteration, hyper_input in points
-    ]
-    return context.measure("evaluating", pieces)
-
-
 def rate_distortion(
     context: Context,
     table: str,
@@ -332,19 +288,26 @@ def rate_distortion(
         pictures: test images; those of the context by default.
     """
     pictures = test_pictures(context) if pictures is None else pictures
-    points = Evaluation(pictures, [item.points for item in items if item.kind == "evaluate"])
     models = [(item.name, item.settings) for item in items if item.kind == "train"]
-    runs = train_all(context, models, evaluation=points)
+    points = [item.points for item in items if item.kind == "evaluate"]
+    runs = train_all(context, models, pictures=pictures, points=points)
 
-    def rows(at: int, iteration: int, hyper_input: str, images: pd.DataFrame) -> Tables:
+    def measure(at: int, iteration: int, hyper_input: str, advance: Advance) -> Tables:
+        images = evaluations.rate_distortion(
+            runs[at], iteration, pictures, advance, hyper_input=hyper_input, parts=context.parts
+        )
         means = row(at, iteration, hyper_input, evaluation.summary(images))
         means |= {"seed": context.seed, "iterations": iteration, "images": len(pictures)}
-        tables = {table: pd.DataFrame([means])}
-        if keys:
-            tables[f"{table}_images"] = images.assign(**{key: means[key] for key in keys})
-        return tables
+        beside = {f"{table}_images": images.assign(**{key: means[key] for key in keys})} if keys else {}
+        return {table: pd.DataFrame([means]), **beside}
 
-    return evaluated(context, points, runs, rows)
+    pieces = [
+        Piece(f"{run.folder.name}-{iteration}-{hyper_input}",
+              functools.partial(measure, at, iteration, hyper_input), units=len(pictures))
+        for at, run in enumerate(runs)
+        for iteration, hyper_input in points[at]
+    ]  # fmt: skip
+    return context.measure("evaluating", pieces)
 
 
 def beside_paper(n: int, columns: Mapping[str, str], means: Mapping[str, float], **where: object) -> dict[str, float]:
@@ -406,15 +369,15 @@ def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] |
     if table["iterations"].nunique() > 1:
         plots.curves(ax, table, "iterations", "R-D cost", None, hue, xlabel="iterations",
                      ylabel="R-D cost (bits per pixel)", order=order)  # fmt: skip
-        said = ""
+        when = ""
     else:
         cost = {row[hue]: f"{row[hue]}: cost {row['R-D cost']:.4g}" for row in table.to_dict("records")}
         plots.curves(ax, table.assign(**{hue: table[hue].map(cost)}), "bpp", "MSE", None, hue,
                      xlabel="rate (bits per pixel)", ylabel="MSE (0-255)",
                      order=None if order is None else [cost[name] for name in order])  # fmt: skip
-        said = f" after {table['iterations'].iloc[0]} iterations, one seed"
+        when = f" after {table['iterations'].iloc[0]} iterations, one seed"
     plots.shared_legend(figure, [ax])
-    plots.title(ax, f"n = {table['images'].iloc[0]} images{said}")
+    plots.title(ax, f"n = {table['images'].iloc[0]} images{when}")
     plots.save(figure, path)
 
 

@@ -101,11 +101,10 @@ def pictures(settings: Settings, context: Context) -> list[Picture]:
     if not settings.test_crop:
         return whole
     cropped = []
+    side = settings.test_crop
     for picture in whole:
-        height, width = picture.pixels.shape[1:]
-        top, left = (max(0, (side - settings.test_crop) // 2) for side in (height, width))
-        window = (slice(None), slice(top, top + settings.test_crop), slice(left, left + settings.test_crop))
-        cropped.append(picture._replace(pixels=picture.pixels[window].contiguous()))
+        top, left = (max(0, (size - side) // 2) for size in picture.pixels.shape[1:])
+        cropped.append(picture._replace(pixels=picture.pixels[:, top : top + side, left : left + side].contiguous()))
     context.inputs["test crops"] = data.fingerprint(cropped)
     return cropped
 
