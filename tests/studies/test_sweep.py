@@ -17,6 +17,7 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import provenance
 from gradlab.runtime.progress import Progress
 from gradlab.study import Context
+from gradlab.study.verdicts import every, last_two
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
@@ -98,7 +99,7 @@ def test_crops_are_central_and_their_fingerprint_is_kept(context, monkeypatch):
     ([[True, True], [True, False]], None),
 ])  # fmt: skip
 def test_an_ordering_counts_where_the_last_two_points_agree(signs, expected):
-    assert sweep.agreed(signs) is expected
+    assert every(map(last_two, signs)) is expected
 
 
 def fake(rates):
