@@ -16,8 +16,7 @@ import pandas as pd
 
 from gradlab.evaluation import latents
 from gradlab.runtime import files
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, paper, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, paper, plots
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
@@ -138,7 +137,7 @@ def change(
         ours, single = ({point: value} for value in both[column])
         return Pair(ours, single, PAPER_METHODS[method], tuple(both[printed]) if printed in both else None)
 
-    quantity = f"{name} over that of single-sample training, {values.loc[models.BASELINE, column]:.4g}"
+    quantity = f"{name} relative to {values.loc[models.BASELINE, column]:.4g} in single-sample training"
     return Verdict.compare(
         claim, source, [pair(models.MIX), pair(models.DMS)], expect=expect, quantity=quantity, smallest=SMALLEST_CHANGE
     )
@@ -148,13 +147,11 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
     """Each column of both multi-sample methods over the baseline's, here and in the paper."""
     rows = files.read_csv(folder / f"{name}.csv").set_index("method")
     figure, axes = plots.figure(1, 2, width="page", height=2.7, sharey=True)
+    ratios = rows / rows.loc[models.BASELINE]
     for ax, method in zip(axes, (models.MIX, models.DMS), strict=True):
-        ratios = [
-            {"column": column, "of": of, "ratio": rows.loc[method, c] / rows.loc[models.BASELINE, c]}
-            for column in columns
-            for of, c in (("here", column), ("paper", f"{column}_paper"))
-        ]
-        plots.bars(ax, pd.DataFrame(ratios), "column", "ratio", hue="of", xlabel="", yscale="log", base=1,
+        here, printed = (ratios.loc[method, [column + end for column in columns]].tolist() for end in ("", "_paper"))
+        bars = pd.DataFrame({"column": columns, "here": here, "paper": printed}).melt("column")
+        plots.bars(ax, bars, "column", "value", hue="variable", xlabel="", yscale="log", base=1,
                    ylabel="ratio to single-sample training")  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
         ax.tick_params(axis="x", labelrotation=30)

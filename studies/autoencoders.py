@@ -14,8 +14,7 @@ import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import PlainLoss, Run, TrainSettings

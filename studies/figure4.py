@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from gradlab import cli
 from gradlab.evaluation import latents
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
+from gradlab.study import Context, Tables, Verdict, plots
 from gradlab.study.verdicts import every
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
@@ -61,7 +60,7 @@ def work(settings: Settings) -> list[Work]:
     return models.work([(models.BASELINE, settings.base)], rounded=1)
 
 
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+def measure(settings: Settings, context: Context) -> Tables:
     """Both histograms of the first image; of every test image beside it."""
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     pictures = models.test_pictures(context)
@@ -72,7 +71,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     return {"figure4": rows[rows["image"] == pictures[0].name], "figure4_images": rows}
 
 
-def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+def verdicts(tables: Tables) -> list[Verdict]:
     """A.8.3: concentrated at 0, and uniform where |y| is at least 1/2."""
     table, (whole, large) = tables["figure4"], latents.KEPT
     bins = table["low"].nunique()

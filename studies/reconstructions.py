@@ -19,8 +19,7 @@ from torch import Tensor
 from gradlab import cli, data, evaluation
 from gradlab.data import Picture
 from gradlab.runtime import files
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models

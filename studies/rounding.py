@@ -20,8 +20,7 @@ from gradlab import cli, data, evaluation
 from gradlab.evaluation import gradients
 from gradlab.objectives.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.runtime import files, provenance
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _models as models

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from gradlab import cli
 from gradlab.evaluation import latents
 from gradlab.study import Context, Tables, Verdict
@@ -28,7 +26,7 @@ SMALLEST = shared.SMALLEST
 work = shared.work
 
 
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+def measure(settings: Settings, context: Context) -> Tables:
     """One row per method; one per method, latent and channel beside it."""
 
     def channels(method: str, spread: Mapping[str, latents.Spread]) -> Tables:
@@ -40,7 +38,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     return {"table10": shared.table(tables["table10"], 10, COLUMNS), "table10_channels": tables["table10_channels"]}
 
 
-def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+def verdicts(tables: Tables) -> list[Verdict]:
     """Section 5.3: both latents vary more, y also relative to its mean, z less."""
     table, source = tables["table10"], "section 5.3, Table 10"
     return [

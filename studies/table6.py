@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from gradlab import cli
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Tables, Verdict
 from gradlab_studies import _latents as shared
 from gradlab_studies._latents import Settings
 
@@ -29,12 +27,12 @@ SMALLEST = shared.SMALLEST
 work = shared.work
 
 
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+def measure(settings: Settings, context: Context) -> Tables:
     """One row per method."""
     return {"table6": shared.table(shared.measure(settings, context, "table6")["table6"], 6, COLUMNS)}
 
 
-def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+def verdicts(tables: Tables) -> list[Verdict]:
     """Section 5.3: the rounded latents vary more under MS-NIC, at nearly the same rate."""
     table, source = tables["table6"], "section 5.3, Table 6"
     bits = table.set_index("method")[["bpp of y_bar", "bpp of z_bar"]].sum(axis=1)

@@ -20,8 +20,7 @@ from gradlab.noise import stream, uniform
 from gradlab.problems.base import Problem
 from gradlab.problems.budget import at_equal_cost
 from gradlab.runtime import files
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 
 
 @dataclass(frozen=True)

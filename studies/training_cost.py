@@ -30,13 +30,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Settings:
-    """Methods and repetitions.
-
-    Attributes:
-        base: single-sample training.
-        sizes: k.
-        repetitions: iterations of each method that count; ``warm_up`` that do not, before.
-    """
+    """Sizes k, and iterations of each method: ``repetitions`` that count after ``warm_up`` that do not."""
 
     base: TrainSettings = models.QUICK
     sizes: tuple[int, ...] = (2, 4, 8, 16)
@@ -61,10 +55,10 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     pictures = models.train_pictures(context, settings.base)
     total = len(trained) * (settings.repetitions + settings.warm_up)
     with context.progress.track("timing iterations", total) as advance:
-        named = {f"{name}, {k}": models.identified(s, context) for (name, k), s in trained.items()}
         table = timing.step_times(
-            named, pictures, settings.repetitions, settings.warm_up, context.device, advance=advance
-        )
+            {f"{name}, {k}": models.identified(method, context) for (name, k), method in trained.items()},
+            pictures, settings.repetitions, settings.warm_up, context.device, advance=advance,
+        )  # fmt: skip
     table["method"], table["k"] = zip(*trained, strict=True)
     single = table["seconds"].iloc[0]
     for column in ("seconds", "seconds_min", "seconds_max"):
@@ -99,21 +93,14 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         return Verdict(claim, "A.9", holds, evidence)
 
     return [
-        Verdict(
-            "MIX with 8 samples takes 1.5 times the training time, with 16 samples 3 times",
-            "A.9",
-            bool(near.all()) if len(near) else None,
-            f"time of an iteration over single-sample training: {timed or 'neither size was timed'}; {where}",
-        ),
+        Verdict("MIX with 8 samples takes 1.5 times the training time, with 16 samples 3 times", "A.9",
+                bool(near.all()) if len(near) else None,
+                f"time of an iteration over single-sample training: {timed or 'neither size was timed'}; {where}"),
         faster("MIX takes less time than a batch k times as large", models.MIX, models.BIG_BATCH),
-        faster(
-            "DMS takes less time than a batch k times as large",
-            models.DMS,
-            models.BIG_BATCH,
-            "; DMS evaluates p(y | z) for each of the k * k pairs",
-        ),
+        faster("DMS takes less time than a batch k times as large", models.DMS, models.BIG_BATCH,
+               "; DMS evaluates p(y | z) for each of the k * k pairs"),
         faster("DMS is slower than MIX", models.MIX, models.DMS),
-    ]
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:

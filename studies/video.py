@@ -22,8 +22,7 @@ from gradlab.evaluation import gradients
 from gradlab.evaluation.video import rate_distortion
 from gradlab.evaluation.weights import weight_statistics
 from gradlab.runtime import files, provenance
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings, build
 from gradlab_studies import _models as models

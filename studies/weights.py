@@ -16,8 +16,7 @@ import pandas as pd
 from gradlab import cli, data
 from gradlab.evaluation.weights import weight_statistics
 from gradlab.runtime import files
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models

@@ -3,8 +3,9 @@
 Importing this package loads neither torch nor pandas.
 """
 
+from gradlab.runtime.progress import Advance
 from gradlab.study.pieces import Piece, Tables
 from gradlab.study.runner import PROFILES, Context, run
 from gradlab.study.verdicts import Verdict
 
-__all__ = ["PROFILES", "Context", "Piece", "Tables", "Verdict", "run"]
+__all__ = ["PROFILES", "Advance", "Context", "Piece", "Tables", "Verdict", "run"]
