@@ -72,7 +72,7 @@ SMALLEST = Settings(base=models.SMALLEST, iterations=4, k=2, k_dms=2)
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     """The three models, by name."""
     multi = {name: models.method(settings.base, name, k) for name, k in settings.sizes.items()}
-    shortened = [(name, models.shortened(one, settings.iterations)) for name, one in multi.items()]
+    shortened = [(name, models.shortened(model, settings.iterations)) for name, model in multi.items()]
     return [(models.BASELINE, settings.base), *shortened]
 
 

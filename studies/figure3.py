@@ -49,15 +49,11 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Section 5.3 and A.7: the latents of MS-NIC vary more from image to image."""
     statistics = tables["figure3_statistics"]
     return [
-        shared.change(
-            statistics[statistics["latent"] == latent],
-            f"the latent {latent} of MS-NIC has a higher variance than that of single-sample training",
-            "section 5.3, Table 10",
-            "variance",
-            f"mean variance of {latent}",
-        )
+        shared.change(statistics[statistics["latent"] == latent],
+                      f"the latent {latent} of MS-NIC has a higher variance than that of single-sample training",
+                      "section 5.3, Table 10", "variance", f"mean variance of {latent}")
         for latent in ("y", "z")
-    ]
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
@@ -67,10 +63,9 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(1, 2, width="page", height=2.8)
     width = math.log10(table["high"].iloc[0] / table["low"].iloc[0])
     for ax, latent in zip(axes, ("y", "z"), strict=True):
-        rows = table[(table["latent"] == latent) & (table["dimensions"] > 0)]
-        decades = math.log10(rows["high"].max() / rows["low"].min())
-        shown = max(2, round(decades / width))
-        plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=shown,
+        rows = table[table["latent"] == latent]
+        bins = max(2, round(math.log10(rows["high"].max() / rows["low"].min()) / width))
+        plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=bins,
                          xlabel=f"variance of a dimension of {latent} over images (steps$^2$)")  # fmt: skip
         ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
         plots.title(ax, f"latent {latent}, {table['images'].iloc[0]} images")

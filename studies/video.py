@@ -48,7 +48,6 @@ class Settings:
 
     Attributes:
         base: the codec, trained single-sample; ``crop`` is the side of a frame, ``shift`` the largest motion.
-        k: samples of MS-NIC-MIX.
         videos: test videos.
         batch: videos whose gradients are recorded and whose weights are counted.
         draws: noise draws of either.
