@@ -33,7 +33,7 @@ unit: install
 
 # Sixty trials: kill a run at a random moment, resume it, compare with one that nobody killed (docs/reliability.md).
 faults: install
-	$(BIN)/python benchmarks/faults.py --trials 60 --out figures/reliability/kills
+	$(BIN)/python tests/trials/faults.py --trials 60 --out figures/reliability/kills
 
 # The documentation, in docs/_build/html; needs no network. Whatever Sphinx warns of is an error.
 docs: install
@@ -45,10 +45,10 @@ links: install
 	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/linkcheck
 # Damaged files of every kind, for five minutes, and 10^9 toy draws: figures/reliability (docs/reliability-input.md).
 fuzz: install
-	$(BIN)/python benchmarks/fuzz.py --seconds 300 --seed 0
+	$(BIN)/python tests/trials/fuzz.py --seconds 300 --seed 0
 
 long-runs: install
-	$(BIN)/python benchmarks/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
+	$(BIN)/python tests/trials/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
 
 install: $(VENV)/installed
 

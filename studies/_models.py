@@ -244,7 +244,7 @@ def work(
 
 def _free_cores(context: Context) -> int:
     """Cores that training leaves free, for evaluations beside it; none where a few would be shared."""
-    if context.deterministic or context.engine.name != "local" or distributed.here().size > 1:
+    if context.deterministic or context.engine.name != "local" or distributed.group().size > 1:
         return 0
     threads, cores = torch.get_num_threads(), provenance.cores()
     if not context.device.startswith("cpu"):

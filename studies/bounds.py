@@ -99,7 +99,7 @@ def draw(folder: Path) -> None:
     l = table["l"].max()
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]
     figure, ax = plots.figure(height=3.2)
-    plots.curves(ax, table, "k", "nats", None, "bound", markers=False, xlabel="samples k of y", ylabel="bound (nats)",
+    plots.curves(ax, table, "k", "nats", None, "bound", mode="lines", xlabel="samples k of y", ylabel="bound (nats)",
                  xscale="log")  # fmt: skip
     plots.title(ax, f"exact, l = {l} samples of z")
     plots.shared_legend(figure, [ax])

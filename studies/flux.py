@@ -97,7 +97,7 @@ def draw(folder: Path) -> None:
     figure, grid = plots.figure(2, 3, width="page", height=3.5, gridspec_kw={"height_ratios": [4, 1]})
     left, middle, right = grid[0]
 
-    plots.curves(left, posterior.assign(what="p(y | x)"), "y", "posterior", None, "what", markers=False,
+    plots.curves(left, posterior.assign(what="p(y | x)"), "y", "posterior", None, "what", mode="lines",
                  xlabel="latent y", ylabel="density")  # fmt: skip
     peak = posterior["posterior"].max()
     left.set_ylim(0, 1.42 * peak)
@@ -117,7 +117,7 @@ def draw(folder: Path) -> None:
     plots.title(left, f"flux at the walls, k = {k} (nats)")
 
     density["label"] = ("k = " + density["k"].astype(str)).replace(f"k = {LIMIT}", "k to infinity")
-    plots.curves(middle, density, "y", "density", None, "label", markers=False, xlabel="latent y in the box",
+    plots.curves(middle, density, "y", "density", None, "label", mode="lines", xlabel="latent y in the box",
                  ylabel="weight density, $k\\,E[\\tilde w \\mid y]$")  # fmt: skip
     lower, upper = weights = (shown["weight_lower"], shown["weight_upper"])
     with plots.style():

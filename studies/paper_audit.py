@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.colors import LogNorm
 
 from gradlab import cli
 from gradlab.runtime import files
@@ -78,7 +79,9 @@ def draw(folder: Path) -> None:
     cells = pd.MultiIndex.from_product([table["claim"].unique(), [YES, NO, UNDEFINED]], names=["claim", "holds"])
     counts = table.groupby(["claim", "holds"]).size().reindex(cells).rename("checks").reset_index()
     figure, ax = plots.figure(width="page", height=5.6)
-    plots.heat(ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", log=True, empty="")
+    plots.heat(
+        ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", norm=LogNorm(), empty=""
+    )
     plots.title(ax, f"{len(table)} checks")
     plots.save(figure, folder / "paper-audit")
 

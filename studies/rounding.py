@@ -222,7 +222,7 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(2, 2, width="page", height=5.0)
     for ax, (column, ylabel) in zip(axes.flat, PANELS.items(), strict=False):
         plots.curves(ax, table, "phi", column, None, "proxy", xlabel="mean of the latent (steps)", ylabel=ylabel,
-                     markers=False)  # fmt: skip
+                     mode="lines")  # fmt: skip
     cell = table.drop_duplicates("phi")
     axes[0, 0].plot(cell["phi"], cell["rounded"], ".", color="0.2", markersize=2, label="_")
     plots.title(axes[0, 0], "exact; dots: rounded, as at test time")

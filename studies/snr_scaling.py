@@ -135,7 +135,7 @@ def draw(folder: Path) -> None:
         plots.title(ax, f"Gaussian model, n = {rows['draws'].iloc[0]}")
     box = table[table["model"] != "Gaussian"].copy()
     box["name"] = box["model"].str.replace("box, ", "") + ", " + box["line"]
-    plots.curves(axes[0, 2], box, "k", "snr", None, "name", markers=False, xlabel="samples K", ylabel="SNR",
+    plots.curves(axes[0, 2], box, "k", "snr", None, "name", mode="lines", xlabel="samples K", ylabel="SNR",
                  xscale="log", yscale="log")  # fmt: skip
     plots.title(axes[0, 2], "unit box, exact")
     for ax, below in zip(*axes, strict=True):

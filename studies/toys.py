@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.colors import Normalize
 
 import gradlab as gl
 from gradlab import cli
@@ -155,13 +156,12 @@ def draw(folder: Path) -> None:
         rows = toys[toys["posterior"] == posterior]
         for ax, (exact, measured, se, label, least) in zip(axes[line], PANELS, strict=True):
             shown = rows[rows[exact].between(least, math.inf, inclusive="neither")]  # no variance: an infinite SNR
-            options = {"order": order, "xlabel": "samples k", "ylabel": label, "xscale": "log", "yscale": "log"}
-            plots.curves(ax, shown, "k", exact, None, "estimator", markers=False, **options)
-            plots.curves(ax, shown, "k", measured, se, "estimator", points=True, **options)
+            what = "equal cost" if exact == "exact_rmse" else f"n = {toys['draws'].max()}"
+            plots.curves(ax, shown, "k", exact, None, "estimator", mode="lines", order=order, xlabel="samples k",
+                         ylabel=label, xscale="log", yscale="log", title=f"{posterior}, {what}")  # fmt: skip
+            plots.curves(ax, shown, "k", measured, se, "estimator", mode="markers", order=order)
             # The exact curves set the scale: an error bar that reaches zero would stretch it without end.
             ax.set_ylim(shown[exact].min() / 2, shown[exact].max() * 2)
-            what = "equal cost" if exact == "exact_rmse" else f"n = {toys['draws'].max()}"
-            plots.title(ax, f"{posterior}, {what}")
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "toys")
 
@@ -172,7 +172,7 @@ def draw(folder: Path) -> None:
     for ax, (posterior, name) in zip(axes, titles.items(), strict=True):
         rows = toys[toys["posterior"] == posterior]
         plots.heat(ax, rows, "estimator", "k", "relative", xlabel="samples k", ylabel="estimator",
-                   label="|bias| (% of the gradient)", limits=(0, 100))  # fmt: skip
+                   label="|bias| (% of the gradient)", norm=Normalize(0, 100))  # fmt: skip
         plots.title(ax, f"{name}, exact")
     plots.save(figure, folder / "toys_matrix")
 

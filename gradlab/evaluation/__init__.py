@@ -62,7 +62,7 @@ def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[
         rates = {"bpp": bpp, "bpp_y": coded.bpp_y, "bpp_z": coded.bpp_z, "bpp_estimate": coded.bpp_estimate}
         return {"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]}
 
-    rows = distributed.here().share(named(images), row, advance)
+    rows = distributed.group().map(named(images), row, advance)
     if not rows:
         raise GradlabError("there are no images to evaluate: give at least one")
     return pd.DataFrame(rows)

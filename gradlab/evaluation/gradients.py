@@ -64,12 +64,12 @@ def record(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
-    loss, here = loss or Loss(), distributed.here()
+    loss, group = loss or Loss(), distributed.group()
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
-    with here.together(), convolutions(codec.precision, device), contextlib.ExitStack() as hooks:
+    with group.shared_errors(), convolutions(codec.precision, device), contextlib.ExitStack() as hooks:
         draw: Callable[[int], None] | None = None
-        if device.type == "cuda" and here.size == 1:
+        if device.type == "cuda" and group.size == 1:
             try:
                 graph = _Graph(codec, batches, lam, loss, recorder, seed)
                 draw = graph.draw
@@ -79,10 +79,10 @@ def record(
         if draw is None:
             draw = _eager(codec, batches, lam, loss, recorder, seed)
             hooks.enter_context(recorder)
-        for t in range(here.rank, draws, here.size):
+        for t in range(group.rank, draws, group.size):
             draw(t)
-            advance(min(here.size, draws - t))
-    return recorder if here.size == 1 else _merged(recorder, codec, here)
+            advance(min(group.size, draws - t))
+    return recorder if group.size == 1 else _merged(recorder, codec, group)
 
 
 def _eager(
@@ -166,11 +166,11 @@ def _shared(codec: Model, batches: Batches, loss: AnyLoss) -> dict[str, Tensor]:
     return {"encoded": codec.encode(batches)}
 
 
-def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: distributed.Ranks) -> GradientRecorder:
+def _merged(mine: GradientRecorder, codec: Codec | PFrame, group: distributed.ProcessGroup) -> GradientRecorder:
     """The draws of all processes, the same in each: merged in the order of the ranks, two states at a time."""
     whole, part = (GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2))
-    for rank in range(here.size):
-        part.load_state_dict(here.agreed(mine.state_dict() if rank == here.rank else {}, rank))
+    for rank in range(group.size):
+        part.load_state_dict(group.broadcast(mine.state_dict() if rank == group.rank else {}, rank))
         whole.merge(part)
     return whole
 

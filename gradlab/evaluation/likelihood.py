@@ -140,7 +140,7 @@ def _rows(
 
     codec.eval()
     try:
-        rows = distributed.here().share(named(images), row, advance)
+        rows = distributed.group().map(named(images), row, advance)
     finally:
         codec.train(was_training)
     if not rows:

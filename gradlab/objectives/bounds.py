@@ -82,12 +82,14 @@ class Objective:
         single: whether it averages single-sample bounds (``elbo``) rather than taking the log of a mean of weights.
         check: raises GradlabError for terms that this objective is not defined for.
         jackknife: whether it combines the bounds of k and of k - 1 samples (``jvi``).
+        summary: its value in one line, which ``gradlab list`` shows.
     """
 
     name: str
     single: bool
     check: Callable[[LogTerms], None]
     jackknife: bool = False
+    summary: str = ""
 
     def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
         """The objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
@@ -279,12 +281,18 @@ def _outer(terms: LogTerms) -> None:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "elbo": Objective("elbo", True, _any),
-    "iwae": Objective("iwae", False, _independent),
-    "iwae-2level": Objective("iwae-2level", False, _independent),
-    "ms-nic-mix": Objective("ms-nic-mix", False, _mix),
-    "ms-nic-dms": Objective("ms-nic-dms", False, _outer),
-    "jvi": Objective("jvi", False, _left_out, jackknife=True),
+    "elbo": Objective("elbo", True, _any, summary="mean over (k, l) of log w"),
+    "iwae": Objective("iwae", False, _independent, summary="log mean exp over k"),
+    "iwae-2level": Objective(
+        "iwae-2level", False, _independent, summary="log mean exp over k pairs (y_i, z_i), z_i drawn from y_i"
+    ),
+    "ms-nic-mix": Objective(
+        "ms-nic-mix", False, _mix, summary="log mean exp over k of log p(x|y_i) p(y_i|z), + log p(z)"
+    ),
+    "ms-nic-dms": Objective("ms-nic-dms", False, _outer, summary="log mean exp over all k x l combinations"),
+    "jvi": Objective(
+        "jvi", False, _left_out, jackknife=True, summary="k L_k - (k-1) x mean over i of L_(k-1) without sample i"
+    ),
 }
 
 

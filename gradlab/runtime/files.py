@@ -29,7 +29,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     Raises:
         GradlabError: the disk or the folder refuses.
     """
-    if not distributed.here().first:
+    if not distributed.group().is_main:
         return
     path = Path(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -136,7 +136,7 @@ def ensure_folder(path: str | Path) -> Path:
         GradlabError: it cannot be made or written to; names the folder and what to do.
     """
     path = Path(path)
-    if not distributed.here().first:
+    if not distributed.group().is_main:
         return path
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,9 @@
 ``loop``       ``train``
 ``run``        ``Run``: a trained model on disk
 ``engines``    where the runs of a study are done: here, side by side, on a cluster
-``packing``    results and weights in a few small files, kept up to date; ``desk``: where they are written
-``archive``    all but the weights in one zip
-``shards``     weights, cut at tensors
-``unpacking``  packed files back into an output folder
-``cost``       seconds that a step takes
+``packing``    results and weights in a few small files, and back into an output folder
+``breakdown``  notices that training breaks down, finds the module and saves the evidence
+``timing``     seconds that a training step takes
 =============  ==========================================================================================
 """
 

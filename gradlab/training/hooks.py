@@ -131,7 +131,7 @@ class Snapshots:
 
     def __call__(self, rows: list[Seen], stopping: bool) -> None:
         """Write one where it is due."""
-        if self.due(self._state.iteration) and distributed.here().first:
+        if self.due(self._state.iteration) and distributed.group().is_main:
             path = self._run.snapshot(self._state.iteration)
             self._state.snapshot(path)
             self._run.note(path)

@@ -84,20 +84,20 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
         GradlabError: as for ``train``.
         Stopped: as for ``train``.
     """
-    run, here = run_of(settings, runs), distributed.here()
-    here.rows(settings.batch)
-    if not here.agreed(run.done):
+    run, group = run_of(settings, runs), distributed.group()
+    group.rows(settings.batch)
+    if not group.broadcast(run.done):
         files.ensure_folder(run.folder)
 
         def waiting(holder: str) -> None:
-            signals.check(options.deadline)
+            signals.raise_if_stopped(options.deadline)
             options.progress(0, f"waiting for {holder}")
 
         with contextlib.ExitStack() as held:
-            with here.together():
-                if here.first:
+            with group.shared_errors():
+                if group.is_main:
                     held.enter_context(locks.hold(run.folder, "wait until it has ended", waiting))
-            if not here.agreed(run.done):
+            if not group.broadcast(run.done):
                 yield from _trained(run, pictures, options)
                 return
     checkpoints.load(run.folder / FINAL, provenance.settings_hash(settings))
@@ -106,22 +106,22 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
 
 
 def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Training:
-    settings, here = run.settings, distributed.here()
-    if options.snr_every and here.size > 1:
-        raise GradlabError(f"{here.size} processes cannot watch the SNR of one training: start one process")
+    settings, group = run.settings, distributed.group()
+    if options.snr_every and group.size > 1:
+        raise GradlabError(f"{group.size} processes cannot watch the SNR of one training: start one process")
     files.write_json(run.folder / "settings.json", asdict(settings))
-    here.wait()
+    group.barrier()
     if not (run.folder / "settings.json").exists():
-        raise GradlabError(f"process {here.rank} does not see {run.folder}: all machines must share the output folder")
+        raise GradlabError(f"process {group.rank} does not see {run.folder}: all machines must share the output folder")
     batches = settings.batches(pictures, options.device)
     state = TrainState.new(settings, options.device)
-    if here.agreed(options.resume and (run.folder / LAST).exists()):
+    if group.broadcast(options.resume and (run.folder / LAST).exists()):
         state.load(run.folder / LAST)
         skip(options.progress, state.iteration, "resumed")
     step, computed = step_of(state, batches, options.step, options.log_every)
     if computed.startswith("eager, "):
         options.progress(0, computed)
-    board = tensorboard(run.folder) if options.tensorboard and here.first else None
+    board = tensorboard(run.folder) if options.tensorboard and group.is_main else None
     watch = Watch(state, batches, run, options.explosion)
     hooks: list[Hook] = [watch, Log(state, options.log_every, board)]
     if options.snr_every:
@@ -131,17 +131,17 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
         with step.placed():
             snapshots([], False)
     hooks.append(snapshots)
-    if here.first:
+    if group.is_main:
         hooks.append(Checkpoints(state, run, options.checkpoint_seconds, watch))
     try:
         yield from _iterations(state, step, hooks, options)
-        if here.first:
+        if group.is_main:
             with step.placed():
                 write_log(run.folder, state.log)
                 state.finish(run.folder / FINAL, computed)
             files.remove(run.folder / LAST)
             run.note(run.folder / FINAL)
-        here.wait()
+        group.barrier()
     finally:
         step.close()
         if board is not None:
@@ -164,19 +164,19 @@ def _iterations(state: TrainState, step: Step, hooks: list[Hook], options: RunOp
             for hook in hooks:
                 hook(rows, stop is not None)
         if stop and done < settings.steps:
-            distributed.here().wait()
+            distributed.group().barrier()
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
         yield
 
 
 def _cause(options: RunOptions, note: str, due: bool) -> str | None:
     """Count an iteration that is done, and say why training is to stop after it, the same in all processes."""
-    stop = signals.cause(options.deadline)
+    stop = signals.stop_reason(options.deadline)
     try:
         options.progress(1, note)
     except Stopped:  # a signal, in between: the checkpoint comes first
-        stop = signals.cause(options.deadline) or "early"
-    here = distributed.here()
-    if here.size == 1:
+        stop = signals.stop_reason(options.deadline) or "early"
+    group = distributed.group()
+    if group.size == 1:
         return stop
-    return here.cause(stop) if due else None  # to agree is to wait for the device
+    return group.coalesce(stop) if due else None  # to agree is to wait for the device

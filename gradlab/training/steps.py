@@ -69,13 +69,13 @@ class Step:
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         self.state, self.batches = state, batches
-        self.device, here = state.device, distributed.here()
+        self.device, group = state.device, distributed.group()
         settings = state.settings
         # Every process draws the places of the whole batch and cuts its own rows.
-        self._mine = here.rows(settings.batch)
+        self._mine = group.rows(settings.batch)
         self._places = batches.places(0)[self._mine].to(self.device)
-        self._noise = stream(settings.seed, PURPOSE, 0, self.device, here.part)
-        self._loss = here.data_parallel(state.codec, functools.partial(_parts, state))
+        self._noise = stream(settings.seed, PURPOSE, 0, self.device, group.part)
+        self._loss = group.data_parallel(state.codec, functools.partial(_parts, state))
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self._rows = torch.zeros(capacity, 4, dtype=exact, device=self.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -196,8 +196,8 @@ def step_of(state: TrainState, batches: Batches, wanted: str, capacity: int) -> 
     """
     if wanted == "eager" or state.device.type != "cuda":
         return Step(state, batches, capacity), "eager"
-    if distributed.here().size > 1:
-        reason = f"{distributed.here().size} processes share the batch"
+    if distributed.group().size > 1:
+        reason = f"{distributed.group().size} processes share the batch"
     else:
         try:
             return GraphStep(state, batches, capacity), "graph"

@@ -216,13 +216,23 @@ def test_forward_in_training_adds_noise():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: gl.codecs.build("bmshj2018-hyper", (6, 8)), "did you mean 'bmshj2018-hyperprior'"),
-        (lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)"),
-        (lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers"),
-        (lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM), r"give \[batch, 3, height, width\]"),
-        (lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16"),
-        (lambda: small().log_terms(images(), LAM, k=0), "at least one sample"),
-        (lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1"),
+        pytest.param(
+            lambda: gl.codecs.build("bmshj2018-hyper", (6, 8)),
+            "did you mean 'bmshj2018-hyperprior'",
+            id="unknown codec",
+        ),
+        pytest.param(
+            lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)", id="one channel count"
+        ),
+        pytest.param(lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers", id="no channels"),
+        pytest.param(
+            lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM),
+            r"give \[batch, 3, height, width\]",
+            id="one colour",
+        ),
+        pytest.param(lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16", id="odd size"),
+        pytest.param(lambda: small().log_terms(images(), LAM, k=0), "at least one sample", id="no samples"),
+        pytest.param(lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1", id="pairs with l = 2"),
     ],
 )
 def test_bad_input(call, match):

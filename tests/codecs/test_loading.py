@@ -103,14 +103,14 @@ def write(path, content):
 
 
 @pytest.mark.parametrize(("content", "match"), [
-    (b"no checkpoint at all", "is corrupt, or holds more than tensors"),
-    (b"", "is corrupt, or holds more than tensors"),
-    (pickle.dumps(Harmful()), "never executed"),
-    ({"state_dict": {"g_a.0.weight": Harmful()}}, "never executed"),
-    ({"epoch": 3}, "holds no state dict"),
-    ({}, "holds no state dict"),
-    ([torch.ones(3)], "holds no state dict"),
-    ({"conv.weight": torch.ones(3)}, "it is none of bmshj2018-factorized, "),
+    pytest.param(b"no checkpoint at all", "is corrupt, or holds more than tensors", id="another file"),
+    pytest.param(b"", "is corrupt, or holds more than tensors", id="empty"),
+    pytest.param(pickle.dumps(Harmful()), "never executed", id="harmful"),
+    pytest.param({"state_dict": {"g_a.0.weight": Harmful()}}, "never executed", id="harmful weights"),
+    pytest.param({"epoch": 3}, "holds no state dict", id="no weights"),
+    pytest.param({}, "holds no state dict", id="empty dict"),
+    pytest.param([torch.ones(3)], "holds no state dict", id="a list"),
+    pytest.param({"conv.weight": torch.ones(3)}, "it is none of bmshj2018-factorized, ", id="another model"),
 ])  # fmt: skip
 def test_bad_files(tmp_path, monkeypatch, content, match):
     monkeypatch.chdir(tmp_path)

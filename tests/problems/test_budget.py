@@ -19,16 +19,15 @@ NORMAL = gl.problems.NormalGaussian(0.3, 0.5, 1.0)
 @pytest.mark.parametrize(
     ("problem", "name", "k", "expected"),
     [
-        (BOX, "pathwise", 5, 5),
-        (BOX, "dreg", 5, 5),
-        (BOX, "measure-valued", 5, 7),  # the two walls are the same for all samples
-        (BOX, "dreg-boundary", 5, 7),
-        (NORMAL, "measure-valued", 5, 15),  # a pair of its own for each sample
-        (
-            gl.problems.BoxGaussian(0.3, 1.0, dim=3),
-            "measure-valued",
-            5,
-            15,
+        pytest.param(BOX, "pathwise", 5, 5, id="pathwise"),
+        pytest.param(BOX, "dreg", 5, 5, id="dreg"),
+        pytest.param(BOX, "measure-valued", 5, 7, id="measure-valued"),  # the two walls are the same for all samples
+        pytest.param(BOX, "dreg-boundary", 5, 7, id="dreg-boundary"),
+        pytest.param(
+            NORMAL, "measure-valued", 5, 15, id="measure-valued on a Normal"
+        ),  # a pair of its own for each sample
+        pytest.param(
+            gl.problems.BoxGaussian(0.3, 1.0, dim=3), "measure-valued", 5, 15, id="measure-valued in three dimensions"
         ),  # phi's coordinate alone, each sample its own
     ],
 )

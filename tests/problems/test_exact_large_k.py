@@ -140,7 +140,7 @@ def test_narrow_likelihood_at_two_samples(x):
 
 @pytest.mark.parametrize("k", [1, 2, 8, 1000, 10_000])
 @pytest.mark.parametrize("problem", [
-    BoxGaussian(0.3, **SETTINGS), BoxGaussian(0.3, 0.9, likelihood_std=0.02), BoxProblem(lambda y: (4 * y).sin(), 0.3)
+    pytest.param(BoxGaussian(0.3, **SETTINGS), id="mild"), pytest.param(BoxGaussian(0.3, 0.9, likelihood_std=0.02), id="narrow"), pytest.param(BoxProblem(lambda y: (4 * y).sin(), 0.3), id="sine")
 ])  # fmt: skip
 def test_bias_of_dreg_is_the_boundary_term(problem, k):
     pathwise, dreg = problem.exact_moments("pathwise", k), problem.exact_moments("dreg", k)

@@ -91,7 +91,7 @@ def test_normal_by_a_product_grid():
 
 
 @pytest.mark.parametrize("k", [2, 30, 10_000, 1_000_000])
-@pytest.mark.parametrize("make", [box, normal, lambda dim: box(dim, likelihood_std=0.1)])
+@pytest.mark.parametrize("make", [box, normal, pytest.param(lambda dim: box(dim, likelihood_std=0.1), id="narrow box")])
 def test_one_coordinate_is_the_plain_oracle(make, k, monkeypatch):
     """At D = 1 the transforms give what the sums over nodes give."""
     problem = make(1)
@@ -295,17 +295,17 @@ def test_tempered_weights_by_seeded_draws(posterior, dim=20, k=10, draws=20_000,
 
 
 @pytest.mark.parametrize("ask, error, message", [
-    (lambda: box(0), GradlabError, "dim is 0: give a whole number of coordinates"),
-    (lambda: normal(1.5), GradlabError, "dim is 1.5: give a whole number of coordinates"),
-    (lambda: box(3).exact_moments("dreg-boundary", 2), NotExact, "dreg-boundary are known in one dimension, not in 3"),
-    (lambda: normal(3).exact_moments("vimco", 2), NotExact, "vimco are known in one dimension, not in 3"),
-    (lambda: normal(3).exact_moments("gdreg", 2, "prior_std"), NotExact, "gdreg by prior_std are known in one dimension"),
-    (lambda: box(3).log_terms(torch.zeros(5, 4)), GradlabError, r"noise has shape \(5, 4\): give \[draws, k, 3\]"),
-    (lambda: box(3).log_terms(torch.zeros(5, 4, 2)), GradlabError, r"give \[draws, k, 3\]"),
-    (lambda: dimension_map(BoxProblem(lambda y: y, 0.3)), GradlabError, "takes a BoxGaussian or a NormalGaussian, not a"),
-    (lambda: dimension_map(box(1), k=()), GradlabError, "k is empty: give at least one value"),
-    (lambda: dimension_map(box(1), dim=(0,)), GradlabError, "dim is 0"),
-    (lambda: dimension_map(box(1), temperature=(0.0,)), GradlabError, "temperature is 0.0"),
+    pytest.param(lambda: box(0), GradlabError, "dim is 0: give a whole number of coordinates", id="no coordinate"),
+    pytest.param(lambda: normal(1.5), GradlabError, "dim is 1.5: give a whole number of coordinates", id="half a coordinate"),
+    pytest.param(lambda: box(3).exact_moments("dreg-boundary", 2), NotExact, "dreg-boundary are known in one dimension, not in 3", id="dreg-boundary"),
+    pytest.param(lambda: normal(3).exact_moments("vimco", 2), NotExact, "vimco are known in one dimension, not in 3", id="vimco"),
+    pytest.param(lambda: normal(3).exact_moments("gdreg", 2, "prior_std"), NotExact, "gdreg by prior_std are known in one dimension", id="gdreg by prior_std"),
+    pytest.param(lambda: box(3).log_terms(torch.zeros(5, 4)), GradlabError, r"noise has shape \(5, 4\): give \[draws, k, 3\]", id="noise of one coordinate"),
+    pytest.param(lambda: box(3).log_terms(torch.zeros(5, 4, 2)), GradlabError, r"give \[draws, k, 3\]", id="noise of two coordinates"),
+    pytest.param(lambda: dimension_map(BoxProblem(lambda y: y, 0.3)), GradlabError, "takes a BoxGaussian or a NormalGaussian, not a", id="another problem"),
+    pytest.param(lambda: dimension_map(box(1), k=()), GradlabError, "k is empty: give at least one value", id="no k"),
+    pytest.param(lambda: dimension_map(box(1), dim=(0,)), GradlabError, "dim is 0", id="dim 0"),
+    pytest.param(lambda: dimension_map(box(1), temperature=(0.0,)), GradlabError, "temperature is 0.0", id="temperature 0"),
 ])  # fmt: skip
 def test_bad_input(ask, error, message):
     with pytest.raises(error, match=message):

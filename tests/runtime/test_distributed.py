@@ -123,8 +123,8 @@ def test_the_command_line_needs_no_change(one: Path, two: Path) -> None:
 def test_srun_starts_it_as_well() -> None:
     """The variables that SLURM's srun sets for two processes on one machine."""
     program = (
-        "from gradlab.runtime import distributed\nwith distributed.started('cpu') as here:\n"
-        "    print(here.gather(here.rank), here.any(here.rank == 1), here.cause('by SIGTERM' if here.rank else None))"
+        "from gradlab.runtime import distributed\nwith distributed.initialized('cpu') as group:\n"
+        "    print(group.all_gather(group.rank), group.any(group.rank == 1), group.coalesce('by SIGTERM' if group.rank else None))"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -164,16 +164,16 @@ def test_what_cannot_be_shared(
     elastic = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     for name, value in (environment or elastic).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(GradlabError, match=match), distributed.started(device):
+    with pytest.raises(GradlabError, match=match), distributed.initialized(device):
         pass
-    assert distributed.here() is distributed.ALONE
+    assert distributed.group() is distributed.SINGLE
 
 
 def test_alone_nothing_is_imported() -> None:
     program = (
         "import sys\nfrom gradlab.runtime import distributed\n"
-        "with distributed.started('cpu') as here:\n    assert here.any(True) and here.agreed(3) == 3 and here.mean({'a': 1.0})\n"
-        "    here.wait()\nsys.exit('torch' in sys.modules or 'lightning_fabric' in sys.modules)"
+        "with distributed.initialized('cpu') as group:\n    assert group.any(True) and group.broadcast(3) == 3 and group.mean({'a': 1.0})\n"
+        "    group.barrier()\nsys.exit('torch' in sys.modules or 'lightning_fabric' in sys.modules)"
     )
     environment = {n: v for n, v in os.environ.items() if not n.startswith(("SLURM_", "TORCHELASTIC"))}
     # A batch script of SLURM's that starts one process: SLURM_NTASKS is set, but srun did not start it.

@@ -85,7 +85,10 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize(
     "groups",
     # The encoder alone: the gradients of the decoder are nobody's, and stay.
-    [lambda model: None, lambda model: {"encoder": model.encoder.parameters()}],
+    [
+        pytest.param(lambda model: None, id="children"),
+        pytest.param(lambda model: {"encoder": model.encoder.parameters()}, id="encoder"),
+    ],
 )
 def test_training_is_the_same_bit_for_bit(tmp_path: Path, groups: Any) -> None:
     without = fit()
@@ -226,8 +229,7 @@ def test_bad_losses_hooks_and_files(tmp_path: Path) -> None:
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=6, learning_rate=1e-3)
 
 
-def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path: Path) -> None:
-    pictures = [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
+def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path: Path, pictures: list[data.Picture]) -> None:
     plain = training.train(TINY, pictures, tmp_path / "plain")
     watched = training.train(TINY, pictures, tmp_path / "watched", RunOptions(snr_every=2, snr_draws=3))
     assert watched.folder.name == plain.folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import math
 
@@ -417,7 +418,7 @@ def test_damaged_states_are_refused():
 def test_merge_is_recording_in_one_go(cuts):
     a, b = sorted(cuts)
     net = model()
-    draws = DRAWS[:90]
+    draws = noisy_draws()[:90]
     whole = fed(draws)
     parts = [fed(draws[:a]), fed(draws[a:b]), fed(draws[b:])]
     parts[1].merge(parts[2])
@@ -428,7 +429,9 @@ def test_merge_is_recording_in_one_go(cuts):
     assert net is not None
 
 
-DRAWS = torch.randn(700, 30, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 1.0
+@functools.cache
+def noisy_draws():
+    return torch.randn(700, 30, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 1.0
 
 
 def fed(draws, standard_errors=True):
@@ -462,7 +465,7 @@ def test_fast_replicates_are_the_plain_ones(large, monkeypatch):
     stream = Stream([torch.zeros(30)], [[0]], True)
     stream.allocate([torch.device("cpu")])
     scale = torch.logspace(-30, 30, 30, dtype=torch.float64)  # float32 could not hold their squares
-    draws = DRAWS * scale * torch.tensor([1.0, -1.0, 0.2]).repeat(10)  # means of both signs and near the floor
+    draws = noisy_draws() * scale * torch.tensor([1.0, -1.0, 0.2]).repeat(10)  # means of both signs and near the floor
     draws[:, 3] = 5.0
     seen = 0
     for t in range(700):
@@ -495,7 +498,7 @@ def test_chunks_of_large_parameters():
 
 
 def test_a_mean_that_dominates_costs_no_digits():
-    row = DRAWS[:, :1].expand(-1, 3) + 1e8
+    row = noisy_draws()[:, :1].expand(-1, 3) + 1e8
     stream = fed(row)
     _, m2 = stream.totals(0)
     assert float(m2[0] / 699) == pytest.approx(float(row[:, 0].var()), rel=1e-6)

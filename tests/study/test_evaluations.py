@@ -134,7 +134,13 @@ def test_what_was_evaluated_is_read_without_the_weights(run, counted):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda text: text[:-9], lambda text: "", lambda text: "{}", lambda text: text.replace("0.", "1.", 1)]
+    "damage",
+    [
+        pytest.param(lambda text: text[:-9], id="cut"),
+        pytest.param(lambda text: "", id="empty"),
+        pytest.param(lambda text: "{}", id="no rows"),
+        pytest.param(lambda text: text.replace("0.", "1.", 1), id="other digit"),
+    ],
 )
 def test_damaged_rows_are_as_if_there_were_none(run, counted, damage):
     before = evaluations.rate_distortion(run, 4, IMAGES)
@@ -187,7 +193,7 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
     monkeypatch.setattr(models, "_free_cores", lambda context: 1)
     console = Console(file=io.StringIO(), width=160)
     context = Context(
-        out=tmp_path, folder=tmp_path / "table2", runs=tmp_path / "runs", profile="quick", seed=0, options=RunOptions(),
+        out=tmp_path, folder=tmp_path / "table2", profile="quick", seed=0, options=RunOptions(),
         train_images=None, test_images=None, progress=Progress(console),
     )  # fmt: skip
     wanted = [(name, models.method(SETTINGS, name)) for name in (models.TWO_LEVEL, models.BASELINE)]

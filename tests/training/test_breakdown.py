@@ -28,11 +28,6 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
 class _BadOnTheWayBack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -63,12 +58,23 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, name: str, good: int, spoil: Any) 
 @pytest.mark.parametrize(
     ("name", "spoil", "sentence"),
     [
-        ("h_s.2", lambda y: y * math.nan, r"the loss is nan; the first module whose output is not finite is h_s\.2"),
-        ("g_a.2", lambda y: y / 0, r"the loss is (nan|inf); the first module whose output is not finite is g_a\.2"),
-        (
+        pytest.param(
+            "h_s.2",
+            lambda y: y * math.nan,
+            r"the loss is nan; the first module whose output is not finite is h_s\.2",
+            id="nan in the output",
+        ),
+        pytest.param(
+            "g_a.2",
+            lambda y: y / 0,
+            r"the loss is (nan|inf); the first module whose output is not finite is g_a\.2",
+            id="division by zero",
+        ),
+        pytest.param(
             "g_s.2",
             _BadOnTheWayBack.apply,
             r"the norm of the gradient is nan; on the way back the first gradient that is not finite is that of g_s\.2\.",
+            id="gradient nan",
         ),
     ],
 )

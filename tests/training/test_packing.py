@@ -19,10 +19,9 @@ import torch
 from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import checkpoints, files, locks
-from gradlab.training import RunOptions, archive, packing
-from gradlab.training.packing import PackOptions, pack, pack_every
+from gradlab.training import RunOptions
+from gradlab.training.packing import PackOptions, _pack, archive, pack, pack_every, unpack
 from gradlab.training.state import RESTART
-from gradlab.training.unpacking import unpack
 from gradlab_studies import _models as models
 from tests.training.packs import contents, model, names, shards, study
 
@@ -357,8 +356,8 @@ LOOPS = """
 import os, sys
 from pathlib import Path
 import filelock, pandas
-from gradlab.training import packing
-packing.SHORTEST = 0.02
+from gradlab.training.packing import _pack
+_pack.SHORTEST = 0.02
 out, target = map(Path, sys.argv[1:])
 for _ in sys.stdin:
     child = os.fork()
@@ -367,7 +366,7 @@ for _ in sys.stdin:
         print("ended", flush=True)
     else:
         print(os.getpid(), flush=True)
-        packing.pack_every(out, target, 0.02, packing.PackOptions(limit_mb=0.25), lambda line: print(line, flush=True))
+        _pack.pack_every(out, target, 0.02, _pack.PackOptions(limit_mb=0.25), lambda line: print(line, flush=True))
 """
 
 
@@ -422,7 +421,7 @@ def test_a_signal_packs_once_more(tmp_path, monkeypatch, number):
 
 
 def test_the_loop_waits_for_a_folder_and_ends_when_no_process_works(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHORTEST", 0.05)
+    monkeypatch.setattr(_pack, "SHORTEST", 0.05)
     out, target, lines = tmp_path / "out", tmp_path / "pack", []
     looks = 0
 
@@ -449,13 +448,13 @@ def test_a_held_folder_is_known(tmp_path):
     assert not locks.held(tmp_path) and not list(tmp_path.iterdir())
     with locks.hold(tmp_path, "wait"):
         assert locks.held(tmp_path)
-        assert packing._busy(tmp_path)
+        assert _pack._busy(tmp_path)
     (tmp_path / locks.HOLDER).write_text("{}")  # of one that was killed
     assert not locks.held(tmp_path)
 
 
 def test_the_loop_says_a_failure_once_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHORTEST", 0.02)
+    monkeypatch.setattr(_pack, "SHORTEST", 0.02)
     out, target, lines = tmp_path / "out", tmp_path / "pack", []
     model(out)
     study(out)
@@ -466,12 +465,12 @@ def test_the_loop_says_a_failure_once_and_goes_on(tmp_path, monkeypatch):
     assert [path.name for path in target.iterdir()] == ["results.zip"]
     failures = iter([OSError(28, "No space left on device", "x"), GradlabError("cannot write")] * 2)
 
-    def _pack(*arguments, original=packing._pack):
+    def packed(*arguments, original=_pack._pack):
         for error in failures:
             raise error
         return original(*arguments)
 
-    monkeypatch.setattr(packing, "_pack", _pack)
+    monkeypatch.setattr(_pack, "_pack", packed)
     lines.clear()
     assert names(pack_every(out, tmp_path / "b", 0.02, say=lines.append, idle=0.3)) == ["run-1/final"]
     assert len(lines) == 3 and "No space left" in lines[0] and "cannot write" in lines[1]
@@ -491,7 +490,7 @@ def test_where_nothing_can_be_staged_files_go_straight_to_the_target(tmp_path, m
     monkeypatch.setattr(os, "replace", elsewhere)
     pack(out, tmp_path / "a")
     assert len(moved) == 2
-    (out / packing.Desk(out, tmp_path / "b")._folder.name).write_text("in the way")
+    (out / _pack.Desk(out, tmp_path / "b")._folder.name).write_text("in the way")
     pack(out, tmp_path / "b")
     assert len(moved) == 2
     assert contents(tmp_path / "a") == contents(tmp_path / "b") and len(contents(tmp_path / "a")) == 2

@@ -56,11 +56,6 @@ CODECS = {
 }
 
 
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
 def settings_of(codec: str, loss: Loss | PlainLoss) -> TrainSettings:
     name = codec if codec != "2-level" else "small-hyperprior"
     return replace(TINY, codec=name, loss=loss, scale_learning_rate=False, **CODECS[codec])

@@ -12,7 +12,7 @@ import pytest
 
 from gradlab import data, training
 from gradlab.runtime import files
-from gradlab.study import runner
+from gradlab.study import Request, runner
 from gradlab.training import RunOptions
 from tests.trials import benches
 
@@ -128,5 +128,6 @@ def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
     told = {path.name: path.read_text().splitlines() for path in (tmp_path / "set").iterdir()}
     assert set(told) == set(names)
     for name, own in {"table3": ["draws=4"], "table1": [], "figure3": []}.items():
-        runner.run([name], "stay", tmp_path, RunOptions(resume=True), assignments=[*told[name], *own])
+        request = Request(profile="stay", options=RunOptions(resume=True), assignments=(*told[name], *own))
+        runner.run([name], request, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/final.safetensors")} == before

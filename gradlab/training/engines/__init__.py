@@ -50,7 +50,7 @@ class Engine:
             )
         if self.name == "local" and (self.address is not None or self.cpus != 1 or self.gpus is not None):
             raise GradlabError("--address, --cpus and --gpus are of a cluster: add --engine ray, or leave them out")
-        size = distributed.here().size
+        size = distributed.group().size
         if size > 1 and (self.name != "local" or self.jobs not in (None, 1)):
             raise GradlabError(
                 f"{size} processes share every model: leave out --jobs and --engine {self.name}, or start one process"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files, locks
-from gradlab.training import archive
+from gradlab.training.packing import archive
+from gradlab.training.packing.shards import NAME, Packed, Stored, read
 from gradlab.training.run import FINAL, LAST
-from gradlab.training.shards import NAME, Packed, Stored, read
 
 EVALUATED = "rate-distortion-"
 TEXTS = ("settings.json", "log.csv")

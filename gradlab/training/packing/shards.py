@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints
-from gradlab.training.archive import MEGABYTE
+from gradlab.training.packing.archive import MEGABYTE
 
 NAME = re.compile(r"weights-\d{2,}-[0-9a-f]{8}\.safetensors")
 KIND = re.compile(r"final|last|snapshot-\d+")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
-from gradlab.training import archive
-from gradlab.training.shards import NAME
+from gradlab.training.packing import archive
+from gradlab.training.packing.shards import NAME
 
 
 def check(out: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 An accelerator is often lent by the minute, behind a door that lets a few small files through, and may be gone at any
 moment. ``pack`` writes tables, figures and logs to ``results.zip`` and trained weights, the most valuable first, to
 ``weights-<number>-<digest>.safetensors``; ``pack_every`` keeps them up to date while studies run.
-``gradlab.training.unpacking`` puts them where ``gradlab run --resume`` goes on: a finished run is evaluated, an
+``unpack`` puts them where ``gradlab run --resume`` goes on: a finished run is evaluated, an
 unfinished one is trained further. Without the optimizer's state, which is twice as large as the weights, that is a warm
 restart (``gradlab.training``).
 """
@@ -20,11 +20,11 @@ from pathlib import Path
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files, locks, signals
 from gradlab.runtime.checkpoints import Stored
-from gradlab.training import archive
-from gradlab.training.archive import MEGABYTE, Found
-from gradlab.training.desk import Desk, check
+from gradlab.training.packing import archive
+from gradlab.training.packing.archive import MEGABYTE, Found
+from gradlab.training.packing.shards import Packed, Shards, packed
+from gradlab.training.packing.target import Desk, check
 from gradlab.training.run import FINAL
-from gradlab.training.shards import Packed, Shards, packed
 
 TRIES = 5
 SHORTEST = 1.0  # seconds
@@ -163,11 +163,11 @@ def pack_every(
 
     def going_on() -> bool:
         patience = idle if made is not None else FIRST * idle
-        return signals.cause() is None and time.monotonic() - worked <= patience
+        return signals.stop_reason() is None and time.monotonic() - worked <= patience
 
     if not out.is_dir():
         say(f"{time.strftime('%H:%M:%S')}  waiting for {out}")
-    with signals.listening():
+    with signals.handled():
         with contextlib.suppress(KeyboardInterrupt):
             while going_on():
                 begin = time.monotonic()
