@@ -85,7 +85,7 @@ def measure(
     settings: Settings,
     context: Context,
     name: str,
-    extra: Callable[[str, Mapping[str, latents.Spread]], Tables] = lambda method, spread: {},
+    extra: Callable[[str, Mapping[str, latents.LatentMoments]], Tables] = lambda method, spread: {},
 ) -> dict[str, pd.DataFrame]:
     """Statistics of the latents of the three codecs, as table ``name``, and what else ``extra`` reads from a spread."""
     runs = models.train_all(context, trained(settings))
@@ -93,8 +93,8 @@ def measure(
     images = latents.tiles(pictures, settings.tile) if settings.tile else pictures
 
     def rows(method: str, run: Run, advance: Advance) -> Tables:
-        spread = latents.spread(run.codec(settings.iterations, context.device), images, advance)
-        statistics = latents.rows(spread).assign(
+        spread = latents.moments_over_images(run.codec(settings.iterations, context.device), images, advance)
+        statistics = latents.statistics_of(spread).assign(
             sample_size=settings.sizes.get(method, 1), seed=context.seed, iterations=settings.iterations,
             images=len(images),
         )  # fmt: skip
@@ -151,15 +151,15 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
     for ax, method in zip(axes, (models.MIX, models.DMS), strict=True):
         here, printed = (ratios.loc[method, [column + end for column in columns]].tolist() for end in ("", "_paper"))
         bars = pd.DataFrame({"column": columns, "here": here, "paper": printed}).melt("column")
-        plots.bars(ax, bars, "column", "value", hue="variable", xlabel="", yscale="log", base=1,
-                   ylabel="ratio to single-sample training")  # fmt: skip
+        plots.bars(ax, bars, "column", "value", hue="variable", yscale="log", base=1,
+                   ylabel="ratio to single-sample training",
+                   title=f"{PAPER_METHODS[method]}, {rows['images'].iloc[0]} images")  # fmt: skip
         ax.axhline(1, color="0.3", linewidth=0.8)
         ax.tick_params(axis="x", labelrotation=30)
         low, high = ax.get_ylim()
         shown = [tick for tick in TICKS if low <= tick <= high]
         ax.set_yticks(shown, [f"{tick:g}" for tick in shown])
         ax.set_yticks([], minor=True)
-        plots.title(ax, f"{PAPER_METHODS[method]}, {rows['images'].iloc[0]} images")
     axes[1].set_ylabel("")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / name)

@@ -129,8 +129,8 @@ def draw(folder: Path) -> None:
     """PSNR of both over training, and the paper's."""
     table = files.read_csv(folder / "autoencoders.csv")
     figure, ax = plots.figure(height=2.8)
-    plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)")
-    plots.title(ax, f"transforms alone, {table['images'].iloc[0]} images")
+    plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)",
+                 title=f"transforms alone, {table['images'].iloc[0]} images")  # fmt: skip
     plots.save(figure, folder / "autoencoders")
 
 

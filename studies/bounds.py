@@ -100,8 +100,7 @@ def draw(folder: Path) -> None:
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]
     figure, ax = plots.figure(height=3.2)
     plots.curves(ax, table, "k", "nats", None, "bound", mode="lines", xlabel="samples k of y", ylabel="bound (nats)",
-                 xscale="log")  # fmt: skip
-    plots.title(ax, f"exact, l = {l} samples of z")
+                 xscale="log", title=f"exact, l = {l} samples of z")  # fmt: skip
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "bounds")
 

@@ -81,8 +81,7 @@ def draw(folder: Path) -> None:
         weights = "weights in nats" if temperature == 1 else f"weights tempered by {temperature:g}"
         for ax, (column, label) in zip(line, PANELS.items(), strict=True):
             plots.curves(ax, rows, "k", column, None, "D", xlabel="samples k", ylabel=label, xscale="log",
-                         yscale="log", mode="lines")  # fmt: skip
-            plots.title(ax, f"{weights}, exact")
+                         yscale="log", mode="lines", title=f"{weights}, exact")  # fmt: skip
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "dimension")
 

@@ -30,7 +30,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Histogram rows (what the figure is drawn from), and the statistics of Tables 6 and 10 for the same models."""
     edges = np.geomspace(LOW, HIGH, BINS + 1)
 
-    def histograms(method: str, spread: Mapping[str, latents.Spread]) -> Tables:
+    def histograms(method: str, spread: Mapping[str, latents.LatentMoments]) -> Tables:
         tables = []
         for latent in ("y", "z"):
             # Values beyond the range are counted in the outermost bins: nothing is dropped.
@@ -66,9 +66,9 @@ def draw(folder: Path) -> None:
         rows = table[table["latent"] == latent]
         bins = max(2, round(math.log10(rows["high"].max() / rows["low"].min()) / width))
         plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=bins,
-                         xlabel=f"variance of a dimension of {latent} over images (steps$^2$)")  # fmt: skip
+                         xlabel=f"variance of a dimension of {latent} over images (steps$^2$)",
+                         title=f"latent {latent}, {table['images'].iloc[0]} images")  # fmt: skip
         ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
-        plots.title(ax, f"latent {latent}, {table['images'].iloc[0]} images")
     plots.save(figure, folder / "figure3")
 
 

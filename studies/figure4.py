@@ -112,9 +112,8 @@ def draw(folder: Path) -> None:
             ax.stairs(density, edges, fill=True, alpha=0.5, label=f"y - round(y), n = {rows['count'].sum()}")
             ax.axhline(1, color="0.2", linestyle="--", linewidth=1.0, label="noise of training, U(-1/2, 1/2)")
             ax.set(xlabel="y - round(y) (quantization steps)", ylabel="density (1 / step)")
-            ax.set(xlim=(-0.5, 0.5), ylim=(0, 1.35 * max(1, density.max())))
+            ax.set(xlim=(-0.5, 0.5), ylim=(0, 1.35 * max(1, density.max())), title=f"{name}, {rows['image'].iloc[0]}")
             ax.legend(loc="upper right")
-        plots.title(ax, f"{name}, {rows['image'].iloc[0]}")
     plots.save(figure, folder / "figure4")
 
 

@@ -98,7 +98,7 @@ def draw(folder: Path) -> None:
     left, middle, right = grid[0]
 
     plots.curves(left, posterior.assign(what="p(y | x)"), "y", "posterior", None, "what", mode="lines",
-                 xlabel="latent y", ylabel="density")  # fmt: skip
+                 xlabel="latent y", ylabel="density", title=f"flux at the walls, k = {k} (nats)")  # fmt: skip
     peak = posterior["posterior"].max()
     left.set_ylim(0, 1.42 * peak)
     with plots.style():
@@ -114,11 +114,11 @@ def draw(folder: Path) -> None:
             left.plot([wall, wall], [1.0, height], color="0.1", linewidth=0.6, linestyle=":")
             text = height + 0.0284 * peak
             left.text(wall, text, f"{flux:+.2f}", fontsize=6.5, ha="right" if flux < 0 else "left")
-    plots.title(left, f"flux at the walls, k = {k} (nats)")
 
     density["label"] = ("k = " + density["k"].astype(str)).replace(f"k = {LIMIT}", "k to infinity")
     plots.curves(middle, density, "y", "density", None, "label", mode="lines", xlabel="latent y in the box",
-                 ylabel="weight density, $k\\,E[\\tilde w \\mid y]$")  # fmt: skip
+                 ylabel="weight density, $k\\,E[\\tilde w \\mid y]$",
+                 title=f"DReG drops {shown['boundary']:.2f} nats at k = {k}")  # fmt: skip
     lower, upper = weights = (shown["weight_lower"], shown["weight_upper"])
     with plots.style():
         for wall, weight in zip(walls, weights, strict=True):
@@ -128,13 +128,11 @@ def draw(folder: Path) -> None:
         middle.annotate("", (beside, lower), (beside, upper), arrowprops={"arrowstyle": "<->", "color": "0.1"})
         middle.plot([walls[0], beside], [lower, lower], color="0.1", linewidth=0.6, linestyle=":")
         middle.set_xlim(walls[0] - 0.06, walls[1] + 0.14)
-    plots.title(middle, f"DReG drops {shown['boundary']:.2f} nats at k = {k}")
 
     names = {"gradient": "gradient = pathwise", "dreg": "mean of DReG", "boundary": "weights at the walls"}
     lines = table.melt("k", list(names), var_name="what", value_name="nats").replace({"what": names})
     plots.curves(right, lines, "k", "nats", None, "what", xlabel="samples k", ylabel="nats per unit of phi",
-                 xscale="log")  # fmt: skip
-    plots.title(right, "DReG + walls, exact")
+                 xscale="log", title="DReG + walls, exact")  # fmt: skip
     for ax, below in zip(*grid, strict=True):
         plots.shared_legend(figure, [ax], at=below)
     plots.save(figure, folder / "flux")

@@ -79,10 +79,8 @@ def draw(folder: Path) -> None:
     cells = pd.MultiIndex.from_product([table["claim"].unique(), [YES, NO, UNDEFINED]], names=["claim", "holds"])
     counts = table.groupby(["claim", "holds"]).size().reindex(cells).rename("checks").reset_index()
     figure, ax = plots.figure(width="page", height=5.6)
-    plots.heat(
-        ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", norm=LogNorm(), empty=""
-    )
-    plots.title(ax, f"{len(table)} checks")
+    plots.heat(ax, counts, "claim", "holds", "checks", xlabel="holds", label="checks", norm=LogNorm(), empty="",
+               title=f"{len(table)} checks")  # fmt: skip
     plots.save(figure, folder / "paper-audit")
 
     rates = table[table["metric"].str.endswith("BD-BR (%)") & table["interpolation"].notna()]
@@ -93,9 +91,9 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     for ax, (n, source) in zip(axes, ((4, 8), (5, 9)), strict=True):
         bars = pd.concat([printed, recomputed]).query(f"table == '{n}'")
-        plots.bars(ax, bars, "place", "rate", "error", "which", xlabel="", ylabel="BD-rate (%)")
+        plots.bars(ax, bars, "place", "rate", "error", "which", ylabel="BD-rate (%)",
+                   title=f"Table {n} from Table {source} (bars: what rounding allows)")  # fmt: skip
         ax.axhline(0, color="0.3", linewidth=0.8)
-        plots.title(ax, f"Table {n} from Table {source} (bars: what rounding allows)")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "paper-audit_bd")
 

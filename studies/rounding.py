@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -153,10 +154,9 @@ def on_codec(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     def rows(proxy: Proxy, advance: Advance) -> Tables:
         loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
-        snr = gradients.record(
-            codec, crops, base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
-        ).summary()
-        cost, se = gradients.cost(codec, crops, base.lam, settings.costs, loss=loss, seed=context.seed, advance=advance)
+        options: dict[str, Any] = {"loss": loss, "seed": context.seed, "advance": advance}
+        snr = gradients.record(codec, crops, base.lam, settings.gradients, **options).summary()
+        cost, se = gradients.mean_loss(codec, crops, base.lam, settings.costs, **options)
         table = pd.DataFrame({"proxy": label(proxy), "group": snr.pop("group"), "rd_cost": cost, "rd_cost_se": se,
                               "rd_cost_rounded": rounded})  # fmt: skip
         return {"rounding_codec": table.join(snr)}
@@ -239,11 +239,10 @@ def draw(folder: Path) -> None:
     codec = files.read_csv(folder / "rounding_codec.csv")
     figure, axes = plots.figure(1, 2, width="page", height=3.2, gridspec_kw={"width_ratios": [1, 2]})
     costs = codec.drop_duplicates("proxy").assign(excess=lambda t: t["rd_cost"] - t["rd_cost_rounded"])
-    plots.bars(axes[0], costs.assign(where="crops"), "where", "excess", "rd_cost_se", "proxy", xlabel="",
-               ylabel="cost trained on - rounded (bpp)")  # fmt: skip
-    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", xlabel="", ylabel="gradient SNR", yscale="log")
-    plots.title(axes[0], "how far from rounding")
-    plots.title(axes[1], f"same weights, {codec['draws'].iloc[0]} draws of noise")
+    plots.bars(axes[0], costs.assign(where="crops"), "where", "excess", "rd_cost_se", "proxy",
+               ylabel="cost trained on - rounded (bpp)", title="how far from rounding")  # fmt: skip
+    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", ylabel="gradient SNR", yscale="log",
+               title=f"same weights, {codec['draws'].iloc[0]} draws of noise")  # fmt: skip
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "rounding_codec")
 

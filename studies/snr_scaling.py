@@ -130,14 +130,12 @@ def draw(folder: Path) -> None:
     figure, axes = plots.figure(2, 3, width="page", height=3.6, gridspec_kw={"height_ratios": [4, 1]})
     for ax, over in zip(axes[0], ("k", "m"), strict=False):
         rows = table[(table["model"] == "Gaussian") & (table["over"] == over)]
-        plots.curves(ax, rows, over, "snr", "snr_se", "line", xlabel=f"samples {over.upper()}",
-                     ylabel="SNR", xscale="log", yscale="log")  # fmt: skip
-        plots.title(ax, f"Gaussian model, n = {rows['draws'].iloc[0]}")
+        plots.curves(ax, rows, over, "snr", "snr_se", "line", xlabel=f"samples {over.upper()}", ylabel="SNR",
+                     xscale="log", yscale="log", title=f"Gaussian model, n = {rows['draws'].iloc[0]}")  # fmt: skip
     box = table[table["model"] != "Gaussian"].copy()
     box["name"] = box["model"].str.replace("box, ", "") + ", " + box["line"]
     plots.curves(axes[0, 2], box, "k", "snr", None, "name", mode="lines", xlabel="samples K", ylabel="SNR",
-                 xscale="log", yscale="log")  # fmt: skip
-    plots.title(axes[0, 2], "unit box, exact")
+                 xscale="log", yscale="log", title="unit box, exact")  # fmt: skip
     for ax, below in zip(*axes, strict=True):
         plots.shared_legend(figure, [ax], at=below)
     plots.save(figure, folder / "snr-scaling")

@@ -91,9 +91,9 @@ def draw(folder: Path) -> None:
     panels = list(axes.flat)
     for ax, group in zip(panels, GROUPS, strict=False):
         plots.curves(ax, table[table["group"] == group], "iteration", "snr", "snr_se", "method",
-                     xlabel="iterations", ylabel="gradient SNR", yscale="log", order=METHODS[::-1])  # fmt: skip
+                     xlabel="iterations", ylabel="gradient SNR", yscale="log", order=METHODS[::-1],
+                     title=f"{group}, n = {table['draws'].iloc[0]} draws")  # fmt: skip
         ax.axhline(table["noise_floor"].iloc[0], color="0.4", linewidth=0.8, linestyle=":", label="noise floor")
-        plots.title(ax, f"{group}, n = {table['draws'].iloc[0]} draws")
     plots.shared_legend(figure, panels[:-1], at=panels[-1])
     plots.save(figure, folder / "snr-training")
 

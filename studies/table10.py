@@ -29,8 +29,8 @@ work = shared.work
 def measure(settings: Settings, context: Context) -> Tables:
     """One row per method; one per method, latent and channel beside it."""
 
-    def channels(method: str, spread: Mapping[str, latents.Spread]) -> Tables:
-        rows = latents.channel_rows(spread)
+    def channels(method: str, spread: Mapping[str, latents.LatentMoments]) -> Tables:
+        rows = latents.channel_statistics_of(spread)
         rows.insert(0, "method", method)
         return {"table10_channels": rows}
 

@@ -172,8 +172,8 @@ def draw(folder: Path) -> None:
     for ax, (posterior, name) in zip(axes, titles.items(), strict=True):
         rows = toys[toys["posterior"] == posterior]
         plots.heat(ax, rows, "estimator", "k", "relative", xlabel="samples k", ylabel="estimator",
-                   label="|bias| (% of the gradient)", norm=Normalize(0, 100))  # fmt: skip
-        plots.title(ax, f"{name}, exact")
+                   label="|bias| (% of the gradient)", norm=Normalize(0, 100),
+                   title=f"{name}, exact")  # fmt: skip
     plots.save(figure, folder / "toys_matrix")
 
 

@@ -111,7 +111,8 @@ def draw(folder: Path) -> None:
     # Every line begins at k = 1, which is the baseline.
     lines = pd.concat([*(single.assign(method=name) for name in METHODS), table[table["method"] != models.BASELINE]])
     plots.curves(ax, lines, "k", "ratio", None, "method", xlabel="samples k, or factor of the batch",
-                 ylabel="time of an iteration,\nover single-sample training", xscale="log", yscale="log")  # fmt: skip
+                 ylabel="time of an iteration,\nover single-sample training", xscale="log", yscale="log",
+                 title=f"median of {table['repetitions'].iloc[0]}, bars: fastest and slowest")  # fmt: skip
     with plots.style():
         for name, line in zip(METHODS, list(ax.containers), strict=True):
             rows = table[table["method"] == name]
@@ -122,7 +123,6 @@ def draw(folder: Path) -> None:
     ticks = sorted(set(table["k"]))
     ax.set_xticks(ticks, [str(k) for k in ticks])
     ax.set_xticks([], minor=True)
-    plots.title(ax, f"median of {table['repetitions'].iloc[0]}, bars: fastest and slowest")
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "training-cost")
 

@@ -19,8 +19,8 @@ import pandas as pd
 from gradlab import cli, data
 from gradlab.codecs import video
 from gradlab.evaluation import gradients
+from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.evaluation.video import rate_distortion
-from gradlab.evaluation.weights import weight_statistics
 from gradlab.runtime import files, provenance
 from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
@@ -44,7 +44,7 @@ QUICK = TrainSettings(
 
 @dataclass(frozen=True)
 class Settings:
-    """The codec and the pans.
+    """The codec and the videos.
 
     Attributes:
         base: the codec, trained single-sample; ``crop`` is the side of a frame, ``shift`` the largest motion.
@@ -81,8 +81,9 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     test = models.test_pictures(context)
     runs = models.train_all(context, trained(settings))
     base, train = runs[0].settings, models.train_pictures(context, settings.base)
-    tested = data.Pans(test, base.crop, settings.videos, base.shift, context.seed, context.device).batch(0)
-    recorded = data.Pans(train, base.crop, settings.batch, base.shift, context.seed, context.device).batch(base.steps)
+    tested = data.VideoCrops(test, base.crop, settings.videos, base.shift, context.seed, context.device).batch(0)
+    crops = data.VideoCrops(train, base.crop, settings.batch, base.shift, context.seed, context.device)
+    recorded = crops.batch(base.steps)
     sizes, draws = sorted({2, settings.k}), max(1, settings.draws // 8)
 
     def rates(method: str, codec: Any, run: TrainSettings, iterations: int, advance: Advance) -> Tables:
@@ -161,17 +162,14 @@ def draw(folder: Path) -> None:
     shown = weights[(weights["method"] == MIX) & weights["name"].notna()]
     figure, axes = plots.figure(1, 3, width="page", height=2.9)
     plots.bars(axes[0], rows, "training", "R-D cost", "R-D cost_se", xlabel="training",
-               ylabel="R-D cost (bits per pixel)")  # fmt: skip
-    plots.title(axes[0], "bars: s.e. over videos")
+               ylabel="R-D cost (bits per pixel)", title="bars: s.e. over videos")  # fmt: skip
     plots.bars(axes[1], groups, "group", "snr", "snr_se", "training", xlabel="part", ylabel="gradient SNR",
-               yscale="log")  # fmt: skip
+               yscale="log", title=f"n = {groups['draws'].iloc[0]} draws")  # fmt: skip
     decades = np.log10(groups.loc[groups["snr"] > 0, "snr"])
     axes[1].set_ylim(10 ** np.floor(decades.min()), 10 ** np.ceil(decades.max()))
     axes[1].tick_params(axis="x", rotation=45)
-    plots.title(axes[1], f"n = {groups['draws'].iloc[0]} draws")
-    plots.title(axes[2], "how many samples count")
     plots.curves(axes[2], shown, "k", "ess", "ess_se", "name", xlabel="samples k of the residual",
-                 ylabel="effective sample size")  # fmt: skip
+                 ylabel="effective sample size", title="how many samples count")  # fmt: skip
     axes[2].set_xticks(sorted(set(weights["k"])))
     plots.shared_legend(figure, axes[1:])
     plots.save(figure, folder / "video")

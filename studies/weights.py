@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from gradlab import cli, data
-from gradlab.evaluation.weights import weight_statistics
+from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.runtime import files
 from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
@@ -106,8 +106,8 @@ def draw(folder: Path) -> None:
         (axes[1], table[table["size"] == size], "k", "samples k", f"{size} x {size} pixels"),
     ):
         # Bars: half of these series are equal, and lines would hide each other.
-        plots.bars(ax, rows, column, "ess", "ess_se", "name", xlabel=xlabel, ylabel="effective sample size")
-        plots.title(ax, title)
+        plots.bars(ax, rows, column, "ess", "ess_se", "name", xlabel=xlabel, ylabel="effective sample size",
+                   title=title)  # fmt: skip
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "weights")
 

@@ -30,7 +30,7 @@ from tests.codecs.codec_zoo import build
 
 EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
 ROOMS = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}
-ROOMS |= {"testing": testing, "recording": gradients}
+ROOMS |= {"testing": testing, "gradients": gradients}
 
 # ----------------------------------------------------------------------------------------------------- one good call
 
@@ -91,16 +91,16 @@ GOOD = {
     "codecs.build": lambda: dict(name="small-hyperprior", channels=(6, 4), direct_y=True, seed=0),
     "codecs.load": lambda: dict(path="weights.pth", name="small-hyperprior", channels=(6, 4), direct_y=True),
     "codecs.copy_of": lambda: dict(codec=codec()),
-    "data.Pans": lambda: dict(pictures=pictures(), size=8, batch=2, shift=1, seed=0, device="cpu"),
+    "data.VideoCrops": lambda: dict(pictures=pictures(), size=8, batch=2, shift=1, seed=0, device="cpu"),
     "data.Crops": lambda: dict(pictures=pictures(), size=8, batch=2, seed=0, flips=True, device="cpu"),
     "data.embedded": lambda: dict(split="test"),
     "data.fingerprint": lambda: dict(pictures=pictures()),
     "data.floats": lambda: dict(image=pictures()[0]),
     "data.load": lambda: dict(folder="images", split="test", minimum=1),
     "data.read_image": lambda: dict(path="images/a.png"),
-    "evaluation.anchor_curves": lambda: dict(table=anchors()),
-    "evaluation.anchors": lambda: dict(images=pictures()[:1], names=("JPEG",), qualities=(10,)),
-    "evaluation.available": dict,
+    "evaluation.classical_curves": lambda: dict(table=classical()),
+    "evaluation.classical_codecs": lambda: dict(images=pictures()[:1], names=("JPEG",), qualities=(10,)),
+    "evaluation.available_codecs": dict,
     "evaluation.bd": lambda: dict(CURVES, method="pchip"),
     "evaluation.bd_quality": lambda: dict(CURVES, method="pchip"),
     "evaluation.bd_rate": lambda: dict(CURVES, method="pchip"),
@@ -111,28 +111,28 @@ GOOD = {
     "evaluation.distortion": lambda: dict(x=pixels(), x_hat=pixels() / 2),
     "evaluation.encode": lambda: dict(codec=codec(), image=pixels()[0]),
     "evaluation.is_kodak": lambda: dict(names=["kodim01.png"]),
-    "evaluation.lambdas": lambda: dict(values=(0.01, 0.02)),
+    "evaluation.check_lambdas": lambda: dict(values=(0.01, 0.02)),
     "evaluation.ms_ssim": lambda: dict(x=torch.zeros(1, 3, 161, 161), x_hat=torch.zeros(1, 3, 161, 161)),
     "evaluation.mse_255": lambda: dict(x=pixels(), x_hat=pixels() / 2),
-    "evaluation.named": lambda: dict(images=pictures()),
+    "evaluation.named_images": lambda: dict(images=pictures()),
     "evaluation.pack": lambda: dict(container=container.unpack(stream())),
     "evaluation.psnr": lambda: dict(mse=4.0),
     "evaluation.rate_distortion": lambda: dict(codec=codec(), images=pictures()[:1], lam=0.01),
     "evaluation.read": lambda: dict(path="a.glc"),
     "evaluation.reconstruction": lambda: dict(codec=codec(), images=pictures()[:1]),
-    "evaluation.references": lambda: dict(model="mbt2018"),
+    "evaluation.published_results": lambda: dict(model="mbt2018"),
     "evaluation.summary": lambda: dict(per_image=pd.DataFrame({"image": ["a"], "mse": [2.0], "bpp": [0.5]})),
     "evaluation.to_8_bit": lambda: dict(x=pixels()),
     "evaluation.universal_quantization": lambda: dict(codec=codec(), images=pictures()[:1], lam=0.01, seed=0),
     "evaluation.unpack": lambda: dict(data=stream()),
     "evaluation.write": lambda: dict(path="b.glc", data=stream()),
-    "latents.spread": lambda: dict(codec=codec(), images=pictures()),
+    "latents.moments_over_images": lambda: dict(codec=codec(), images=pictures()),
     "latents.statistics": lambda: dict(codec=codec(), images=pictures(), dead=1e-3),
-    "latents.channels": lambda: dict(codec=codec(), images=pictures(), dead=1e-3),
-    "latents.rows": lambda: dict(found=gl.latents.spread(codec(), pictures()), dead=1e-3),
-    "latents.channel_rows": lambda: dict(found=gl.latents.spread(codec(), pictures()), dead=1e-3),
+    "latents.channel_statistics": lambda: dict(codec=codec(), images=pictures(), dead=1e-3),
+    "latents.statistics_of": lambda: dict(found=gl.latents.moments_over_images(codec(), pictures()), dead=1e-3),
+    "latents.channel_statistics_of": lambda: dict(found=gl.latents.moments_over_images(codec(), pictures()), dead=1e-3),
     "latents.residuals": lambda: dict(codec=codec(), images=pictures(), bins=4),
-    "latents.aligned": lambda: dict(images=pictures(), multiple=16),
+    "latents.align": lambda: dict(images=pictures(), multiple=16),
     "latents.tiles": lambda: dict(pictures=pictures(), size=8),
     "paper.table": lambda: dict(n=1),
     "paper.printed": lambda: dict(n=1),
@@ -170,9 +170,9 @@ GOOD = {
         estimator="pathwise", problem=BOX, k=2, draws=64, seed=0, objective="iwae", wrt="phi"
     ),
     **{name: lambda: dict(codec=codec(), batches=pixels(), lam=0.01, draws=2, loss=None, seed=0)
-       for name in ("record", "recording.record")},
-    "recording.cost": lambda: dict(codec=codec(), x=pixels(), lam=0.01, draws=2, loss=None, seed=0),
-    "recording.at_same_weights": lambda: dict(codec=codec(), batches=pixels(), lam=0.01, draws=2, settings=("direct-y",)),
+       for name in ("record", "gradients.record")},
+    "gradients.mean_loss": lambda: dict(codec=codec(), x=pixels(), lam=0.01, draws=2, loss=None, seed=0),
+    "gradients.compare_direct_y": lambda: dict(codec=codec(), batches=pixels(), lam=0.01, draws=2, settings=("direct-y",)),
 }  # fmt: skip
 
 # Classes of what these return -> how to make one.
@@ -194,8 +194,8 @@ PASSIVE = {"codecs.Codec", "codecs.Hyperprior", "codecs.SmallHyperprior", "codec
            "training.Run", "training.TrainState", "GradlabError"}  # fmt: skip
 
 
-def anchors():
-    return gl.evaluation.anchors(pictures()[:1], ("JPEG",), (10,))
+def classical():
+    return gl.evaluation.classical_codecs(pictures()[:1], ("JPEG",), (10,))
 
 
 def public():
@@ -299,7 +299,7 @@ WORK = {"huge", "beyond floats"}
 # Results of these are not finite by definition: two images that are equal, a bound that is not there.
 INFINITE = {"evaluation.psnr", "evaluation.distortion", "evaluation.ms_ssim", "data.floats"}
 # What goes straight into a network comes out as it went in: finding NaN there costs a copy from the accelerator.
-STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "recording.cost"}  # fmt: skip
+STRAIGHT = {"Codec.latents", "Codec.log_terms", "Codec.universal", "gradients.mean_loss"}  # fmt: skip
 INFINITE |= STRAIGHT
 CONSTANT = {
     "other codec",

@@ -18,7 +18,7 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from gradlab.codecs.entropy import Bottleneck
-from gradlab.codecs.precision import check_weights, transformed
+from gradlab.codecs.precision import check_weight_dtype, run_transform
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy
@@ -106,11 +106,11 @@ class Codec(CompressionModel):
             GradlabError: images of a wrong shape, type or device.
         """
         self._check(x)
-        return transformed(self.g_a, x, self.precision)
+        return run_transform(self.g_a, x, self.precision)
 
     def decode(self, y: Tensor) -> Tensor:
         """``[B, 3, H, W]`` the image of a latent, ``g_s(y)``, in the type of ``y``, not clamped."""
-        return transformed(self.g_s, y, self.precision)
+        return run_transform(self.g_s, y, self.precision)
 
     @abstractmethod
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
@@ -248,7 +248,7 @@ class Codec(CompressionModel):
         if x.ndim != 4 or x.shape[1] != 3:
             raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
         weight = next(self.parameters())
-        check_weights(weight)
+        check_weight_dtype(weight)
         if x.dtype != weight.dtype or x.device != weight.device:
             raise GradlabError(
                 f"images are {x.dtype} on {x.device} and the codec is {weight.dtype} on {weight.device}: move one there"

@@ -18,7 +18,7 @@ from compressai.models import Cheng2020Anchor, Cheng2020Attention, JointAutoregr
 from torch import Tensor, nn
 
 from gradlab.codecs.hyperprior import Hierarchical
-from gradlab.codecs.precision import transformed
+from gradlab.codecs.precision import run_transform
 
 
 class _Masked(MaskedConv2d):
@@ -56,10 +56,10 @@ class Context(Hierarchical):
 
     def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale and mean from h_s and the context, for every pair of the leading axes; the context runs once per y."""
-        context = transformed(self.context_prediction, y.flatten(0, -4), self.precision).unflatten(0, y.shape[:-3])
+        context = run_transform(self.context_prediction, y.flatten(0, -4), self.precision).unflatten(0, y.shape[:-3])
         leading = torch.broadcast_shapes(hyper.shape[:-3], context.shape[:-3])
         both = torch.cat([t.expand(*leading, *t.shape[-3:]) for t in (hyper, context)], dim=-3)
-        both = transformed(self.entropy_parameters, both.flatten(0, -4), self.precision)
+        both = run_transform(self.entropy_parameters, both.flatten(0, -4), self.precision)
         scales, means = both.unflatten(0, leading).chunk(2, dim=-3)
         return scales, means
 

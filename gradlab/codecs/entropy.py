@@ -9,7 +9,7 @@ from __future__ import annotations
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from torch import Tensor
 
-from gradlab.codecs.precision import full
+from gradlab.codecs.precision import without_autocast
 
 
 class Bottleneck(EntropyBottleneck):
@@ -24,7 +24,7 @@ class Bottleneck(EntropyBottleneck):
         n, c = samples.shape[:2]
         # A static permute: CompressAI's own is built from tensors, which costs a host synchronisation on a GPU.
         values = samples.transpose(0, 1).reshape(c, 1, -1)
-        with full(samples.device):  # matrix products: a user's autocast would round log p(z) to 8 bits
+        with without_autocast(samples.device):  # matrix products: a user's autocast would round log p(z) to 8 bits
             mass = self._likelihood(values)
         mass = mass[0] if isinstance(mass, tuple) else mass  # 1.2.4 returned a tensor
         if self.use_likelihood_bound:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from gradlab.codecs.base import Codec, fold, unfold
 from gradlab.codecs.entropy import Conditional
-from gradlab.codecs.precision import transformed
+from gradlab.codecs.precision import run_transform
 from gradlab.objectives.terms import Tap
 
 
@@ -82,11 +82,11 @@ class Hierarchical(Codec):
         return {"strings": [self._coded(y, self.h_s(z_hat)), z_strings], "shape": z.shape[-2:]}
 
     def _hyper(self, y: Tensor) -> Tensor:
-        return transformed(self.h_a, y, self.precision)
+        return run_transform(self.h_a, y, self.precision)
 
     def _scored(self, z: Tensor) -> Tensor:
         """The output of h_s, which p(y | z) is made of, in the type of ``z``."""
-        return transformed(self.h_s, z, self.precision)
+        return run_transform(self.h_s, z, self.precision)
 
     def _log_prior(self, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tap, ...]]:
         assert z is not None

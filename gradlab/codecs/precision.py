@@ -51,7 +51,7 @@ def check(precision: str, device: str | torch.device | None = None) -> None:
 
 
 @contextlib.contextmanager
-def convolutions(precision: str, device: torch.device) -> Iterator[None]:
+def cudnn_precision(precision: str, device: torch.device) -> Iterator[None]:
     """Set cuDNN to a precision, and let it search for the fastest algorithm of each shape unless it is deterministic.
 
     Matrix products stay in float32: those of the entropy bottleneck are the only ones in training. Has no effect on
@@ -84,7 +84,7 @@ def _flags(kind: str) -> list[tuple[Any, str, Any]]:
     return [(cudnn, "allow_tf32", kind == "tf32"), (matmul, "allow_tf32", False)]
 
 
-def transformed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
+def run_transform(module: nn.Module, x: Tensor, precision: str) -> Tensor:
     """The output of a transform, in the type of ``x``, whether the precision or a user's autocast lowers it inside."""
     if precision != "bf16":
         return module(x).to(x.dtype)
@@ -92,14 +92,14 @@ def transformed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
         return module(x).to(x.dtype)
 
 
-def full(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """A context in which a user's autocast has no effect."""
     if not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
-def check_weights(weight: Tensor) -> None:
+def check_weight_dtype(weight: Tensor) -> None:
     """Refuse a codec whose weights have 16 bits.
 
     Raises:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gradlab.codecs.base import fold, unfold
 from gradlab.codecs.entropy import Bottleneck, Conditional
-from gradlab.codecs.precision import check_weights, full, transformed
+from gradlab.codecs.precision import check_weight_dtype, run_transform, without_autocast
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy
@@ -121,7 +121,7 @@ class PFrame(ScaleSpaceFlow):
         m_z = self._run(self.motion_hyperprior.hyper_encoder, m_mean)
         log_motion = sum(self._log_mass(self.motion_hyperprior, m[:, None], m_z + _noise(m_z, generator)), start=0.0)
         motion = self._run(self.motion_decoder, m)
-        with full(x.device):
+        with without_autocast(x.device):
             x_pred = self.forward_prediction(x_ref, motion)
         y_mean = self._run(self.res_encoder, x - x_pred)
         u = uniform((len(x), k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device)
@@ -181,7 +181,7 @@ class PFrame(ScaleSpaceFlow):
             getattr(self, f"{part}_hyperprior").update(force=True, update_quantiles=True)
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        return transformed(module, x, self.precision)
+        return run_transform(module, x, self.precision)
 
     def _log_mass(self, hyperprior: Any, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, k]`` log p(y_i | z) of samples ``y [B, k, ...]`` and ``[B, 1]`` log p(z) of ``z [B, ...]``."""
@@ -201,7 +201,7 @@ class PFrame(ScaleSpaceFlow):
         if video.ndim != 5 or video.shape[2] != 3:
             raise GradlabError(f"the video has shape {tuple(video.shape)}: give [batch, frames, 3, height, width]")
         weight = next(self.parameters())
-        check_weights(weight)
+        check_weight_dtype(weight)
         if video.dtype != weight.dtype or video.device != weight.device:
             raise GradlabError(
                 f"frames are {video.dtype} on {video.device} and the codec is {weight.dtype} on {weight.device}: "

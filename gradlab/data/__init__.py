@@ -4,6 +4,6 @@ from gradlab.data.crops import Crops
 from gradlab.data.embedded import embedded
 from gradlab.data.folders import load
 from gradlab.data.images import Picture, fingerprint, floats, read_image
-from gradlab.data.pans import Pans
+from gradlab.data.videos import VideoCrops
 
-__all__ = ["Crops", "Pans", "Picture", "embedded", "fingerprint", "floats", "load", "read_image"]
+__all__ = ["Crops", "Picture", "VideoCrops", "embedded", "fingerprint", "floats", "load", "read_image"]

@@ -1,6 +1,6 @@
 """A training set from a tree of photographs: the largest ones, made smaller, with noise (Balle et al. 2018).
 
-What is done to each image is said, and done, in ``gradlab.data.shrink``.
+What is done to each image is said, and done, in ``gradlab.data.downsampling``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gradlab.data.downsampling import SATURATED, downsample, saturated_share
 from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
-from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests, files, provenance
 from gradlab.runtime.progress import quiet
@@ -262,12 +262,12 @@ def _one(job: _Job) -> _Made:
     except GradlabError as error:
         return _Made(job, None, str(error), False)
     pixels = picture.pixels.permute(1, 2, 0).numpy()
-    share = saturated(pixels)
+    share = saturated_share(pixels)
     if share > SATURATED:
         return _Made(job, None, f"no photograph: {100 * share:.0f} % of its pixels are fully saturated", False)
     # One stream for each file, by its path in the tree: other files and other processes change nothing.
     digest = hashlib.sha256(f"{job.seed}/prepare/{job.name}".encode()).digest()
-    made = shrink(pixels, np.random.default_rng(int.from_bytes(digest[:16], "big")))
+    made = downsample(pixels, np.random.default_rng(int.from_bytes(digest[:16], "big")))
     content = io.BytesIO()
     Image.fromarray(made).save(content, "PNG")
     files.write_bytes(job.target, content.getvalue())

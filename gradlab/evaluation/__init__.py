@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
-from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
-from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, lambdas
-from gradlab.evaluation.bitstream import bitstream, check_tables, coder
+from gradlab.evaluation.bd import BD, bd, bd_quality, bd_rate, bd_table, check_lambdas
+from gradlab.evaluation.bitstream import bitstream, check_tables, on_cpu
+from gradlab.evaluation.classical import CLASSICAL_CODECS, available_codecs, classical_codecs, classical_curves
 from gradlab.evaluation.container import Container, decode, encode, pack, read, unpack, write
-from gradlab.evaluation.images import Images, named
+from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.likelihood import (
     check_lambda,
     deterministic_rounding,
     reconstruction,
     universal_quantization,
 )
-from gradlab.evaluation.quality import distortion, ms_ssim, mse_255, psnr, to_8_bit
-from gradlab.evaluation.references import is_kodak, references
+from gradlab.evaluation.metrics import distortion, ms_ssim, mse_255, psnr, to_8_bit
+from gradlab.evaluation.published import is_kodak, published_results
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
@@ -54,7 +54,7 @@ def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[
 
     check_lambda(lam)
     check_tables(codec)
-    codec = coder(codec)
+    codec = on_cpu(codec)
 
     def row(_: int, name: str, x: Tensor) -> dict[str, Any]:
         coded = bitstream(codec, x)
@@ -62,7 +62,7 @@ def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[
         rates = {"bpp": bpp, "bpp_y": coded.bpp_y, "bpp_z": coded.bpp_z, "bpp_estimate": coded.bpp_estimate}
         return {"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]}
 
-    rows = distributed.group().map(named(images), row, advance)
+    rows = distributed.group().map(named_images(images), row, advance)
     if not rows:
         raise GradlabError("there are no images to evaluate: give at least one")
     return pd.DataFrame(rows)
@@ -80,32 +80,32 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
 
 
 __all__ = [
-    "ANCHORS",
     "BD",
+    "CLASSICAL_CODECS",
     "Container",
-    "anchor_curves",
-    "anchors",
-    "available",
+    "available_codecs",
     "bd",
     "bd_quality",
     "bd_rate",
     "bd_table",
     "bitstream",
+    "check_lambdas",
+    "classical_codecs",
+    "classical_curves",
     "decode",
     "deterministic_rounding",
     "distortion",
     "encode",
     "is_kodak",
-    "lambdas",
     "ms_ssim",
     "mse_255",
-    "named",
+    "named_images",
     "pack",
     "psnr",
+    "published_results",
     "rate_distortion",
     "read",
     "reconstruction",
-    "references",
     "summary",
     "to_8_bit",
     "universal_quantization",

@@ -148,7 +148,7 @@ def overlap(reference: Points, other: Points) -> float:
 
 
 @checked
-def fold(rate: Points, quality: Points) -> str:
+def describe_fold(rate: Points, quality: Points) -> str:
     """Where an R-D curve folds back, in words; empty where rate and quality both grow from point to point.
 
     Args:
@@ -166,7 +166,7 @@ def fold(rate: Points, quality: Points) -> str:
 
 
 @checked
-def lambdas(values: Sequence[float]) -> tuple[float, ...]:
+def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
     """The lambdas of a sweep, as they were given.
 
     Raises:
@@ -207,7 +207,7 @@ def _curves(
                 raise GradlabError(f"point {place + 1} of {whose} has {what} {values[place]}: leave it out")
         if not (r > 0).all():
             raise GradlabError(f"{whose} has the rate {r.min():g}: every rate must be positive")
-        folded = fold(r, q)
+        folded = describe_fold(r, q)
         if folded and method != "cubic":
             raise GradlabError(
                 f"{whose} is not monotone ({folded}): {method} is undefined, "

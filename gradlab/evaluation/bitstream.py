@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlab.codecs import Codec, copy_of
 from gradlab.errors import GradlabError
-from gradlab.evaluation.images import named
+from gradlab.evaluation.images import named_images
 from gradlab.validation import checked
 
 # Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
@@ -48,10 +48,10 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
             reconstruction.
     """
     check_tables(codec)
-    codec = coder(codec)
+    codec = on_cpu(codec)
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[:2] != (1, 3):
         raise GradlabError("a bitstream holds one image: give a tensor [1, 3, height, width]")
-    named(x)
+    named_images(x)
     was_training = codec.training
     codec.eval()
     try:
@@ -95,7 +95,7 @@ def _seen(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         handle.remove()
 
 
-def coder(codec: Codec) -> Codec:
+def on_cpu(codec: Codec) -> Codec:
     """The codec itself on a CPU, otherwise a copy of it there.
 
     On an accelerator the last bit of a scale may differ from run to run, and with it the table that a symbol is coded

@@ -36,8 +36,8 @@ from gradlab.codecs.factorized import Factorized
 from gradlab.data import Picture
 from gradlab.data.images import MAX_BYTES, MAX_PIXELS
 from gradlab.errors import GradlabError
-from gradlab.evaluation.bitstream import check_tables, coder, crop, pad, padding
-from gradlab.evaluation.images import named
+from gradlab.evaluation.bitstream import check_tables, crop, on_cpu, pad, padding
+from gradlab.evaluation.images import named_images
 from gradlab.runtime import checkpoints, files
 from gradlab.validation import checked
 
@@ -190,9 +190,9 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
         GradlabError: tables not built, something that is no image, or an image too large.
     """
     check_tables(codec)
-    codec = coder(codec)
+    codec = on_cpu(codec)
     one: list[Any] = [image]
-    ((_, x),) = named(one)
+    ((_, x),) = named_images(one)
     height, width = x.shape[-2:]
     _bound((height, width), (1, 1))
     padded, _ = pad(x.to(next(codec.parameters()).device), codec.downsampling_factor)
@@ -220,7 +220,7 @@ def decode(codec: Codec, data: bytes) -> Tensor:
         GradlabError: tables not built, a damaged stream, or one of another model.
     """
     check_tables(codec)
-    codec = coder(codec)
+    codec = on_cpu(codec)
     found = unpack(data)
     own = fingerprint(codec)
     if found.fingerprint != own:

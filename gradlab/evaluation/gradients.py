@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss
-from gradlab.codecs.precision import convolutions
+from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
 from gradlab.noise import seed_of, stream
 from gradlab.runtime import distributed
@@ -67,7 +67,7 @@ def record(
     loss, group = loss or Loss(), distributed.group()
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
-    with group.shared_errors(), convolutions(codec.precision, device), contextlib.ExitStack() as hooks:
+    with group.shared_errors(), cudnn_precision(codec.precision, device), contextlib.ExitStack() as hooks:
         draw: Callable[[int], None] | None = None
         if device.type == "cuda" and group.size == 1:
             try:
@@ -177,7 +177,7 @@ def _merged(mine: GradientRecorder, codec: Codec | PFrame, group: distributed.Pr
 
 @checked
 @torch.no_grad()
-def cost(
+def mean_loss(
     codec: Codec,
     x: Tensor,
     lam: float,
@@ -209,7 +209,7 @@ def cost(
     if not 0 < lam < math.inf:
         raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
     device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
-    with convolutions(codec.precision, device):
+    with cudnn_precision(codec.precision, device):
         for t in range(draws):
             state = state.update(loss(codec, x, lam, stream(seed, "recording", t, device)).double()[None].cpu())
             advance(1)
@@ -220,7 +220,7 @@ Setting = Literal["direct-y", "2-level"]
 
 
 @checked
-def at_same_weights(
+def compare_direct_y(
     codec: Codec,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,

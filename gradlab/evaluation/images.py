@@ -13,7 +13,7 @@ from gradlab.errors import GradlabError
 Images = Sequence[Picture] | Sequence[Tensor] | Tensor
 
 
-def named(images: Images) -> list[tuple[str, Tensor]]:
+def named_images(images: Images) -> list[tuple[str, Tensor]]:
     """``(name, [1, 3, H, W] floats in [0, 1])`` of each image.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradlab.codecs import Codec
-from gradlab.codecs.precision import convolutions
+from gradlab.codecs.precision import cudnn_precision
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 from gradlab.runtime.progress import quiet
@@ -27,7 +27,7 @@ KEPT = ("all", "|y| >= 1/2")
 """Which elements ``residuals`` counts: every one, and those that rounding does not send to 0."""
 
 
-class Spread(NamedTuple):
+class LatentMoments(NamedTuple):
     """Over images, of every dimension (c, h, w) of one latent.
 
     Attributes:
@@ -42,10 +42,10 @@ class Spread(NamedTuple):
     bpp: float
     channels: int
 
-    def by_channel(self) -> list[Spread]:
+    def by_channel(self) -> list[LatentMoments]:
         """The same of each channel; a channel's rate is not known."""
         parts = zip(self.mean.chunk(self.channels), self.variance.chunk(self.channels), strict=True)
-        return [Spread(mean, variance, math.nan, 1) for mean, variance in parts]
+        return [LatentMoments(mean, variance, math.nan, 1) for mean, variance in parts]
 
     def row(self, dead: float) -> dict[str, float]:
         """Its statistics over dimensions, as ``statistics`` names them."""
@@ -63,7 +63,9 @@ class Spread(NamedTuple):
 
 
 @checked
-def spread(codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[..., Any] = quiet) -> dict[str, Spread]:
+def moments_over_images(
+    codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[..., Any] = quiet
+) -> dict[str, LatentMoments]:
     """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
 
     A codec without z has ``y y_hat`` alone.
@@ -77,7 +79,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[.
     Raises:
         GradlabError: fewer than two images, or images smaller than one position of z.
     """
-    xs = aligned(images, codec.downsampling_factor)
+    xs = align(images, codec.downsampling_factor)
     states: dict[str, moments.Moments] = {}
     channels: dict[str, int] = {}
     bits = {"y_hat": 0.0, "z_hat": 0.0}
@@ -85,7 +87,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[.
     codec.eval()
     device = next(codec.parameters()).device
     for x in xs:
-        with convolutions(codec.precision, device):
+        with cudnn_precision(codec.precision, device):
             found = codec.latents(x.to(device))
         for name in NAMES:
             latent = getattr(found, name)
@@ -100,7 +102,7 @@ def spread(codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[.
     codec.train(was_training)
     pixels = xs[0].shape[2] * xs[0].shape[3]
     return {
-        name: Spread(s.mean, s.variance(), bits[name] / pixels if name in bits else math.nan, channels[name])
+        name: LatentMoments(s.mean, s.variance(), bits[name] / pixels if name in bits else math.nan, channels[name])
         for name, s in states.items()
     }
 
@@ -111,7 +113,7 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
 
     Args:
         codec: the codec.
-        images: as for ``spread``.
+        images: as for ``moments_over_images``.
         dead: a dimension of lower variance counts as dead.
 
     Returns:
@@ -119,21 +121,21 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
         std/|mean| over dimensions whose mean is not 0 but for rounding; means near 0 drive it), ``cov_median``,
         ``dead``, ``bpp``.
     """
-    return rows(spread(codec, images), dead)
+    return statistics_of(moments_over_images(codec, images), dead)
 
 
 @checked
-def channels(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
+def channel_statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
     """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
-    return channel_rows(spread(codec, images), dead)
+    return channel_statistics_of(moments_over_images(codec, images), dead)
 
 
 @checked
-def rows(found: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
-    """``statistics`` of what ``spread`` returned.
+def statistics_of(found: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
+    """``statistics`` of what ``moments_over_images`` returned.
 
     Raises:
-        GradlabError: something that ``spread`` did not return.
+        GradlabError: something that ``moments_over_images`` did not return.
     """
     import pandas as pd
 
@@ -141,11 +143,11 @@ def rows(found: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
 
 
 @checked
-def channel_rows(found: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFrame:
-    """``channels`` of what ``spread`` returned.
+def channel_statistics_of(found: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
+    """``channels`` of what ``moments_over_images`` returned.
 
     Raises:
-        GradlabError: something that ``spread`` did not return.
+        GradlabError: something that ``moments_over_images`` did not return.
     """
     import pandas as pd
 
@@ -157,9 +159,9 @@ def channel_rows(found: Mapping[str, Spread], dead: float = DEAD) -> pd.DataFram
     return pd.DataFrame(each).drop(columns="bpp")
 
 
-def _spreads(found: Mapping[str, Spread]) -> list[tuple[str, Spread]]:
-    if not found or not all(isinstance(s, Spread) for s in found.values()):
-        raise GradlabError("rows need the mean and variance of each latent: give what spread() returned")
+def _spreads(found: Mapping[str, LatentMoments]) -> list[tuple[str, LatentMoments]]:
+    if not found or not all(isinstance(s, LatentMoments) for s in found.values()):
+        raise GradlabError("rows need the mean and variance of each latent: give what moments_over_images() returned")
     return list(found.items())
 
 
@@ -199,7 +201,7 @@ def residuals(
     tables = []
     for index, image in enumerate(images):
         x = _cropped(_image(image), codec.downsampling_factor)
-        with convolutions(codec.precision, device):
+        with cudnn_precision(codec.precision, device):
             y = codec.encode(x[None].to(device)).flatten().double()
         for kept, values in zip(KEPT, (y, y[y.abs() >= 0.5]), strict=True):
             counts, _ = np.histogram((values - values.round()).cpu().numpy(), edges)
@@ -211,7 +213,7 @@ def residuals(
 
 
 @checked
-def aligned(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
+def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
     """Landscape ``[1, 3, H, W]`` floats of one common size, a multiple of ``multiple``."""
     if multiple < 1:
         raise GradlabError(f"multiple is {multiple}: give at least 1 pixel")

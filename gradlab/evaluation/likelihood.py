@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from gradlab.codecs import Codec, Latents
-from gradlab.codecs.precision import convolutions
+from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import crop, pad
-from gradlab.evaluation.images import Images, named
-from gradlab.evaluation.quality import distortion
+from gradlab.evaluation.images import Images, named_images
+from gradlab.evaluation.metrics import distortion
 from gradlab.noise import stream
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
@@ -133,14 +133,14 @@ def _rows(
 
     def row(index: int, name: str, x: Tensor) -> dict[str, Any]:
         padded, margins = pad(x.to(device), codec.downsampling_factor)
-        with convolutions(codec.precision, device):
+        with cudnn_precision(codec.precision, device):
             x_hat, bits = code(padded, index)
         rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
         return {"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))}
 
     codec.eval()
     try:
-        rows = distributed.group().map(named(images), row, advance)
+        rows = distributed.group().map(named_images(images), row, advance)
     finally:
         codec.train(was_training)
     if not rows:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradlab.codecs import PFrame
-from gradlab.codecs.precision import convolutions
+from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
-from gradlab.evaluation.quality import mse_255, psnr, to_8_bit
+from gradlab.evaluation.metrics import mse_255, psnr, to_8_bit
 from gradlab.runtime.progress import quiet
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable
         raise GradlabError(f"lam is {lam}: lambda must be positive")
     rows = []
     for index, one in enumerate(videos):
-        with convolutions(codec.precision, one.device):
+        with cudnn_precision(codec.precision, one.device):
             frame = codec.rounded(one[None])
         pixels = one.shape[-2] * one.shape[-1]
         residual, motion = float(frame.residual_bits) / pixels, float(frame.motion_bits) / pixels

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gradlab.data import Crops, Pans
+from gradlab.data import Crops, VideoCrops
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.runtime import distributed, files
@@ -44,7 +44,7 @@ class Watch:
         GradlabError: a loss or gradient that is not finite, or a loss that explodes.
     """
 
-    def __init__(self, state: TrainState, batches: Crops | Pans, run: Run, explosion: float) -> None:
+    def __init__(self, state: TrainState, batches: Crops | VideoCrops, run: Run, explosion: float) -> None:
         self._state, self._batches, self._run = state, batches, run
         self._watch = breakdown.Watch(explosion, state.watched)
 
@@ -91,7 +91,12 @@ class Recordings:
     """Gradient SNR every n iterations, on a minibatch that no iteration trains on."""
 
     def __init__(
-        self, state: TrainState, batches: Crops | Pans, run: Run, options: RunOptions, board: SummaryWriter | None
+        self,
+        state: TrainState,
+        batches: Crops | VideoCrops,
+        run: Run,
+        options: RunOptions,
+        board: SummaryWriter | None,
     ) -> None:
         settings = state.settings
         self._state, self._unseen = state, batches.batch(settings.steps)

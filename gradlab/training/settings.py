@@ -12,7 +12,7 @@ from torch import Tensor
 from gradlab import codecs
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
 from gradlab.codecs.hyperprior import Hierarchical
-from gradlab.data import Crops, Pans, Picture, fingerprint
+from gradlab.data import Crops, Picture, VideoCrops, fingerprint
 from gradlab.errors import GradlabError, unknown
 from gradlab.validation import check_fields, checked
 
@@ -152,14 +152,14 @@ class TrainSettings:
             )
         return replace(self, data=found)
 
-    def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | Pans:
-        """The training batches: crops, or the pans of a P-frame.
+    def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | VideoCrops:
+        """The training batches: crops, or videos for a P-frame.
 
         Raises:
             GradlabError: no pictures, or one that is too small.
         """
         if self.codec == video.NAME:
-            return Pans(pictures, self.crop, self.batch, self.shift, self.seed, device)
+            return VideoCrops(pictures, self.crop, self.batch, self.shift, self.seed, device)
         return Crops(pictures, self.crop, self.batch, self.seed, device=device)
 
     def rate_at(self, iteration: int) -> float:

@@ -31,7 +31,7 @@ PURPOSE = "training noise"
 
 
 class Batches(Protocol):
-    """Where batches come from: ``gradlab.data.Crops`` or ``Pans``."""
+    """Where batches come from: ``gradlab.data.Crops`` or ``VideoCrops``."""
 
     def places(self, step: int) -> Tensor:
         """The places of a batch, ``[B, ...]`` on the CPU."""
@@ -91,7 +91,7 @@ class Step:
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
         """The context of everything that touches the weights while this step trains them: precision and stream."""
-        with precision.convolutions(self.state.settings.precision, self.device):
+        with precision.cudnn_precision(self.state.settings.precision, self.device):
             yield
 
     def __call__(self) -> None:

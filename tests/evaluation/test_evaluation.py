@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import gradlab as gl
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.evaluation import bitstream, named, psnr, rate_distortion, summary
+from gradlab.evaluation import bitstream, named_images, psnr, rate_distortion, summary
 from gradlab.evaluation.bitstream import crop, pad
 
 LAM = 0.015
@@ -118,6 +118,6 @@ def test_tables_must_be_built(chelsea):
 
 def test_batches_and_bytes_are_images_too():
     batch = torch.rand(2, 3, 16, 16)
-    assert [x.shape for _, x in named(batch)] == [(1, 3, 16, 16)] * 2
+    assert [x.shape for _, x in named_images(batch)] == [(1, 3, 16, 16)] * 2
     bytes_ = (torch.ones(3, 4, 4) * 255).to(torch.uint8)
-    assert float(named([bytes_])[0][1].max()) == 1.0
+    assert float(named_images([bytes_])[0][1].max()) == 1.0

@@ -7,7 +7,7 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
-from gradlab.evaluation.gradients import at_same_weights, record
+from gradlab.evaluation.gradients import compare_direct_y, record
 from gradlab.noise import stream
 from gradlab.training import Loss
 
@@ -50,7 +50,7 @@ def test_snr_of_the_five_groups_is_that_of_stored_gradients(direct_y):
 
 def test_the_switch_is_flipped_on_the_same_noise_and_put_back():
     codec = small()
-    found = at_same_weights(codec, images(), LAM, 6, seed=1)
+    found = compare_direct_y(codec, images(), LAM, 6, seed=1)
     assert codec.direct_y is True
     alone = record(small(False), images(), LAM, 6, seed=1)
     a, b = (r.summary().set_index("group")["variance_trace"] for r in (found["2-level"], alone))

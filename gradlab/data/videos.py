@@ -14,7 +14,7 @@ from gradlab.noise import stream
 from gradlab.validation import checked
 
 
-class Pans:
+class VideoCrops:
     """Batches of two-frame videos: the second frame is the first, moved.
 
     Args:

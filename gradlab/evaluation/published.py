@@ -22,7 +22,7 @@ KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
 
 
 @checked
-def references(model: str | None = None) -> pd.DataFrame:
+def published_results(model: str | None = None) -> pd.DataFrame:
     """CompressAI's published results on Kodak.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlab.codecs import Codec, PFrame
-from gradlab.codecs.precision import convolutions
+from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives import OBJECTIVES, SCALES, WEIGHTINGS
@@ -66,7 +66,7 @@ def weight_statistics(
     for size in k:
         found: dict[tuple[str, str, str], list[Tensor]] = {}
         for t in range(draws):
-            with convolutions(codec.precision, x.device):
+            with cudnn_precision(codec.precision, x.device):
                 terms, _ = codec.log_terms(x, lam, size, 1, stream(seed, f"weights/k={size}", t, x.device))
             for weighting in WEIGHTINGS:
                 for scale in SCALES:

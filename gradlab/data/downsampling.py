@@ -24,7 +24,7 @@ SHORTEST, LONGEST = 640, 1200
 SATURATED, FULL, BRIGHT = 0.5, 0.95, 64
 
 
-def shrink(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def downsample(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Steps 2 to 4 of the module's docstring.
 
     Args:
@@ -53,7 +53,7 @@ def shrink(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(values + noise), 0, 255).astype(np.uint8)
 
 
-def saturated(pixels: np.ndarray) -> float:
+def saturated_share(pixels: np.ndarray) -> float:
     """Share of the pixels of ``[H, W, 3]`` uint8 that are bright and fully saturated, as step 1 says."""
     low, high = pixels.min(axis=2).astype(float), pixels.max(axis=2).astype(float)
     return float(((high - low > FULL * high) & (high >= BRIGHT)).mean())
