@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,36 +33,25 @@ ASSUMED = models.ASSUMED | {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Training of both.
+class Settings(models.Settings):
+    """Training of both; ``channels`` are those of ``BALLE`` and of ``CHENG``."""
 
-    Attributes:
-        channels: of ``BALLE``, and of ``CHENG``.
-        points: iterations at which both are compared; the last is the table's.
-    """
-
-    base: TrainSettings
-    channels: tuple[tuple[int, ...], tuple[int, ...]]
-    points: tuple[int, ...]
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        models.check_kept(self.base, *self.points)
+    channels: tuple[tuple[int, ...], tuple[int, ...]] = ((192, 320), (192,))
 
 
-def _settings(base: TrainSettings, channels: tuple[tuple[int, ...], tuple[int, ...]], *points: int) -> Settings:
+def _settings(base: TrainSettings, *points: int, **channels: Any) -> Settings:
     """Both trained as ``base``, but on the MSE alone and to the last of ``points``."""
     cosine = points[-1] if base.cosine_steps == base.steps else base.cosine_steps
     plain = replace(base, loss=PlainLoss(), steps=points[-1], snapshots=points[:-1], cosine_steps=cosine)
-    return Settings(plain, channels, points)
+    return Settings(plain, points, **channels)
 
 
 PROFILES = {
-    "quick": _settings(models.QUICK, ((32, 48), (32,)), 300, 600, 900),
-    "gpu": _settings(models.GPU, ((192, 320), (192,)), 2_500, 5_000),
-    "paper": _settings(models.PAPER, ((192, 320), (192,)), 1_000_000, 1_500_000, 2_000_000),
+    "quick": _settings(models.QUICK, 300, 600, 900, channels=((32, 48), (32,))),
+    "gpu": _settings(models.GPU, 2_500, 5_000),
+    "paper": _settings(models.PAPER, 1_000_000, 1_500_000, 2_000_000),
 }
-SMALLEST = _settings(models.SMALLEST, ((4, 6), (4,)), 2, 4)
+SMALLEST = _settings(models.SMALLEST, 2, 4, channels=((4, 6), (4,)))
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
