@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives import Objective, unit
+from gradlab.objectives.bounds import Objective, unit
 from gradlab.objectives.terms import LogTerms
 
 

@@ -26,7 +26,7 @@ from gradlab.estimators._base import (
     sample_scores,
     value_with,
 )
-from gradlab.objectives import Objective
+from gradlab.objectives.bounds import Objective
 from gradlab.objectives.terms import LogTerms
 
 
