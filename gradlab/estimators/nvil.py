@@ -61,7 +61,7 @@ def nvil(baseline: Tensor | float = 0.0) -> Estimator:
             )
         return score_surrogate(terms, objective, weighting, scale, "nvil", fixed)
 
-    return Estimator("nvil", surrogate, (FIXED_SUPPORT,), fit=_fit, on_box=lambda draws: draws.nothing)
+    return Estimator("nvil", surrogate, (FIXED_SUPPORT,), fit=_fit, on_box=lambda draws: draws.zero)
 
 
 def baseline_loss(terms: LogTerms, prediction: Tensor, objective: str | Objective = "iwae") -> Tensor:

@@ -38,4 +38,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return value + (w * scores).sum(dim=(1, 2))
 
 
-RWS = Estimator("rws", _surrogate, (FIXED_SUPPORT,), target="wake-phi", on_box=lambda draws: draws.nothing)
+RWS = Estimator("rws", _surrogate, (FIXED_SUPPORT,), target="wake-phi", on_box=lambda draws: draws.zero)

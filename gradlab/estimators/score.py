@@ -47,4 +47,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return score_surrogate(terms, objective, weighting, scale, "score")
 
 
-SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.nothing)
+SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.zero)
