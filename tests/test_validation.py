@@ -65,7 +65,7 @@ GOOD = {
     **{name: lambda: dict(groups={"a": torch.nn.Linear(2, 2)}, standard_errors=True, exclude=())
        for name in ("GradientRecorder", "snr.GradientRecorder")},
     **{name: lambda: dict(model=torch.nn.Linear(2, 2), groups=None, every=5, draws=2, csv=None, tensorboard=None,
-                          exclude=(), generators=(), seed=0)
+                          generators=(), seed=0)
        for name in ("SNRMonitor", "snr.SNRMonitor")},
     **{name: lambda: dict(log_lik=torch.zeros(2, 3, 1), log_py=torch.zeros(2, 3, 1), log_pz=0.0, log_q=0.0, pixels=1,
                           rate_weight=1.0)

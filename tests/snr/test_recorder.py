@@ -394,6 +394,14 @@ def test_memory_is_constant_in_draws():
     assert sum(v.numel() for name in ("mean", "m2", "block_mean", "block_m2") for v in plain[name]) == 2 * scalars
 
 
+def test_a_reset_recorder_starts_anew():
+    net = model()
+    recorder = record(GradientRecorder(net, standard_errors=False), net, range(70))
+    recorder.reset()
+    assert recorder.draws == 0
+    same(record(recorder, net, range(5)).state_dict(), record(GradientRecorder(net, False), net, range(5)).state_dict())
+
+
 def test_damaged_states_are_refused():
     net = model()
     recorder = record(GradientRecorder(net), net, range(70))
