@@ -22,14 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradlab as gl
-from gradlab import testing, validation
+from gradlab import validation
 from gradlab.errors import GradlabError, NotExact
 from gradlab.evaluation import container, gradients
 from tests.codecs.codec_zoo import build
 
 EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
-ROOMS = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}
-ROOMS |= {"testing": testing, "gradients": gradients}
+MODULES = {name: getattr(gl, name) for name in gl.__all__ if inspect.ismodule(getattr(gl, name))}
+MODULES |= {"gradients": gradients}
 
 # ----------------------------------------------------------------------------------------------------- one good call
 
@@ -79,14 +79,19 @@ GOOD = {
         problem=BOX, estimators=("pathwise",), k=2, draws=64, seed=0, allow_biased=False, objective="iwae", wrt="phi",
         noise="iid", dtype=torch.float64,
     ),
-    "GradientRecorder": lambda: dict(groups={"a": torch.nn.Linear(2, 2)}, standard_errors=True, exclude=()),
-    "SNRMonitor": lambda: dict(
-        model=torch.nn.Linear(2, 2), groups=None, every=5, draws=2, csv=None, tensorboard=None, exclude=(),
-        generators=(), seed=0,
-    ),
-    "LogTerms": lambda: dict(
-        log_lik=torch.zeros(2, 3, 1), log_py=torch.zeros(2, 3, 1), log_pz=0.0, log_q=0.0, pixels=1, rate_weight=1.0
-    ),
+    **{name: lambda: dict(groups={"a": torch.nn.Linear(2, 2)}, standard_errors=True, exclude=())
+       for name in ("GradientRecorder", "snr.GradientRecorder")},
+    **{name: lambda: dict(model=torch.nn.Linear(2, 2), groups=None, every=5, draws=2, csv=None, tensorboard=None,
+                          generators=(), seed=0)
+       for name in ("SNRMonitor", "snr.SNRMonitor")},
+    **{name: lambda: dict(log_lik=torch.zeros(2, 3, 1), log_py=torch.zeros(2, 3, 1), log_pz=0.0, log_q=0.0, pixels=1,
+                          rate_weight=1.0)
+       for name in ("LogTerms", "objectives.LogTerms")},
+    "estimators.get_estimator": lambda: dict(name="pathwise"),
+    "objectives.get_objective": lambda: dict(name="elbo"),
+    "objectives.get_proxy": lambda: dict(name="sga:0.25"),
+    "objectives.kl_annealing": lambda: dict(step=3, warmup=10),
+    "objectives.soft_free_bits": lambda: dict(weight=0.5, rate=2.0, target=1.0, slack=0.05, change=0.1),
     "codecs.build": lambda: dict(name="small-hyperprior", channels=(6, 4), direct_y=True, seed=0),
     "codecs.load": lambda: dict(path="weights.pth", name="small-hyperprior", channels=(6, 4), direct_y=True),
     "data.VideoCrops": lambda: dict(pictures=pictures(), size=8, batch=2, shift=1, seed=0, device="cpu"),
@@ -145,9 +150,8 @@ GOOD = {
         phi=0.3, encode=(0.5, 0.1), decode=(0.8, 0.1, 0.6), direct_y=True, **GAUSSIAN
     ),
     "problems.dimension_map": lambda: dict(problem=BOX, k=(1, 4), dim=(1, 10), temperature=(1.0,)),
-    "training.TrainSettings": lambda: {
-        f.name: getattr(SETTINGS, f.name) for f in SETTINGS.__dataclass_fields__.values()
-    } | {"warm_up": 0},
+    **{name: lambda: {f: getattr(SETTINGS, f) for f in SETTINGS.__dataclass_fields__} | {"warm_up": 0}
+       for name in ("TrainSettings", "training.TrainSettings")},
     "training.RunOptions": lambda: dict(
         device="cpu", resume=False, deadline=None, checkpoint_seconds=1.0, log_every=1, snr_every=0, snr_draws=2,
         tensorboard=False, explosion=20.0, step="eager", progress=print,
@@ -189,7 +193,8 @@ ONLY = {"Codec": ("log_terms", "latents", "universal"), "Crops": ("batch",)}
 
 # Names that take no argument of a user's, or only hold what they are given.
 PASSIVE = {"codecs.Codec", "codecs.Hyperprior", "codecs.SmallHyperprior", "codecs.PFrame", "problems.Problem",
-           "training.Run", "training.TrainState", "GradlabError"}  # fmt: skip
+           "training.Run", "training.TrainState", "GradlabError", "estimators.Estimator", "estimators.Requirement",
+           "objectives.Objective", "objectives.Proxy", "objectives.SurrogateLoss"}  # fmt: skip
 
 
 def classical():
@@ -199,12 +204,12 @@ def classical():
 def public():
     """Name of everything public that can be called -> itself."""
     found = {name: getattr(gl, name) for name in gl.__all__ if callable(getattr(gl, name))}
-    for room, module in ROOMS.items():
+    for package, module in MODULES.items():
         own = [n for n, v in vars(module).items() if not n.startswith("_") and vars_module(v) == module.__name__]
         for name in getattr(module, "__all__", own):
             value = getattr(module, name)
             if callable(value) and not isinstance(value, types.GenericAlias):
-                found[f"{room}.{name}"] = value
+                found[f"{package}.{name}"] = value
     return {n: v for n, v in found.items() if not hasattr(v, "_fields")}  # a NamedTuple is a record
 
 

@@ -20,8 +20,7 @@ from gradlab.codecs.precision import run_transform
 from gradlab.codecs.shared import check_input, fold, log_likelihood, noise_like, unfold
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
-from gradlab.objectives.proxies import Proxy
-from gradlab.objectives.proxies import proxy as _proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.validation import checked
 
@@ -155,7 +154,7 @@ class Codec(CompressionModel):
                 weights of 16 bits.
         """
         self._check(x, k, l)
-        rounding = _proxy(proxy)
+        rounding = get_proxy(proxy)
         b, _, height, width = x.shape
         y_mean = self.encode(x) if encoded is None else encoded
         y = rounding.sample(y_mean[:, None], uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device))

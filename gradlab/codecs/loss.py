@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.estimators import estimator
-from gradlab.objectives import objective
+from gradlab.estimators import get_estimator
+from gradlab.objectives import get_objective
 from gradlab.objectives.posteriors import Quantized
-from gradlab.objectives.proxies import Proxy, proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms
 from gradlab.validation import check_fields
 
@@ -132,7 +132,7 @@ class Loss:
     def of(self, terms: LogTerms) -> Tensor:
         """Compute the loss of given terms, a scalar in bits per pixel, averaged over images."""
         # As a plain tensor: SurrogateLoss marks values that are not bounds, which is irrelevant to training.
-        value = estimator(self.estimator)(terms, self.objective, self.weighting, self.scale).as_subclass(Tensor)
+        value = get_estimator(self.estimator)(terms, self.objective, self.weighting, self.scale).as_subclass(Tensor)
         return -value.mean() / (1.0 if self.scale == "bpp" else math.log(2) * terms.pixels)
 
     def check(self, *, has_z: bool, direct_y: bool) -> None:
@@ -152,7 +152,7 @@ class Loss:
         self._check_samples(paired=not direct_y)
 
     def _check_estimator(self) -> None:
-        posterior, method = Quantized(torch.zeros(()), proxy(self.proxy)), estimator(self.estimator)
+        posterior, method = Quantized(torch.zeros(()), get_proxy(self.proxy)), get_estimator(self.estimator)
         lacking = method.undefined(posterior, self.k)
         if lacking:
             raise GradlabError(
@@ -172,7 +172,7 @@ class Loss:
         k, l, zeros = min(self.k, 2), min(self.l, 2), torch.zeros  # two stand for several
         z = zeros(1, k, 1) if paired else zeros(1, 1, l)
         terms = LogTerms(zeros(1, k, 1), zeros(1, k, 1 if paired else l), z)
-        objective(self.objective).validate(terms, self.weighting, self.scale)
+        get_objective(self.objective).validate(terms, self.weighting, self.scale)
 
 
 @dataclass(frozen=True)

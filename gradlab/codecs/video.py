@@ -29,8 +29,7 @@ from gradlab.codecs.precision import run_transform, without_autocast
 from gradlab.codecs.shared import check_channels, check_input, fold, initialise, log_likelihood, noise_like, unfold
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
-from gradlab.objectives.proxies import Proxy
-from gradlab.objectives.proxies import proxy as _proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 
 NAME = "ssf2020"
@@ -115,7 +114,7 @@ class PFrame(ScaleSpaceFlow):
             GradlabError: a video of one frame or of another shape, k below 1, l other than 1, unknown proxy.
         """
         x, x_ref = self._last_two(video)
-        rounding = _proxy(proxy)
+        rounding = get_proxy(proxy)
         if k < 1 or l != 1:
             raise GradlabError(f"k = {k}, l = {l}: a P-frame takes at least one sample of y and exactly one of z")
         m_mean = self._run(self.motion_encoder, torch.cat((x, x_ref), dim=1))

@@ -13,7 +13,7 @@ from gradlab.codecs import Codec, PFrame
 from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
-from gradlab.objectives import OBJECTIVES, SCALES, WEIGHTINGS
+from gradlab.objectives.bounds import OBJECTIVES, SCALES, WEIGHTINGS
 from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
 

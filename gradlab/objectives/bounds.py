@@ -44,6 +44,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.objectives.terms import Latent, LogTerms, Term
+from gradlab.validation import checked, checked_after
 
 Weighting = Literal["joint", "per-term"]
 Scale = Literal["nats", "bpp"]
@@ -169,6 +170,7 @@ def score_share(terms: LogTerms, scale: str) -> float:
     return unit(terms, scale) * terms.rate_weight
 
 
+@checked
 def kl_annealing(step: int, warmup: int) -> float:
     """Weight of the rate at a training step, from 0 up to 1 in ``warmup`` steps (Serban et al. 2017).
 
@@ -179,9 +181,10 @@ def kl_annealing(step: int, warmup: int) -> float:
     """
     if step < 0 or warmup < 1:
         raise GradlabError(f"step {step} of a warmup of {warmup}: give a step of at least 0 and a warmup of at least 1")
-    return min(1.0, step / warmup)
+    return min(step, warmup) / warmup
 
 
+@checked
 def soft_free_bits(weight: float, rate: float, target: float, slack: float = 0.05, change: float = 0.1) -> float:
     """The next weight of the rate, so that the rate is not pushed below a target (Chen et al. 2017).
 
@@ -296,7 +299,8 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def objective(name: str | Objective) -> Objective:
+@checked_after
+def get_objective(name: str | Objective) -> Objective:
     """The objective of that name.
 
     Raises:

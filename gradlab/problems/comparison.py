@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError, unknown
-from gradlab.estimators import Estimator, estimator
+from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import GROUPS, coupled, stream
-from gradlab.objectives import Objective, objective
+from gradlab.objectives import Objective, get_objective
 from gradlab.problems.base import Problem
 from gradlab.problems.box_draws import box_moments, fits
 from gradlab.problems.exact import Exact, exact_answers
@@ -92,8 +92,8 @@ def compare(
     sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
     if not dtype.is_floating_point:
         raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
-    chosen = [estimator(name) for name in estimators]
-    goal = _objective(objective)
+    chosen = [get_estimator(name) for name in estimators]
+    goal = get_objective(objective)
     _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt=wrt, noise=noise)
     problem = problem.under("iwae" if goal.jackknife else goal.name)
     rows = []
@@ -106,10 +106,6 @@ def compare(
                 exact = exact._replace(variance=math.nan)
             rows.append(_row(e, goal, wrt, size, draws, state, exact=exact, group=GROUPS.get(noise, 1)))
     return pd.DataFrame(rows)
-
-
-# ``objective`` is a parameter of compare, so the look-up needs another name inside it.
-_objective = objective
 
 
 def gradients(

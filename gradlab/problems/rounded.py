@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Quantized
-from gradlab.objectives.proxies import Proxy, proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
@@ -58,7 +58,7 @@ class RoundedGaussian(Problem):
     ) -> None:
         """Lays out the quadrature over the base noise, once."""
         self.phi = check_real("phi", phi)
-        self.proxy = _proxy(proxy)
+        self.proxy = get_proxy(proxy)
         self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
         self._nodes = adaptive(self._evaluate, -0.5, 0.5, np.ones_like, panels=7)
 
@@ -176,7 +176,3 @@ class RoundedGaussian(Problem):
         y = self._latent(self._nodes.y, torch.tensor(self.phi, dtype=torch.float64))
         seen = y if wrt == "prior_std" else self.proxy.decode(y)
         return self.model.generative(seen.numpy(), wrt)
-
-
-# ``proxy`` is a parameter of the problem, so the look-up needs another name inside it.
-_proxy = proxy

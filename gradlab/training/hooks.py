@@ -14,7 +14,7 @@ from gradlab.data import Crops, VideoCrops
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.runtime import distributed, files
-from gradlab.snr.monitor import SNRMonitor
+from gradlab.snr import GradientRecorder, SNRMonitor
 from gradlab.training import breakdown
 from gradlab.training.options import RunOptions
 from gradlab.training.run import LAST, Run
@@ -102,10 +102,9 @@ class Recordings:
         self._state, self._unseen = state, batches.batch(settings.steps)
         self._monitor = SNRMonitor(
             state.codec,
-            state.codec.groups(),
+            GradientRecorder(state.codec.groups(), exclude=("quantiles",)),
             every=options.snr_every,
             draws=options.snr_draws,
-            exclude=("quantiles",),
             csv=run.snr(options.snr_every, options.snr_draws),
             tensorboard=board,
             seed=settings.seed,
