@@ -33,7 +33,7 @@ from gradlab.problems.base import (
     check_real,
     in_one_dimension,
 )
-from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
+from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments
 
 SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
 

@@ -30,7 +30,7 @@ from gradlab.problems.base import (
     check_std,
     in_one_dimension,
 )
-from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
+from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments
 
 RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradlab.objectives.posteriors import Box, Normal, log_normal
 from gradlab.objectives.terms import LogTerms, PriorPath, Tap, Walls
-from gradlab.problems.gaussian import LinearGaussian
+from gradlab.problems.linear_gaussian import LinearGaussian
 
 Values = Mapping[str, Tensor | float]
 

@@ -24,7 +24,7 @@ from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
 from gradlab.problems._oracle.vimco import check_vimco
 from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_k, check_real
-from gradlab.problems.gaussian import GENERATIVE, LinearGaussian
+from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian
 
 
 class RoundedGaussian(Problem):
