@@ -187,7 +187,7 @@ def test_normal_by_seeded_draws(wrt, k=12, draws=100_000):
 @pytest.mark.parametrize("k", [2, 5, 300, 100_000])
 def test_two_times_and_one_time_agree(k):
     """The identity in two times, on estimators whose moments the oracle has by one: shares only the nodes."""
-    nodes = BOX._nodes
+    nodes = BOX.nodes
     slope = MODEL.by_y(nodes.y)
     prior = -nodes.y / SETTINGS["prior_std"]
     ends = float(nodes.log_w[0]), float(nodes.log_w[-1])
@@ -221,9 +221,9 @@ def test_boundary_terms_of_any_size():
     scaled = [k * BOX.exact_moments("dreg-boundary", k)[1] for k in (10_000, 100_000, 1_000_000)]
     assert scaled == pytest.approx([scaled[-1]] * 3, rel=2e-3)
     assert scaled[-1] == pytest.approx(1_000_000 * BOX.exact_moments("measure-valued", 1_000_000)[1], rel=1e-5)
-    w = np.exp(BOX._nodes.log_w)
+    w = np.exp(BOX.nodes.log_w)
     up, down = np.exp(MODEL.log_joint(np.array([PHI + 0.5, PHI - 0.5])))
-    limit = (BOX._nodes.p @ w**2 / (BOX._nodes.p @ w) ** 2 - 1) * ((up - down) / (BOX._nodes.p @ w)) ** 2
+    limit = (BOX.nodes.p @ w**2 / (BOX.nodes.p @ w) ** 2 - 1) * ((up - down) / (BOX.nodes.p @ w)) ** 2
     assert scaled[-1] == pytest.approx(limit, rel=1e-4)
 
 

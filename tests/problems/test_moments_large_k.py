@@ -198,9 +198,9 @@ def test_variance_of_dreg_where_weights_are_nearly_equal():
 @pytest.mark.parametrize("k", [2, 3, 4, 5, 50, 2000])
 def test_both_forms_of_the_variance_of_dreg_agree(k):
     problem = BoxProblem(lambda y: -4 * y**2, 0.3)
-    g = -8 * problem._nodes.y
-    mean, variance = moments.squared(problem._nodes, g, k)
-    assert moments._squared_variance(problem._nodes, g, k, mean) == pytest.approx(variance, rel=1e-10, abs=0)
+    g = -8 * problem.nodes.y
+    mean, variance = moments.squared(problem.nodes, g, k)
+    assert moments._squared_variance(problem.nodes, g, k, mean) == pytest.approx(variance, rel=1e-10, abs=0)
 
 
 def test_stable_under_shifts_and_beyond_ten_thousand():
