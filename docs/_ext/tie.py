@@ -2,7 +2,7 @@
 
     ```{tie} bound, gradient
     gradlab.problems._oracle.moments.bound
-    tests/problems/test_exact_small_k.py::test_published_bounds
+    tests/problems/test_moments_small_k.py::test_published_bounds
     ```
 
 The arguments are labels of equations, each line a name of gradlab or the id of a test. What does not exist is a

@@ -12,8 +12,8 @@ import gradlab as gl
 from gradlab.errors import GradlabError, NotExact
 from gradlab.noise import stream
 from gradlab.problems import TwoLevel
-from tests.problems.brute import log_normal
-from tests.problems.test_exact_large_k import z_scores
+from tests.problems.brute_force import log_normal
+from tests.problems.test_moments_large_k import z_scores
 
 VALUES = {
     "phi": 0.3, "a": 0.6, "b": 0.1, "c": 0.8, "d": -0.2, "y_std": 0.7, "likelihood_std": 0.6, "prior_std": 1.3,
