@@ -33,7 +33,7 @@ from gradlab.training.options import RunOptions
 from gradlab.training.run import FINAL, LAST, Run, run_of
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
-from gradlab.training.steps import Seen, Step, step_of
+from gradlab.training.steps import Step, StepMetrics, make_step
 from gradlab.validation import checked
 
 Training = Generator[None, None, None]
@@ -101,7 +101,7 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
                 yield from _trained(run, pictures, options)
                 return
     checkpoints.load(run.folder / FINAL, provenance.settings_hash(settings))
-    run.note()  # of one that was killed right after its last file
+    run.record_digests()  # of one that was killed right after its last file
     skip(options.progress, settings.steps, "already trained")
 
 
@@ -118,7 +118,7 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
     if group.broadcast(options.resume and (run.folder / LAST).exists()):
         state.load(run.folder / LAST)
         skip(options.progress, state.iteration, "resumed")
-    step, computed = step_of(state, batches, options.step, options.log_every)
+    step, computed = make_step(state, batches, options.step, options.log_every)
     if computed.startswith("eager, "):
         options.progress(0, computed)
     board = tensorboard(run.folder) if options.tensorboard and group.is_main else None
@@ -132,7 +132,7 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
             snapshots([], False)
     hooks.append(snapshots)
     if group.is_main:
-        hooks.append(Checkpoints(state, run, options.checkpoint_seconds, watch))
+        hooks.append(Checkpoints(state, run, options.checkpoint_seconds, watch.detector))
     try:
         yield from _iterations(state, step, hooks, options)
         if group.is_main:
@@ -140,7 +140,7 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
                 write_log(run.folder, state.log)
                 state.finish(run.folder / FINAL, computed)
             files.remove(run.folder / LAST)
-            run.note(run.folder / FINAL)
+            run.record_digests(run.folder / FINAL)
         group.barrier()
     finally:
         step.close()
@@ -156,7 +156,7 @@ def _iterations(state: TrainState, step: Step, hooks: list[Hook], options: RunOp
             done = state.iteration
             # In all processes alike, since they compare what they read.
             due = step.synchronous or any(hook.due(done) for hook in hooks)
-            rows: list[Seen] = step.read() if due else []
+            rows: list[StepMetrics] = step.read() if due else []
             note = f"loss {rows[-1].loss:.3f}" if rows else note
             stop = _cause(options, note, due)
             if stop and not due:

@@ -33,7 +33,7 @@ class TrainState:
         iteration: iterations that are done.
         log: rows of ``log.csv``.
         restarts: iterations after which training went on with a new optimizer.
-        watched: state of the breakdown watch (``gradlab.training.breakdown.Watch``).
+        detector: state of the breakdown detector (``gradlab.training.breakdown.Detector``).
     """
 
     settings: TrainSettings
@@ -43,7 +43,7 @@ class TrainState:
     iteration: int = 0
     log: list[dict[str, float]] = field(default_factory=list)
     restarts: list[int] = field(default_factory=list)
-    watched: list[float] = field(default_factory=list)
+    detector: list[float] = field(default_factory=list)
 
     @classmethod
     def new(cls, settings: TrainSettings, device: str | torch.device = "cpu") -> TrainState:
@@ -125,7 +125,7 @@ class TrainState:
         Raises:
             GradlabError: the disk refuses.
         """
-        extra = {"log": self.log, "warm_restarts": self.restarts, "watch": self.watched}
+        extra = {"log": self.log, "warm_restarts": self.restarts, "watch": self.detector}
         checkpoints.save(path, self.tensors(), provenance.settings_hash(self.settings), self.iteration, extra)
 
     def load(self, path: Path) -> None:
@@ -138,8 +138,8 @@ class TrainState:
         self.load_tensors(stored.tensors)
         self.iteration = stored.iteration
         self.log = list(stored.extra["log"])
-        self.watched = list(stored.extra.get("watch", []))
-        self.restarts = list(stored.extra.get("warm_restarts", []))
+        self.detector = list(stored.extra["watch"])
+        self.restarts = list(stored.extra["warm_restarts"])
         if not self.optimizer.state:
             self.restarts.append(self.iteration)
 
@@ -152,7 +152,7 @@ class TrainState:
 
         Args:
             path: the file.
-            step: how it was trained, for ``Run.step``.
+            step: how it was trained, for ``Run.record``.
         """
         device = provenance.device_name(str(self.device))
         if self.device.type != "cpu":

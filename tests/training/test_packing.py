@@ -144,7 +144,7 @@ def test_with_the_optimizer_an_unfinished_run_goes_on_to_the_same_numbers(finish
     assert (entry.kind, entry.iteration, entry.optimizer) == ("last", 3, True)
     unpack(tmp_path / "pack", tmp_path / "there")
     run = training.train(SETTINGS, pictures, tmp_path / "there" / "runs", RunOptions(resume=True))
-    assert run.warm_restarts == ()
+    assert run.record().warm_restarts == ()
     one, two = (checkpoints.load(r.folder / "final.safetensors").tensors for r in (undisturbed, run))
     assert all(torch.equal(one[n], two[n]) for n in one)
 
@@ -157,7 +157,7 @@ def test_without_it_the_restart_is_warm_and_says_so(tmp_path, pictures):
     runs = tmp_path / "there" / "runs"
     stop_after(pictures, runs, 5, resume=True)  # seen: 3 resumed, 2 trained
     run = training.train(SETTINGS, pictures, runs, RunOptions(resume=True, log_every=1))  # a resume with its optimizer
-    assert run.warm_restarts == (3,)
+    assert run.record().warm_restarts == (3,)
     log = files.read_csv(run.folder / "log.csv")
     warm = log.loc[log["iteration"] == 6, "learning_rate"].item()
     assert warm == pytest.approx(SETTINGS.rate_at(5) * 3 / RESTART)

@@ -362,16 +362,16 @@ def test_where_a_graph_cannot_be_captured_training_is_eager_and_says_why(
     monkeypatch.setattr(steps, "Replay", refuses)
     monkeypatch.setattr(TrainState, "device", property(lambda self: torch.device("cuda")))
     monkeypatch.setattr(
-        Step, "__init__", lambda self, state, batches, capacity: setattr(self, "_broken", torch.zeros(()))
+        Step, "__init__", lambda self, state, batches, capacity: setattr(self, "_found_inf", torch.zeros(()))
     )
     monkeypatch.setattr(Step, "placed", lambda self: contextlib.nullcontext())
     monkeypatch.setattr(GraphStep, "__init__", lambda self, *_: refuses())
     state, batches = TrainState.new(TINY), TINY.batches(pictures)
-    step, computed = steps.step_of(state, batches, "auto", 5)
+    step, computed = steps.make_step(state, batches, "auto", 5)
     assert type(step) is Step
     assert computed == "eager, since a graph was not captured: operation not permitted when stream is capturing"
     with pytest.raises(GradlabError, match=r"cannot be captured as a graph \(operation.*give --step eager"):
-        steps.step_of(state, batches, "graph", 5)
+        steps.make_step(state, batches, "graph", 5)
 
 
 def test_coding_tables_are_built_on_a_copy_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,11 +393,11 @@ def test_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path:
 def test_a_run_says_how_it_was_computed(
     pictures: list[data.Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert training.train(TINY, pictures, tmp_path / "a").step == "eager"
+    assert training.train(TINY, pictures, tmp_path / "a").record().step == "eager"
     reason, said = "eager, since a graph was not captured: no", []
-    monkeypatch.setattr(loop, "step_of", lambda state, batches, *_: (Step(state, batches, 50), reason))
+    monkeypatch.setattr(loop, "make_step", lambda state, batches, *_: (Step(state, batches, 50), reason))
     options = RunOptions(progress=lambda n=1, note="": said.append(note))
-    assert training.train(TINY, pictures, tmp_path / "b", options).step == reason
+    assert training.train(TINY, pictures, tmp_path / "b", options).record().step == reason
     assert said[0] == reason
 
 
@@ -579,4 +579,5 @@ def test_on_cuda_a_stopped_run_resumes(pictures: list[data.Picture], tmp_path: P
 @cuda
 def test_on_cuda_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path: Path) -> None:
     run = training.train(TINY, pictures, tmp_path, RunOptions(device="cuda"))
-    assert run.device.startswith("cuda") and torch.cuda.get_device_name() in run.device and "torch" in run.device
+    device = run.record().device
+    assert device.startswith("cuda") and torch.cuda.get_device_name() in device and "torch" in device
