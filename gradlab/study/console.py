@@ -95,7 +95,7 @@ def show_prepared(console: Console, made: int, done_before: int, skipped: DataFr
 
 
 def show_packed(console: Console, found: Sequence[Any], lines: Iterable[str]) -> None:
-    """Prints the weights that were packed or unpacked (``shards.Packed``), and what else there is to say."""
+    """Prints the weights that were packed or unpacked (``shards.WeightSet``), and what else there is to say."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
