@@ -47,19 +47,19 @@ def scan(out: Path) -> tuple[dict[str, SourceFile], list[str]]:
         Name below ``out``, with slashes, to file, weights included; and the names that ``read`` would refuse.
     """
     inside = [os.path.realpath(folder) + os.sep for folder in (out, out / "runs")]
-    sources, odd = {}, []
+    sources, refused = {}, []
     for name, path in _walk(out, ""):
-        if name == LIST or not path.is_file():  # LIST: of an earlier pack
+        if name == LIST or not path.is_file():  # LIST: from an earlier pack
             continue
         if path.is_symlink() and not os.path.realpath(path).startswith(tuple(inside)):
             continue
-        with contextlib.suppress(FileNotFoundError):  # it vanished just now
+        with contextlib.suppress(FileNotFoundError):  # it was removed just now
             status = path.stat()
             if is_plain(name):
                 sources[name] = SourceFile(path, status.st_size, status.st_mtime_ns, status.st_ino)
             else:
-                odd.append(name)
-    return sources, odd
+                refused.append(name)
+    return sources, refused
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
@@ -101,12 +101,12 @@ def build(sources: Mapping[str, SourceFile], limit: float) -> tuple[bytes, int]:
         return _zipped({}), 0
     tables = {name: file for name, file in sources.items() if not name.lower().endswith(PICTURES)}
     content = b""
-    for kept in (sources, tables):
-        raw = sum(file.size for file in kept.values())
+    for chosen in (sources, tables):
+        raw = sum(file.size for file in chosen.values())
         if raw <= LARGEST:
-            content = _zipped(kept)
+            content = _zipped(chosen)
             if len(content) <= limit and not _grows(raw, len(content)):
-                return content, len(sources) - len(kept)
+                return content, len(sources) - len(chosen)
     largest = max(tables or sources, key=lambda name: sources[name].size)
     takes, free, unpacked, most = (n / MEGABYTE for n in (len(content), limit, raw, sources[largest].size))
     raise GradlabError(
