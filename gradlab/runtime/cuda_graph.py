@@ -19,8 +19,8 @@ class Replay:
     """Records ``body`` on its own stream and replays it.
 
     ``body`` must not synchronise with the host, must read its inputs from tensors with fixed addresses, and must draw
-    all noise from ``generator``. Reseed the generator before a replay to choose the noise. No autograd graph of the same
-    parameters from the default stream may be alive, since its gradients accumulate there.
+    all noise from ``generator``. Reseed the generator before a replay to choose the noise. No autograd graph of the
+    same parameters from the default stream may be alive, since its gradients accumulate there.
 
     Args:
         body: called ``WARM_UP`` times and once under capture. A reference is kept, so that the tensors that the graph
