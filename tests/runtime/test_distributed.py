@@ -37,7 +37,7 @@ def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun("-m", "tests.ranks_cases", folder)
+    done = torchrun("-m", "tests.runtime.distributed_cases", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "said.txt").write_text(done.stdout)
     return folder

@@ -387,7 +387,7 @@ def test_coding_tables_are_built_on_a_copy_on_the_cpu(tmp_path: Path, monkeypatc
 
 
 def test_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path: Path) -> None:
-    assert training.train(TINY, pictures, tmp_path).device == "cpu"
+    assert training.train(TINY, pictures, tmp_path).record().device == "cpu"
 
 
 def test_a_run_says_how_it_was_computed(
@@ -483,12 +483,12 @@ def test_a_state_comes_back_in_the_layout_of_the_weights(pictures: list[data.Pic
     state = TrainState.new(TINY)
     step = Step(state, TINY.batches(pictures))
     step()
-    state.log, state.watched = [{"iteration": 1.0}], [2.0, 3.0]
+    state.log, state.detector = [{"iteration": 1.0}], [2.0, 3.0]
     state.save(tmp_path / "last.safetensors")
     other = TrainState.new(TINY)
     other.codec.to(memory_format=torch.channels_last)
     other.load(tmp_path / "last.safetensors")
-    assert (other.iteration, other.log, other.watched, other.restarts) == (1, state.log, state.watched, [])
+    assert (other.iteration, other.log, other.detector, other.restarts) == (1, state.log, state.detector, [])
     strided = 0
     for name, p in other.weights.items():
         moments = other.optimizer.state[p]
