@@ -219,7 +219,7 @@ def train_all(
             with context.progress.track("evaluating models", background.left) as advance:
                 background.wait(advance)
     for (name, _), run in zip(models, runs, strict=True):
-        made = run.made()
+        made = run.record()
         if made.warm_restarts:
             at = ", ".join(map(str, made.warm_restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"

@@ -215,7 +215,7 @@ def test_a_run_that_was_killed_before_its_last_note_is_noted_later(run):
     noted = json.loads((run.folder / "weights.json").read_text())
     assert set(noted) == {"snapshot-2.safetensors", "snapshot-4.safetensors", "final.safetensors"}
     (run.folder / "weights.json").write_text(json.dumps({"snapshot-4.safetensors": "of an earlier run"}))
-    run.note(run.snapshot(4))
+    run.record_digests(run.snapshot(4))
     assert json.loads((run.folder / "weights.json").read_text()) == noted
     (run.folder / "weights.json").unlink()
     training.train(SETTINGS, data.load(None, "train", SETTINGS.crop), run.folder.parent)
