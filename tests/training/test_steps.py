@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from gradlab import data, objectives, training
+from gradlab import data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import gradients
 from gradlab.noise import stream
-from gradlab.objectives import OBJECTIVES
+from gradlab.objectives import OBJECTIVES, bounds
 from gradlab.runtime import checkpoints, files
 from gradlab.runtime.cuda_graph import WARM_UP
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings, TrainState, loop, steps
@@ -179,7 +179,7 @@ def test_nothing_in_a_step_asks_the_device_for_a_number(
     step = Step(state, on_accelerator(settings, pictures))
     step()  # the optimizer makes its state
     step.prepare()
-    monkeypatch.setattr(objectives, "SurrogateLoss", Tensor)  # a fake tensor can be no other kind of tensor
+    monkeypatch.setattr(bounds, "SurrogateLoss", Tensor)  # a fake tensor can be no other kind of tensor
     with FakeTensorMode(allow_non_fake_inputs=True):
         step.body()
 
