@@ -57,10 +57,8 @@ def check_channels(name: str, channels: Sequence[int], expected: Sequence[str]) 
         GradlabError: another number of channels, channels that are no positive integers, or too many of them.
     """
     if len(channels) != len(expected) or any(int(c) != c or c < 1 for c in channels):
-        raise GradlabError(
-            f"channels of {name} are ({', '.join(map(str, channels))}): "
-            f"give {COUNTS[len(expected)]} ({', '.join(expected)})"
-        )
+        given, names = ", ".join(map(str, channels)), ", ".join(expected)
+        raise GradlabError(f"channels of {name} are ({given}): give {COUNTS[len(expected)]} ({names})")
     if max(channels) > MOST_CHANNELS:
         raise GradlabError(f"{max(channels)} channels fill any memory: give at most {MOST_CHANNELS}")
 
