@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  gradlab list                                what there is to run
-  gradlab plan table1 --budget 10             what fits ten minutes here
-  gradlab run toys table1 --profile quick     a few minutes on a CPU
-  gradlab report figures/quick                one HTML page with everything
-  gradlab data prepare photos train           a training set from your photographs
+  gradlab list                                show all studies and estimators
+  gradlab plan table1 --budget 10             show what fits in ten minutes
+  gradlab run toys table1 --profile quick     run two studies, minutes on a CPU
+  gradlab report figures/quick                make one HTML page of all results
+  gradlab data prepare photos train           make training images from photographs
 """
 
 app = typer.Typer(
     name="gradlab",
     help="Is this gradient estimator right, how noisy is it, and in which module of the model? "
-    "Runs studies that answer with tables (CSV) and figures, beside the numbers of the paper.",
+    "Runs studies that answer with tables (CSV) and figures, next to the numbers of the paper.",
     epilog=EXAMPLES,
     no_args_is_help=True,
     add_completion=False,
@@ -46,8 +46,8 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code. Bad input is one sentence on standard error and exit code 2."""
-    # What other packages say about their own imports is nothing that a user can act on.
+    """Run a command and return its exit code; bad input is one sentence on standard error and exit code 2."""
+    # Users cannot act on warnings of other packages about their own imports.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.|compressai\.|timm\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.|compressai\.|timm\.")
     try:
@@ -118,46 +118,48 @@ def list_() -> None:
 
 # Options of 'plan' and of 'run'.
 Device = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
 ]
 TrainImages = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
 ]
 TestImages = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
 ]
 Precision = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(metavar="float32|tf32|bf16", help="Of the transforms in training.", show_default="the profile's"),
+    str | None,
+    typer.Option(
+        metavar="float32|tf32|bf16", help="Precision of the transforms in training.", show_default="the profile's"
+    ),
 ]
 Assignments = Annotated[
     list[str],
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be given again."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be repeated."),
 ]
 
 
 @app.command()
 def plan(
     studies: Annotated[
-        list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows, the most wanted first.")
+        list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows, the most important first.")
     ],
     *,
     profile: Annotated[str, typer.Option(metavar="quick|stay|gpu|paper", help="As of 'gradlab run'.")] = "quick",
     device: Device = None,
     budget: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="MINUTES", help="What must suffice; at least 1.", show_default="none"),
+        float | None,
+        typer.Option(metavar="MINUTES", help="Available time; at least 1.", show_default="none"),
     ] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="Write the plan, for 'gradlab run --plan FILE'.", show_default="none"),
     ] = None,
     resume: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="The --out of a run that goes on: its iterations need no time."),
+        Path | None,
+        typer.Option(metavar="DIR", help="The --out of a run to continue: its iterations need no time."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="0 or more.")] = 0,
     train_images: TrainImages = None,
@@ -168,8 +170,8 @@ def plan(
 ) -> None:
     """Time what studies need on a device, and show what fits a budget.
 
-    A few training iterations, noise draws and coded images of each model are timed. Models that studies share count
-    once. Studies that fit are chosen in the order given; 'gradlab run --plan FILE' runs them within the budget.
+    Times a few training iterations, noise draws and coded images of each model; models that studies share count once.
+    Chooses the studies that fit in the order given; 'gradlab run --plan FILE' runs them within the budget.
     """
     from gradlab.runtime import files
     from gradlab.study import Request, catalog, planning
@@ -203,16 +205,16 @@ def plan(
 @app.command()
 def run(
     studies: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(metavar="[STUDY]...", help="Names that 'gradlab list' shows.", show_default=False),
     ] = None,
     *,
     plan: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="Run what fits, by 'gradlab plan', in place of STUDY.", show_default="none"),
     ] = None,
     profile: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="quick|stay|gpu|paper",
             help="quick: minutes on a CPU; stay: ten minutes of an accelerator; gpu: hours of one; paper: its own "
@@ -221,59 +223,64 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="Where results go.", show_default="figures/<profile>")  # noqa: UP045
+        Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="figures/<profile>")
     ] = None,
     device: Device = None,
     seed: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.", show_default="0"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip studies that are done; go on with training from its checkpoint.")
+        bool, typer.Option("--resume", help="Skip finished studies; continue training from its checkpoint.")
     ] = False,
     train_images: TrainImages = None,
     test_images: TestImages = None,
     time_limit: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(
-            metavar="MINUTES", help="Stop in time, with what was done.", show_default="none; the budget of a plan"
+            metavar="MINUTES",
+            help="Stop after this time; finished work is kept.",
+            show_default="none; the budget of a plan",
         ),
     ] = None,
     precision: Precision = None,
     step: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured.", show_default="auto"
         ),
     ] = None,
     set_: Assignments = [],  # noqa: B006
     commit: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="SHA", help="Of the code, for the provenance of a copy that is no checkout."),
+        str | None,
+        typer.Option(metavar="SHA", help="Commit of the code, for the provenance of a copy that is not a checkout."),
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")
     ] = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="One thread and fixed orders of addition: the same bytes again.")
+        bool,
+        typer.Option("--deterministic", help="One thread and fixed orders of addition, for the same bytes every time."),
     ] = False,
     jobs: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Models that are trained side by side.", show_default="1; on Ray, all that fit"),
+        int | None,
+        typer.Option(
+            metavar="N", help="Number of models to train side by side.", show_default="1; on Ray, all that fit"
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(metavar="local|ray", help="Where models are trained: this machine, or a Ray cluster.")
     ] = "local",
     address: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="A", help="Of a Ray cluster, e.g. auto.", show_default="one is started here"),
+        str | None,
+        typer.Option(metavar="A", help="Address of a Ray cluster, e.g. auto.", show_default="one is started here"),
     ] = None,
     cpus: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(metavar="N", help="Ray: cores for each model.", show_default="1"),
     ] = None,
     gpus: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(metavar="X", help="Ray: accelerators for each model, or a part of one.", show_default="1 on CUDA"),
     ] = None,
 ) -> None:
@@ -332,7 +339,7 @@ def run(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' wrote.")],
 ) -> None:
-    """Make one HTML page of all that a run wrote."""
+    """Make one HTML page of all results of a run."""
     from gradlab.study.report import build
 
     typer.echo(f"wrote {build(folder)}")
@@ -341,17 +348,15 @@ def report(
 @app.command()
 def check(
     target: Annotated[str, typer.Argument(metavar="MODULE:ESTIMATOR", help="Your function, e.g. my_module:mine.")],
-    posterior: Annotated[
-        str, typer.Option("--on", metavar="box|normal|both", help="Which posterior it is tried on.")
-    ] = "box",
-    k: Annotated[list[int], typer.Option("--k", metavar="N", help="Samples of one draw; may be given again.")] = [1, 8],  # noqa: B006
+    posterior: Annotated[str, typer.Option("--on", metavar="box|normal|both", help="Posterior to test it on.")] = "box",
+    k: Annotated[list[int], typer.Option("--k", metavar="N", help="Samples of one draw; may be repeated.")] = [1, 8],  # noqa: B006
     draws: Annotated[int, typer.Option(metavar="N", help="Independent draws.")] = 100_000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")] = 0,
 ) -> None:
     """Check your own gradient estimator against exact answers.
 
-    It is a function (log_weight, samples, noise) -> estimates, one per draw; see gradlab.testing. The box is
-    U(-0.2, 0.8), the Normal has the same mean 0.3 and variance 1/12. Exit code 1: biased.
+    The estimator is a function (log_weight, samples, noise) -> estimates, one per draw; see gradlab.testing. The box is
+    U(-0.2, 0.8); the Normal has the same mean 0.3 and variance 1/12. The exit code is 1 if it is biased.
     """
     from gradlab import problems, testing
     from gradlab.study.console import show_checks
@@ -377,7 +382,7 @@ def check(
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes to.")],
 ) -> None:
-    """Show what is done, running and failed, and the ETA."""
+    """Show finished, running and failed work, and the ETA."""
     from gradlab.study.status import show, survey
 
     show(_console(), survey(folder))
@@ -402,37 +407,38 @@ def pack(
     target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, or one that holds an earlier pack.")],
     *,
     every: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(metavar="SECONDS", help="Pack again and again, while studies run.", show_default="once"),
     ] = None,
     files: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Most files, results.zip among them.", show_default="any number"),
+        int | None,
+        typer.Option(metavar="N", help="Largest number of files, including results.zip.", show_default="any number"),
     ] = None,
     limit: Annotated[float, typer.Option(metavar="MB", help="Largest file, in units of 2^20 bytes.")] = 15.0,
     total: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(metavar="MB", help="Most in all files together.", show_default="any size"),
+        float | None,
+        typer.Option(metavar="MB", help="Largest size of all files together.", show_default="any size"),
     ] = None,
     snapshots: Annotated[
         list[int],
         typer.Option("--snapshot", metavar="N", help="Also the weights after N iterations; may be repeated."),
     ] = [],  # noqa: B006
     optimizer: Annotated[
-        bool, typer.Option("--optimizer", help="Also the optimizer of unfinished runs: they go on to the same numbers.")
+        bool, typer.Option("--optimizer", help="Also the optimizer of unfinished runs, so that they continue exactly.")
     ] = False,
     skip: Annotated[
-        int, typer.Option(metavar="N", help="Leave out the N most valuable sets of weights: they came home before.")
+        int,
+        typer.Option(metavar="N", help="Leave out the N most valuable sets of weights, e.g. those of an earlier pack."),
     ] = 0,
 ) -> None:
     """Pack results and trained weights into a few small files.
 
-    results.zip has tables, figures, logs, and in weights.csv the SHA-256 of the packed weights. Weights are packed in
-    order of value: finished models, unfinished ones, snapshots; those that do not fit are named. A process that is
-    killed leaves the earlier files or the new ones, never half of one.
+    results.zip has tables, figures and logs; its weights.csv has the SHA-256 of the packed weights. Weights are packed
+    in order of value: finished models, unfinished ones, snapshots. Weights that do not fit are listed. Files are
+    replaced atomically.
 
-    With --every it ends by SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five before
-    there is anything in DIR), and packs once more before it does.
+    With --every it ends on SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five minutes
+    while DIR is empty), after packing once more.
     """
     from gradlab.study.console import show_packed
     from gradlab.training.packing import PackOptions, pack_every
@@ -451,13 +457,15 @@ def pack(
 @app.command()
 def unpack(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Files that 'gradlab pack' wrote, all or some.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Where 'gradlab run --out DIR --resume' goes on.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder where 'gradlab run --out DIR --resume' continues.")
+    ],
 ) -> None:
-    """Put packed results and weights where a run goes on from them.
+    """Unpack results and weights so that a run can continue.
 
-    What is finished in DIR stays; what is not gives way to what is further. Then: gradlab run STUDY --out DIR --resume,
-    with the same profile and images. Unfinished runs that were packed without --optimizer restart warm: with a new
-    optimizer, which provenance tells.
+    Finished work in DIR stays; unfinished work is replaced by packed work that is further. Then: gradlab run STUDY
+    --out DIR --resume, with the same profile and images. Unfinished runs that were packed without --optimizer restart
+    with a new optimizer, which their provenance records.
     """
     from gradlab.study.console import show_packed
     from gradlab.training.packing import unpack as unpack_
@@ -470,10 +478,10 @@ def unpack(
 
 
 def _load(target: str) -> Callable[..., Any]:
-    """The estimator that ``module:name`` names; the module is looked for in the working folder too.
+    """Import the estimator ``module:name``; the working folder is searched too.
 
     Raises:
-        GradlabError: not of that form, no such module or name, a module that does not import, or nothing to call.
+        GradlabError: another form, no such module or name, a module that does not import, or not a function.
     """
     module_name, colon, name = target.partition(":")
     if not (colon and module_name and name.isidentifier()) or "/" in module_name or module_name.endswith(".py"):
@@ -499,17 +507,19 @@ app.add_typer(data_app, name="data")
 @data_app.command()
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of photographs, with folders below it.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="Where the training images go, outside of SRC.")],
-    count: Annotated[int, typer.Option(metavar="N", help="How many of the largest images.")] = 8000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of sizes and noise; the same seed, the same pixels.")] = 0,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the training images, outside of SRC.")],
+    count: Annotated[int, typer.Option(metavar="N", help="Number of images; the largest are used.")] = 8000,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of sizes and noise; the same seed gives the same pixels.")
+    ] = 0,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(metavar="N", help="Processes.", show_default="one for each core"),
+        int | None,
+        typer.Option(metavar="N", help="Number of processes.", show_default="one for each core"),
     ] = None,
 ) -> None:
-    """The largest photographs of SRC, made smaller and with noise added as in Balle et al. 2018.
+    """Shrink the largest photographs of SRC and add noise, as in Balle et al. 2018.
 
-    Run again after an interruption: what is done is kept. Then: gradlab run STUDY --train-images DST
+    After an interruption run it again: finished images are kept. Then: gradlab run STUDY --train-images DST
     """
     from gradlab.data.prepare import images_in, prepare
     from gradlab.runtime.progress import Progress

@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 def assigned(settings: T, assignments: Iterable[str]) -> T:
-    """A copy of frozen settings with some fields changed.
+    """Return a copy of frozen settings with some fields changed.
 
     Args:
-        settings: a frozen dataclass, in whose fields others may lie.
-        assignments: ``"field=value"`` or ``"field.field=value"``, values as Python writes them (``128``, ``1e-4``,
-            ``(1000, 2000)``, ``None``, ``True``); what is none of these is text.
+        settings: a frozen dataclass, whose fields may hold others.
+        assignments: ``"field=value"`` or ``"field.field=value"``, values as Python literals (``128``, ``1e-4``,
+            ``(1000, 2000)``, ``None``, ``True``); anything else is text.
 
     Raises:
-        GradlabError: no such field (with the nearest name), a value of another kind or not finite, an empty sequence
-            where the default is none, no ``=``, or values that the settings refuse.
+        GradlabError: unknown field (with the nearest name), a value of the wrong type or not finite, an empty sequence
+            where the default is not empty, no ``=``, or values that the settings reject.
 
     Example::
 
@@ -38,25 +38,25 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
         if not equals or not path.strip():
             raise GradlabError(f"--set {assignment!r} assigns nothing: give NAME=VALUE, e.g. base.crop=128")
         *groups, name = path.strip().split(".")
-        at = tree
+        node = tree
         for group in groups:
-            at = at.setdefault(group, {})
-            if not isinstance(at, dict):
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
                 raise GradlabError(f"--set {path.strip()}: {group} is set as a whole too; give one of the two")
-        if isinstance(at.get(name), dict):
+        if isinstance(node.get(name), dict):
             raise GradlabError(f"--set {path.strip()}: parts of it are set too; give one of the two")
-        at[name] = text.strip()
+        node[name] = text.strip()
     return cast(T, _with(settings, tree, ""))
 
 
 def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
-    """All of a group at once, since settings are checked together, e.g. snapshots against steps."""
+    """Change all fields of a group at once, since settings are checked together, e.g. snapshots against steps."""
     known = {f.name: f for f in dataclasses.fields(settings) if f.init}
     hints, changes = typing.get_type_hints(type(settings)), {}
     for name, new in tree.items():
         path = prefix + name
         if name not in known:
-            raise unknown("setting", path, [prefix + one for one in known])
+            raise unknown("setting", path, [prefix + field for field in known])
         old = getattr(settings, name)
         if isinstance(new, dict):
             if not dataclasses.is_dataclass(old):
@@ -68,8 +68,8 @@ def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
         else:
             changes[name] = _value(path, new, hints.get(name, Any))
             if changes[name] == () and old and known[name].default != ():
-                one = old[0] if isinstance(old, tuple) else old
-                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({one!r},)")
+                example = old[0] if isinstance(old, tuple) else old
+                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({example!r},)")
     return dataclasses.replace(settings, **changes)
 
 
@@ -79,15 +79,15 @@ def _value(path: str, text: str, hint: Any) -> Any:
         value = text  # a name that reads as something else
     validation.require(f"--set {path}", value, hint)
     value = _converted(value, hint)
-    if any(isinstance(one, float) and not math.isfinite(one) for one in _flat(value)):
+    if any(isinstance(number, float) and not math.isfinite(number) for number in _flat(value)):
         raise GradlabError(f"--set {path} is {text}: give finite numbers")
     return value
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Equal settings have one hash: 1 is 1.0 where a float is asked for, a list is a tuple."""
+    """Give equal settings one hash: 1 becomes 1.0 where a float is expected, a list becomes a tuple."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(one for one in typing.get_args(hint) if validation.fits(value, one))
+        hint = next(option for option in typing.get_args(hint) if validation.fits(value, option))
     inner = typing.get_args(hint)
     if isinstance(value, (list, tuple)):
         hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is ... else inner or [Any] * len(value)
@@ -97,8 +97,8 @@ def _converted(value: Any, hint: Any) -> Any:
 
 def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, tuple):
-        for one in value:
-            yield from _flat(one)
+        for item in value:
+            yield from _flat(item)
     else:
         yield value
 

@@ -4,25 +4,29 @@ run."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests
 from gradlab.study import paper
+from gradlab.study.formatting import text
 
 WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
 UNTESTED = "not tested"
+COLUMNS = ("claim", "source", "holds", "evidence")
 
 
 class Entry(NamedTuple):
     """One line of the ledger.
 
     Attributes:
-        number: of the claim; source: where the paper makes it; claim: what it says.
+        number: of the claim.
+        source: where the paper makes it.
+        claim: its text.
         verdict: ``holds``, ``not here``, ``undecided`` or ``not tested``.
         evidence: one sentence with numbers, or what to run.
-        study: which study decides it; empty where none does yet.
-        budget: profile of the run, whether ``--set`` changed it; empty where there was none.
+        study: the study that decides it; empty where none does yet.
+        budget: profile of the run, and whether ``--set`` changed it; empty where there was no run.
     """
 
     number: int
@@ -35,7 +39,7 @@ class Entry(NamedTuple):
 
 
 def ledger(folder: str | Path) -> list[Entry]:
-    """Every claim of the paper, judged by the results in a folder that ``gradlab run`` wrote. Nothing is typed in.
+    """Judge every claim of the paper by the results in a folder that ``gradlab run`` wrote.
 
     Raises:
         GradlabError: no such folder, or damaged results.
@@ -46,25 +50,40 @@ def ledger(folder: str | Path) -> list[Entry]:
     return [_entry(folder, claim) for claim in paper.claims().to_dict("records")]
 
 
+def read_verdicts(folder: Path, record: dict[str, Any]) -> list[dict[str, str]]:
+    """Read the verdicts of a study: ``COLUMNS``, and the ``word`` to show.
+
+    Args:
+        folder: of the study.
+        record: its provenance.
+
+    Raises:
+        GradlabError: the file was changed after it was written, or lacks a column.
+    """
+    path = folder / "verdicts.csv"
+    if not path.exists():
+        return []
+    frame = digests.read_table(path, record)
+    if not set(COLUMNS) <= set(frame.columns):
+        raise GradlabError(f"{path} lacks one of the columns {', '.join(COLUMNS)}: run its study again")
+    rows = [{key: text(row[key]) for key in COLUMNS} for row in frame.to_dict("records")]
+    return [{**row, "word": WORDS.get(row["holds"], "undecided")} for row in rows]
+
+
 def _entry(folder: Path, claim: dict[str, str]) -> Entry:
     study = claim["study"]
-    said = Entry(
+    entry = Entry(
         int(claim["number"]), claim["source"], claim["claim"], UNTESTED, "no study of gradlab tests it yet", study, ""
     )
     if not study:
-        return said
-    path = folder / study / "verdicts.csv"
-    if not path.exists():
-        return said._replace(evidence=f"run it: gradlab run {study}")
+        return entry
+    if not (folder / study / "verdicts.csv").exists():
+        return entry._replace(evidence=f"run it: gradlab run {study}")
     record = digests.read_record(folder / study)
     if not record:
-        return said._replace(evidence=f"{study} is not finished: gradlab run {study} --resume")
-    found = digests.read_table(path, record)
-    if not {"claim", "holds", "evidence"} <= set(found.columns):
-        raise GradlabError(f"{path} lacks one of the columns claim, holds, evidence: run its study again")
-    match = found[found["claim"] == claim["verdict"]]
-    if match.empty:
-        return said._replace(evidence=f"{study} was run by another version: run it again")
-    budget = str(record.get("profile", "")) + (", changed" if record.get("set") else "")
-    row = match.iloc[0]
-    return said._replace(verdict=WORDS.get(row["holds"], "undecided"), evidence=str(row["evidence"]), budget=budget)
+        return entry._replace(evidence=f"{study} is not finished: gradlab run {study} --resume")
+    for verdict in read_verdicts(folder / study, record):
+        if verdict["claim"] == claim["verdict"]:
+            budget = str(record.get("profile", "")) + (", changed" if record.get("set") else "")
+            return entry._replace(verdict=verdict["word"], evidence=verdict["evidence"], budget=budget)
+    return entry._replace(evidence=f"{study} was run by another version: run it again")

@@ -1,7 +1,7 @@
 """Evaluate trained models with bitstreams, each once: the rows of every image are kept in the folder of its run.
 
-Studies share them, a run that was cut goes on at the next image, and a finished model can be evaluated by other
-processes while the next one is trained (``Background``).
+Studies share these rows, an interrupted evaluation continues at the next image, and other processes can evaluate a
+finished model while the next one is trained (``Background``).
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def rate_distortion(
     hyper_input: str = "",
     parts: Parts | None = None,
 ) -> pd.DataFrame:
-    """``gradlab.evaluation.rate_distortion`` of a run's weights; what was evaluated before is read.
+    """Evaluate a run's weights with ``gradlab.evaluation.rate_distortion``; rows that exist are read.
 
-    Rows are kept every second, so that a process that is stopped or killed loses an image or two.
+    Rows are kept every second: a process that is stopped or killed loses an image or two.
 
     Args:
-        run: the trained model; lambda is its own.
-        iteration: whose weights; None: those at the end.
+        run: the trained model, which also gives lambda.
+        iteration: of the weights; None for the last.
         pictures: test images.
         advance: called after each image.
         hyper_input: ``codec.hyper_input``, of a 2-level VAE; the codec's own by default.
-        parts: of the study, which notes how rows from elsewhere were made.
+        parts: of the study, which records how rows from elsewhere were made.
 
     Raises:
         GradlabError: as ``Run.codec`` and ``gradlab.evaluation.rate_distortion``.
@@ -66,9 +66,9 @@ def rate_distortion(
         raise GradlabError("there are no images to evaluate: give at least one")
     group, parts = distributed.group(), parts or Parts()
     name, key = _identity(run, iteration, pictures, hyper_input)
-    before = _kept(parts, run, name, key, pictures)
-    rows = [] if before is None else [before]
-    done = 0 if before is None else len(before)
+    kept = _kept(parts, run, name, key, pictures)
+    rows = [] if kept is None else [kept]
+    done = sum(map(len, rows))
     if done:
         skip(advance, done, "evaluated before")
     if done == len(pictures):
@@ -77,19 +77,19 @@ def rate_distortion(
     codec.hyper_input = hyper_input or codec.hyper_input
 
     def keep() -> None:
-        with contextlib.suppress(GradlabError):  # the disk is full: whatever comes next will say so
+        with contextlib.suppress(GradlabError):  # the disk is full: the next write reports it
             parts.keep(name, key, {ROWS: pd.concat(rows, ignore_index=True)}, run.folder)
 
-    kept = time.monotonic()
+    last = time.monotonic()
     try:
         for start in range(done, len(pictures), group.size):
             if group.size > 1:
                 stop_together()
-            several = pictures[start : start + group.size]
-            rows.append(evaluation.rate_distortion(codec, several, run.settings.lam, advance))
-            if time.monotonic() - kept > KEEP_SECONDS:
+            batch = pictures[start : start + group.size]
+            rows.append(evaluation.rate_distortion(codec, batch, run.settings.lam, advance))
+            if time.monotonic() - last > KEEP_SECONDS:
                 keep()
-                kept = time.monotonic()
+                last = time.monotonic()
     finally:
         if len(rows) > bool(done):
             keep()
@@ -99,7 +99,7 @@ def rate_distortion(
 def is_done(
     run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str = "", parts: Parts | None = None
 ) -> bool:
-    """Whether all images were evaluated before."""
+    """Return whether all images have been evaluated."""
     name, key = _identity(run, iteration, pictures, hyper_input)
     rows = _kept(parts or Parts(), run, name, key, pictures)
     return rows is not None and len(rows) == len(pictures)
@@ -108,7 +108,7 @@ def is_done(
 def _identity(
     run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str
 ) -> tuple[str, dict[str, Any]]:
-    """Name of the file, and what the rows depend on; lambda is one of the settings that the run is named after."""
+    """Name of the file, and what the rows depend on; the name of the run covers lambda."""
     at = run.settings.steps if iteration is None else iteration
     images, weights = data.fingerprint(pictures), run.digest(iteration)
     name = f"rate-distortion-{at}-{images[:12]}-{weights[:12]}{'-' * bool(hyper_input)}{hyper_input}"
@@ -126,29 +126,29 @@ def _kept(
 
 
 class Background:
-    """Evaluates finished models in processes of its own, while other models are trained.
+    """Evaluate finished models in other processes, while more models are trained.
 
-    The rows are in the folders of the runs, where ``rate_distortion`` finds them. An evaluation that fails is left to
-    ``rate_distortion``, which then raises the error.
+    The rows are in the folders of the runs, where ``rate_distortion`` finds them. If an evaluation fails,
+    ``rate_distortion`` repeats it and raises the error.
 
     Args:
         pictures: test images.
-        cores: that training leaves free; without any, nothing is done.
-        made: how rows are made here (``Parts.made``).
+        cores: number of cores that training leaves free; with 0 nothing is evaluated here.
+        made: device and commit, for the provenance (``Parts.made``).
     """
 
     def __init__(self, pictures: Sequence[Picture], cores: int, made: Mapping[str, Any] | None = None) -> None:
         self._pictures, self._cores, self._parts = list(pictures), cores, Parts(made=made)
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._futures: list[concurrent.futures.Future[None]] = []
-        self._over: Any = None
+        self._stop: Any = None
 
     def __enter__(self) -> Background:
-        """Processes begin with the first model."""
+        """Start nothing yet: processes start with the first model."""
         return self
 
     def begin(self, run: Run, iteration: int, hyper_input: str = "") -> None:
-        """Evaluate the weights of a finished run after an iteration, unless that was done before."""
+        """Evaluate the weights of a finished run after an iteration, unless all rows exist."""
         if not self._cores:
             return
         with contextlib.suppress(GradlabError, BrokenProcessPool):
@@ -156,19 +156,19 @@ class Background:
                 return
             if self._pool is None:
                 spawn = multiprocessing.get_context("spawn")
-                self._over = spawn.Event()
+                self._stop = spawn.Event()
                 workers = min(self._cores, MOST_PROCESSES)
-                arguments = self._pictures, max(1, self._cores // workers), self._over, self._parts.made
+                arguments = self._pictures, max(1, self._cores // workers), self._stop, self._parts.made
                 self._pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _work, arguments)
             self._futures.append(self._pool.submit(_evaluate, run, iteration, hyper_input))
 
     @property
     def left(self) -> int:
-        """How many evaluations are not done yet."""
+        """Number of unfinished evaluations."""
         return sum(not future.done() for future in self._futures)
 
     def wait(self, advance: Callable[..., Any] = quiet) -> None:
-        """Until all are done; counts them.
+        """Wait until all are done, and count them.
 
         Raises:
             Stopped: by ``advance``, every second.
@@ -179,20 +179,20 @@ class Background:
             advance(len(ended))
 
     def __exit__(self, *_: object) -> None:
-        """The processes end, at the next image."""
+        """Stop the processes at the next image."""
         if self._pool is not None:
-            self._over.set()
+            self._stop.set()
             self._pool.shutdown(cancel_futures=True)
 
 
 _pictures: list[Picture] = []
-_over: Any = None
+_stop: Any = None
 _parts = Parts()  # all three of a worker process
 
 
-def _work(pictures: list[Picture], threads: int, over: Any, made: Mapping[str, Any]) -> None:
-    global _pictures, _over, _parts
-    _pictures, _over, _parts = pictures, over, Parts(made=made)
+def _work(pictures: list[Picture], threads: int, stop: Any, made: Mapping[str, Any]) -> None:
+    global _pictures, _stop, _parts
+    _pictures, _stop, _parts = pictures, stop, Parts(made=made)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     end_with_parent()
     torch.set_num_threads(threads)
@@ -200,7 +200,7 @@ def _work(pictures: list[Picture], threads: int, over: Any, made: Mapping[str, A
 
 def _evaluate(run: Run, iteration: int, hyper_input: str) -> None:
     def advance(n: int = 1, note: str = "") -> None:
-        if _over.is_set():
+        if _stop.is_set():
             raise Stopped("stopped with the process that trains")
 
     with contextlib.suppress(GradlabError, Stopped):

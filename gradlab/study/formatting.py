@@ -1,4 +1,4 @@
-"""A table of results as a reader wants it: value and error in one cell, the paper's number and difference beside."""
+"""Tables of results as text: value and error in one cell, then the paper's number and the difference."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ERROR, PAPER = "_se", "_paper"
 
 
 class Column(NamedTuple):
-    """One measured column of text, and beside it the paper's where there is one.
+    """One measured column as text, with the paper's where there is one.
 
     Attributes:
         name: its name in the CSV.
         cells: ``value``, or ``value +- standard error``.
-        numeric: whether it is to be aligned right.
-        paper: the paper's numbers, empty without.
-        difference: (measured - paper) / |paper| in percent, empty without.
+        numeric: whether to align it right.
+        paper: the paper's numbers; empty where it has none.
+        difference: (measured - paper) / |paper| in percent; empty without the paper's numbers.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
 
 def columns(frame: DataFrame) -> list[Column]:
-    """The columns of ``frame``; ``<name>_se`` and ``<name>_paper`` are merged into ``<name>``."""
+    """Format the columns of ``frame``; ``<name>_se`` and ``<name>_paper`` are merged into ``<name>``."""
     from pandas.api.types import is_numeric_dtype
 
     names = [str(name) for name in frame.columns]
@@ -44,15 +44,15 @@ def columns(frame: DataFrame) -> list[Column]:
             cells = [with_error(v, e) for v, e in zip(values, frame[name + ERROR].tolist(), strict=True)]
         else:
             cells = [text(value) for value in values]
-        theirs = frame[name + PAPER].tolist() if name + PAPER in merged else []
-        difference = [_difference(ours, paper) for ours, paper in zip(values, theirs, strict=True)] if theirs else []
-        paper = [text(value) for value in theirs]
-        result.append(Column(name, cells, bool(is_numeric_dtype(frame[name])), paper, difference))
+        printed = frame[name + PAPER].tolist() if name + PAPER in merged else []
+        difference = [_difference(value, number) for value, number in zip(values, printed, strict=False)]
+        numeric = bool(is_numeric_dtype(frame[name]))
+        result.append(Column(name, cells, numeric, [text(number) for number in printed], difference))
     return result
 
 
 def text(value: object) -> str:
-    """Four significant digits; whole numbers whole, nothing for a missing value, yes and no."""
+    """Format a value with four significant digits: whole numbers whole, missing values empty, yes and no."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if hasattr(value, "item"):
@@ -70,7 +70,7 @@ def text(value: object) -> str:
 
 
 def with_error(value: object, error: object) -> str:
-    """``0.527 +- 0.012`` with the proper sign: two digits of the error, and as many decimals of the value."""
+    """Format ``0.527 +- 0.012`` with the proper sign: two digits of the error, and as many decimals of the value."""
     if not isinstance(value, (int, float)) or not isinstance(error, (int, float)):
         return text(value)
     if not (math.isfinite(value) and math.isfinite(error) and error > 0):
@@ -82,9 +82,9 @@ def with_error(value: object, error: object) -> str:
     return f"{value:.{decimals}f} \u00b1 {error:.{decimals}f}"
 
 
-def _difference(ours: object, paper: object) -> str:
-    if not isinstance(ours, (int, float)) or not isinstance(paper, (int, float)):
+def _difference(value: object, paper: object) -> str:
+    if not isinstance(value, (int, float)) or not isinstance(paper, (int, float)):
         return ""
-    if not (math.isfinite(ours) and math.isfinite(paper)) or paper == 0:
+    if not (math.isfinite(value) and math.isfinite(paper)) or paper == 0:
         return ""
-    return f"{100 * (ours - paper) / abs(paper):+.1f} %"
+    return f"{100 * (value - paper) / abs(paper):+.1f} %"

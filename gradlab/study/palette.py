@@ -1,4 +1,4 @@
-"""Light PNGs: 256 colours where the change is too small to see, all colours elsewhere, the same bytes each time."""
+"""Small PNGs: 256 colours where the change is invisible, all colours elsewhere; reproducible to the byte."""
 
 from __future__ import annotations
 

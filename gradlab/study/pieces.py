@@ -1,9 +1,8 @@
 """Measure a study piece by piece, so that a time limit, a signal or a crash loses one piece at most.
 
-A piece that takes long is kept in ``STUDY/parts/`` until the study is complete. A study that was cut goes on with
-``--resume`` and measures only what is missing. A piece is read if it is whole, was measured of the same things
-(``key``), and by the same version of gradlab; otherwise it is measured again. What was measured of a study that was cut
-is in ``STUDY/partial/``.
+Long pieces are kept in ``STUDY/parts/`` until the study is complete. ``--resume`` continues an interrupted study and
+measures only the missing pieces. A kept piece is read if it is whole, has the same ``key`` and was measured by the same
+version of gradlab; otherwise it is measured again. The tables of an interrupted study are in ``STUDY/partial/``.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ Tables = Mapping[str, "DataFrame"]
 
 
 class Piece(NamedTuple):
-    """What a study measures in one go.
+    """A part of a study that is measured in one go.
 
     Attributes:
         name: a plain file name.
-        measure: gives the rows, by the table that they belong to; ``Context.measure`` calls it with ``advance``.
+        measure: returns the rows of each table; ``Context.measure`` calls it with ``advance``.
         key: what the rows depend on, text and numbers, e.g. the digest of the weights; None for a piece that is not
-            kept here: it is quick, or kept elsewhere.
-        units: of the progress bar, which a piece that was kept skips.
+            kept here, because it is quick or kept elsewhere.
+        units: of the progress bar, which kept pieces skip.
     """
 
     name: str
@@ -46,8 +45,8 @@ class Parts:
     """The pieces of one study, a JSON file each.
 
     Args:
-        folder: of the study, which they are kept below; None: nothing is kept.
-        made: how pieces are made here besides the version of gradlab, for the provenance: device and commit.
+        folder: of the study, in which they are kept; None keeps nothing.
+        made: device and commit that measure the pieces, for the provenance; the version of gradlab is added.
     """
 
     def __init__(self, folder: Path | None = None, made: Mapping[str, Any] | None = None) -> None:
@@ -57,16 +56,16 @@ class Parts:
         self._measured: list[Tables] = []
 
     def each(self, pieces: Sequence[Piece], advance: Callable[..., Any] = quiet) -> list[Tables]:
-        """The rows of every piece, in order: kept before, or measured now.
+        """Return the rows of every piece, in order: kept ones, or measured now.
 
         Args:
-            pieces: what is wanted.
-            advance: counts pieces that were kept before; ``measure`` counts its own.
+            pieces: in order.
+            advance: counts kept pieces; ``measure`` counts its own units.
 
         Raises:
             Stopped: time is up or a signal has come; ``so_far`` has the rows of the pieces before.
         """
-        found: list[Tables] = []
+        tables: list[Tables] = []
         for piece in pieces:
             kept = None if piece.key is None else self.find(piece.name, piece.key)
             if kept is not None:
@@ -76,21 +75,21 @@ class Parts:
                 stop_together()
                 rows = piece.measure()
                 rows = rows if piece.key is None else self.keep(piece.name, piece.key, rows)
-            found.append(rows)
+            tables.append(rows)
             self._measured.append(rows)
-        return found
+        return tables
 
     def so_far(self) -> tuple[dict[str, DataFrame], int]:
-        """What was measured of a study that was cut: its tables, and how many pieces that is."""
+        """Return the tables that were measured up to now, and the number of pieces in them."""
         return joined(self._measured), len(self._measured)
 
     def find(self, name: str, key: Mapping[str, Any], folder: Path | None = None) -> dict[str, DataFrame] | None:
-        """The rows that were kept under this name and of these things, the same in every process; None: there are none.
+        """Find the rows that were kept under this name and key, the same in every process; None if there are none.
 
         Args:
             name: of the piece.
             key: what the rows depend on.
-            folder: where they lie, if not with those of the study.
+            folder: where they are kept, if not with those of the study.
         """
         group = distributed.group()
         record = group.broadcast(self._read(name, key, folder or self._folder) if group.is_main else None)
@@ -101,20 +100,21 @@ class Parts:
         return {table: files.rows_of(text.encode(), name) for table, text in record["tables"].items()}
 
     def keep(self, name: str, key: Mapping[str, Any], rows: Tables, folder: Path | None = None) -> dict[str, DataFrame]:
-        """Keep rows; returns them as ``find`` will give them."""
+        """Keep rows, and return them as ``find`` will."""
         texts = {table: files.csv_of(frame) for table, frame in rows.items()}
-        if (place := folder or self._folder) is not None:
-            files.ensure_folder(place)
+        folder = folder or self._folder
+        if folder is not None:
+            files.ensure_folder(folder)
             record = {"key": dict(key), "made": self.made, "tables": texts}
-            files.write_json(place / f"{name}.json", digests.sealed(record))
+            files.write_json(folder / f"{name}.json", digests.sealed(record))
         return {table: files.rows_of(text.encode(), name) for table, text in texts.items()}
 
     def elsewhere(self) -> str:
-        """How pieces that were found had been made, where it was not as here; empty where there are none."""
+        """Return how kept pieces were made that this device or commit did not make; empty where there are none."""
         return "; ".join(sorted(self._elsewhere))
 
     def write_partial(self, tables: Tables, record: Mapping[str, Any]) -> Path | None:
-        """Write what was measured of a study that was cut, beside its results; None where there is nothing.
+        """Write the tables of an interrupted study to a folder of their own; None where there are none.
 
         Args:
             tables: by name.
@@ -130,7 +130,7 @@ class Parts:
         return folder
 
     def clear(self) -> None:
-        """Delete all of them, and what was written of a study that was cut."""
+        """Delete all kept pieces and the partial tables."""
         if self._study is None or self._folder is None or not distributed.group().is_main:
             return
         for folder, kinds in ((self._folder, ("*.json",)), (self._study / PARTIAL, ("*.csv", digests.RECORD))):
@@ -154,7 +154,7 @@ class Parts:
 
 
 def joined(pieces: Iterable[Tables]) -> dict[str, DataFrame]:
-    """The rows of all pieces, one below the other in each table."""
+    """Concatenate the rows of all pieces in each table."""
     import pandas as pd
 
     tables: dict[str, list[DataFrame]] = {}
@@ -165,10 +165,10 @@ def joined(pieces: Iterable[Tables]) -> dict[str, DataFrame]:
 
 
 def stop_together() -> None:
-    """Ends the work if that was asked of any process of this run.
+    """Stop all processes of this run if one of them was asked to stop.
 
     Raises:
-        Stopped: it was; in all of them.
+        Stopped: one was asked to; raised in all of them.
     """
     why = distributed.group().coalesce(signals.stop_reason())
     if why is not None:

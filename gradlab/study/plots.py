@@ -1,7 +1,7 @@
-"""One plotting style for the project: colour-blind safe, readable in grey, sized for a column of a paper.
+"""Curves, bars, histograms and maps in one style: colour-blind safe, readable in grey, sized for a column of a paper.
 
-Every function draws rows that were read from a CSV onto given axes. Colours never stand alone: lines also differ in
-dash and marker, bars in hatch. Figures are made without pyplot, so that nothing global is touched.
+Each function draws rows of a CSV onto given axes. Lines also differ in dash and marker, bars in hatch. Figures are made
+without pyplot, so that nothing global changes.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def curves(
 
 
 class _Plain(LogFormatterSciNotation):
-    """Numbers of a short logarithmic axis as they are written: 6, and not 6 x 10^0."""
+    """Print the numbers of a short logarithmic axis in full: 6, not 6 x 10^0."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         axis: Any = self.axis
@@ -116,39 +116,38 @@ def _plain_numbers(ax: Axes) -> None:
 
 
 def title(ax: Axes, text: str) -> None:
-    """The title of one panel, in the project's size."""
+    """Set the title of one panel, in the project's size."""
     with style():
         ax.set_title(text)
 
 
 def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None, *, shrink: int = 1) -> None:
-    """A photograph ``[H, W, 3]`` of 8 bits as it is, its caption below.
+    """Show an 8-bit photograph ``[H, W, 3]`` without smoothing, its caption below.
 
     Args:
         ax: where to draw.
         pixels: the photograph.
         text: the caption.
         frame: top, left and side of a square to mark, in pixels of the photograph.
-        shrink: side of the squares of pixels that become one by their mean: smaller files, for overviews.
+        shrink: side of the squares of pixels that are averaged into one, for smaller files.
     """
-    shown = Image.fromarray(pixels).reduce(shrink)
-    right, bottom = shown.width * shrink - 0.5, shown.height * shrink - 0.5
+    image = Image.fromarray(pixels).reduce(shrink)
+    right, bottom = image.width * shrink - 0.5, image.height * shrink - 0.5
     with style():
-        # As many samples as there are: nothing is smoothed on the way to the page.
-        ax.imshow(shown, interpolation="none", extent=(-0.5, right, bottom, -0.5))
+        ax.imshow(image, interpolation="none", extent=(-0.5, right, bottom, -0.5))
         ax.set_xticks([])
         ax.set_yticks([])
         ax.grid(visible=False)
         ax.set_xlabel(text, fontsize=7)
         if frame is not None:
             top, left, side = frame
-            for colour, width in (("black", 2.2), ("white", 1.0)):  # seen on any ground
+            for colour, width in (("black", 2.2), ("white", 1.0)):  # visible on any background
                 ax.plot([left, left + side, left + side, left, left], [top, top, top + side, top + side, top],
                         color=colour, linewidth=width)  # fmt: skip
 
 
 def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> None:
-    """One legend below the figure, or in the empty panel ``at``, instead of one in each of its axes."""
+    """Put one legend below the figure, or in the empty panel ``at``, instead of one in each of its axes."""
     entries: dict[str, list[Any]] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -157,20 +156,20 @@ def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> 
         legend = ax.get_legend()
         if legend is not None:
             legend.remove()
-    handles = [_shown(found) for found in entries.values()]
+    handles = [_legend_handle(drawn) for drawn in entries.values()]
     with style():
         if at is not None:
             at.axis("off")
             at.legend(handles, entries.keys(), loc="upper center")
             return
-        # Inches that one entry takes: its handle and some 0.06 a letter.
-        each = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
-        columns = max(1, min(len(entries), int(fig.get_figwidth() // each)))
+        # An entry takes half an inch for its handle and some 0.06 inches a letter.
+        inches = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
+        columns = max(1, min(len(entries), int(fig.get_figwidth() // inches)))
         fig.legend(handles, entries.keys(), loc="outside lower center", ncols=columns)
 
 
-def _shown(handles: Sequence[Any]) -> Any:
-    """What a legend shows of all that has one name: the first, or the first line with the first marker over it."""
+def _legend_handle(handles: Sequence[Any]) -> Any:
+    """The handle of all that has one label: the first, or the first line with the first marker over it."""
     drawn = {bool(handle[0].get_linestyle() in ("None", "none", "")): handle
              for handle in reversed(handles) if isinstance(handle, ErrorbarContainer)}  # fmt: skip
     return (drawn[False], drawn[True]) if len(drawn) == 2 else handles[0]
@@ -205,12 +204,12 @@ def bars(
         GradlabError: unknown column.
     """
     _require(frame, category, value, error, hue)
-    places = {name: place for place, name in enumerate(dict.fromkeys(frame[category]))}
+    positions = {name: position for position, name in enumerate(dict.fromkeys(frame[category]))}
     groups = _groups(frame, hue, order)
     width = 0.8 / len(groups)
     with style():
         for number, (name, rows) in enumerate(groups):
-            centre = np.array([places[c] for c in rows[category]]) + (number - (len(groups) - 1) / 2) * width
+            centre = np.array([positions[c] for c in rows[category]]) + (number - (len(groups) - 1) / 2) * width
             ax.bar(
                 centre,
                 rows[value] - base,
@@ -224,8 +223,8 @@ def bars(
                 linewidth=0.6,
                 error_kw={"elinewidth": 1.0, "capsize": 2, "ecolor": "0.1"},
             )
-        ax.set_xticks(range(len(places)), [str(name) for name in places])
-        ax.set_xlim(-0.55, len(places) - 0.45)  # a group whose bars are all undefined keeps its place
+        ax.set_xticks(range(len(positions)), [str(name) for name in positions])
+        ax.set_xlim(-0.55, len(positions) - 0.45)  # a group whose bars are all undefined keeps its place
         ax.grid(visible=False, axis="x")
         ax.set(**axes)
         _plain_numbers(ax)
@@ -249,7 +248,7 @@ def histograms(
     Args:
         ax: where to draw.
         frame: the rows.
-        value: what is counted; what is not above 0 has no logarithm and is counted in the legend.
+        value: values to count; those of 0 and below are counted in the legend.
         hue: which histogram a row belongs to.
         weight: how many dimensions a row stands for, for rows that were counted before; None for 1.
         bins: how many.
@@ -327,13 +326,13 @@ def heat(
     with style():
         ax.set_facecolor("0.93")
         ax.grid(visible=False)
-        shown = np.clip(values, low, high)
-        mesh = ax.pcolormesh(shown, cmap=colours, norm=scale, edgecolors="white", linewidth=1.0)
+        clipped = np.clip(values, low, high)
+        mesh = ax.pcolormesh(clipped, cmap=colours, norm=scale, edgecolors="white", linewidth=1.0)
         for (i, j), number in np.ndenumerate(values):
             if math.isnan(number):
                 ax.text(j + 0.5, i + 0.5, empty, ha="center", va="center", fontsize=6, color="0.35")
                 continue
-            red, green, blue, _ = colours(scale(shown[i, j]))
+            red, green, blue, _ = colours(scale(clipped[i, j]))
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
             ink = "white" if dark else "black"
             ax.text(j + 0.5, i + 0.5, _short(number), ha="center", va="center", fontsize=6, color=ink)

@@ -1,4 +1,4 @@
-"""The project's plotting style: sizes, colours, markers, and figures written whole, the same bytes each time."""
+"""The project's plotting style: sizes, colours, markers, and figure files that are reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradlab.study import palette
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
 COLOURS = [*sns.color_palette("colorblind", 10)]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-# As many as colours: a line that is told apart by its dashes alone is told apart in grey.
+# As many as colours: lines stay distinguishable in grey, by their dashes alone.
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.5)),
@@ -62,7 +62,7 @@ STYLE: dict[str, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The project's settings of matplotlib, inside the block only."""
+    """Apply the project's matplotlib settings inside the block."""
     with matplotlib.rc_context():
         # rcParams.update and not rc_context(rc=...): the latter refuses keys of a newer matplotlib than seaborn knows.
         settings: Any = {key: value for key, value in STYLE.items() if key in matplotlib.rcParams}
@@ -73,10 +73,11 @@ def style() -> Iterator[None]:
 def figure(
     rows: int = 1, cols: int = 1, width: str = "column", height: float | None = None, **kwargs: Any
 ) -> tuple[Figure, Any]:
-    """A figure and its axes (one, or an array of them), in the project's style.
+    """Make a figure and its axes (one, or an array of them), in the project's style.
 
     Args:
-        rows: rows of axes; ``cols`` likewise.
+        rows: rows of axes.
+        cols: columns of axes.
         width: ``"column"`` (3.4 inches) or ``"page"`` (7 inches).
         height: inches; by default in proportion.
         **kwargs: for ``Figure.subplots``, e.g. ``sharey=True``.
@@ -88,20 +89,20 @@ def figure(
         raise unknown("width of a figure", width, WIDTHS)
     inches = WIDTHS[width]
     with style():
-        made = Figure(figsize=(inches, height or 0.72 * inches / cols * rows), layout="constrained")
-        FigureCanvasAgg(made)
-        return made, made.subplots(rows, cols, **kwargs)
+        fig = Figure(figsize=(inches, height or 0.72 * inches / cols * rows), layout="constrained")
+        FigureCanvasAgg(fig)
+        return fig, fig.subplots(rows, cols, **kwargs)
 
 
 def png(fig: Figure, **options: Any) -> bytes:
-    """The figure as a light PNG (``gradlab.study.palette``); ``options`` are those of ``Figure.savefig``."""
+    """Return the figure as a small PNG (``gradlab.study.palette``); ``options`` are those of ``Figure.savefig``."""
     content = io.BytesIO()
     fig.savefig(content, format="png", **options)
     return palette.light(content.getvalue())
 
 
 def save(fig: Figure, path: str | Path) -> list[Path]:
-    """Writes ``path`` as light PNG (300 dpi) and PDF (vector); the same figure gives the same bytes.
+    """Write ``path`` as small PNG (300 dpi) and PDF (vector); the same figure gives the same bytes.
 
     Raises:
         GradlabError: the disk refuses.

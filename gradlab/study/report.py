@@ -1,4 +1,4 @@
-"""One self-contained HTML page of all that a run wrote: tables beside the paper's, figures, verdicts, provenance."""
+"""One self-contained HTML page of a run: tables next to the paper's, figures, verdicts, provenance."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import digests, files
 from gradlab.runtime.progress import duration
 from gradlab.study.catalog import natural
-from gradlab.study.claims import WORDS, ledger
-from gradlab.study.formatting import Column, columns, text
+from gradlab.study.claims import ledger, read_verdicts
+from gradlab.study.formatting import Column, columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 MOST_ROWS = 400  # of one table; the CSV has the rest
 PNG = b"\x89PNG\r\n\x1a\n"
-PIXELS = 2  # of the image for one of the page: 300 dpi for the paper is 150 here, sharp on any screen
+PIXELS = 2  # image pixels for each CSS pixel: 300 dpi in the paper is 150 here, sharp on any screen
 DETAILS = {
     "settings": "Settings",
     "assumed": "Assumed where the paper is silent",
@@ -54,7 +54,7 @@ class Sheet:
 
     @property
     def compared(self) -> bool:
-        """Whether the paper's numbers stand beside some column."""
+        """Whether some column has numbers of the paper."""
         return any(column.paper for column in self.columns)
 
 
@@ -68,7 +68,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What the page says of one study."""
+    """One study on the page."""
 
     name: str
     title: str
@@ -82,7 +82,7 @@ class Part:
 
 
 def build(folder: str | Path) -> Path:
-    """Writes ``<folder>/report.html`` from the CSVs, figures and provenance in the folder, or in those inside it.
+    """Write ``<folder>/report.html`` from the CSVs, figures and provenance in the folder, or in those inside it.
 
     Returns:
         The path of the page.
@@ -95,18 +95,18 @@ def build(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise GradlabError(f"no such folder: {folder}; give one that 'gradlab run' wrote")
-    found = sorted((path for path in folder.iterdir() if _is_study(path)), key=lambda path: natural(path.name))
-    if not found and _is_study(folder):
-        found = [folder]
-    if not found:
+    studies = sorted((path for path in folder.iterdir() if _is_study(path)), key=lambda path: natural(path.name))
+    if not studies and _is_study(folder):
+        studies = [folder]
+    if not studies:
         raise GradlabError(f"no results in {folder}: give a folder that 'gradlab run' wrote")
-    parts = [_part(path) for path in found]
+    parts = [_part(path) for path in studies]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gradlab.study", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     verdicts = [{"study": part.name, **verdict} for part in parts for verdict in part.verdicts]
     page = environment.get_template("report.html").render(
-        ledger=ledger(folder) if found != [folder] else [],
+        ledger=ledger(folder) if studies != [folder] else [],
         name=folder.resolve().name,
         parts=parts,
         verdicts=verdicts,
@@ -124,11 +124,11 @@ def _is_study(path: Path) -> bool:
 def _part(folder: Path) -> Part:
     record = digests.read_record(folder)
     name = str(record.get("study", folder.name))
-    there = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.stem != "verdicts"}
-    # In the order in which the study gave them; files of other runs, and of unfinished ones, after.
+    tables = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.stem != "verdicts"}
+    # In the order of the study; then files of other runs, and of unfinished ones.
     listed = record.get("tables")
-    order = [table for table in (listed if isinstance(listed, list) else [name]) if table in there]
-    sheets = [_sheet(digests.read_table(there[table], record), table) for table in dict.fromkeys([*order, *there])]
+    order = [table for table in (listed if isinstance(listed, list) else [name]) if table in tables]
+    sheets = [_sheet(digests.read_table(tables[table], record), table) for table in dict.fromkeys([*order, *tables])]
     main = sheets[0] if sheets and sheets[0].name == name else None
     title, _, rest = str(record.get("description", "")).partition("\n")
     return Part(
@@ -138,7 +138,7 @@ def _part(folder: Path) -> Part:
         main=main,
         further=sheets[1:] if main else sheets,
         figures=[_picture(path) for path in sorted(folder.glob("*.png"), key=lambda p: natural(p.name))],
-        verdicts=_verdicts(folder / "verdicts.csv", record),
+        verdicts=read_verdicts(folder, record),
         provenance=_summary(record),
         details=_details(record),
     )
@@ -163,7 +163,7 @@ def _picture(path: Path) -> Picture:
 
 
 def _whole(png: bytes) -> bool:
-    """Whether every chunk of a PNG is there, with its CRC-32 right."""
+    """Whether a PNG has all its chunks, each with the right CRC-32."""
     at = len(PNG)
     while at + 12 <= len(png):
         end = at + 12 + int.from_bytes(png[at : at + 4], "big")
@@ -175,19 +175,8 @@ def _whole(png: bytes) -> bool:
     return False
 
 
-def _verdicts(path: Path, record: dict[str, Any]) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    frame = digests.read_table(path, record)
-    wanted = ["claim", "source", "holds", "evidence"]
-    if not set(wanted) <= set(frame.columns):
-        raise GradlabError(f"{path} lacks one of the columns {', '.join(wanted)}: run its study again")
-    rows = [{key: text(row[key]) for key in wanted} for row in frame.to_dict("records")]
-    return [{**row, "word": WORDS.get(row["holds"], "undecided")} for row in rows]
-
-
 def _summary(record: dict[str, Any]) -> dict[str, str]:
-    """The few lines that everyone should see."""
+    """The lines that are shown without unfolding."""
     if not record:
         return {}
     commit = str(record.get("commit") or "not from a checkout")

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Work(NamedTuple):
-    """Something that a study needs.
+    """Training or measuring that a study needs.
 
     Attributes:
         kind: ``"train"``: iterations; ``"record"``: gradients of noise draws; ``"evaluate"``: test images coded with
             bitstreams; ``"round"``: test images rounded, without a bitstream.
         name: of the model.
-        settings: how it is trained.
-        units: iterations or draws; of ``"round"`` how often all test images.
+        settings: of its training.
+        units: iterations or draws; of ``"round"`` the number of passes over the test images.
         points: of ``"evaluate"``: iterations, each with ``hyper_input``; studies share their rows.
-        crop: of ``"evaluate"``: side of the part of an image that is coded, pixels; 0: all of it.
-        watched: of ``"train"``: whether the gradient SNR is recorded meanwhile, for which a model that was trained
-            without is trained once more.
+        crop: of ``"evaluate"``: side of the coded part of an image in pixels; 0 for the whole image.
+        watched: of ``"train"``: whether the gradient SNR is recorded in training; a model that was trained without it
+            is trained once more.
     """
 
     kind: Literal["train", "record", "evaluate", "round"]
@@ -45,7 +45,7 @@ UNITS = {"train": "iterations", "record": "draws", "evaluate": "bitstreams", "ro
 
 
 class Timer:
-    """Times a unit of each kind of work, once for models that differ in nothing that takes time.
+    """Time a unit of each kind of work, once for models that take the same time.
 
     Args:
         pictures: training images.
@@ -62,7 +62,7 @@ class Timer:
         self._known: dict[tuple[str, TrainSettings], float] = {}
 
     def seconds(self, kind: str, settings: TrainSettings, name: str) -> float:
-        """Of one unit."""
+        """Return the seconds of one unit."""
         alike = replace(
             settings, lam=0.01, steps=1, snapshots=(), cosine_steps=0, learning_rate=1e-4, warm_up=0, seed=0, data=""
         )
@@ -87,20 +87,20 @@ class Timer:
         batch = settings.batches(self._pictures, self._device).batch(0)
         few, many = (2, 34) if self._device.startswith("cuda") else (2, 4)
 
-        def took(draws: int) -> float:
-            return _took(lambda: gradients.record(codec, batch, settings.lam, draws, loss=settings.loss).summary())
+        def record(draws: int) -> float:
+            return _seconds(lambda: gradients.record(codec, batch, settings.lam, draws, loss=settings.loss).summary())
 
-        took(few)
-        return max(took(many) - took(few), 0.0) / (many - few)  # what is done once is in both
+        record(few)
+        return max(record(many) - record(few), 0.0) / (many - few)  # both include the work that is done once
 
     def _evaluate(self, settings: TrainSettings) -> float:
         codec = self._codec(settings, "cpu")  # where bitstreams are coded
-        return _took(lambda: evaluation.rate_distortion(codec, [self._image], settings.lam))
+        return _seconds(lambda: evaluation.rate_distortion(codec, [self._image], settings.lam))
 
     def _round(self, settings: TrainSettings) -> float:
         codec = self._codec(settings, self._device)
         evaluation.reconstruction(codec, [self._image])  # the first is slow on an accelerator
-        return _took(lambda: evaluation.deterministic_rounding(codec, [self._image], settings.lam))
+        return _seconds(lambda: evaluation.deterministic_rounding(codec, [self._image], settings.lam))
 
     def _codec(self, settings: TrainSettings, device: str) -> Codec:
         codec: Any = build(settings)
@@ -108,8 +108,8 @@ class Timer:
         return codec.to(device).eval()
 
 
-def _took(work: Callable[[], object]) -> float:
-    """Seconds, the shorter of two times: a machine that is busy for a moment makes it no longer."""
+def _seconds(work: Callable[[], object]) -> float:
+    """The shorter of two times: a machine that is busy for a moment does not lengthen it."""
     times = []
     for _ in range(2):
         begin = time.perf_counter()

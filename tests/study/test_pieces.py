@@ -156,7 +156,7 @@ def test_a_context_counts_pieces_that_were_kept_and_gives_the_others_the_progres
 
     console = Console(file=io.StringIO(), width=200)
     context = Context(
-        out=tmp_path, folder=tmp_path, runs=tmp_path, profile="quick", seed=0, options=RunOptions(),
+        out=tmp_path, folder=tmp_path, profile="quick", seed=0, options=RunOptions(),
         train_images=None, test_images=None, progress=Progress(console), parts=Parts(tmp_path),
     )  # fmt: skip
     context.parts.keep("piece-0", KEY, {"table": ROWS.assign(at=9)})

@@ -40,7 +40,7 @@ KEYS = ("method", "sample_size", "iteration")  # text; every other column is a n
 
 @checked
 def table(n: int) -> pandas.DataFrame:
-    """Table ``n`` of the paper; a dash among the numbers is NaN.
+    """Return Table ``n`` of the paper; a dash among the numbers is NaN.
 
     Raises:
         GradlabError: the paper has no such table.
@@ -53,7 +53,7 @@ def table(n: int) -> pandas.DataFrame:
 
 @checked
 def printed(n: int) -> pandas.DataFrame:
-    """Table ``n`` with every cell as it was printed, as text: ``"1.000"`` keeps its zeros.
+    """Return Table ``n`` with every cell as printed, as text: ``"1.000"`` keeps its zeros.
 
     Raises:
         GradlabError: the paper has no such table.
@@ -66,7 +66,7 @@ def printed(n: int) -> pandas.DataFrame:
 
 
 def claims() -> pandas.DataFrame:
-    """The numbered claims of the paper: ``number source claim``, and the ``study`` and ``verdict`` that decide each."""
+    """Return the claims of the paper: ``number source claim``, and the ``study`` and ``verdict`` that decide each."""
     import pandas
 
     return pandas.read_csv(Path(__file__).with_name("claims.csv"), dtype={"study": str, "verdict": str}).fillna("")
@@ -74,9 +74,9 @@ def claims() -> pandas.DataFrame:
 
 @checked
 def value(n: int, column: str, **where: object) -> float:
-    """One number of Table ``n``: that of ``column`` in the one row that matches every ``where``.
+    """Return one number of Table ``n``, from the one row that matches every ``where``.
 
-    The paper leaves the BD metrics of IWAE in Table 5 out; they are NaN.
+    The BD metrics of IWAE in Table 5, which the paper leaves out, are NaN.
 
     Args:
         n: the table.
@@ -91,14 +91,14 @@ def value(n: int, column: str, **where: object) -> float:
     if column not in numbers:
         raise unknown(f"column of the paper's table {n}", column, numbers)
     match = frame
-    for key, wanted in where.items():
+    for key, expected in where.items():
         name = "lambda" if key == "lam" else key
         if name not in frame.columns:
             raise unknown(f"column of the paper's table {n}", name, list(frame.columns))
-        match = match[match[name].astype(str) == str(wanted)]
+        match = match[match[name].astype(str) == str(expected)]
     if len(match) != 1:
-        asked = ", ".join(f"{key}={repr(wanted)[:40]}" for key, wanted in where.items()) or "no condition"
-        found = "no row" if match.empty else f"{len(match)} rows"
+        conditions = ", ".join(f"{key}={repr(expected)[:40]}" for key, expected in where.items()) or "no condition"
+        count = "no row" if match.empty else f"{len(match)} rows"
         rows = "; ".join(frame[[c for c in (*KEYS, "lambda") if c in frame]].astype(str).agg(" ".join, axis=1))
-        raise GradlabError(f"table {n} of the paper has {found} with {asked}: name one of {rows}")
+        raise GradlabError(f"table {n} of the paper has {count} with {conditions}: name one of {rows}")
     return float(match[column].iloc[0])
