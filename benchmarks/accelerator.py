@@ -43,7 +43,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradlab import data, estimators, noise, problems, training
-from gradlab.codecs.precision import convolutions
+from gradlab.codecs.precision import cudnn_precision
 from gradlab.evaluation import gradients
 from gradlab.noise import stream
 from gradlab.problems import comparison
@@ -265,11 +265,11 @@ def largest_convolution(settings: Settings, crops: data.Crops, device: str) -> B
     def body() -> None:
         torch.autograd.grad(module(x), (x, module.weight), upstream)
 
-    with convolutions(train.precision, x.device):
+    with cudnn_precision(train.precision, x.device):
         once = Replay(body, torch.Generator(device)) if device.startswith("cuda") else body
 
     def run(_: int) -> None:
-        with convolutions(train.precision, x.device):
+        with cudnn_precision(train.precision, x.device):
             once()
 
     return Built(run, 3 * flops, dict)
@@ -342,7 +342,7 @@ def toys(
 
     def ours() -> Iterate:
         box = problems.BoxGaussian(phi=toy.PHI, x=toy.X, likelihood_std=toy.STD)
-        pathwise = estimators.estimator("pathwise")
+        pathwise = estimators.get_estimator("pathwise")
 
         def run(iteration: int) -> None:
             drawn = box.draw_noise(draws, toy.K, stream(0, "toys", iteration, device), torch.float32)
@@ -378,7 +378,7 @@ def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict
             for group, module in model.groups().items()
         }
 
-    with convolutions(train.precision, x.device), noise_of_float32():
+    with cudnn_precision(train.precision, x.device), noise_of_float32():
         fast, true = gradients(codec, x), gradients(exact, x.double())
     codec.zero_grad()
     return {group: float((fast[group] - true[group]).norm() / true[group].norm()) for group in true}
@@ -421,7 +421,7 @@ def recorder_draw(
         return time.perf_counter() - begin
 
     def measure(run: Callable[[int], None]) -> list[dict[str, float]]:
-        with convolutions("float32", x.device):
+        with cudnn_precision("float32", x.device):
             run(2)
             # The difference, so that hooks and, on CUDA, the capture of a graph do not count.
             seconds = max(took(run, 3 * draws) - took(run, draws), 1e-9) / (2 * draws)

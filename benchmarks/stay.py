@@ -25,7 +25,7 @@ from gradlab.study import Context, Request, catalog
 from gradlab.study.assignments import assigned
 from gradlab.training import RunOptions, TrainSettings, TrainState
 from gradlab.training.engines import Engine
-from gradlab.training.steps import step_of
+from gradlab.training.steps import make_step
 
 catalog.studies_folder()
 from gradlab_studies import _latents, table1, table2, table3  # noqa: E402
@@ -132,7 +132,7 @@ def together(each: list[TrainSettings], pictures: list[data.Picture], device: st
     for settings in each:
         settings = replace(settings.on(pictures), snapshots=())
         state = TrainState.new(settings, device)
-        steps.append(step_of(state, settings.batches(pictures, device), "auto", 2 * rounds)[0])
+        steps.append(make_step(state, settings.batches(pictures, device), "auto", 2 * rounds)[0])
 
     def took() -> float:
         begin = time.perf_counter()

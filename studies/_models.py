@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 
-from gradlab import data
+from gradlab import data, evaluation
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.runtime import distributed, files, provenance
-from gradlab.study import Context, evaluations, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.runtime.progress import Advance
+from gradlab.study import Context, Piece, Tables, evaluations, paper, plots
 from gradlab.study.work import Work
 from gradlab.training import Loss, Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
@@ -61,6 +63,11 @@ STAY = replace(
     final_fraction=0.02,
 )
 
+PAPER_METHODS = {BASELINE: "Balle et al. 2018", TWO_LEVEL: "2-level VAE"}
+"""As Tables 2 and 3 print them."""
+RATE_DISTORTION = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
+"""Columns of Tables 1, 2 and 7, and what they are called in ``gradlab.evaluation``."""
+
 # The smallest that still does everything: what the tests run.
 SMALLEST = replace(QUICK, channels=(6, 8), batch=2, steps=6, snapshots=(2, 4), cosine_steps=6)
 
@@ -80,6 +87,23 @@ ASSUMED = {
     "gpu profile": "the first 50000 iterations of profile paper: the learning rate is still near its start, and grows "
     "with k, so that a comparison of sample sizes is one of learning rates too, as in the paper's own training",
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Models that are compared during training.
+
+    Attributes:
+        base: the baseline.
+        points: iterations at which all are compared; the last is the table's.
+    """
+
+    base: TrainSettings = QUICK
+    points: tuple[int, ...] = (900, 1800, 3600)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_kept(self.base, *self.points)
 
 
 def method(
@@ -113,6 +137,11 @@ def shortened(settings: TrainSettings, steps: int) -> TrainSettings:
     return replace(settings, steps=steps, snapshots=tuple(s for s in settings.snapshots if s < steps))
 
 
+def printed_size(name: str, k: int) -> str:
+    """The sample size as the paper prints it."""
+    return {BASELINE: "-", BIG_BATCH: f"x{k}", DMS: f"{k}, {k}"}.get(name, str(k))
+
+
 def same_epochs(settings: TrainSettings, k: int) -> TrainSettings:
     """A big batch for as many epochs as its baseline: a batch k times as large, a k-th of the iterations."""
     snapshots = tuple(max(1, s // k) for s in settings.snapshots)
@@ -138,62 +167,46 @@ def test_pictures(context: Context) -> list[Picture]:
     return pictures
 
 
-class Evaluation(NamedTuple):
-    """What is evaluated of models, for ``train_all`` to begin while others are trained.
-
-    Attributes:
-        pictures: test images.
-        points: of each model, the iterations, each with ``hyper_input`` ("": the codec's own).
-    """
-
-    pictures: Sequence[Picture]
-    points: Sequence[Sequence[tuple[int, str]]]
-
-
-def evaluation_of(wanted: Iterable[Work], pictures: Sequence[Picture]) -> Evaluation:
-    """What a study's ``work`` evaluates."""
-    return Evaluation(pictures, [one.points for one in wanted if one.kind == "evaluate"])
-
-
 def train_all(
     context: Context,
-    wanted: Iterable[tuple[str, TrainSettings]],
+    models: Iterable[tuple[str, TrainSettings]],
     snr: tuple[int, int] | None = None,
-    evaluation: Evaluation | None = None,
+    *,
+    pictures: Sequence[Picture] = (),
+    points: Sequence[Sequence[tuple[int, str]]] = (),
 ) -> list[Run]:
     """Train every model that is not there yet, by the engine of the context.
 
     Args:
         context: where, on what and until when.
-        wanted: name and settings of each.
+        models: name and settings of each.
         snr: record gradient SNR meanwhile: iterations between points, and draws of each. A model that was trained
             without is trained once more, inside its own folder, and what others have read of it stays.
-        evaluation: what will be evaluated with bitstreams; begun in the background where cores are free.
+        pictures: test images that will be coded with bitstreams; begun in the background where cores are free.
+        points: of each model that will be, iterations and ``hyper_input`` ("": the codec's own).
     """
-    wanted = list(wanted)
-    pictures = train_pictures(context, wanted[0][1])
+    models = list(models)
+    training_images = train_pictures(context, models[0][1])
     tasks = []
-    for name, settings in wanted:
+    for name, settings in models:
         task = Task(name, identified(settings, context))
-        there = task.run(context.runs)
         if snr:
-            again = there.done and not _recorded(there, *snr)
-            within = f"{there.folder.name}/snr-{snr[0]}x{snr[1]}" if again else ""
-            task = task._replace(snr=snr, within=within)
+            run = task.run(context.runs)
+            again = run.done and not _recorded(run, *snr)
+            task = task._replace(snr=snr, within=f"{run.folder.name}/snr-{snr[0]}x{snr[1]}" if again else "")
         tasks.append(task)
-    points = dict(zip(tasks, evaluation.points, strict=True)) if evaluation else {}
-    pictures_of = evaluation.pictures if evaluation else ()
-    background = evaluations.Background(pictures_of, _free_cores(context), context.parts.made)
+    points_of = dict(zip(tasks, points, strict=True)) if points else {}
+    background = evaluations.Background(pictures, _free_cores(context), context.parts.made)
 
     def finished(task: Task) -> None:
-        for iteration, hyper_input in points.get(task, ()):
+        for iteration, hyper_input in points_of.get(task, ()):
             background.begin(task.run(context.runs), iteration, hyper_input)
 
     sweep = Sweep(
         tasks=tuple(tasks),
         runs=context.runs,
         images=context.train_images,
-        pictures=pictures,
+        pictures=training_images,
         progress=context.progress,
         study=context.folder.name,
         options=context.options,
@@ -205,8 +218,8 @@ def train_all(
         if background.left:
             with context.progress.track("evaluating models", background.left) as advance:
                 background.wait(advance)
-    for (name, _), run in zip(wanted, runs, strict=True):
-        made = run.made()
+    for (name, _), run in zip(models, runs, strict=True):
+        made = run.record()
         if made.warm_restarts:
             at = ", ".join(map(str, made.warm_restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
@@ -216,7 +229,7 @@ def train_all(
 
 
 def work(
-    wanted: Iterable[tuple[str, TrainSettings]],
+    models: Iterable[tuple[str, TrainSettings]],
     *,
     evaluate: Sequence[int] = (),
     record: int = 0,
@@ -226,20 +239,20 @@ def work(
     """What a study needs that trains models and does the same with each, for ``gradlab plan``.
 
     Args:
-        wanted: name and settings of each model.
+        models: name and settings of each.
         evaluate: iterations after which test images are coded with bitstreams.
         record: gradients of noise draws.
         rounded: how often test images are rounded, without a bitstream.
         watched: whether the gradient SNR is recorded while they train.
     """
-    found = []
+    items = []
     points = tuple((iteration, "") for iteration in evaluate)
-    for name, settings in wanted:
-        found.append(Work("train", name, settings, settings.steps, watched=watched))
-        found += [Work("record", name, settings, record)] if record else []
-        found += [Work("evaluate", name, settings, points=points)] if points else []
-        found += [Work("round", name, settings, rounded)] if rounded else []
-    return found
+    for name, settings in models:
+        items.append(Work("train", name, settings, settings.steps, watched=watched))
+        items += [Work("record", name, settings, record)] if record else []
+        items += [Work("evaluate", name, settings, points=points)] if points else []
+        items += [Work("round", name, settings, rounded)] if rounded else []
+    return items
 
 
 def _free_cores(context: Context) -> int:
@@ -254,42 +267,72 @@ def _free_cores(context: Context) -> int:
     return free if free > 1 else 0
 
 
-def evaluated(
+def rate_distortion(
     context: Context,
-    evaluation: Evaluation,
-    runs: Sequence[Run],
-    rows: Callable[[int, int, str, pd.DataFrame], Tables],
-    progress: str = "evaluating",
+    table: str,
+    items: Sequence[Work],
+    row: Callable[[int, int, str, Mapping[str, float]], dict[str, Any]],
+    *,
+    keys: Sequence[str] = (),
+    pictures: Sequence[Picture] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Evaluate models with bitstreams, a piece of the study for each and each point.
+    """Train models, evaluate them with real bitstreams, and make the tables of means and of images.
 
     Args:
         context: of the study.
-        evaluation: what is evaluated of each run.
-        runs: the trained models.
-        rows: the rows of the study's tables, from the place of the model, iteration, ``hyper_input`` and the rows of
-            its images.
-        progress: what is shown.
+        table: its name; that of the images ends in ``_images``.
+        items: what the study needs, as ``work`` lists it.
+        row: of the table of means, from the place of the model, iteration, ``hyper_input`` and the means over images;
+            seed, iterations and the number of images are added.
+        keys: columns of the row that stand beside every image; without any there is no table of images.
+        pictures: test images; those of the context by default.
     """
+    pictures = test_pictures(context) if pictures is None else pictures
+    models = [(item.name, item.settings) for item in items if item.kind == "train"]
+    points = [item.points for item in items if item.kind == "evaluate"]
+    runs = train_all(context, models, pictures=pictures, points=points)
 
-    def piece(at: int, iteration: int, hyper_input: str) -> Piece:
-        def measure() -> Tables:
-            found = evaluations.rate_distortion(
-                runs[at],
-                iteration,
-                evaluation.pictures,
-                advance,
-                hyper_input=hyper_input,
-                parts=context.parts,
-            )
-            return rows(at, iteration, hyper_input, found)
+    def measure(at: int, iteration: int, hyper_input: str, advance: Advance) -> Tables:
+        images = evaluations.rate_distortion(
+            runs[at], iteration, pictures, advance, hyper_input=hyper_input, parts=context.parts
+        )
+        means = row(at, iteration, hyper_input, evaluation.summary(images))
+        means |= {"seed": context.seed, "iterations": iteration, "images": len(pictures)}
+        beside = {f"{table}_images": images.assign(**{key: means[key] for key in keys})} if keys else {}
+        return {table: pd.DataFrame([means]), **beside}
 
-        return Piece(f"{runs[at].folder.name}-{iteration}-{hyper_input}", measure)
+    pieces = [
+        Piece(f"{run.folder.name}-{iteration}-{hyper_input}",
+              functools.partial(measure, at, iteration, hyper_input), units=len(pictures))
+        for at, run in enumerate(runs)
+        for iteration, hyper_input in points[at]
+    ]  # fmt: skip
+    return context.measure("evaluating", pieces)
 
-    total = sum(map(len, evaluation.points)) * len(evaluation.pictures)
-    with context.progress.track(progress, total) as advance:
-        pieces = [piece(at, *point) for at, points in enumerate(evaluation.points) for point in points]
-        return joined(context.parts.each(pieces, advance))
+
+def beside_paper(n: int, columns: Mapping[str, str], means: Mapping[str, float], **where: object) -> dict[str, float]:
+    """Columns of a row, and the number of the paper beside each that its table has.
+
+    Args:
+        n: of the paper's table.
+        columns: name in the table -> name in ``means``.
+        means: what was measured.
+        **where: the row of the paper, as for ``gradlab.study.paper.value``; without any the number is NaN.
+    """
+    row = {}
+    printed = paper.printed(n).columns
+    for column, source in columns.items():
+        row[column] = means[source]
+        if column in printed:
+            row[f"{column}_paper"] = paper.value(n, column, **where) if where else math.nan
+    return row
+
+
+def last_and_training(name: str, table: pd.DataFrame, iterations: int) -> dict[str, pd.DataFrame]:
+    """The rows after the last iterations beside the paper's numbers, and those after all iterations without them."""
+    last = table[table["iterations"] == iterations].reset_index(drop=True)
+    printed = [column for column in table.columns if column.endswith("_paper")]
+    return {name: last, f"{name}_training": table.drop(columns=printed)}
 
 
 def key_of(run: Run, iteration: int | None, context: Context) -> dict[str, Any]:
@@ -326,15 +369,15 @@ def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] |
     if table["iterations"].nunique() > 1:
         plots.curves(ax, table, "iterations", "R-D cost", None, hue, xlabel="iterations",
                      ylabel="R-D cost (bits per pixel)", order=order)  # fmt: skip
-        said = ""
+        when = ""
     else:
         cost = {row[hue]: f"{row[hue]}: cost {row['R-D cost']:.4g}" for row in table.to_dict("records")}
         plots.curves(ax, table.assign(**{hue: table[hue].map(cost)}), "bpp", "MSE", None, hue,
                      xlabel="rate (bits per pixel)", ylabel="MSE (0-255)",
                      order=None if order is None else [cost[name] for name in order])  # fmt: skip
-        said = f" after {table['iterations'].iloc[0]} iterations, one seed"
+        when = f" after {table['iterations'].iloc[0]} iterations, one seed"
     plots.shared_legend(figure, [ax])
-    plots.title(ax, f"n = {table['images'].iloc[0]} images{said}")
+    plots.title(ax, f"n = {table['images'].iloc[0]} images{when}")
     plots.save(figure, path)
 
 

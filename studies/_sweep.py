@@ -7,23 +7,27 @@ same numbers of iterations; an ordering counts where the last two agree.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from gradlab import data, evaluation
 from gradlab.data import Picture
 from gradlab.study import Context, Verdict, paper
-from gradlab.study.pieces import Tables
+from gradlab.study.verdicts import Pair, every, last_two, signed
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
 LAMBDAS = (0.0016, 0.0032, 0.0075, 0.015, 0.03, 0.045, 0.08)
 SPREAD = (0.0016, 0.0075, 0.03, 0.08)
-COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim"}
-FIGURES = ("PSNR BD-BR (%)", "PSNR BD-Metric", "MS-SSIM BD-BR (%)", "MS-SSIM BD-Metric")
+COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim", "R-D cost": "rd_cost"} | {
+    name: name for name in ("bpp_y", "bpp_z", "bpp_estimate", "psnr_of_mean_mse")
+}
+PSNR_RATE, SSIM_RATE = "PSNR BD-BR (%)", "MS-SSIM BD-BR (%)"
+FIGURES = (PSNR_RATE, "PSNR BD-Metric", SSIM_RATE, "MS-SSIM BD-Metric")
 MIX = "MS-NIC-MIX"  # as Tables 4, 5, 8 and 9 print it
 METHODS = {models.BASELINE: models.BASELINE, models.IWAE: models.IWAE, MIX: models.MIX, models.DMS: models.DMS}
 MULTI = (models.IWAE, MIX, models.DMS)
@@ -62,7 +66,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        evaluation.lambdas(self.lams)
+        evaluation.check_lambdas(self.lams)
 
     def trained(self, name: str, lam: float) -> TrainSettings:
         """The run of a method at a lambda."""
@@ -77,14 +81,18 @@ class Settings:
 
     def size(self, name: str) -> str:
         """The same, as Table 7 prints it."""
-        k = self.k(name)
-        return {models.BASELINE: "-", models.DMS: f"{k}, {k}"}.get(name, str(k))
+        return models.printed_size(name, self.k(name))
+
+
+def trained(settings: Settings) -> list[tuple[str, float, TrainSettings]]:
+    """Method, lambda and settings of each model."""
+    return [(name, lam, settings.trained(name, lam)) for lam in settings.lams for name in METHODS]
 
 
 def work(settings: Settings) -> list[Work]:
     """What a study of the sweep needs."""
-    wanted = [(f"{n}, lambda {lam:g}", settings.trained(n, lam)) for lam in settings.lams for n in METHODS]
-    return [one._replace(crop=settings.test_crop) for one in models.work(wanted, evaluate=settings.points)]
+    runs = [(f"{name}, lambda {lam:g}", run) for name, lam, run in trained(settings)]
+    return [item._replace(crop=settings.test_crop) for item in models.work(runs, evaluate=settings.points)]
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:
@@ -93,11 +101,10 @@ def pictures(settings: Settings, context: Context) -> list[Picture]:
     if not settings.test_crop:
         return whole
     cropped = []
+    side = settings.test_crop
     for picture in whole:
-        height, width = picture.pixels.shape[1:]
-        top, left = (max(0, (side - settings.test_crop) // 2) for side in (height, width))
-        window = (slice(None), slice(top, top + settings.test_crop), slice(left, left + settings.test_crop))
-        cropped.append(picture._replace(pixels=picture.pixels[window].contiguous()))
+        top, left = (max(0, (size - side) // 2) for size in picture.pixels.shape[1:])
+        cropped.append(picture._replace(pixels=picture.pixels[:, top : top + side, left : left + side].contiguous()))
     context.inputs["test crops"] = data.fingerprint(cropped)
     return cropped
 
@@ -108,140 +115,107 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
     Raises:
         Stopped: the deadline has passed; what was trained and coded is kept.
     """
-    wanted = [(name, lam) for lam in settings.lams for name in METHODS]
-    images = pictures(settings, context)
-    at_points = models.evaluation_of(work(settings), images)
-    named = [(f"{name}, lambda {lam:g}", settings.trained(name, lam)) for name, lam in wanted]
-    runs = models.train_all(context, named, evaluation=at_points)
+    runs, images = trained(settings), pictures(settings, context)
 
-    def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:
-        name, lam = wanted[at]
-        means = evaluation.summary(found)
-        row: dict[str, Any] = {"method": name, "sample_size": settings.size(name), "lambda": lam}
-        for column, source in COLUMNS.items():
-            theirs = paper.value(n, column, method=name, lam=lam) if lam in LAMBDAS else math.nan
-            row |= {column: means[source], f"{column}_paper": theirs}
-        row |= {
-            "R-D cost": means["rd_cost"],
-            "bpp_y": means["bpp_y"],
-            "bpp_z": means["bpp_z"],
-            "bpp_estimate": means["bpp_estimate"],
-            "psnr_of_mean_mse": means["psnr_of_mean_mse"],
-            "seed": context.seed,
-            "iterations": iteration,
-            "images": len(images),
-        }
-        each = found.assign(**{"method": name, "lambda": lam, "iterations": iteration})
-        return {f"table{n}": pd.DataFrame([row]), f"table{n}_images": each}
+    def row(at: int, iteration: int, hyper_input: str, means: Mapping[str, float]) -> dict[str, Any]:
+        name, lam, _ = runs[at]
+        where = {"method": name, "lam": lam} if lam in LAMBDAS else {}
+        first = {"method": name, "sample_size": settings.size(name), "lambda": lam}
+        return first | models.beside_paper(n, COLUMNS, means, **where)
 
-    tables = models.evaluated(context, at_points, runs, rows)
-    order = {name: place for place, name in enumerate(METHODS)}
-    table = tables[f"table{n}"].sort_values("method", key=lambda c: c.map(order), kind="stable", ignore_index=True)
-    return table, tables[f"table{n}_images"], images
+    keys, name = ("method", "lambda", "iterations"), f"table{n}"
+    tables = models.rate_distortion(context, name, work(settings), row, keys=keys, pictures=images)
+    place = {method: place for place, method in enumerate(METHODS)}
+    table = tables[name].sort_values("method", key=lambda c: c.map(place), kind="stable", ignore_index=True)
+    return table, tables[f"{name}_images"], images
 
 
 def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The tables of an R-D study: its points, all iterations, all images, anchors, and published curves for Kodak."""
     table, per_image, images = points(n, settings, context)
-    points_of = {name: len(evaluation.ANCHORS[name].qualities) for name in evaluation.available()}
+    points_of = {name: len(evaluation.CLASSICAL_CODECS[name].qualities) for name in evaluation.available_codecs()}
     with context.progress.track("classical codecs", sum(points_of.values()) * len(images)) as advance:
-        anchors = evaluation.anchor_curves(evaluation.anchors(images, advance=advance))
-    published = evaluation.references()
+        anchors = evaluation.classical_curves(evaluation.classical_codecs(images, advance=advance))
+    published = evaluation.published_results()
     if not evaluation.is_kodak([p.name for p in images]) or settings.test_crop:
         published = published.iloc[:0]
-    last = table[table["iterations"] == settings.points[-1]].reset_index(drop=True)
-    training = table.drop(columns=[c for c in table.columns if c.endswith("_paper")])
     name = f"table{n}"
-    return {name: last, f"{name}_training": training, f"{name}_images": per_image, f"{name}_anchors": anchors,
-            f"{name}_references": published}  # fmt: skip
+    return models.last_and_training(name, table, settings.points[-1]) | {
+        f"{name}_images": per_image, f"{name}_anchors": anchors, f"{name}_references": published,
+    }  # fmt: skip
 
 
 def deltas(n: int, source: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Bjontegaard's figures against the baseline beside Table ``n``'s, from the models of Table ``source``."""
     table, _, _ = points(source, settings, context)
-    found = []
+    tables = []
     for iteration in settings.points:
-        mine = evaluation.bd_table(table[table["iterations"] == iteration], models.BASELINE)
+        rows = evaluation.bd_table(table[table["iterations"] == iteration], models.BASELINE)
         for figure in FIGURES:
-            theirs = [paper.value(n, figure, method=name) for name in mine["method"]]
-            mine.insert(list(mine.columns).index(figure) + 1, f"{figure}_paper", theirs)
-        mine.insert(1, "sample_size", [settings.size(name) for name in mine["method"]])
-        found.append(mine.assign(seed=context.seed, iterations=iteration, images=table["images"].iloc[0]))
-    last = found[-1].reset_index(drop=True)
-    training = pd.concat(found, ignore_index=True)
-    training = training.drop(columns=[c for c in training.columns if c.endswith("_paper")])
-    return {f"table{n}": last, f"table{n}_training": training}
+            printed = [paper.value(n, figure, method=name) for name in rows["method"]]
+            rows.insert(rows.columns.get_loc(figure) + 1, f"{figure}_paper", printed)
+        rows.insert(1, "sample_size", [settings.size(name) for name in rows["method"]])
+        tables.append(rows.assign(seed=context.seed, iterations=iteration, images=table["images"].iloc[0]))
+    return models.last_and_training(f"table{n}", pd.concat(tables, ignore_index=True), settings.points[-1])
 
 
-def saved(table: pd.DataFrame, name: str, figure: str = "PSNR BD-BR (%)") -> list[float]:
-    """A figure of a method by pchip at each iteration, NaN where it is undefined."""
-    mine = table[(table["method"] == name) & (table["interpolation"] == "pchip")].sort_values("iterations")
-    return [float(value) for value in mine[figure]]
+def saved(table: pd.DataFrame, name: str, figure: str = PSNR_RATE) -> pd.Series:
+    """A figure of a method by pchip, by iterations; NaN where it is undefined."""
+    rows = table[(table["method"] == name) & (table["interpolation"] == "pchip")]
+    return rows.set_index("iterations")[figure].astype(float).sort_index()
 
 
 def undefined(table: pd.DataFrame) -> str:
     """Why pchip gives no BD-rate in PSNR after the last iteration, for the evidence; empty where it gives all."""
     last = table[(table["iterations"] == table["iterations"].max()) & (table["interpolation"] == "pchip")]
     reasons: dict[str, list[str]] = {}
-    for row in last[last["method"].isin(MULTI) & last["PSNR BD-BR (%)"].isna()].to_dict("records"):
+    for row in last[last["method"].isin(MULTI) & last[PSNR_RATE].isna()].to_dict("records"):
         reason = str(row["note"]).partition("; ")[0].partition(": pchip is undefined")[0].removeprefix("PSNR: ")
         reasons.setdefault(reason, []).append(str(row["method"]))
     return "".join(f"; {', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
-def agreed(signs: list[list[bool | None]]) -> bool | None:
-    """Whether conditions hold: each list is one condition over iterations; it counts where the last two agree."""
-    said: list[bool | None] = []
-    for each in signs:
-        two = each[-2:]
-        said.append(two[0] if two[0] is not None and len(set(two)) == 1 else None)
-    if False in said:
-        return False
-    return None if None in said else True
+def below(values: pd.Series, bound: float = 0.0) -> bool | None:
+    """Whether values lie below the bound at the last two points; None where they disagree or are undefined."""
+    return last_two([None if math.isnan(value) else value < bound for value in values])
 
 
-def below(values: list[float], bound: float = 0.0) -> list[bool | None]:
-    """For each value whether it is below the bound; None for NaN."""
-    return [None if math.isnan(v) else v < bound for v in values]
+def savings(n: int, table: pd.DataFrame, claim: str, negative: Sequence[pd.Series]) -> list[Verdict]:
+    """Whether the rates that must be negative for a claim are, and whether IWAE needs a tenth more rate at least."""
 
+    def numbers(name: str) -> str:
+        return ", ".join(
+            f"{signed(saved(table, name, figure))} in {figure.partition(' BD')[0]} "
+            f"(paper {signed([paper.value(n, figure, method=name)])})"
+            for figure in (PSNR_RATE, SSIM_RATE)
+        )
 
-def told(values: list[float], unit: str = " %") -> str:
-    """``"-3.1 %, -3.8 %"``; ``"undefined"`` for NaN."""
-    return ", ".join("undefined" if math.isnan(v) else f"{v:+.1f}{unit}" for v in values)
-
-
-def printed(n: int, name: str, figure: str = "PSNR BD-BR (%)") -> str:
-    """What the paper has for it, for the evidence."""
-    return f"paper {told([paper.value(n, figure, method=name)])}"
-
-
-def severe_loss(source: str, rates: list[float], after: str, why: str, theirs: str) -> Verdict:
-    """IWAE without direct-y needs at least a tenth more rate than the baseline: what "severe" is taken for."""
-    holds = agreed([[None if math.isnan(r) else r > SEVERE for r in rates]])
-    evidence = f"{after}: IWAE {told(rates)} ({theirs}), severe being more than {SEVERE:g} %, one seed{why}"
-    return Verdict("IWAE without direct-y suffers a severe loss", source, holds, evidence)
+    iterations = " and ".join(map(str, sorted(table["iterations"].unique())))
+    after, end = f"BD-rate, pchip, after {iterations} iterations", f"one seed{undefined(table)}"
+    mix, dms, iwae = (f"{name} {numbers(name)}" for name in (MIX, models.DMS, models.IWAE))
+    severe = below(-saved(table, models.IWAE), -SEVERE)
+    return [
+        Verdict(claim, f"Table {n}", every(map(below, negative)), f"{after}: {mix}; {dms}; {end}"),
+        Verdict(
+            "IWAE without direct-y suffers a severe loss",
+            f"Table {n}",
+            severe,
+            f"{after}: {iwae}, severe being more than {SEVERE:g} % in PSNR; {end}",
+        ),
+    ]
 
 
 def costs(n: int, tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """R-D cost of each multi-sample method against the baseline's, lambda by lambda."""
-    training, last = tables[f"table{n}_training"], tables[f"table{n}"]
-    found = []
+    by_lambda = tables[f"table{n}_training"].pivot(index="iterations", columns=["lambda", "method"], values="R-D cost")
+    verdicts = []
     for name in MULTI:
-        worse = name == models.IWAE
-        each, shares = [], []
-        for lam in sorted(last["lambda"].unique()):
-            at = training[training["lambda"] == lam].set_index(["method", "iterations"])["R-D cost"]
-            change = (at[name] / at[models.BASELINE] - 1).sort_index().tolist()
-            each.append([None if c == 0 else (c > 0) == worse for c in change])
-            shares.append(f"{100 * change[-1]:+.1f} %")
-        # Over the lambdas a majority is no decision: all of them, or none.
-        said = [agreed([signs]) for signs in each]
-        holds = said[0] if len(set(said)) == 1 else None
-        evidence = (
-            f"R-D cost of {name} over the baseline's after {last['iterations'].iloc[0]} iterations, from the lowest "
-            f"lambda to the highest: {', '.join(shares)}; one seed, undecided where lambdas or iterations disagree"
-        )
-        word = "higher" if worse else "lower"
-        claim = f"{name} has a {word} R-D cost than the baseline at every lambda"
-        found.append(Verdict(claim, f"Table {n}", holds, evidence))
-    return found
+        expect: Literal["lower", "higher"] = "higher" if name == models.IWAE else "lower"
+        pairs = [
+            Pair(by_lambda[lam, name], by_lambda[lam, models.BASELINE], f"lambda {lam:g}")
+            for lam in sorted(tables[f"table{n}"]["lambda"].unique())
+        ]
+        claim = f"{name} has a {expect} R-D cost than the baseline at every lambda"
+        quantity = f"R-D cost of {name} over the baseline's"
+        verdicts.append(Verdict.compare(claim, f"Table {n}", pairs, expect=expect, quantity=quantity))
+    return verdicts

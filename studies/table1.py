@@ -9,25 +9,28 @@ equations' (one weight, in nats) beside it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from gradlab import cli, evaluation
+from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, paper
-from gradlab.study.pieces import Tables
+from gradlab.study import Context, Verdict
+from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
 ASSUMED = models.ASSUMED
-PAPER_COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
+COLUMNS = models.RATE_DISTORTION | {"bpp_estimate": "bpp_estimate", "bpp_z": "bpp_z", "MS-SSIM": "ms_ssim",
+                                    "psnr_of_mean_mse": "psnr_of_mean_mse"}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(models.Settings):
     """Models and sizes.
 
     Attributes:
@@ -37,14 +40,9 @@ class Settings:
         weightings: pairs of weighting and scale; the first is the listing's.
     """
 
-    base: TrainSettings = models.QUICK
     points: tuple[int, ...] = (1800, 2700, 3600)
     k: int = 5
     weightings: tuple[tuple[str, str], ...] = (("per-term", "bpp"),)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        models.check_kept(self.base, *self.points)
 
 
 BOTH = (("per-term", "bpp"), ("joint", "nats"))
@@ -59,12 +57,12 @@ SMALLEST = Settings(base=models.SMALLEST, points=(2, 4), k=2)
 
 def trained(settings: Settings) -> list[tuple[str, str, str, TrainSettings]]:
     """Name, weighting, scale and settings of each model."""
-    wanted = [(models.BASELINE, "-", "-", settings.base)]
+    variants = [(models.BASELINE, "-", "-", settings.base)]
     for weighting, scale in settings.weightings:
         for name in (models.MIX, models.MIX_DREG):
             multi = models.method(settings.base, name, settings.k, weighting, scale)
-            wanted.append((name, weighting, scale, models.shortened(multi, settings.points[-1])))
-    return wanted
+            variants.append((name, weighting, scale, models.shortened(multi, settings.points[-1])))
+    return variants
 
 
 def work(settings: Settings) -> list[Work]:
@@ -74,64 +72,32 @@ def work(settings: Settings) -> list[Work]:
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train, evaluate with real bitstreams, one row per method and weighting."""
-    wanted = trained(settings)
-    pictures = models.test_pictures(context)
-    wanted_of = models.evaluation_of(work(settings), pictures)
-    runs = models.train_all(context, [(name, s) for name, _, _, s in wanted], evaluation=wanted_of)
+    variants = trained(settings)
 
-    def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:
-        name, weighting, scale, _settings = wanted[at]
-        means = evaluation.summary(found)
-        row = {
-            "method": name,
-            "sample_size": settings.k if weighting != "-" else 1,
-            "weighting": weighting,
-            "scale": scale,
-        }
-        for column, source in PAPER_COLUMNS.items():
-            row |= {column: means[source], f"{column}_paper": paper.value(1, column, method=name)}
-        row |= {
-            "bpp_estimate": means["bpp_estimate"],
-            "bpp_z": means["bpp_z"],
-            "MS-SSIM": means["ms_ssim"],
-            "psnr_of_mean_mse": means["psnr_of_mean_mse"],
-            "seed": context.seed,
-            "iterations": iteration,
-            "images": len(pictures),
-        }
-        images = found.assign(method=name, weighting=weighting, iterations=iteration)
-        return {"table1": pd.DataFrame([row]), "table1_images": images}
+    def row(at: int, iteration: int, hyper_input: str, means: Mapping[str, float]) -> dict[str, Any]:
+        name, weighting, scale, trained_with = variants[at]
+        first = {"method": name, "sample_size": trained_with.loss.k, "weighting": weighting, "scale": scale}
+        return first | models.beside_paper(1, COLUMNS, means, method=name)
 
-    tables = models.evaluated(context, wanted_of, runs, rows)
-    table = tables["table1"]
-    last = table[table["iterations"] == settings.points[-1]].reset_index(drop=True)
-    training = table.drop(columns=[c for c in table.columns if c.endswith("_paper")])
-    return {"table1": last, "table1_training": training, "table1_images": tables["table1_images"]}
+    keys = ("method", "weighting", "iterations")
+    tables = models.rate_distortion(context, "table1", work(settings), row, keys=keys)
+    return models.last_and_training("table1", tables.pop("table1"), settings.points[-1]) | tables
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """MIX pathwise beats the baseline; MIX DReG is worse than MIX pathwise, and than the baseline."""
-    table = tables["table1"].set_index(["method", "weighting"])
-    training = tables["table1_training"].set_index(["method", "weighting", "iterations"])["R-D cost"]
-    points = sorted(tables["table1_training"]["iterations"].unique())
-    weighting = {models.BASELINE: "-", models.MIX: "per-term", models.MIX_DREG: "per-term"}
+    tables = {name: table[table["weighting"] != "joint"] for name, table in tables.items()}
+    costs = tables["table1_training"].pivot(index="iterations", columns="method", values="R-D cost")
+    printed = tables["table1"].set_index("method")["R-D cost_paper"]
 
-    def judge(claim: str, better: str, worse: str) -> Verdict:
-        def change(column: str) -> float:
-            return table.loc[(worse, weighting[worse]), column] / table.loc[(better, weighting[better]), column] - 1
-
-        changes = [training[worse, weighting[worse], p] / training[better, weighting[better], p] - 1 for p in points]
-        agreed = all(c > 0 for c in changes[-2:]) or all(c < 0 for c in changes[-2:])
-        evidence = (
-            f"R-D cost of {worse} over {better}: {', '.join(f'{100 * c:+.1f} %' for c in changes)} after "
-            f"{', '.join(map(str, points))} iterations (paper {100 * change('R-D cost_paper'):+.1f} %), one seed"
-        )
-        return Verdict(claim, "Table 1", changes[-1] > 0 if agreed else None, evidence)
+    def higher(claim: str, worse: str, better: str) -> Verdict:
+        pair = Pair(costs[worse], costs[better], paper=(printed[worse], printed[better]))
+        return Verdict.compare(claim, "Table 1", pair, expect="higher", quantity=f"R-D cost of {worse} over {better}")
 
     return [
-        judge("MS-NIC-MIX (pathwise) has a lower R-D cost than the baseline", models.MIX, models.BASELINE),
-        judge("DReG makes MS-NIC-MIX worse than the pathwise gradient", models.MIX, models.MIX_DREG),
-        judge("DReG makes MS-NIC-MIX worse than the baseline", models.BASELINE, models.MIX_DREG),
+        higher("MS-NIC-MIX (pathwise) has a lower R-D cost than the baseline", models.BASELINE, models.MIX),
+        higher("DReG makes MS-NIC-MIX worse than the pathwise gradient", models.MIX_DREG, models.MIX),
+        higher("DReG makes MS-NIC-MIX worse than the baseline", models.MIX_DREG, models.BASELINE),
     ]
 
 

@@ -6,9 +6,9 @@ rate is an entropy (see ``gradlab.evaluation.universal_quantization``). Reuses t
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, evaluations, paper, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.runtime.progress import Advance
+from gradlab.study import Context, Piece, Tables, Verdict, evaluations, paper, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -70,61 +70,59 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     pictures = models.test_pictures(context)
     key = models.key_of(run, settings.iterations, context)
 
-    def piece(name: str, method: str, rate: str, dither: int, measure: Callable[[], pd.DataFrame]) -> Piece:
-        def rows() -> Tables:
-            return {"table11_images": measure().assign(method=method, rate=rate, dither=dither)}
+    def piece(name: str, method: str, rate: str, dither: int, read: Callable[[Advance], pd.DataFrame]) -> Piece:
+        def rows(advance: Advance) -> Tables:
+            return {"table11_images": read(advance).assign(method=method, rate=rate, dither=dither)}
 
         # Bitstreams are kept in the folder of the run.
         return Piece(name, rows, None if rate == "bitstream" else key, len(pictures))
 
-    with context.progress.track("evaluating", (2 + settings.dithers) * len(pictures)) as advance:
-        pieces = [
-            piece("bitstream", ROUNDING, "bitstream", -1,
-                  lambda: evaluations.rate_distortion(
-                      run, settings.iterations, pictures, advance, parts=context.parts)),
-            piece("rounding", ROUNDING, "likelihood", -1,
-                  lambda: evaluation.deterministic_rounding(codec, pictures, lam, advance)),
-        ]  # fmt: skip
-        for dither in range(settings.dithers):
-            # Spaced, so that dithers of one user's seed are not those of the next.
-            seed = 1000 * context.seed + dither
-            universal = functools.partial(evaluation.universal_quantization, codec, pictures, lam, seed, advance)
-            pieces.append(piece(f"dither-{seed}", UNIVERSAL, "likelihood", dither, universal))
-        each = joined(context.parts.each(pieces, advance))["table11_images"]
-    each = each[["method", "rate", "dither", "image", "bpp", *PAPER_COLUMNS.values(), "psnr", "ms_ssim"]]
+    coded = partial(evaluations.rate_distortion, run, settings.iterations, pictures, parts=context.parts)
+    rounded = partial(evaluation.deterministic_rounding, codec, pictures, lam)
+    pieces = [
+        piece("bitstream", ROUNDING, "bitstream", -1, coded),
+        piece("rounding", ROUNDING, "likelihood", -1, rounded),
+    ]
+    for dither in range(settings.dithers):
+        # Spaced, so that dithers of one user's seed are not those of the next.
+        seed = 1000 * context.seed + dither
+        dithered = partial(evaluation.universal_quantization, codec, pictures, lam, seed)
+        pieces.append(piece(f"dither-{seed}", UNIVERSAL, "likelihood", dither, dithered))
+    images = context.measure("evaluating", pieces)["table11_images"]
+    images = images[["method", "rate", "dither", "image", "bpp", *PAPER_COLUMNS.values(), "psnr", "ms_ssim"]]
     rows = []
-    first = each[each["image"] == pictures[0].name]
-    for (method, rate), mine in first.groupby(["method", "rate"], sort=False):
+    first = images[images["image"] == pictures[0].name]
+    for (method, rate), group in first.groupby(["method", "rate"], sort=False):
         row: dict[str, Any] = {"method": method, "rate": rate}
         for column, source in PAPER_COLUMNS.items():
-            row[column] = mine[source].mean()
-            row[f"{column}_spread"] = mine[source].std() if len(mine) > 1 else 0.0
+            row[column] = group[source].mean()
+            row[f"{column}_spread"] = group[source].std() if len(group) > 1 else 0.0
             row[f"{column}_paper"] = paper.value(11, column, method=method)
-        row |= {"dithers": int((mine["dither"] >= 0).sum()), "image": pictures[0].name}
+        row |= {"dithers": int((group["dither"] >= 0).sum()), "image": pictures[0].name}
         rows.append(row | {"seed": context.seed, "iterations": settings.iterations, "images": 1})
-    return {"table11": pd.DataFrame(rows), "table11_images": each}
+    return {"table11": pd.DataFrame(rows), "table11_images": images}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """A.8.2 and A.8.3: universal quantization costs more in all, by rate, though its MSE is lower."""
-    each = tables["table11_images"]
-    each = each[each["rate"] == "likelihood"]
-    image = tables["table11"]["image"].iloc[0]
+    images = tables["table11_images"]
+    images = images[images["rate"] == "likelihood"]
     table = tables["table11"].set_index(["method", "rate"])
+    image, dithers = table["image"].iloc[0], table["dithers"].max()
 
     def judge(claim: str, column: str, sign: int) -> Verdict:
-        source = PAPER_COLUMNS[column]
-        wide = each[each["method"] == UNIVERSAL].groupby("image")[source].agg(["min", "max", "mean"])
-        rounded = each[each["method"] == ROUNDING].set_index("image")[source]
-        low, high = (sign * (wide.loc[image, end] - rounded[image]) for end in ("min", "max"))
-        holds = True if min(low, high) > 0 else False if max(low, high) < 0 else None
-        theirs = [table.loc[(m, "likelihood"), f"{column}_paper"] for m in (UNIVERSAL, ROUNDING)]
-        elsewhere = int((sign * (wide["mean"] - rounded) > 0).sum())
+        values = images.set_index(["method", "image"])[PAPER_COLUMNS[column]]
+        rounded = values[ROUNDING]
+        universal = values[UNIVERSAL].groupby("image").agg(["min", "max", "mean"])
+        low, high = sorted(sign * (universal.loc[image, ["min", "max"]] - rounded[image]))
+        holds = True if low > 0 else False if high < 0 else None
+        elsewhere = int((sign * (universal["mean"] - rounded) > 0).sum())
+        printed = [table.loc[(method, "likelihood"), f"{column}_paper"] for method in (UNIVERSAL, ROUNDING)]
         evidence = (
-            f"{column} of universal quantization {wide.loc[image, 'mean']:.4g} "
-            f"({wide.loc[image, 'min']:.4g} to {wide.loc[image, 'max']:.4g} over "
-            f"{table['dithers'].max()} dithers), of rounding {rounded[image]:.4g}, both by likelihood "
-            f"(paper {theirs[0]:.4g} and {theirs[1]:.4g}); the same side on {elsewhere} of {len(rounded)} images"
+            f"{column} of universal quantization {universal.loc[image, 'mean']:.4g} "
+            f"({universal.loc[image, 'min']:.4g} to {universal.loc[image, 'max']:.4g} over "
+            f"{dithers} dithers), of rounding {rounded[image]:.4g}, both by likelihood "
+            f"(paper {printed[0]:.4g} and {printed[1]:.4g}); the same side on {elsewhere} of {len(rounded)} images"
         )
         return Verdict(claim, "Table 11", holds, evidence)
 

@@ -13,6 +13,7 @@ large.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,8 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation import gradients
 from gradlab.runtime import files
 from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Verdict, paper, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study import Context, Piece, Tables, Verdict, paper, plots
+from gradlab.study.verdicts import Pair, every
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
 from gradlab_studies import _models as models
@@ -39,11 +40,10 @@ NOISES = ("noise", "noise and minibatch")
 SWITCHES: tuple[gradients.Setting, ...] = ("direct-y", "2-level")
 METHODS = {models.TWO_LEVEL: "2-level", models.BASELINE: "direct-y"}
 ORDER = (models.BASELINE, models.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
-PAPER_METHODS = {models.TWO_LEVEL: "2-level VAE", models.BASELINE: "Balle et al. 2018"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(models.Settings):
     """Models and number of draws.
 
     Attributes:
@@ -53,17 +53,14 @@ class Settings:
         draws: gradients per measurement, at least 32 for standard errors; or a number for each point.
     """
 
-    base: TrainSettings = models.QUICK
-    points: tuple[int, ...] = (900, 1800, 3600)
     stages: tuple[str, ...] = STAGES
     draws: int | tuple[int, ...] = 256
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        models.check_kept(self.base, *self.points)
-        for name, each, remedy in (("stages", self.stages, ", '-' for none"), ("draws", self.counts, "")):
-            if len(each) != len(self.points):
-                raise GradlabError(f"{len(self.points)} points have {len(each)} {name}: give one for each{remedy}")
+        super().__post_init__()
+        for name, values, remedy in (("stages", self.stages, ", '-' for none"), ("draws", self.counts, "")):
+            if len(values) != len(self.points):
+                raise GradlabError(f"{len(self.points)} points have {len(values)} {name}: give one for each{remedy}")
         if unknown := set(self.stages) - {*STAGES, "-"}:
             raise GradlabError(f"unknown stage {unknown.pop()!r}: give early, mid, late or '-'")
         if min(self.counts) < 2:
@@ -93,8 +90,8 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     return [(name, models.method(settings.base, name)) for name in METHODS]
 
 
-class Wanted(NamedTuple):
-    """A recording: ``draws`` gradients of ``method``'s weights after ``iteration``, under one switch and one noise."""
+class Recording(NamedTuple):
+    """``draws`` gradients of ``method``'s weights after ``iteration``, under one switch and one noise."""
 
     iteration: int
     method: str
@@ -122,80 +119,72 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         Stopped: at the time limit or by a signal; one recording at most is lost.
     """
     runs = dict(zip(METHODS, models.train_all(context, trained(settings)), strict=True))
-    wanted = [
-        Wanted(iteration, method, noise, switch, draws)
+    recordings = [
+        Recording(iteration, method, noise, switch, draws)
         for iteration, draws in zip(settings.points, settings.counts, strict=True)
         for method, noise, switch in itertools.product(METHODS, NOISES, SWITCHES)
     ]
     pictures = models.train_pictures(context, settings.base)
     crops = data.Crops(pictures, settings.base.crop, settings.base.batch, context.seed, device=context.device)
-    by_value = sorted(wanted, key=lambda w: (w.noise != NOISES[0], not w.own, w.iteration != settings.points[-1]))
-    with context.progress.track("recording gradients", sum(w.draws for w in wanted)) as advance:
-        recorded = context.parts.each([_piece(w, runs[w.method], crops, context, advance) for w in by_value], advance)
-    found = dict(zip(by_value, recorded, strict=True))
-    groups = joined(found[w] for w in wanted)["table3_groups"]
+    recordings.sort(key=lambda r: (r.noise != NOISES[0], not r.own, r.iteration != settings.points[-1]))
+    pieces = [_piece(recording, runs[recording.method], crops, context) for recording in recordings]
+    groups = context.measure("recording gradients", pieces)["table3_groups"]
+    orders = {"iteration": settings.points, "weights_of": tuple(METHODS), "noise": NOISES, "switch": SWITCHES}
+    groups = groups.sort_values(
+        list(orders), key=lambda column: column.map(orders[column.name].index), kind="stable", ignore_index=True
+    )
     first = ["iteration", "weights_of", "switch", "own", "noise", "group"]
-    groups = groups[[*first, *(c for c in groups.columns if c not in first)]]
+    groups = groups[[*first, *groups.columns.difference(first, sort=False)]]
     wide = _wide(groups, dict(zip(settings.points, settings.stages, strict=True)))
     return {"table3": wide, "table3_groups": groups, "table3_same_weights": _switch(groups), "table3_exact": exact()}
 
 
-def _piece(wanted: Wanted, run: Run, crops: data.Crops, context: Context, advance: Advance) -> Piece:
+def _piece(recording: Recording, run: Run, crops: data.Crops, context: Context) -> Piece:
     """One row per group."""
-    key = wanted._asdict() | {"weights": run.digest(wanted.iteration), "deterministic": context.deterministic}
+    key = recording._asdict() | {"weights": run.digest(recording.iteration), "deterministic": context.deterministic}
     key |= {"run": run.folder.name}  # which names seed, batch, lambda, images and precision
 
-    def measure() -> Tables:
+    def measure(advance: Advance) -> Tables:
         end = run.settings.steps
-        batches: Any = crops.batch(end) if wanted.noise == NOISES[0] else lambda t: crops.batch(end + t)
-        codec = run.codec(wanted.iteration, context.device)
+        batches: Any = crops.batch(end) if recording.noise == NOISES[0] else lambda t: crops.batch(end + t)
+        codec = run.codec(recording.iteration, context.device)
         codec.precision = run.settings.precision  # gradients as training computes them
-        recorder = gradients.at_same_weights(
-            codec, batches, run.settings.lam, wanted.draws, (wanted.switch,), seed=context.seed, advance=advance
-        )[wanted.switch]
+        recorder = gradients.compare_direct_y(
+            codec, batches, run.settings.lam, recording.draws, (recording.switch,), seed=context.seed, advance=advance
+        )[recording.switch]
         rows = recorder.summary().assign(
-            iteration=wanted.iteration,
-            weights_of=wanted.method,
-            switch=wanted.switch,
-            own=wanted.own,
-            noise=wanted.noise,
+            iteration=recording.iteration,
+            weights_of=recording.method,
+            switch=recording.switch,
+            own=recording.own,
+            noise=recording.noise,
         )
         return {"table3_groups": rows}
 
-    name = f"{wanted.method}-{wanted.iteration}-{wanted.switch}-{wanted.noise}-{wanted.draws}".replace(" ", "-")
-    return Piece(name, measure, key, wanted.draws)
+    parts = (recording.method, recording.iteration, recording.switch, recording.noise, recording.draws)
+    return Piece("-".join(map(str, parts)).replace(" ", "-"), measure, key, recording.draws)
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
     """The paper's layout: one row per point and method, noise alone, own weights."""
+    own = groups[groups["own"] & (groups["noise"] == "noise")].set_index(["iteration", "weights_of", "group"])
     rows = []
-    for iteration, method in itertools.product(stages, METHODS):
-        mine = groups[(groups["iteration"] == iteration) & (groups["weights_of"] == method) & groups["own"]]
-        mine = mine[mine["noise"] == "noise"].set_index("group")
-        stage = stages[iteration]
+    for (iteration, stage), method in itertools.product(stages.items(), METHODS):
         row = {"iteration": iteration, "stage": stage, "method": method}
         for group in GROUPS:
-            known = stage in STAGES
-            row[group] = mine.loc[group, "snr"]
-            row[f"{group}_se"] = mine.loc[group, "snr_se"]
-            row[f"{group}_paper"] = (
-                paper.value(3, group, iteration=stage, method=PAPER_METHODS[method]) if known else float("nan")
-            )
-        row |= {"noise_floor": mine["noise_floor"].iloc[0], "draws": mine["draws"].iloc[0]}
-        rows.append(row)
+            measured = own.loc[(iteration, method, group)]
+            where = {"iteration": stage, "method": models.PAPER_METHODS[method]}
+            printed = paper.value(3, group, **where) if stage in STAGES else math.nan
+            row |= {group: measured["snr"], f"{group}_se": measured["snr_se"], f"{group}_paper": printed}
+        rows.append(row | {"noise_floor": measured["noise_floor"], "draws": measured["draws"]})
     return pd.DataFrame(rows)
 
 
 def _switch(groups: pd.DataFrame) -> pd.DataFrame:
     """Same weights: each group's gradient variance, mean and SNR without direct-y, over the same with it."""
-    keys = ["iteration", "weights_of", "noise", "group"]
-    two = groups[groups["switch"] == "2-level"].set_index(keys)
-    one = groups[groups["switch"] == "direct-y"].set_index(keys)
-    ratio = (
-        two[["variance_trace", "mean_norm", "snr", "snr_corrected"]]
-        / one[["variance_trace", "mean_norm", "snr", "snr_corrected"]]
-    )
-    return ratio.add_suffix("_ratio").reset_index()
+    columns = ["variance_trace", "mean_norm", "snr", "snr_corrected"]
+    values = groups.set_index(["switch", "iteration", "weights_of", "noise", "group"])[columns]
+    return (values.loc["2-level"] / values.loc["direct-y"]).add_suffix("_ratio").reset_index()
 
 
 def exact() -> pd.DataFrame:
@@ -212,59 +201,51 @@ def exact() -> pd.DataFrame:
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """The ordering of Table 3 at each point, and the explanation that the paper gives for it."""
-    import math
-
-    wide, same = tables["table3"], tables["table3_same_weights"]
-    found, each = [], []
-    for iteration in sorted(wide["iteration"].unique()):
-        at = wide[wide["iteration"] == iteration].set_index("method")
-        two, one = at.loc[models.TWO_LEVEL], at.loc[models.BASELINE]
-        gap = one["z infer"] - two["z infer"]
-        se = math.hypot(one["z infer_se"], two["z infer_se"])
-        holds = None if not abs(gap) > 2 * se else bool(gap > 0)
-        theirs = two["z infer_paper"], one["z infer_paper"]
-        printed = "" if any(map(math.isnan, theirs)) else f"; paper {theirs[0]:.3f} and {theirs[1]:.3f}"
-        evidence = (
-            f"z infer: {two['z infer']:.3f} without, {one['z infer']:.3f} with direct-y "
-            f"(difference {gap:+.3f}, standard error {se:.3f}{printed})"
+    columns = ["z infer", "z infer_se", "z infer_paper"]
+    snr, error, printed = (tables["table3"].pivot(index="iteration", columns="method")[column] for column in columns)
+    se = (error**2).sum(axis=1, skipna=False) ** 0.5
+    verdicts = [
+        Verdict.compare(
+            f"after {iteration} iterations, without direct-y the SNR of z infer is lower",
+            "Table 3",
+            Pair(
+                snr.loc[[iteration], models.TWO_LEVEL],
+                snr.loc[[iteration], models.BASELINE],
+                paper=(printed.loc[iteration, models.TWO_LEVEL], printed.loc[iteration, models.BASELINE]),
+                se=se,
+            ),
+            expect="lower",
+            quantity="SNR of z infer without and with direct-y",
+            unit="",
         )
-        each.append(holds)
-        found.append(
-            Verdict(
-                f"after {iteration} iterations, without direct-y the SNR of z infer is lower",
-                "Table 3",
-                holds,
-                evidence,
-            )
-        )
-    everywhere = None if None in each and False not in each else all(each)
-    said = ", ".join({True: "lower", False: "higher", None: "undecided"}[holds] for holds in each)
-    points = ", ".join(map(str, sorted(wide["iteration"].unique())))
-    found.append(
+        for iteration in snr.index
+    ]
+    words = {True: "lower", False: "higher", None: "undecided"}
+    verdicts.append(
         Verdict(
             "without direct-y the SNR of z infer is lower at every point of training",
             "Table 3",
-            everywhere,
-            f"without direct-y: {said} after {points} iterations",
+            every(verdict.holds for verdict in verdicts),
+            f"without direct-y: {', '.join(words[verdict.holds] for verdict in verdicts)} after "
+            f"{', '.join(map(str, snr.index))} iterations",
         )
     )
-    alone = same[(same["noise"] == "noise") & (same["group"] == "z infer")]
-    late = alone[alone["iteration"] == alone["iteration"].max()]
-    ratios = ", ".join(f"{r.variance_trace_ratio:.2f} at the weights of the {r.weights_of}" for r in late.itertuples())
-    found.append(
+    same, groups = (
+        table[(table["noise"] == "noise") & (table["group"] == "z infer") & (table["iteration"] == snr.index.max())]
+        for table in (tables["table3_same_weights"], tables["table3_groups"])
+    )
+    ratios = ", ".join(f"{r.variance_trace_ratio:.2f} at the weights of the {r.weights_of}" for r in same.itertuples())
+    own = groups[groups["own"]].set_index("switch")
+    mean, variance = (own.loc["2-level", c] / own.loc["direct-y", c] for c in ("mean_norm", "variance_trace"))
+    moved = same["mean_norm_ratio"]
+    return [
+        *verdicts,
         Verdict(
             "a second noisy argument raises the gradient variance of z infer (same weights and noise, switch flipped)",
             "section 2.3",
-            bool((late["variance_trace_ratio"] > 1).all()),
+            bool((same["variance_trace_ratio"] > 1).all()),
             f"variance trace without over with direct-y, last point: {ratios}",
-        )
-    )
-    groups = tables["table3_groups"]
-    own = groups[groups["own"] & (groups["noise"] == "noise") & (groups["group"] == "z infer")]
-    own = own[own["iteration"] == own["iteration"].max()].set_index("switch")
-    mean, variance = (own.loc["2-level", c] / own.loc["direct-y", c] for c in ("mean_norm", "variance_trace"))
-    moved = late["mean_norm_ratio"]
-    found.append(
+        ),
         Verdict(
             "the SNR of z infer differs between the two models because of its variance rather than its mean",
             "section 2.3",
@@ -272,9 +253,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
             f"2-level over direct-y, at their own weights: variance x {variance:.2f}, norm of the mean x {mean:.2f}; "
             f"the switch alone moves that norm x {moved.min():.2f} and x {moved.max():.2f}, since each model is near a "
             "stationary point of its own objective and not of the other's",
-        )
-    )
-    return found
+        ),
+    ]
 
 
 def draw(folder: Path) -> None:

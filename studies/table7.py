@@ -7,16 +7,18 @@ those of Tables 1, 6 and 10.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from gradlab import cli, evaluation
+from gradlab import cli
 from gradlab.runtime import files
 from gradlab.study import Context, Verdict, paper, plots
-from gradlab.study.pieces import Tables
+from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _latents as shared
@@ -26,9 +28,10 @@ from gradlab_studies import table1
 ASSUMED = models.ASSUMED | {
     "length of training": "the same number of iterations for all; profile paper: of epochs (2000), A.5 to the letter",
 }
-PAPER_COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
+COLUMNS = models.RATE_DISTORTION | {"bpp_estimate": "bpp_estimate", "bpp_z": "bpp_z", "MS-SSIM": "ms_ssim"}
+PAPER_METHODS = {models.MIX: "MS-NIC-MIX", models.DMS: "MS-NIC-DMS"}
 METHODS = (models.BIG_BATCH, models.IWAE, models.MIX, models.DMS)
-SMALLEST_CHANGE = 0.005
+SMALLEST_CHANGE = 0.5  # percent
 
 
 @dataclass(frozen=True)
@@ -86,145 +89,105 @@ SMALLEST = Settings(
 )
 
 
-def trained(settings: Settings) -> list[tuple[str, int, TrainSettings, int]]:
-    """Method, size, how it is trained, and the iteration at which it is read; the baseline first."""
-    found = [(models.BASELINE, 1, settings.base, settings.iterations)]
+Variant = tuple[str, int, TrainSettings, int]
+"""Method, size, how it is trained, and the iteration at which it is read."""
+
+
+def trained(settings: Settings) -> list[Variant]:
+    """Every method at every size; the baseline first."""
+    variants = [(models.BASELINE, 1, settings.base, settings.iterations)]
     longer = {(name, k): last for name, k, last in settings.longer}
     for name, sizes in zip(METHODS, settings.sizes, strict=True):
         for k in sizes:
-            wanted = models.method(settings.base, name, k)
+            run, iterations = models.method(settings.base, name, k), settings.iterations
             if name == models.BIG_BATCH and settings.epochs:
-                wanted = models.same_epochs(wanted, k)
-                found.append((name, k, wanted, wanted.steps))
-                continue
-            last = max(longer.get((name, k), 0), settings.iterations)
-            found.append((name, k, models.shortened(wanted, last), settings.iterations))
-    return found
+                run = models.same_epochs(run, k)
+                iterations = run.steps
+            else:
+                run = models.shortened(run, max(longer.get((name, k), 0), iterations))
+            variants.append((name, k, run, iterations))
+    return variants
 
 
-def by_equations(settings: Settings) -> list[tuple[str, int, TrainSettings, int]]:
-    """MIX and DMS with the weights of the equations, as ``trained`` gives the others."""
-    return [
-        (name, k, models.shortened(models.method(settings.base, name, k, "joint", "nats"), settings.iterations),
-         settings.iterations)
-        for name in (models.MIX, models.DMS)
-        for k in settings.equations
-    ]  # fmt: skip
+def by_equations(settings: Settings) -> list[Variant]:
+    """MIX and DMS with the weights of the equations."""
+    variants = []
+    for name in (models.MIX, models.DMS):
+        for k in settings.equations:
+            run = models.method(settings.base, name, k, "joint", "nats")
+            variants.append((name, k, models.shortened(run, settings.iterations), settings.iterations))
+    return variants
+
+
+def _work(variants: Sequence[Variant]) -> list[Work]:
+    return [item for name, k, run, at in variants for item in models.work([(f"{name}, {k}", run)], evaluate=(at,))]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    found = []
-    for name, k, trained_with, iteration in [*trained(settings), *by_equations(settings)]:
-        found += models.work([(f"{name}, {k}", trained_with)], evaluate=(iteration,))
-    return found
+    return _work([*trained(settings), *by_equations(settings)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train, evaluate with real bitstreams, one row per method and size; the equations' weights in a second table."""
-    tables = _measured("table7", trained(settings), context)
-    second = by_equations(settings)
-    if second:
-        tables["table7_equations"] = _measured("table7_equations", second, context)["table7_equations"]
+    variants, equations, name = trained(settings), by_equations(settings), "table7_equations"
+    keys = ("method", "size")
+    tables = models.rate_distortion(context, "table7", _work(variants), partial(_row, variants), keys=keys)
+    if equations:
+        tables |= models.rate_distortion(context, name, _work(equations), partial(_row, equations))
     return tables
 
 
-def _measured(
-    table: str, wanted: list[tuple[str, int, TrainSettings, int]], context: Context
-) -> dict[str, pd.DataFrame]:
-    pictures = models.test_pictures(context)
-    points = models.Evaluation(pictures, [[(iteration, "")] for *_, iteration in wanted])
-    runs = models.train_all(context, [(f"{name}, {k}", s) for name, k, s, _ in wanted], evaluation=points)
-
-    def rows(at: int, iteration: int, _: str, found: pd.DataFrame) -> Tables:
-        name, k, trained_with, _iteration = wanted[at]
-        means = evaluation.summary(found)
-        row: dict[str, Any] = {"method": name, "sample_size": _printed(name, k), "size": k}
-        for column, source in PAPER_COLUMNS.items():
-            row |= {column: means[source], f"{column}_paper": _paper(name, k, column)}
-        row |= {
-            "bpp_estimate": means["bpp_estimate"],
-            "bpp_z": means["bpp_z"],
-            "MS-SSIM": means["ms_ssim"],
-            "weighting": _weighting(trained_with),
-            "batch": trained_with.batch,
-            "seed": context.seed,
-            "iterations": iteration,
-            "images": len(pictures),
-        }
-        return {table: pd.DataFrame([row]), f"{table}_images": found.assign(method=name, size=k)}
-
-    return models.evaluated(context, points, runs, rows)
-
-
-def _weighting(settings: TrainSettings) -> str:
-    """Of the samples, where there are several."""
-    return settings.loss.weighting if isinstance(settings.loss, Loss) and settings.loss.k > 1 else "-"
-
-
-def _printed(name: str, k: int) -> str:
-    """The sample size as the paper prints it."""
-    return {models.BASELINE: "-", models.BIG_BATCH: f"x{k}", models.DMS: f"{k}, {k}"}.get(name, str(k))
-
-
-def _paper(name: str, k: int, column: str) -> float:
-    """The paper's number, NaN where it has no such size."""
-    known = paper.table(7)
-    method = shared.PAPER_METHODS[name] if name in (models.MIX, models.DMS) else name
-    size = _printed(name, k)
-    there = ((known["method"] == method) & (known["sample_size"] == size)).any()
-    return paper.value(7, column, method=method, sample_size=size) if there else float("nan")
+def _row(
+    variants: Sequence[Variant], at: int, iteration: int, hyper_input: str, means: Mapping[str, float]
+) -> dict[str, Any]:
+    name, k, run, _ = variants[at]
+    size = models.printed_size(name, k)
+    printed = {"method": PAPER_METHODS.get(name, name), "sample_size": size}
+    known = (paper.table(7)[list(printed)] == printed).all(axis=1).any()
+    row: dict[str, Any] = {"method": name, "sample_size": size, "size": k}
+    row |= models.beside_paper(7, COLUMNS, means, **(printed if known else {}))
+    weighting = run.loss.weighting if isinstance(run.loss, Loss) and run.loss.k > 1 else "-"
+    return row | {"weighting": weighting, "batch": run.batch}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """A.4: a larger batch hardly helps; the same number of samples does."""
-    table = tables["table7"].set_index(["method", "size"])["R-D cost"]
-    theirs = tables["table7"].set_index(["method", "size"])["R-D cost_paper"]
-    iterations, base = tables["table7"]["iterations"].max(), table[models.BASELINE, 1]
-
-    def over(values: pd.Series, name: str, k: int, other: float) -> float:
-        return values[name, k] / other - 1
-
-    def all_agree(changes: list[float], sign: int) -> bool | None:
-        """Whether every change is on one side; undecided where they differ or one is below half a percent."""
-        each = {None if abs(c) < SMALLEST_CHANGE else bool(sign * c > 0) for c in changes}
-        return each.pop() if len(each) == 1 else None
-
-    sizes = {name: [k for n, k in table.index if n == name] for name in METHODS}
+    table = tables["table7"].set_index(["method", "size"])
+    iterations = table["iterations"].max()
+    sizes = {name: [k for method, k in table.index if method == name] for name in METHODS}
     both = [k for k in sizes[models.BIG_BATCH] if k in sizes[models.MIX] and k in sizes[models.DMS]]
-    against = {(n, k): over(table, n, k, table[models.BIG_BATCH, k]) for k in both for n in (models.MIX, models.DMS)}
-    said = ", ".join(
-        f"{shared.PAPER_METHODS[n]} {k}: {100 * c:+.1f} % "
-        f"(paper {100 * over(theirs, n, k, theirs[models.BIG_BATCH, k]):+.1f} %)"
-        for (n, k), c in against.items()
-    )
-    big = {k: over(table, models.BIG_BATCH, k, base) for k in sizes[models.BIG_BATCH]}
-    multi = {f"{n} {k}": over(table, n, k, base) for n in (models.IWAE, models.MIX, models.DMS) for k in sizes[n]}
-    alone = ", ".join(
-        f"x{k}: {100 * c:+.1f} % (paper {100 * over(theirs, models.BIG_BATCH, k, theirs[models.BASELINE, 1]):+.1f} %)"
-        for k, c in big.items()
-    )
-    iwae = [c for n, c in multi.items() if n.startswith(models.IWAE)]
-    names = ", ".join(f"{k}: {100 * c:+.1f} %" for k, c in zip(sizes[models.IWAE], iwae, strict=True))
-    end = f"after {iterations} iterations, one seed"
+    columns = ["R-D cost", "R-D cost_paper"]
+
+    def pair(name: str, k: int, other: tuple[str, int] = (models.BASELINE, 1)) -> Pair:
+        (cost, printed), (base, base_printed) = (table.loc[model, columns] for model in ((name, k), other))
+        label = f"{PAPER_METHODS.get(name, name)} {models.printed_size(name, k)}"
+        return Pair({iterations: cost}, {iterations: base}, label, (printed, base_printed))
+
     return [
-        Verdict(
+        Verdict.compare(
             "at the same k, MS-NIC has a lower R-D cost than a batch k times as large",
             "A.4, Table 7",
-            all_agree(list(against.values()), -1),
-            f"R-D cost over that of the big batch: {said}; {end}",
+            [pair(name, k, (models.BIG_BATCH, k)) for k in both for name in (models.MIX, models.DMS)],
+            expect="lower",
+            quantity="R-D cost over that of the big batch",
+            smallest=SMALLEST_CHANGE,
         ),
-        Verdict(
+        Verdict.compare(
             "increasing the batch only slightly affects the R-D cost",
             "A.4, Table 7",
-            bool(max(map(abs, big.values())) < 0.02),
-            f"R-D cost over the baseline's: {alone}; slightly is read as below 2 %; {end}",
+            [pair(models.BIG_BATCH, k) for k in sizes[models.BIG_BATCH]],
+            expect="similar",
+            quantity="R-D cost over the baseline's",
+            smallest=2.0,
         ),
-        Verdict(
+        Verdict.compare(
             "IWAE (without direct-y) has a higher R-D cost than the baseline at every sample size",
             "Table 7",
-            all_agree(iwae, 1),
-            f"R-D cost over the baseline's: {names}; {end}",
+            [pair(models.IWAE, k) for k in sizes[models.IWAE]],
+            expect="higher",
+            quantity="R-D cost over the baseline's",
+            smallest=SMALLEST_CHANGE,
         ),
     ]
 

@@ -7,12 +7,9 @@ CompressAI's published curves.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-
-import pandas as pd
+from functools import partial
 
 from gradlab import cli
-from gradlab.study import Context, Verdict
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import _sweep_plots as plots
@@ -35,21 +32,8 @@ SMALLEST = Settings(
     points=(4, 6), test_crop=64,
 )  # fmt: skip
 work = sweep.work
-
-
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train, code, one row per method and lambda."""
-    return sweep.curves(8, settings, context)
-
-
-def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """MIX and DMS beat the baseline at every lambda, IWAE loses to it."""
-    return sweep.costs(8, tables)
-
-
-def draw(folder: Path) -> None:
-    """R-D curves."""
-    plots.draw_curves(8, folder)
-
+measure = partial(sweep.curves, 8)
+verdicts = partial(sweep.costs, 8)
+draw = partial(plots.draw_curves, 8)
 
 cli.script(__name__)

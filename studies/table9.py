@@ -7,12 +7,9 @@ the paper (see ``paper-audit``): what is printed there for the low lambdas is an
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-
-import pandas as pd
+from functools import partial
 
 from gradlab import cli
-from gradlab.study import Context, Verdict
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import _sweep_plots as plots
@@ -44,21 +41,8 @@ SMALLEST = Settings(
     lams=sweep.SPREAD[:2], wide=(6,), wide_from=0.0075, samples=(2, 2, 2), points=(2, 4), test_crop=64,
 )  # fmt: skip
 work = sweep.work
-
-
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train, code, one row per method and lambda."""
-    return sweep.curves(9, settings, context)
-
-
-def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """MIX and DMS beat the baseline at every lambda, IWAE loses to it."""
-    return sweep.costs(9, tables)
-
-
-def draw(folder: Path) -> None:
-    """R-D curves."""
-    plots.draw_curves(9, folder)
-
+measure = partial(sweep.curves, 9)
+verdicts = partial(sweep.costs, 9)
+draw = partial(plots.draw_curves, 9)
 
 cli.script(__name__)

@@ -32,6 +32,13 @@ def describe(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks are slow."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def pictures() -> list[data.Picture]:
     """Two embedded photographs to train on."""

@@ -24,10 +24,11 @@ paper, audit    the tables and claims of the paper, checked against each other
 Importing this package loads neither torch nor pandas.
 """
 
+from gradlab.runtime.progress import Advance
 from gradlab.study.context import Context
 from gradlab.study.pieces import Piece, Tables
 from gradlab.study.request import PROFILES, Request
 from gradlab.study.runner import run
 from gradlab.study.verdicts import Verdict
 
-__all__ = ["PROFILES", "Context", "Piece", "Request", "Tables", "Verdict", "run"]
+__all__ = ["PROFILES", "Advance", "Context", "Piece", "Request", "Tables", "Verdict", "run"]

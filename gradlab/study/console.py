@@ -92,7 +92,7 @@ def show_checks(console: Console, rows: Iterable[tuple[str, int, float, float, f
 
 
 def show_packed(console: Console, weights: Sequence[Any], lines: Iterable[str]) -> None:
-    """Print the weights that were packed or unpacked (``Packed``), then some lines."""
+    """Print the weights that were packed or unpacked (``WeightSet``), then some lines."""
     table = plain_table("run", "weights", "iteration", "optimizer", "MB", "SHA-256", right=("iteration", "MB"))
     for p in weights:
         optimizer = "-" if p.kind != "last" else "kept" if p.optimizer else "left out"

@@ -20,7 +20,7 @@ import torch
 from gradlab import data, evaluation
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
-from gradlab.evaluation.bitstream import coder
+from gradlab.evaluation.bitstream import on_cpu
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet, skip
 from gradlab.study.pieces import Parts, stop_together
@@ -73,7 +73,7 @@ def rate_distortion(
         skip(advance, done, "evaluated before")
     if done == len(pictures):
         return rows[0]
-    codec = coder(run.codec(iteration))
+    codec = on_cpu(run.codec(iteration))
     codec.hyper_input = hyper_input or codec.hyper_input
 
     def keep() -> None:

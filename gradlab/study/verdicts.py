@@ -53,17 +53,17 @@ class Verdict(NamedTuple):
         source: str,
         pairs: Pair | Sequence[Pair],
         *,
-        expect: Literal["lower", "higher"],
+        expect: Literal["lower", "higher", "similar"],
         quantity: str,
         unit: str = "%",
         smallest: float = 0.0,
         seeds: int = 1,
     ) -> Verdict:
-        """Decide the claim that a quantity of A is lower, or higher, than that of B.
+        """Decide the claim that a quantity of A is lower than that of B, higher, or similar.
 
         An ordering counts where the last two points of training agree, and the claim is decided where all pairs agree.
         It is undecided where they do not, where a value is NaN, and where a change is not above ``smallest`` or not
-        above two standard errors.
+        above two standard errors. A claim of similarity fails with one pair that differs by ``smallest`` or more.
 
         Args:
             claim: what the paper says.
@@ -72,13 +72,13 @@ class Verdict(NamedTuple):
             expect: how A compares with B if the claim holds.
             quantity: what is compared, e.g. ``"R-D cost of MS-NIC-MIX over the baseline's"``.
             unit: ``"%"`` compares by the relative change, anything else by the difference, in that unit.
-            smallest: change up to which an ordering does not count, in ``unit``.
+            smallest: change up to which an ordering does not count and values are similar, in ``unit``.
             seeds: training runs that the values are means of.
 
         Example:
             >>> cost = Pair({900: 0.99, 1800: 0.97}, {900: 1.0, 1800: 1.0}, paper=(0.98, 1.0))
-            >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost of MIX over B").evidence
-            'cost of MIX over B: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
+            >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost").evidence
+            'cost: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
         """
         pairs = [pairs] if isinstance(pairs, Pair) else list(pairs)
         points = sorted({point for pair in pairs for point, _ in pair.a.items()})
@@ -88,6 +88,8 @@ class Verdict(NamedTuple):
             f"{quantity}: {'; '.join(parts)} after {', '.join(map(str, points))} iterations, "
             f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
         )
+        if expect == "similar":
+            return cls(claim, source, every(decisions), f"{evidence}; similar is read as below {smallest:g} {unit}")
         return cls(claim, source, unanimous(decisions), evidence)
 
 
@@ -118,14 +120,15 @@ def _change(a: float, b: float, unit: str) -> float:
 
 
 def _signs(pair: Pair, points: Sequence[int], unit: str, smallest: float, expect: str) -> list[bool | None]:
-    """Whether each point shows the expected ordering; None where it shows none."""
-    signs = []
+    """Whether each point shows what is expected; None where it shows no ordering."""
+    signs: list[bool | None] = []
     for point in points:
         change = _change(pair.a[point], pair.b[point], unit)
-        clear = abs(change) > smallest
-        if pair.se is not None:
-            clear = clear and abs(pair.a[point] - pair.b[point]) > CLEAR * pair.se[point]
-        signs.append(bool(change < 0) == (expect == "lower") if clear else None)
+        clear = pair.se is None or abs(pair.a[point] - pair.b[point]) > CLEAR * pair.se[point]
+        if expect == "similar":
+            signs.append(None if math.isnan(change) else bool(abs(change) < smallest))
+        else:
+            signs.append(bool(change < 0) == (expect == "lower") if clear and abs(change) > smallest else None)
     return signs
 
 
@@ -139,4 +142,5 @@ def _numbers(pair: Pair, points: Sequence[int], unit: str) -> str:
     if pair.paper is not None and not any(map(math.isnan, pair.paper)):
         a, b = pair.paper
         notes.append(f"paper {signed([_change(a, b, unit)])}" if unit == "%" else f"paper {a:.4g} and {b:.4g}")
-    return f"{pair.name} {numbers}".lstrip() + (f" ({', '.join(notes)})" if notes else "")
+    named = f"{pair.name}: {numbers}" if pair.name else numbers
+    return f"{named} ({', '.join(notes)})" if notes else named

@@ -78,7 +78,7 @@ class Timer:
         fast = self._device.startswith("cuda")
         times = step_times(
             {"": settings}, self._pictures, 20 if fast else 3, 5 if fast else 1, self._device,
-            wanted=self._step,
+            step=self._step,
         )  # fmt: skip
         return float(times["seconds"].iloc[0])
 

@@ -40,7 +40,7 @@ import torch
 from ipywidgets import FloatSlider, interact
 
 import gradlab as gl
-from gradlab.evaluation.gradients import at_same_weights
+from gradlab.evaluation.gradients import compare_direct_y
 from gradlab.study import plots
 from gradlab.training import TrainSettings, train
 
@@ -182,7 +182,7 @@ with tempfile.TemporaryDirectory() as folder:
     codec = train(settings, photographs, Path(folder)).codec()
 
 crops = gl.data.Crops(photographs, size=64, batch=8, seed=1).batch(0)
-recorders = at_same_weights(codec, crops, lam=settings.lam, draws=40)
+recorders = compare_direct_y(codec, crops, lam=settings.lam, draws=40)
 tables = {name: recorder.summary().set_index("group").loc[GROUPS] for name, recorder in recorders.items()}
 pd.concat({name: table[["snr", "snr_se", "noise_floor"]] for name, table in tables.items()}, axis=1).round(2)
 
@@ -296,7 +296,7 @@ pd.DataFrame(rows).set_index("method")
 # ```python
 # codec = gl.codecs.build("small-hyperprior", (8, 12))
 # crop = gl.data.Crops(gl.data.embedded("train"), size=32, batch=2, seed=0).batch(0)
-# found = {name: r.summary().set_index("group") for name, r in at_same_weights(codec, crop, 0.015, 5).items()}
+# found = {name: r.summary().set_index("group") for name, r in compare_direct_y(codec, crop, 0.015, 5).items()}
 # for group in ("y gen", "z infer"):
 #     same = found["direct-y"].loc[group, "snr"] == found["2-level"].loc[group, "snr"]
 #     print(f"{group}: the same SNR to the last digit? {same}")

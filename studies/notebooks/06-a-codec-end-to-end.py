@@ -38,9 +38,9 @@ import pandas as pd
 import torch
 
 import gradlab as gl
-from gradlab.evaluation.anchors import ANCHORS, anchors, encode
 from gradlab.evaluation.bitstream import crop, pad
-from gradlab.evaluation.latents import channels, residuals, statistics
+from gradlab.evaluation.classical import CLASSICAL_CODECS, classical_codecs, encode
+from gradlab.evaluation.latents import channel_statistics, residuals, statistics
 from gradlab.study import plots
 from gradlab.training import TrainSettings, train
 
@@ -127,7 +127,7 @@ measured = pd.concat(
 measured.round(3)
 
 # %%
-jpeg = anchors(test, ["JPEG"], qualities=(5, 10, 20, 30, 50))
+jpeg = classical_codecs(test, ["JPEG"], qualities=(5, 10, 20, 30, 50))
 ours = measured.loc["trained"].reset_index()
 points = pd.concat([ours.assign(codec="this codec"), jpeg])[["image", "codec", "bpp", "psnr"]]
 figure, axes = plots.figure(1, len(test), width="page", height=2.3, sharey=True)
@@ -144,7 +144,7 @@ figure
 # qualities.*
 #
 # JPEG wins on every photograph, by far. That is worth seeing once: a neural codec is not better by birth. This one has 56 000
-# parameters and saw 4000 small crops. The full model, trained for days, is another matter: `gl.evaluation.references` holds
+# parameters and saw 4000 small crops. The full model, trained for days, is another matter: `gl.evaluation.published_results` holds
 # the published curves.
 #
 # ## Look
@@ -155,7 +155,7 @@ figure
 row = jpeg[jpeg["image"] == photograph.name]
 ours_bpp = measured.loc[("trained", photograph.name), "bpp"]
 nearest = row.iloc[(row["bpp"] - ours_bpp).abs().argmin()]
-_, as_jpeg = encode((255 * x).round(), ANCHORS["JPEG"], int(nearest["quality"]))
+_, as_jpeg = encode((255 * x).round(), CLASSICAL_CODECS["JPEG"], int(nearest["quality"]))
 
 views = {
     "original": x,
@@ -203,7 +203,7 @@ figure
 # $y$ has 24 channels. Which of them work?
 
 # %%
-per_channel = channels(codec, test)
+per_channel = channel_statistics(codec, test)
 of_y = per_channel[per_channel["latent"] == "y"].sort_values("variance", ascending=False)
 of_y[["channel", "variance", "dead"]].head(6).round(3)
 

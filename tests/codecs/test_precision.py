@@ -139,18 +139,18 @@ def flags():
 @pytest.mark.parametrize("name", ["float32", "tf32", "bf16"])
 def test_cudnn_is_set_and_put_back(name):
     cudnn, before = torch.backends.cudnn, flags()
-    with pytest.raises(ZeroDivisionError), precision.convolutions(name, torch.device("cuda")):
-        wanted = [value for _, _, value in precision._flags("tf32" if name == "tf32" else "ieee")]
-        assert flags() == [True, *wanted]
+    with pytest.raises(ZeroDivisionError), precision.cudnn_precision(name, torch.device("cuda")):
+        expected = [value for _, _, value in precision._flags("tf32" if name == "tf32" else "ieee")]
+        assert flags() == [True, *expected]
         raise ZeroDivisionError
     assert flags() == before
     cudnn.deterministic = True
     try:
-        with precision.convolutions(name, torch.device("cuda")):
+        with precision.cudnn_precision(name, torch.device("cuda")):
             assert not cudnn.benchmark and cudnn.deterministic
     finally:
         cudnn.deterministic = False
-    with precision.convolutions(name, torch.device("cpu")):
+    with precision.cudnn_precision(name, torch.device("cpu")):
         assert flags() == before
 
 

@@ -31,8 +31,8 @@ def terms_of(codec, proxy, k=3):
 
 
 def test_additive_noise_is_the_default(codec):
-    ours, theirs = terms_of(codec, "noise"), codec.log_terms(X, LAM, 3, 1, stream(0, "noise"))
-    assert torch.equal(ours[0].log_w(), theirs[0].log_w()) and torch.equal(ours[1], theirs[1])
+    by_name, default = terms_of(codec, "noise"), codec.log_terms(X, LAM, 3, 1, stream(0, "noise"))
+    assert torch.equal(by_name[0].log_w(), default[0].log_w()) and torch.equal(by_name[1], default[1])
 
 
 @pytest.mark.parametrize("name", list(PROXIES))
@@ -79,11 +79,11 @@ def test_the_recorder_records_every_proxy(codec, name):
 def test_the_cost_is_the_mean_of_the_training_loss(codec):
     settings = TrainSettings(codec="small-hyperprior", channels=(6, 8), crop=32, loss=Loss(proxy="sga"))
     by_hand = [settings.loss(codec, X, LAM, stream(5, "recording", t)).item() for t in range(4)]
-    mean, se = gradients.cost(codec, X, LAM, 4, loss=Loss(proxy="sga"), seed=5)
+    mean, se = gradients.mean_loss(codec, X, LAM, 4, loss=Loss(proxy="sga"), seed=5)
     assert mean == pytest.approx(sum(by_hand) / 4, rel=1e-10)
     assert se == pytest.approx(torch.tensor(by_hand, dtype=torch.float64).std().item() / 2, rel=1e-8)
     with pytest.raises(GradlabError, match="draws is 1"):
-        gradients.cost(codec, X, LAM, 1)
+        gradients.mean_loss(codec, X, LAM, 1)
 
 
 def test_without_direct_y_z_is_read_from_what_the_proxy_drew():

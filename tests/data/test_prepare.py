@@ -15,8 +15,8 @@ from PIL import Image
 
 from gradlab import cli, data
 from gradlab.data import prepare as module
+from gradlab.data.downsampling import SATURATED, downsample, saturated_share
 from gradlab.data.prepare import images_in, prepare
-from gradlab.data.shrink import SATURATED, saturated, shrink
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
 
@@ -51,7 +51,7 @@ def test_the_largest_are_taken_and_the_manifest_says_how(tree, tmp_path):
     done = prepare(tree, tmp_path / "set", 3, seed=5, workers=1)
     manifest = files.read_csv(tmp_path / "set" / "manifest.csv")
     assert list(manifest["source"]) == ["a/largest.png", "second.jpg", "b/c/third.png"]
-    assert done.found == 4 and done.done_before == 0 and len(done.skipped) == 0
+    assert done.total == 4 and done.done_before == 0 and len(done.skipped) == 0
     for row in manifest.itertuples():
         made = pixels(tmp_path / "set" / row.file)
         assert made.shape == (row.height, row.width, 3)
@@ -69,11 +69,11 @@ def test_small_noise_is_added_before_rounding(tmp_path):
     """Without resizing: whole values stay or move by one where |u| is exactly a half; between them it dithers."""
     flat = np.full((650, 800, 3), 100, np.uint8)
     flat[:, 400:] = 101
-    made = shrink(flat, np.random.default_rng(0))
+    made = downsample(flat, np.random.default_rng(0))
     short = made.shape[0]
     assert 640 <= short <= 650 and abs(made.shape[1] / short - 800 / 650) < 0.002
     assert set(np.unique(made)) <= {99, 100, 101, 102}
-    kept = shrink(np.full((64, 64, 3), 100, np.uint8), np.random.default_rng(0))
+    kept = downsample(np.full((64, 64, 3), 100, np.uint8), np.random.default_rng(0))
     assert kept.shape == (64, 64, 3) and (kept == 100).all()
 
 
@@ -82,7 +82,7 @@ def test_a_value_between_two_bytes_is_dithered():
     pattern = np.zeros((1300, 1300, 3), np.uint8)
     pattern[:] = 100
     pattern[::2, ::2] = 101  # mean 100.25, which a resize by about half brings about everywhere
-    made = shrink(pattern, np.random.default_rng(1)).astype(float)
+    made = downsample(pattern, np.random.default_rng(1)).astype(float)
     inner = made[20:-20, 20:-20]
     share = (inner == 101).mean()
     assert set(np.unique(inner)) <= {99, 100, 101, 102}
@@ -91,7 +91,7 @@ def test_a_value_between_two_bytes_is_dithered():
 
 
 def test_shorter_sides_are_uniform_from_640_to_1200():
-    sides = [shrink(np.zeros((1201, 1210, 3), np.uint8), np.random.default_rng(s)).shape[0] for s in range(40)]
+    sides = [downsample(np.zeros((1201, 1210, 3), np.uint8), np.random.default_rng(s)).shape[0] for s in range(40)]
     assert all(640 <= side <= 1200 for side in sides)
     # z-test of the mean of a uniform on 640..1200.
     assert abs(np.mean(sides) - 920) / (561 / 12**0.5 / 40**0.5) < 4.5
@@ -154,20 +154,20 @@ def test_what_is_left_out_is_listed_and_the_next_takes_its_place(tree, tmp_path,
     assert "damaged" in reasons["broken.jpg"] and "cannot be read" in reasons["text.png"]
     assert "100 % of its pixels are fully saturated" in reasons["drawing.png"] and "bomb" in reasons["bomb.png"]
     assert files.read_csv(tmp_path / "set" / "skipped.csv").equals(done.skipped)
-    assert done.found == images_in(tree) == 8
+    assert done.total == images_in(tree) == 8
 
 
 @pytest.mark.parametrize(("colour", "full"), [
     ((255, 0, 0), 1), ((0, 64, 64), 1), ((0, 63, 0), 0), ((0, 0, 0), 0), ((255, 255, 255), 0), ((200, 20, 20), 0),
 ])  # fmt: skip
 def test_saturation(colour, full):
-    assert saturated(np.full((2, 3, 3), colour, np.uint8)) == full
+    assert saturated_share(np.full((2, 3, 3), colour, np.uint8)) == full
 
 
 def test_embedded_photographs_are_photographs():
     # The Hubble field is mostly black: dark pixels do not count.
     for picture in [*data.embedded("train"), *data.embedded("test")]:
-        assert saturated(picture.pixels.permute(1, 2, 0).numpy()) < SATURATED / 2, picture.name
+        assert saturated_share(picture.pixels.permute(1, 2, 0).numpy()) < SATURATED / 2, picture.name
 
 
 @pytest.mark.parametrize(("source", "target", "count", "workers", "match"), [
@@ -210,9 +210,9 @@ def test_the_command(tree, tmp_path, capsys):
     (tree / "text.png").write_text("not a picture")
     arguments = ["data", "prepare", str(tree), str(tmp_path / "set"), "--count", "9", "--workers", "1"]
     assert cli.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "4 images are in" in said and "9 were asked for, there are no more" in said
-    assert "text.png" in said and "cannot be read" in said and "4/5" in said
+    output = capsys.readouterr().out
+    assert "4 images are in" in output and "9 were asked for, there are no more" in output
+    assert "text.png" in output and "cannot be read" in output and "4/5" in output
     assert cli.main(arguments) == 0
     assert "4 of them done before" in capsys.readouterr().out
     assert cli.main(["data", "prepare", str(tmp_path / "gone"), str(tmp_path / "set")]) == 2

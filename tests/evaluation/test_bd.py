@@ -9,7 +9,7 @@ import pytest
 
 from gradlab import evaluation
 from gradlab.errors import GradlabError
-from gradlab.evaluation.bd import METHODS, fold, lambdas, overlap
+from gradlab.evaluation.bd import METHODS, check_lambdas, describe_fold, overlap
 from gradlab.study import paper
 
 # Rates and qualities that no interpolation can get wrong: log10(rate) is linear in quality.
@@ -29,15 +29,15 @@ PUBLISHED = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_compressais_models_against_its_hyperprior(model, method):
-    ours, theirs = (evaluation.references(name).head(6) for name in ("bmshj2018-hyperprior", model))
-    found = evaluation.bd(ours["bpp"], ours["psnr"], theirs["bpp"], theirs["psnr"], method)
+    ours, other = (evaluation.published_results(name).head(6) for name in ("bmshj2018-hyperprior", model))
+    result = evaluation.bd(ours["bpp"], ours["psnr"], other["bpp"], other["psnr"], method)
     rate, quality = PUBLISHED[model][method]
-    assert abs(found.rate - rate) < 0.01
-    assert abs(found.quality - quality) < 0.0002
+    assert abs(result.rate - rate) < 0.01
+    assert abs(result.quality - quality) < 0.0002
 
 
 def test_references_are_complete_and_monotone():
-    table = evaluation.references()
+    table = evaluation.published_results()
     assert table.groupby("model").size().to_dict() == {
         "bmshj2018-factorized": 8,
         "bmshj2018-hyperprior": 8,
@@ -48,27 +48,27 @@ def test_references_are_complete_and_monotone():
     }
     assert list(table.columns) == ["model", "quality", "metric", "lambda", "bpp", "psnr", "ms_ssim"]
     for _, rows in table.groupby("model"):
-        assert fold(rows["bpp"], rows["psnr"]) == fold(rows["bpp"], rows["ms_ssim"]) == ""
-        assert lambdas(rows["lambda"])
-    one = evaluation.references("bmshj2018-hyperprior").iloc[0]
+        assert describe_fold(rows["bpp"], rows["psnr"]) == describe_fold(rows["bpp"], rows["ms_ssim"]) == ""
+        assert check_lambdas(rows["lambda"])
+    one = evaluation.published_results("bmshj2018-hyperprior").iloc[0]
     assert (one["lambda"], round(one["bpp"], 4), round(one["psnr"], 3)) == (0.0018, 0.1313, 27.578)
     with pytest.raises(GradlabError, match="unknown model with published results 'mbt2019': did you mean 'mbt2018'"):
-        evaluation.references("mbt2019")
+        evaluation.published_results("mbt2019")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_exact_where_the_curves_are_straight(method):
     # 0.9 times the rate at every quality is -10 %; a line of slope 10 dB per decade turns that into -10 log10(0.9) dB.
-    found = evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method)
-    assert found.rate == pytest.approx(-10, abs=1e-9)
-    assert found.quality == pytest.approx(-10 * math.log10(0.9), abs=1e-9)
+    result = evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method)
+    assert result.rate == pytest.approx(-10, abs=1e-9)
+    assert result.quality == pytest.approx(-10 * math.log10(0.9), abs=1e-9)
     assert evaluation.bd(RATE, QUALITY, RATE, QUALITY, method) == pytest.approx((0, 0), abs=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_points_may_come_from_high_to_low_and_in_other_numbers(method):
-    found = evaluation.bd(RATE, QUALITY, 0.9 * RATE[::-1], QUALITY[::-1], method)
-    assert found == pytest.approx(evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method))
+    result = evaluation.bd(RATE, QUALITY, 0.9 * RATE[::-1], QUALITY[::-1], method)
+    assert result == pytest.approx(evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method))
     assert evaluation.bd(RATE, QUALITY, RATE[:4], QUALITY[:4], method).rate == pytest.approx(0, abs=1e-9)
 
 
@@ -146,7 +146,7 @@ def test_curves_may_share_qualities_and_no_rates():
 ])  # fmt: skip
 def test_bad_lambdas(values, match):
     with pytest.raises(GradlabError, match=match):
-        lambdas(values)
+        check_lambdas(values)
 
 
 def test_kodak_is_known_by_its_names():

@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import gradlab as gl
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.evaluation import bitstream, named, psnr, rate_distortion, summary
+from gradlab.evaluation import bitstream, named_images, psnr, rate_distortion, summary
 from gradlab.evaluation.bitstream import crop, pad
 
 LAM = 0.015
@@ -51,9 +51,9 @@ def test_distortion_is_that_of_the_decoded_8_bit_image(codec, chelsea):
     padded, margins = pad(chelsea.pixels[None].float() / 255, 16)
     decoded = crop(codec.decompress(**codec.compress(padded))["x_hat"], margins)
     ours = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)[0].numpy()
-    theirs = chelsea.pixels.numpy()
-    assert row["mse"] == pytest.approx(np.mean((ours.astype(float) - theirs.astype(float)) ** 2), rel=1e-12)
-    assert row["psnr"] == pytest.approx(peak_signal_noise_ratio(theirs, ours, data_range=255), rel=1e-12)
+    original = chelsea.pixels.numpy()
+    assert row["mse"] == pytest.approx(np.mean((ours.astype(float) - original.astype(float)) ** 2), rel=1e-12)
+    assert row["psnr"] == pytest.approx(peak_signal_noise_ratio(original, ours, data_range=255), rel=1e-12)
     assert 0 < row["ms_ssim"] < 1
 
 
@@ -118,6 +118,6 @@ def test_tables_must_be_built(chelsea):
 
 def test_batches_and_bytes_are_images_too():
     batch = torch.rand(2, 3, 16, 16)
-    assert [x.shape for _, x in named(batch)] == [(1, 3, 16, 16)] * 2
+    assert [x.shape for _, x in named_images(batch)] == [(1, 3, 16, 16)] * 2
     bytes_ = (torch.ones(3, 4, 4) * 255).to(torch.uint8)
-    assert float(named([bytes_])[0][1].max()) == 1.0
+    assert float(named_images([bytes_])[0][1].max()) == 1.0

@@ -6,7 +6,15 @@ import torch
 import gradlab as gl
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
-from gradlab.evaluation.latents import Spread, aligned, channels, residuals, spread, statistics, tiles
+from gradlab.evaluation.latents import (
+    LatentMoments,
+    align,
+    channel_statistics,
+    moments_over_images,
+    residuals,
+    statistics,
+    tiles,
+)
 from gradlab.snr.moments import Moments
 
 
@@ -29,25 +37,25 @@ def test_spread_is_the_variance_of_each_dimension(codec, images):
         y = torch.stack([codec.g_a(x[None])[0] for x in images]).flatten(1).double()
         z = torch.stack([codec.h_a(codec.g_a(x[None]).abs())[0] for x in images]).flatten(1).double()
         medians = codec.entropy_bottleneck.quantiles[:, 0, 1].double()
-    found = spread(codec, images)
+    latent_moments = moments_over_images(codec, images)
     m = medians[:, None].expand(-1, z.shape[1] // len(medians)).flatten()
     expected = {"y": y, "z": z, "y_hat": y.round(), "z_hat": (z - m).round() + m}
     for name, values in expected.items():
-        assert torch.allclose(found[name].variance, values.var(0), rtol=1e-6, atol=1e-6), name
-        assert torch.allclose(found[name].mean, values.mean(0), rtol=1e-6, atol=1e-6), name
+        assert torch.allclose(latent_moments[name].variance, values.var(0), rtol=1e-6, atol=1e-6), name
+        assert torch.allclose(latent_moments[name].mean, values.mean(0), rtol=1e-6, atol=1e-6), name
 
 
 def test_statistics(codec, images):
     table = statistics(codec, images).set_index("latent")
-    found = spread(codec, images)
+    latent_moments = moments_over_images(codec, images)
     assert list(table.index) == ["y", "z", "y_hat", "z_hat"]
-    y = found["y"]
+    y = latent_moments["y"]
     assert table.loc["y", "dimensions"] == 6 * 4 * 6
     assert table.loc["y", "variance"] == pytest.approx(float(y.variance.mean()))
     cov = y.variance.sqrt() / y.mean.abs()
     assert table.loc["y", "cov"] == pytest.approx(float(cov.mean()))
     assert table.loc["y", "cov_median"] == pytest.approx(float(cov.median()))
-    assert table.loc["y_hat", "dead"] == int((found["y_hat"].variance < 1e-3).sum())
+    assert table.loc["y_hat", "dead"] == int((latent_moments["y_hat"].variance < 1e-3).sum())
     stream = [codec.latents(x[None]) for x in images]
     assert table.loc["y_hat", "bpp"] == pytest.approx(sum(float(s.y_bits) for s in stream) / 5 / (32 * 48), rel=1e-6)
     assert table["bpp"].isna().tolist() == [True, True, False, False]
@@ -59,14 +67,14 @@ def test_a_mean_that_is_zero_but_for_rounding_is_left_out():
     state = Moments.init((2,))
     for value in (1.0, 1.0, -1.0, 0.0, 1.0, -2.0, 0.0):  # whole numbers that sum to 0
         state = state.update(torch.tensor([[value, value + 4]], dtype=torch.float64))
-    row = Spread(state.mean, state.variance(), float("nan"), 1).row(1e-3)
+    row = LatentMoments(state.mean, state.variance(), float("nan"), 1).row(1e-3)
     expected = torch.tensor([5.0, 5, 3, 4, 5, 2, 4], dtype=torch.float64)
     assert row["cov"] == row["cov_median"] == pytest.approx(float(expected.std() / expected.mean()))
 
 
 def test_portraits_are_rotated_and_sizes_made_equal():
     wide, tall = torch.rand(3, 35, 50), torch.rand(3, 60, 40)
-    a, b = aligned([wide, tall], 16)
+    a, b = align([wide, tall], 16)
     assert a.shape == b.shape == (1, 3, 32, 48)
     upright = torch.rot90(tall, dims=(1, 2))
     assert torch.equal(b[0], upright[:, 4:36, 6:54])
@@ -74,9 +82,9 @@ def test_portraits_are_rotated_and_sizes_made_equal():
 
 def test_tiles_cover_the_picture_once():
     pixels = torch.arange(3 * 40 * 70).remainder(256).to(torch.uint8).reshape(3, 40, 70)
-    found = tiles([Picture("p", pixels, "")], 16)
-    assert len(found) == 2 * 4
-    assert torch.equal(found[5], pixels[:, 16:32, 16:32].float() / 255)
+    crops = tiles([Picture("p", pixels, "")], 16)
+    assert len(crops) == 2 * 4
+    assert torch.equal(crops[5], pixels[:, 16:32, 16:32].float() / 255)
 
 
 @pytest.mark.parametrize(("images", "match"), [
@@ -89,7 +97,7 @@ def test_bad_input(codec, images, match):
 
 
 def test_channels_are_parts_of_the_whole(codec, images):
-    table, whole = channels(codec, images), statistics(codec, images).set_index("latent")
+    table, whole = channel_statistics(codec, images), statistics(codec, images).set_index("latent")
     assert table.groupby("latent").size().to_dict() == {"y": 6, "z": 4, "y_hat": 6, "z_hat": 4}
     with torch.no_grad():
         y = torch.cat([codec.g_a(x[None]) for x in images]).double()

@@ -9,7 +9,7 @@ import torch
 from gradlab import data
 from gradlab.codecs import PFrame
 from gradlab.codecs import video as codecs
-from gradlab.data import Pans, Picture
+from gradlab.data import Picture, VideoCrops
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import psnr
 from gradlab.evaluation.video import rate_distortion
@@ -28,37 +28,37 @@ def coordinates():
 
 
 def test_a_window_moves_over_the_picture_by_whole_pixels():
-    shift, seen = 8, []
-    pans = Pans([coordinates()], 128, 16, shift, seed=1)
+    shift, motions = 8, []
+    videos = VideoCrops([coordinates()], 128, 16, shift, seed=1)
     for step in range(8):
-        for first, second in (pans.batch(step) * 255).round().int():
+        for first, second in (videos.batch(step) * 255).round().int():
             assert first.shape == (3, 128, 128)
             assert (first[0, 1:] - first[0, :-1] == 1).all()
             moved = second - first
             down, right = int(moved[0, 0, 0]), int(moved[1, 0, 0])
             assert (moved[0] == down).all() and (moved[1] == right).all()
-            seen.append((down, right))
-    motion = torch.tensor(seen)
+            motions.append((down, right))
+    motion = torch.tensor(motions)
     assert motion.min() == -shift and motion.max() == shift
     assert motion[:, 0].unique().numel() > 12 and motion[:, 1].unique().numel() > 12
-    again = Pans([coordinates()], 128, 16, shift, seed=1)
-    assert torch.equal(pans.batch(3), again.batch(3))
-    assert not torch.equal(pans.batch(3), Pans([coordinates()], 128, 16, shift, seed=2).batch(3))
+    again = VideoCrops([coordinates()], 128, 16, shift, seed=1)
+    assert torch.equal(videos.batch(3), again.batch(3))
+    assert not torch.equal(videos.batch(3), VideoCrops([coordinates()], 128, 16, shift, seed=2).batch(3))
 
 
 @pytest.mark.parametrize("gathers", [False, True])
 def test_frames_are_windows_of_one_area_mirrored_or_not(gathers):
     """The area is cut and mirrored first, as ``Crops`` does, then both windows are taken from it."""
     pictures, shift, size, batch = data.embedded("train")[:3], 9, 64, 8
-    pans = Pans(pictures, size, batch, shift, seed=2)
+    videos = VideoCrops(pictures, size, batch, shift, seed=2)
     if gathers:
-        pans._crops._gathers = True
-        pans._crops._flatten()
+        videos._crops._gathers = True
+        videos._crops._flatten()
     areas = data.Crops(pictures, size + shift, batch, 2)
     for step in range(4):
         motion = torch.randint(-shift, shift + 1, (batch, 2), generator=stream(2, "pans", step))
         assert {int(m) for m in areas.places(step)[:, 3]} == {0, 1}
-        for area, (down, right), frames in zip(areas.batch(step), motion.tolist(), pans.batch(step), strict=True):
+        for area, (down, right), frames in zip(areas.batch(step), motion.tolist(), videos.batch(step), strict=True):
             for frame, top, left in ((0, max(0, -down), max(0, -right)), (1, max(0, down), max(0, right))):
                 assert torch.equal(frames[frame], area[:, top : top + size, left : left + size])
 
@@ -70,7 +70,7 @@ def test_snapshots_of_a_p_frame(tmp_path):
 
 
 def test_without_motion_both_frames_are_one():
-    frames = Pans([coordinates()], 128, 2, 0, seed=1).batch(0)
+    frames = VideoCrops([coordinates()], 128, 2, 0, seed=1).batch(0)
     assert torch.equal(frames[:, 0], frames[:, 1])
 
 
@@ -97,7 +97,7 @@ def test_the_motion_is_part_of_the_run(tmp_path):
 def test_rate_and_distortion_add_up():
     codec = codecs.build((4, 6), seed=1)
     codec.finish()
-    videos = Pans(data.embedded("test"), 128, 3, 4, seed=0).batch(0)
+    videos = VideoCrops(data.embedded("test"), 128, 3, 4, seed=0).batch(0)
     table = rate_distortion(codec, videos, 0.015)
     frame = codec.rounded(videos)
     for index, row in enumerate(table.itertuples()):
@@ -112,8 +112,8 @@ def test_rate_and_distortion_add_up():
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    pytest.param(lambda: Pans(data.embedded("test"), 128, 1, -1, 0), "largest motion", id="negative motion"),
-    pytest.param(lambda: Pans(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328", id="large crops"),
+    pytest.param(lambda: VideoCrops(data.embedded("test"), 128, 1, -1, 0), "largest motion", id="negative motion"),
+    pytest.param(lambda: VideoCrops(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328", id="large crops"),
     pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "lambda must be positive", id="no lambda"),
     pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 1, 3, 128, 128), 0.1), "the video has one frame", id="one frame"),
 ])  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
-from gradlab.estimators import estimator
+from gradlab.estimators import get_estimator
 from gradlab.noise import stream
 from gradlab.problems.budget import at_equal_cost, evaluations
 from gradlab.problems.comparison import gradients
@@ -42,7 +42,7 @@ def test_the_error_is_that_of_an_average_over_as_many_draws_as_the_budget_buys(n
     table = at_equal_cost(gl.compare(BOX, (name,), k, 100_000, allow_biased=True), BOX, budget)
     (row,) = table.to_dict("records")
     noise = BOX.draw_noise(draws * repeats, k, stream(0, "equal cost"))
-    means = gradients(BOX, estimator(name), noise).reshape(repeats, draws).mean(dim=1)
+    means = gradients(BOX, get_estimator(name), noise).reshape(repeats, draws).mean(dim=1)
     squares = (means - BOX.exact_gradient(k)) ** 2
     se = float(squares.std() / math.sqrt(repeats))
     assert abs(float(squares.mean()) - row["exact_mse"]) < 4.5 * se

@@ -49,6 +49,7 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_what_else_is_run_and_in_which_order_changes_no_byte(smallest: Any, tmp_path: Path) -> None:
     together = smallest(TABLES, tmp_path / "together")
     assert {name.partition("/")[0] for name in together} == set(TABLES)
@@ -103,6 +104,7 @@ def test_an_operation_without_a_fixed_order_is_refused(studies: Path) -> None:
         runner.run(["table2"], Request(deterministic=True), "b", console=Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
 def test_over_thread_counts_the_first_iterations_and_the_evaluation_agree(
     pictures: list[data.Picture], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from gradlab.runtime import checkpoints, distributed, files
 from tests.runtime import distributed_cases as cases
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,7 @@ def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun("-m", "tests.ranks_cases", folder)
+    done = torchrun("-m", "tests.runtime.distributed_cases", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "said.txt").write_text(done.stdout)
     return folder

@@ -301,6 +301,7 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
     assert contents(folder) == whole
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A handful of the trials of ``make faults``."""
     command = [sys.executable, "tests/trials/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]

@@ -166,6 +166,22 @@ def test_draws_that_are_not_finite_are_left_out() -> None:
     assert monitor.after_step(1, lambda: model(torch.ones(1, 2)).sum() * next(factors)).empty
 
 
+def test_a_recorder_says_what_to_leave_out_and_frozen_parameters_are_dead() -> None:
+    model = nn.Linear(2, 2)
+    recorder = gl.GradientRecorder({"all": model}, exclude=["bias"])
+    recorder.add([torch.ones(2, 2)])
+    monitor = gl.SNRMonitor(model, recorder, every=1, draws=3)
+    loss = lambda: model(torch.rand(4, 2)).square().sum()  # noqa: E731
+    assert monitor.step(loss)[["parameters", "dead", "draws"]].to_numpy().tolist() == [[4, 0, 3]]
+    assert recorder.draws == 0
+    model.weight.requires_grad_(False)
+    with pytest.raises(GradlabError, match="every recorded parameter is frozen"):
+        monitor.step(loss)
+    both = gl.SNRMonitor(model.requires_grad_(True), {"all": model}, every=1, draws=3)
+    model.weight.requires_grad_(False)
+    assert both.step(loss)[["parameters", "dead", "draws"]].to_numpy().tolist() == [[6, 4, 3]]
+
+
 class Trainer:
     """Calls like Lightning's, with two minibatches to a step of the optimizer."""
 

@@ -395,6 +395,14 @@ def test_memory_is_constant_in_draws():
     assert sum(v.numel() for name in ("mean", "m2", "block_mean", "block_m2") for v in plain[name]) == 2 * scalars
 
 
+def test_a_reset_recorder_starts_anew():
+    net = model()
+    recorder = record(GradientRecorder(net, standard_errors=False), net, range(70))
+    recorder.reset()
+    assert recorder.draws == 0
+    same(record(recorder, net, range(5)).state_dict(), record(GradientRecorder(net, False), net, range(5)).state_dict())
+
+
 def test_damaged_states_are_refused():
     net = model()
     recorder = record(GradientRecorder(net), net, range(70))
@@ -556,15 +564,15 @@ def test_recorded_snr_has_the_known_mean():
     assert np.abs(z).max() < 4.5
 
 
-def passed(means, m2s, others, other_m2s, n, b, replicated):
-    """``passes`` in the form of ``compiled.update``."""
+def updated(update, means, m2s, others, other_m2s, n, b, replicated):
+    """The replicates of ``update``, which changes ``means`` and ``m2s``."""
     layout = Layout([m.shape for m in means], [m.device for m in means])
     into, other = Moments(layout), Moments(layout)
     for i, (mean, m2) in enumerate(zip(means, m2s, strict=True)):
         into.put(i, mean, m2)
         if other_m2s:
             other.put(i, others[i], other_m2s[i])
-    values = passes.join(into, other, n, b, replicated) if other_m2s else passes.draw(into, others, n, replicated)
+    values = update(into, other if other_m2s else others, n, b, replicated)
     for ours, theirs in zip((*means, *m2s), (*into.mean, *into.m2), strict=True):
         ours.copy_(theirs)
     return values
@@ -578,15 +586,16 @@ def test_loops_and_passes_are_one_arithmetic(b):
     new = [torch.randn(size, generator=g) for size in sizes]
     new_m2 = [] if b == 1 else [torch.rand(size, generator=g, dtype=torch.float64) * b for size in sizes]
     found = []
-    for update in (compiled.update, passed):
+    for update in (compiled.update, passes.update):
         g.manual_seed(7)
         mean = [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]
         m2 = [torch.rand(size, generator=g, dtype=torch.float64) * 9 for size in sizes]
         mean[0][0] = m2[0][0] = new[0][0] = 0.0
         for some in new_m2:
             some[0] = 0.0
-        values = list(update(mean, m2, new, new_m2, 10, b, replicated=True))
-        assert not any(update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, replicated=False))
+        values = list(updated(update, mean, m2, new, new_m2, 10, b, replicated=True))
+        first = ([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1])
+        assert not any(updated(update, *first, 10, b, replicated=False))
         found.append((values, mean, m2))
     (values, mean, m2), (other, other_mean, other_m2) = found
     assert values == pytest.approx(other, rel=1e-4)

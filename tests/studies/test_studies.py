@@ -24,6 +24,7 @@ from gradlab.training import RunOptions, TrainSettings
 from tests.codecs.codec_zoo import nudge
 
 STUDIES = list(catalog.studies())
+pytestmark = pytest.mark.slow
 
 
 def module(name):
@@ -260,7 +261,7 @@ def table3(tmp_path, monkeypatch):
     """Runs Table 3 at its smallest, and counts its recordings: ``run(**options)`` and ``run.calls``."""
     study_module = module("table3")
     monkeypatch.setitem(study_module.PROFILES, "quick", study_module.SMALLEST)
-    record = study_module.recording.at_same_weights
+    record = study_module.gradients.compare_direct_y
 
     def run(cut_in=None, resume=True, **options):
         console, run.calls = Console(file=io.StringIO(), width=200), []
@@ -272,7 +273,7 @@ def table3(tmp_path, monkeypatch):
                 how["advance"] = lambda n=1, note="": (os.kill(os.getpid(), signal.SIGTERM), draw(n, note))
             return record(codec, batches, lam, draws, switches, **how)
 
-        monkeypatch.setattr(study_module.recording, "at_same_weights", counted)
+        monkeypatch.setattr(study_module.gradients, "compare_direct_y", counted)
         request = Request(options=RunOptions(resume=resume), **options)
         assert runner.run(["table3"], request, tmp_path, console=console) == 0
         return console.file.getvalue()

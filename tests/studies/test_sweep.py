@@ -17,6 +17,7 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import provenance
 from gradlab.runtime.progress import Progress
 from gradlab.study import Context
+from gradlab.study.verdicts import every, last_two
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
@@ -98,7 +99,7 @@ def test_crops_are_central_and_their_fingerprint_is_kept(context, monkeypatch):
     ([[True, True], [True, False]], None),
 ])  # fmt: skip
 def test_an_ordering_counts_where_the_last_two_points_agree(signs, expected):
-    assert sweep.agreed(signs) is expected
+    assert every(map(last_two, signs)) is expected
 
 
 def fake(rates):
@@ -137,8 +138,8 @@ def test_published_curves_stand_beside_kodak_alone(context, monkeypatch):
     images = noise(*(f"kodim{n:02}.png" for n in range(1, 25)))
     frame = pd.DataFrame({"iterations": [6], "bpp": [0.1], "bpp_paper": [0.2]})
     monkeypatch.setattr(sweep, "points", lambda n, settings, context: (frame, frame, images))
-    monkeypatch.setattr(evaluation, "anchors", lambda images, advance: images)
-    monkeypatch.setattr(evaluation, "anchor_curves", lambda images: frame)
+    monkeypatch.setattr(evaluation, "classical_codecs", lambda images, advance: images)
+    monkeypatch.setattr(evaluation, "classical_curves", lambda images: frame)
     whole = replace(table8.SMALLEST, test_crop=0)
     assert len(sweep.curves(8, whole, context)["table8_references"]) == 44
     assert len(sweep.curves(8, table8.SMALLEST, context)["table8_references"]) == 0

@@ -18,6 +18,7 @@ from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime.progress import Progress
 from gradlab.study import Context, evaluations
 from gradlab.study.pieces import Parts
+from gradlab.study.work import Work
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from tests.codecs.codec_zoo import nudge
@@ -158,6 +159,7 @@ def test_without_images_and_without_the_weights(run):
         evaluations.rate_distortion(run, 3, IMAGES)
 
 
+@pytest.mark.slow
 def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
     seen = []
     with evaluations.Background(IMAGES, 1) as beside:
@@ -197,21 +199,23 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
         train_images=None, test_images=None, progress=Progress(console),
     )  # fmt: skip
     wanted = [(name, models.method(SETTINGS, name)) for name in (models.TWO_LEVEL, models.BASELINE)]
-    points = models.Evaluation(IMAGES, [[(6, ""), (6, "mean")], [(4, "")]])
-    runs = models.train_all(context, wanted, evaluation=points)
+    points = [((6, ""), (6, "mean")), ((4, ""),)]
+    models.train_all(context, wanted, pictures=IMAGES, points=points)
     kept = sorted(path.name.partition("-")[0] for path in Path(tmp_path).rglob("rate-distortion-*.json"))
     assert kept == ["rate"] * 3 and counted == []
-    tables = models.evaluated(
-        context, points, runs, lambda at, i, h, found: {"t": found.assign(at=at, i=i, h=h or "-")}
+    items = [Work("train", *model) for model in wanted]
+    items += [Work("evaluate", *model, points=each) for model, each in zip(wanted, points, strict=True)]
+    tables = models.rate_distortion(
+        context, "t", items, lambda at, i, h, means: {"at": at, "i": i, "h": h or "-"}, keys=("at",), pictures=IMAGES
     )
-    assert counted == [] and len(tables["t"]) == 9
+    assert counted == [] and len(tables["t"]) == 3 and len(tables["t_images"]) == 9
 
 
 def test_a_run_that_was_killed_before_its_last_note_is_noted_later(run):
     noted = json.loads((run.folder / "weights.json").read_text())
     assert set(noted) == {"snapshot-2.safetensors", "snapshot-4.safetensors", "final.safetensors"}
     (run.folder / "weights.json").write_text(json.dumps({"snapshot-4.safetensors": "of an earlier run"}))
-    run.note(run.snapshot(4))
+    run.record_digests(run.snapshot(4))
     assert json.loads((run.folder / "weights.json").read_text()) == noted
     (run.folder / "weights.json").unlink()
     training.train(SETTINGS, data.load(None, "train", SETTINGS.crop), run.folder.parent)

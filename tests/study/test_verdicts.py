@@ -60,7 +60,17 @@ def test_several_pairs_decide_where_all_agree(ends, holds):
     pairs = [Pair({100: end}, BASE, f"k = {k}", (1.0, 2.0)) for k, end in enumerate(ends, 3)]
     verdict = compare(pairs, smallest=1.0)
     assert verdict.holds is holds
-    assert verdict.evidence.startswith(f"cost of A over B: k = 3 {50 * ends[0] - 100:+.1f} % (paper -50.0 %); k = 4 ")
+    assert verdict.evidence.startswith(f"cost of A over B: k = 3: {50 * ends[0] - 100:+.1f} % (paper -50.0 %); k = 4: ")
+
+
+@pytest.mark.parametrize(("ends", "holds"), [
+    ((1.99, 2.01), True), ((1.99, 2.5), False), ((NAN, 2.01), None), ((NAN, 2.5), False), ((1.5, 2.5), False),
+])  # fmt: skip
+def test_values_are_similar_where_no_pair_differs(ends, holds):
+    pairs = [Pair({100: end}, BASE, f"x{k}") for k, end in enumerate(ends)]
+    verdict = compare(pairs, "similar", smallest=2.0)
+    assert verdict.holds is holds
+    assert verdict.evidence.endswith(" after 100 iterations, one seed; similar is read as below 2 %")
 
 
 @pytest.mark.parametrize(("se", "holds"), [(0.04, True), (0.06, None), (NAN, None)])

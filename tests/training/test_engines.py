@@ -116,6 +116,7 @@ class Killer(threading.Thread):
         self.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_killed_worker_changes_nothing(
     engine: str, undisturbed: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -1,4 +1,4 @@
-"""A few hundred damaged files of every kind, and the bench itself; ``make fuzz`` runs thousands."""
+"""A few hundred damaged files of every kind, and the driver itself; ``make fuzz`` runs thousands."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from gradlab.runtime import files
 from tests.trials import fuzz
 
 FILES = 400
-
-
 TRIAL = fuzz.trial
 
 

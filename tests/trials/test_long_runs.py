@@ -1,4 +1,4 @@
-"""The benchmark of long runs at its smallest: exact to rounding, flat in memory of the state, and resumed to the bit."""
+"""The driver of long runs at its smallest: exact to rounding, flat in memory of the state, and resumed to the bit."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from gradlab.training.packing import unpack
 
 STUDIES = ["table3", "table2", "table6"]
 INTERVAL = 1.0
+pytestmark = pytest.mark.slow
 # Every study at its smallest, and each unit of work slowed down, so that a kill lands in the middle of something.
 DRIVER = """
 import importlib, sys, time

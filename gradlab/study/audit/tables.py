@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gradlab.evaluation.quality import psnr
+from gradlab.evaluation.metrics import psnr
 from gradlab.study import paper
 from gradlab.study.audit.checks import NO, YES, Check, Rounded, at_least, at_most, equal, read
 

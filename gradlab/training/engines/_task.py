@@ -34,10 +34,10 @@ class Task(NamedTuple):
     """A training run.
 
     Attributes:
-        name: in the terminal.
-        settings: what is trained; its ``data`` is the fingerprint of the sweep's images (``settings.on``).
+        name: shown in the terminal.
+        settings: of the run; ``data`` is the fingerprint of the sweep's images (``settings.on``).
         snr: iterations between records of the gradient SNR (0: none), and draws of each.
-        within: folder below that of all runs; for a second training, beside which the first stays.
+        within: folder below that of all runs, for a second training next to the first.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Sweep:
     Attributes:
         tasks: the runs; the ``data`` of their settings is the fingerprint of the images.
         runs: folder of all runs.
-        images: folder of the images; None stands for the embedded photographs.
-        pictures: the same, loaded.
-        progress: shows how far the runs have come.
-        study: for which they are done.
-        options: how each is done; its ``progress`` and ``snr_every`` are the tasks' own.
-        deterministic: whether other processes, too, are to compute the same bits every time.
-        finished: called in this process with each task that is done.
+        images: folder of the images; None: the embedded photographs.
+        pictures: the same images, loaded.
+        progress: shows the progress of the runs.
+        study: the study that the runs are trained for.
+        options: of each run; ``progress`` and ``snr_every`` are replaced by those of the task.
+        deterministic: whether worker processes compute bitwise reproducible results.
+        finished: called in this process with each finished task.
     """
 
     tasks: tuple[Task, ...]

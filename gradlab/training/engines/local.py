@@ -1,4 +1,4 @@
-"""On this machine: one run after the other in this process, or several side by side in processes of their own."""
+"""Training on this machine: one run after the other in this process, or several in worker processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime.progress import Advance, Combined, quiet
@@ -18,22 +19,26 @@ from gradlab.training.engines._follow import dispatched, follow, marked_waiting
 from gradlab.training.engines._task import RETRIES, Outcome, Sweep, Task, WorkerTask, execute, train_task
 from gradlab.training.loop import Training
 
+if TYPE_CHECKING:
+    from gradlab.training.engines import Engine
 
-def train(sweep: Sweep, jobs: int = 1) -> None:
-    """Train every model that is not there yet.
 
-    On CUDA several jobs take turns in this process, each on a stream of its own. Elsewhere each job is a process with
-    its share of the cores. The number of threads changes the order of sums, and after thousands of iterations the
-    numbers: compare runs that had as many.
+def train(sweep: Sweep, engine: Engine) -> None:
+    """Train every model that is not trained yet.
+
+    On CUDA several jobs take turns in this process, each on its own stream. Elsewhere each job is a process with its
+    share of the cores. The number of threads changes the order of sums and, after thousands of iterations, the results:
+    compare runs with the same number.
 
     Args:
         sweep: the runs.
-        jobs: how many side by side.
+        engine: its ``jobs`` is the number of runs side by side, 1 by default.
 
     Raises:
         GradlabError: a run failed.
         Stopped: the deadline has passed.
     """
+    jobs = engine.jobs or 1
     if jobs == 1 or sweep.options.device.startswith("cuda"):
         with marked_waiting(sweep, sweep.pending()), contextlib.ExitStack() as stack:
             total: Advance = quiet
@@ -57,17 +62,17 @@ def _training(sweep: Sweep, task: Task, total: Advance) -> Training:
 
 
 def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
-    """Train models an iteration each in turn, so many at a time, in this process.
+    """Train several models in this process, one iteration each in turn.
 
-    An iteration only queues work on an accelerator, so that models on streams of their own run side by side there.
+    An iteration only queues work on an accelerator, so models on separate streams run side by side there.
 
     Args:
         trainings: each starts a run.
-        jobs: how many at a time.
+        jobs: number of models at a time.
 
     Raises:
         Exception: of the first run that failed; the others are finished first.
-        Stopped: a run was stopped, as the others will be by the same cause.
+        Stopped: a run was stopped; the cause stops the others too.
     """
     waiting, active = list(trainings), list[Training]()
     failed: Exception | None = None
@@ -79,16 +84,16 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
             for training in list(active):
                 try:
                     next(training)
+                    continue
                 except StopIteration:
-                    active.remove(training)
+                    pass
                 except Stopped as error:
-                    active.remove(training)
                     stopped = error
                 except Exception as error:  # e.g. too little memory: the others may go on
                     if jobs == 1:
                         raise
-                    active.remove(training)
                     failed = failed or error
+                active.remove(training)
     finally:
         for training in active:
             training.close()
@@ -97,7 +102,7 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
 
 
 class _Pools:
-    """Worker processes. When one dies, a new pool takes over its runs, which go on from their checkpoints."""
+    """Worker processes. When one dies, a new pool continues its runs from their checkpoints."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs, self._deaths = jobs, 0

@@ -8,41 +8,41 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradlab.errors import GradlabError
 from gradlab.training.engines._follow import dispatched, follow
 from gradlab.training.engines._task import RETRIES, Outcome, Sweep, WorkerTask, execute
+
+if TYPE_CHECKING:
+    from gradlab.training.engines import Engine
 
 # Results are messages; the runs themselves are in the shared folder.
 STORE_BYTES = 80 * 1024**2
 GRACE_SECONDS = 60.0
 
 
-def train(sweep: Sweep, jobs: int | None, address: str | None, cpus: float, gpus: float | None) -> None:
-    """Train every model that is not there yet.
+def train(sweep: Sweep, engine: Engine) -> None:
+    """Train every model that is not trained yet.
 
     Args:
         sweep: the runs; every machine of the cluster sees their folder.
-        jobs: how many at a time; None: as many as fit.
-        address: of the cluster; None: the one that this process is connected to, else a new one on this machine.
-        cpus: cores of each run.
-        gpus: accelerators of each run; None is 1 on CUDA and 0 elsewhere.
+        engine: the cluster, how many runs at a time, and the resources of each.
 
     Raises:
         GradlabError: Ray is not installed or the cluster is not reached; a run failed.
         Stopped: the deadline has passed.
     """
-    share = (1.0 if sweep.options.device.startswith("cuda") else 0.0) if gpus is None else gpus
+    gpus = float(sweep.options.device.startswith("cuda")) if engine.gpus is None else engine.gpus
     with contextlib.ExitStack() as stack:
         tasks = stack.enter_context(dispatched(sweep))
         if not tasks:
             return
-        ray = stack.enter_context(_connected(address))
-        _fits(ray, cpus, share)
+        ray = stack.enter_context(_connected(engine.address))
+        _fits(ray, engine.cpus, gpus)
         # Ray retries only after the death of a worker or a machine, not after exceptions.
-        remote = ray.remote(num_cpus=cpus, num_gpus=share, max_retries=RETRIES)(execute)
-        queue = _Queue(ray, remote, tasks, jobs or len(tasks))
+        remote = ray.remote(num_cpus=engine.cpus, num_gpus=gpus, max_retries=RETRIES)(execute)
+        queue = _Queue(ray, remote, tasks, engine.jobs or len(tasks))
         try:
             follow(sweep, tasks, queue.wait)
         except BaseException:

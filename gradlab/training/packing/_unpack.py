@@ -1,6 +1,6 @@
-"""Packed files back into an output folder, where ``gradlab run --resume`` goes on: ``gradlab unpack``.
+"""Unpack files into an output folder, where ``gradlab run --resume`` continues.
 
-What is finished in the folder stays as it is; what is not gives way to what is further.
+Finished runs and studies of the folder stay; unfinished ones are replaced by packed ones that are further.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files, locks
 from gradlab.training.packing import archive
-from gradlab.training.packing.shards import NAME, Packed, Stored, read
+from gradlab.training.packing.shards import FILE_NAME, LoadedSet, WeightSet, read
 from gradlab.training.run import FINAL, LAST
 
 EVALUATED = "rate-distortion-"
@@ -21,48 +21,47 @@ TEXTS = ("settings.json", "log.csv")
 
 @dataclass
 class Unpacked:
-    """What became of packed files.
+    """The result of unpacking.
 
     Attributes:
-        sets: of weights that were put into the folder.
-        files: how many others were.
-        stayed: runs, studies and other files of the folder that were kept, though the pack has them too.
-        incomplete: ``RUN/KIND (ITERATION)`` of weights of which files are missing.
+        sets: of weights that were written to the folder.
+        files: number of other files that were written.
+        stayed: runs, studies and other files of the folder that were kept although the pack has them too.
+        incomplete: ``RUN/KIND (ITERATION)`` of weights whose files are incomplete.
     """
 
-    sets: list[Packed] = field(default_factory=list)
+    sets: list[WeightSet] = field(default_factory=list)
     files: int = 0
     stayed: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
 
 
 def unpack(source: Path, out: Path) -> Unpacked:
-    """Put packed files where ``gradlab run --out OUT --resume`` goes on from them.
+    """Unpack files into an output folder, from which ``gradlab run --out OUT --resume`` continues.
 
-    A finished run and a finished study in ``out`` stay. An unfinished run gives way to a packed one with more
-    iterations, an unfinished study takes the packed files and keeps its other parts. Snapshots, evaluations and logs
+    Finished runs and finished studies in ``out`` stay. An unfinished run is replaced by a packed one with more
+    iterations; an unfinished study takes the packed files and keeps its other parts. Snapshots, evaluations and logs
     are added where there are none.
 
     Args:
-        source: files that ``pack`` wrote, all of them or some.
+        source: a folder with all or some files of ``pack``.
         out: an output folder.
 
     Raises:
-        GradlabError: no packed files, or one that is damaged or that ``pack`` does not write; or another process works
-            in ``out``. Nothing is written then.
+        GradlabError: no packed files, a file that is damaged or not of ``pack``, or another process works in ``out``.
+            Nothing is written then.
     """
-    paths = sorted(path for path in source.glob("weights-*.safetensors") if NAME.fullmatch(path.name))
-    there = (source / archive.NAME).exists()
-    if not paths and not there:
+    paths = sorted(path for path in source.glob("weights-*.safetensors") if FILE_NAME.fullmatch(path.name))
+    archived = (source / archive.NAME).exists()
+    if not paths and not archived:
         raise GradlabError(f"{source} holds neither {archive.NAME} nor weights: name a folder that gradlab pack wrote")
-    whole, parts = read(paths, lambda run: "/" not in run and archive.is_plain(run))
-    archived = archive.contents(source / archive.NAME) if there else {}
-    done = Unpacked()
-    runs: dict[str, tuple[list[Stored], dict[str, bytes]]] = {}
-    for stored in whole:
-        runs.setdefault(stored.one.run, ([], {}))[0].append(stored)
+    complete, incomplete = read(paths, lambda run: "/" not in run and archive.is_plain(run))
+    contents = archive.read(source / archive.NAME) if archived else {}
+    runs: dict[str, tuple[list[LoadedSet], dict[str, bytes]]] = {}
+    for loaded in complete:
+        runs.setdefault(loaded.weights.run, ([], {}))[0].append(loaded)
     studies: dict[str, dict[str, bytes]] = {}
-    for name, content in archived.items():
+    for name, content in contents.items():
         top, _, rest = name.partition("/")
         if top == "runs" and rest.count("/") == 1:
             run, _, file = rest.partition("/")
@@ -70,81 +69,83 @@ def unpack(source: Path, out: Path) -> Unpacked:
         else:
             studies.setdefault(top if rest and top != "runs" else "", {})[name] = content
     files.ensure_folder(out)
+    result = Unpacked()
     with locks.hold(out, "wait until it has ended, or unpack into another folder"):
         for run, (sets, others) in sorted(runs.items()):
-            _put_run(out / "runs" / run, sets, others, done)
-        for study, content_of in sorted(studies.items()):
-            _put_study(out, study, content_of, done)
-    done.incomplete = [f"{p.run}/{p.kind} ({p.iteration})" for p in parts if not any(_covers(w.one, p) for w in whole)]
-    return done
+            _put_run(out / "runs" / run, sets, others, result)
+        for study, study_files in sorted(studies.items()):
+            _put_study(out, study, study_files, result)
+    lacking = [part for part in incomplete if not any(_covers(loaded.weights, part) for loaded in complete)]
+    result.incomplete = [f"{part.run}/{part.kind} ({part.iteration})" for part in lacking]
+    return result
 
 
-def _covers(one: Packed, other: Packed) -> bool:
-    """Whether a whole set makes another one unnecessary, which a killed process left in part."""
-    further = one.kind == other.kind and one.iteration >= other.iteration
-    return one.run == other.run and (further or (one.kind == "final" and other.kind == "last"))
+def _covers(weights: WeightSet, other: WeightSet) -> bool:
+    """Whether a complete set makes another one unnecessary, of which a killed process left a part."""
+    further = weights.kind == other.kind and weights.iteration >= other.iteration
+    return weights.run == other.run and (further or (weights.kind == "final" and other.kind == "last"))
 
 
-def _put_run(folder: Path, sets: list[Stored], others: Mapping[str, bytes], done: Unpacked) -> None:
-    best = max((s for s in sets if not s.one.kind.startswith("snapshot")), key=_far, default=None)
-    further = best is not None and not (folder / FINAL).exists() and _far(best) > (False, _iteration(folder / LAST))
-    if best is not None and further:
-        texts = best.about["texts"]
+def _put_run(folder: Path, sets: list[LoadedSet], others: Mapping[str, bytes], result: Unpacked) -> None:
+    snapshots = [loaded for loaded in sets if loaded.weights.kind.startswith("snapshot")]
+    models = [loaded for loaded in sets if not loaded.weights.kind.startswith("snapshot")]
+    best = max(models, key=_progress, default=None)
+    if best is not None and not (folder / FINAL).exists() and _progress(best) > (False, _iteration(folder / LAST)):
         for name, content in others.items():
             if name not in TEXTS and not name.startswith(EVALUATED):
-                _put(folder / name, content, done)
-        for name in TEXTS:  # of the moment of the weights
-            if texts.get(name):
-                _put(folder / name, texts[name].encode(), done)
-        _save(folder, best, done)
-        if best.one.kind == "final":
+                _put(folder / name, content, result)
+        for name in TEXTS:  # as they were when the weights were packed
+            if best.about["texts"].get(name):
+                _put(folder / name, best.about["texts"][name].encode(), result)
+        _save(folder, best, result)
+        if best.weights.kind == "final":
             files.remove(folder / LAST)
     elif best is not None:
-        done.stayed.append(f"runs/{folder.name}")
-    for stored in sets:
-        if stored.one.kind.startswith("snapshot") and not (folder / f"{stored.one.kind}.safetensors").exists():
-            _save(folder, stored, done)
-            for name in TEXTS[:1]:  # of a run of which nothing else came home
-                if not (folder / name).exists():
-                    _put(folder / name, stored.about["texts"].get(name, "").encode(), done)
+        result.stayed.append(f"runs/{folder.name}")
+    for loaded in snapshots:
+        if not (folder / f"{loaded.weights.kind}.safetensors").exists():
+            _save(folder, loaded, result)
+            settings = TEXTS[0]  # the pack may hold nothing else of the run
+            if not (folder / settings).exists():
+                _put(folder / settings, loaded.about["texts"].get(settings, "").encode(), result)
     for name, content in others.items():
         if not (folder / name).exists():
-            _put(folder / name, content, done)
+            _put(folder / name, content, result)
 
 
-def _far(stored: Stored) -> tuple[bool, int]:
-    return stored.one.kind == "final", stored.one.iteration
+def _progress(loaded: LoadedSet) -> tuple[bool, int]:
+    return loaded.weights.kind == "final", loaded.weights.iteration
 
 
 def _iteration(checkpoint: Path) -> int:
-    """Iterations behind a checkpoint; -1 where there is none that training could go on from."""
+    """Return the iterations behind a checkpoint; -1 if training cannot continue from it."""
     try:
         return checkpoints.load(checkpoint).iteration
     except GradlabError:
         return -1
 
 
-def _save(folder: Path, stored: Stored, done: Unpacked) -> None:
-    files.ensure_folder(folder)
-    path = folder / f"{stored.one.kind}.safetensors"
-    checkpoints.save(path, stored.tensors, stored.about["settings_hash"], stored.one.iteration, stored.about["extra"])
-    done.sets.append(stored.one)
+def _save(folder: Path, loaded: LoadedSet, result: Unpacked) -> None:
+    weights, about = loaded.weights, loaded.about
+    path = files.ensure_folder(folder) / f"{weights.kind}.safetensors"
+    checkpoints.save(path, loaded.tensors, about["settings_hash"], weights.iteration, about["extra"])
+    result.sets.append(weights)
 
 
-def _put_study(out: Path, study: str, files: Mapping[str, bytes], done: Unpacked) -> None:
-    """Put the files of a study, by their names below ``out``; those of no study have an empty name of it."""
+def _put_study(out: Path, study: str, contents: Mapping[str, bytes], result: Unpacked) -> None:
+    """Write the files of a study, by their names below ``out``; ``study`` is empty for files of no study."""
     if study and _finished(out / study):
-        done.stayed.append(study)
+        result.stayed.append(study)
         return
-    # The provenance comes last: it says that the study is finished.
-    for name, content in sorted(files.items(), key=lambda item: item[0] == f"{study}/{digests.RECORD}"):
+    # The provenance comes last: it marks the study as finished.
+    for name, content in sorted(contents.items(), key=lambda item: item[0] == f"{study}/{digests.RECORD}"):
         path = out / name
         # A log may have grown; another file of the same name is not ours to replace.
-        ours = study or name == archive.LISTED  # the list is of the pack that came last
+        ours = study or name == archive.LIST  # the list describes the pack that came last
         if not ours and path.exists() and not content.startswith(path.read_bytes()):
-            done.stayed.append(name)
+            result.stayed.append(name)
         else:
-            _put(path, content, done)
+            _put(path, content, result)
 
 
 def _finished(folder: Path) -> bool:
@@ -154,9 +155,9 @@ def _finished(folder: Path) -> bool:
         return False
 
 
-def _put(path: Path, content: bytes, done: Unpacked) -> None:
+def _put(path: Path, content: bytes, result: Unpacked) -> None:
     if path.is_file() and path.read_bytes() == content:
         return
     files.ensure_folder(path.parent)
     files.write_bytes(path, content)
-    done.files += 1
+    result.files += 1

@@ -7,7 +7,7 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
-from gradlab.evaluation.weights import weight_statistics
+from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.noise import stream
 
 LAM = 0.015

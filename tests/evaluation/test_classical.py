@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from gradlab import data
 from gradlab.errors import GradlabError
-from gradlab.evaluation.anchors import ANCHORS, anchor_curves, anchors, available
+from gradlab.evaluation.classical import CLASSICAL_CODECS, available_codecs, classical_codecs, classical_curves
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,13 @@ def chelsea():
 
 @pytest.fixture(scope="module")
 def table(chelsea):
-    return anchors([chelsea])
+    return classical_codecs([chelsea])
 
 
 def test_every_codec_that_pillow_has(table):
-    assert set(available()) == {name for name, a in ANCHORS.items() if features.check(a.feature)}
-    assert list(dict.fromkeys(table["codec"])) == list(available())
-    assert "JPEG" in available()
+    assert set(available_codecs()) == {name for name, a in CLASSICAL_CODECS.items() if features.check(a.feature)}
+    assert list(dict.fromkeys(table["codec"])) == list(available_codecs())
+    assert "JPEG" in available_codecs()
     assert list(table.columns) == ["codec", "chroma", "quality", "image", "bpp", "mse", "psnr", "ms_ssim"]
 
 
@@ -45,7 +45,7 @@ def test_jpeg_by_hand(chelsea, table):
     assert row["chroma"] == "4:2:0"
 
 
-@pytest.mark.parametrize("codec", available())
+@pytest.mark.parametrize("codec", available_codecs())
 def test_rate_and_quality_grow_together(table, codec):
     mine = table[table["codec"] == codec]
     for column in ("bpp", "psnr", "ms_ssim"):
@@ -55,14 +55,14 @@ def test_rate_and_quality_grow_together(table, codec):
     assert mine["psnr"].min() > 20
 
 
-@pytest.mark.parametrize("codec", available())
+@pytest.mark.parametrize("codec", available_codecs())
 def test_chroma_is_as_stated(codec):
     # A checkerboard of two colours of one luma: 4:2:0 has nowhere to put it, 4:4:4 does.
     a, b = torch.tensor([200, 60, 120]), torch.tensor([20, 134, 174])
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2
     image = torch.where(board[None] == 0, a[:, None, None], b[:, None, None]).to(torch.uint8)
-    best = anchors([image], [codec], ANCHORS[codec].qualities[-1:]).iloc[0]
-    assert (best["psnr"] > 25) == (ANCHORS[codec].chroma == "4:4:4")
+    best = classical_codecs([image], [codec], CLASSICAL_CODECS[codec].qualities[-1:]).iloc[0]
+    assert (best["psnr"] > 25) == (CLASSICAL_CODECS[codec].chroma == "4:4:4")
     assert math.isnan(best["ms_ssim"])  # too small for five scales
 
 
@@ -73,8 +73,8 @@ def test_aimed_at_psnr_is_what_jpeg_2000_reaches(table):
 
 def test_curves_are_means_over_images(chelsea):
     other = chelsea._replace(name="half", pixels=chelsea.pixels[:, ::2, ::2].contiguous())
-    both = anchors([chelsea, other], ["JPEG"], (10, 80))
-    curves = anchor_curves(both)
+    both = classical_codecs([chelsea, other], ["JPEG"], (10, 80))
+    curves = classical_curves(both)
     assert list(curves["quality"]) == [10, 80]
     for column in ("bpp", "psnr", "mse"):
         assert curves[column].tolist() == pytest.approx(both.groupby("quality")[column].mean().tolist())
@@ -82,10 +82,10 @@ def test_curves_are_means_over_images(chelsea):
 
 def test_bad_input(chelsea, monkeypatch):
     with pytest.raises(GradlabError, match="no images"):
-        anchors([])
+        classical_codecs([])
     with pytest.raises(GradlabError, match="unknown classical codec 'JPG': did you mean 'JPEG'"):
-        anchors([chelsea], ["JPG"])
+        classical_codecs([chelsea], ["JPG"])
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
-    assert "AVIF" not in available()
+    assert "AVIF" not in available_codecs()
     with pytest.raises(GradlabError, match="this Pillow has no AVIF: install one with it, or ask for JPEG"):
-        anchors([chelsea], ["AVIF"])
+        classical_codecs([chelsea], ["AVIF"])
