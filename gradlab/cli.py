@@ -118,16 +118,13 @@ def list_() -> None:
 
 # Options of 'plan' and of 'run'.
 Device = Annotated[
-    str | None,
-    typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda"),
+    str | None, typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda")
 ]
 TrainImages = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs"),
+    Path | None, typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs")
 ]
 TestImages = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs"),
+    Path | None, typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs")
 ]
 Precision = Annotated[
     str | None,
@@ -150,16 +147,14 @@ def plan(
     profile: Annotated[str, typer.Option(metavar="quick|stay|gpu|paper", help="As of 'gradlab run'.")] = "quick",
     device: Device = None,
     budget: Annotated[
-        float | None,
-        typer.Option(metavar="MINUTES", help="Available time; at least 1.", show_default="none"),
+        float | None, typer.Option(metavar="MINUTES", help="Available time; at least 1.", show_default="none")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the plan, for 'gradlab run --plan FILE'.", show_default="none"),
     ] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The --out of a run to continue: its iterations need no time."),
+        Path | None, typer.Option(metavar="DIR", help="The --out of a run to continue: its iterations need no time.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="0 or more.")] = 0,
     train_images: TrainImages = None,
@@ -227,8 +222,7 @@ def run(
     ] = None,
     device: Device = None,
     seed: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.", show_default="0"),
+        int | None, typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.", show_default="0")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip finished studies; continue training from its checkpoint.")
@@ -276,8 +270,7 @@ def run(
         typer.Option(metavar="A", help="Address of a Ray cluster, e.g. auto.", show_default="one is started here"),
     ] = None,
     cpus: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Ray: cores for each model.", show_default="1"),
+        float | None, typer.Option(metavar="N", help="Ray: cores for each model.", show_default="1")
     ] = None,
     gpus: Annotated[
         float | None,
@@ -291,7 +284,7 @@ def run(
     from gradlab.training import RunOptions
     from gradlab.training.engines import Engine
 
-    accept: Callable[[dict[str, str]], object] = lambda fingerprints: None  # noqa: E731
+    accept = None
     if plan is not None:
         from gradlab.study import planning
 
@@ -416,12 +409,10 @@ def pack(
     ] = None,
     limit: Annotated[float, typer.Option(metavar="MB", help="Largest file, in units of 2^20 bytes.")] = 15.0,
     total: Annotated[
-        float | None,
-        typer.Option(metavar="MB", help="Largest size of all files together.", show_default="any size"),
+        float | None, typer.Option(metavar="MB", help="Largest size of all files together.", show_default="any size")
     ] = None,
     snapshots: Annotated[
-        list[int],
-        typer.Option("--snapshot", metavar="N", help="Also the weights after N iterations; may be repeated."),
+        list[int], typer.Option("--snapshot", metavar="N", help="Also the weights after N iterations; may be repeated.")
     ] = [],  # noqa: B006
     optimizer: Annotated[
         bool, typer.Option("--optimizer", help="Also the optimizer of unfinished runs, so that they continue exactly.")
@@ -513,8 +504,7 @@ def prepare(
         int, typer.Option(metavar="N", help="Seed of sizes and noise; the same seed gives the same pixels.")
     ] = 0,
     workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Number of processes.", show_default="one for each core"),
+        int | None, typer.Option(metavar="N", help="Number of processes.", show_default="one for each core")
     ] = None,
 ) -> None:
     """Shrink the largest photographs of SRC and add noise, as in Balle et al. 2018.

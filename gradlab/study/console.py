@@ -34,29 +34,23 @@ def plain_table(*heads: str, right: Collection[str] = ()) -> Table:
 
 def show_table(console: Console, frame: DataFrame, path: Path) -> None:
     """Print the first rows, the paper's numbers next to the measured; transposed or cut if too wide."""
-    from rich.table import Table
-
-    heads, cells, right = [], [], []
+    heads, cells, right = [], [], ["paper"]
     for column in columns(frame.head(ROWS)):
         heads.append(column.name)
         cells.append(column.cells)
-        right.append(column.numeric)
+        right += [column.name] * column.numeric
         if column.paper:
             heads.append("paper")
             cells.append(column.paper)
-            right.append(True)
-    widths = [max(map(len, [head, *cell])) + 2 for head, cell in zip(heads, cells, strict=True)]
+    widths = _widths(heads, cells)
     if sum(widths) > console.width and len(frame) <= 6:
         # Few rows of many columns: one line for each column.
         heads, cells = ["", *cells[0]], [heads[1:], *map(list, zip(*cells[1:], strict=True))]
-        right = [False, *[True] * len(frame)]
-        widths = [max(map(len, [head, *cell])) + 2 for head, cell in zip(heads, cells, strict=True)]
+        right, widths = heads[1:], _widths(heads, cells)
     kept = len(heads)
     while kept > 2 and sum(widths[:kept]) > console.width:
         kept -= 1
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head, numeric in zip(heads[:kept], right, strict=False):
-        table.add_column(head, justify="right" if numeric else "left")
+    table = plain_table(*heads[:kept], right=right)
     for row in zip(*cells[:kept], strict=True):
         table.add_row(*row)
     console.print(table, markup=False)
@@ -64,6 +58,10 @@ def show_table(console: Console, frame: DataFrame, path: Path) -> None:
     more += [f"{len(heads) - kept} more columns"] if kept < len(heads) else []
     if more:
         print_line(console, f"{' and '.join(more)} in {path}")
+
+
+def _widths(heads: list[str], cells: list[list[str]]) -> list[int]:
+    return [max(map(len, [head, *column])) + 2 for head, column in zip(heads, cells, strict=True)]
 
 
 def show_verdicts(console: Console, verdicts: Iterable[tuple[str, str, bool | None, str]]) -> None:

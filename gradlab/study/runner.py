@@ -66,7 +66,7 @@ def run(
     out: str | Path | None = None,
     *,
     console: Console | None = None,
-    accept: Callable[[dict[str, str]], object] = lambda fingerprints: None,
+    accept: Callable[[dict[str, str]], object] | None = None,
 ) -> int:
     """Run studies one after the other, after checking the whole request.
 
@@ -102,7 +102,8 @@ def run(
             modules = catalog.load(names, request)
             resolved = request.resolved(deadline)
             folders = fingerprints(request.pictures("train"), request.pictures("test"))
-            accept(folders)
+            if accept is not None:
+                accept(folders)
             files.ensure_folder(out)
             if distributed.group().is_main:
                 remedy = "wait until it has ended, stop it, or choose another folder with --out"
