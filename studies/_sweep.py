@@ -7,9 +7,9 @@ same numbers of iterations; an ordering counts where the last two agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -20,12 +20,12 @@ from gradlab.study.verdicts import Pair, every, last_two, signed
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
+from gradlab_studies._models import Variant
 
 LAMBDAS = (0.0016, 0.0032, 0.0075, 0.015, 0.03, 0.045, 0.08)
 SPREAD = (0.0016, 0.0075, 0.03, 0.08)
-COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim", "R-D cost": "rd_cost"} | {
-    name: name for name in ("bpp_y", "bpp_z", "bpp_estimate", "psnr_of_mean_mse")
-}
+COLUMNS = ("method", "sample_size", "lambda", "bpp", "MSE", "PSNR", "MS-SSIM", "R-D cost", "bpp_y", "bpp_z",
+           "bpp_estimate", "psnr_of_mean_mse")  # fmt: skip
 PSNR_RATE, SSIM_RATE = "PSNR BD-BR (%)", "MS-SSIM BD-BR (%)"
 FIGURES = (PSNR_RATE, "PSNR BD-Metric", SSIM_RATE, "MS-SSIM BD-Metric")
 MIX = "MS-NIC-MIX"  # as Tables 4, 5, 8 and 9 print it
@@ -84,15 +84,20 @@ class Settings:
         return models.printed_size(name, self.k(name))
 
 
-def trained(settings: Settings) -> list[tuple[str, float, TrainSettings]]:
-    """Method, lambda and settings of each model."""
-    return [(name, lam, settings.trained(name, lam)) for lam in settings.lams for name in METHODS]
+def variants(settings: Settings) -> list[Variant]:
+    """Every method at every lambda."""
+
+    def variant(name: str, lam: float) -> Variant:
+        labels = {"method": name, "sample_size": settings.size(name), "lambda": lam}
+        printed = {"method": name, "lam": lam} if lam in LAMBDAS else {}
+        return Variant(f"{name}, lambda {lam:g}", settings.trained(name, lam), settings.points, labels, printed)
+
+    return [variant(name, lam) for lam in settings.lams for name in METHODS]
 
 
 def work(settings: Settings) -> list[Work]:
     """What a study of the sweep needs."""
-    runs = [(f"{name}, lambda {lam:g}", run) for name, lam, run in trained(settings)]
-    return [item._replace(crop=settings.test_crop) for item in models.work(runs, evaluate=settings.points)]
+    return [item._replace(crop=settings.test_crop) for item in models.work_of(variants(settings))]
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:
@@ -115,16 +120,9 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
     Raises:
         Stopped: the deadline has passed; what was trained and coded is kept.
     """
-    runs, images = trained(settings), pictures(settings, context)
-
-    def row(at: int, iteration: int, hyper_input: str, means: Mapping[str, float]) -> dict[str, Any]:
-        name, lam, _ = runs[at]
-        where = {"method": name, "lam": lam} if lam in LAMBDAS else {}
-        first = {"method": name, "sample_size": settings.size(name), "lambda": lam}
-        return first | models.beside_paper(n, COLUMNS, means, **where)
-
-    keys, name = ("method", "lambda", "iterations"), f"table{n}"
-    tables = models.rate_distortion(context, name, work(settings), row, keys=keys, pictures=images)
+    images, name = pictures(settings, context), f"table{n}"
+    keys = ("method", "lambda", "iterations")
+    tables = models.rate_distortion(context, n, variants(settings), COLUMNS, keys=keys, pictures=images)
     place = {method: place for place, method in enumerate(METHODS)}
     table = tables[name].sort_values("method", key=lambda c: c.map(place), kind="stable", ignore_index=True)
     return table, tables[f"{name}_images"], images
