@@ -42,31 +42,30 @@ ASSUMED = models.ASSUMED | {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(models.Settings):
     """Models and points.
 
     Attributes:
         base: the baseline, but for lambda and channels.
+        points: iterations at which all methods are compared; the last is the table's.
         lams: lambdas, ascending.
         wide: channels from ``wide_from`` on.
         wide_from: the lambda at which the channels change; None for one size.
         samples: k of IWAE, of MIX, and of DMS (k = l).
-        points: iterations at which all methods are compared; the last is the table's.
         test_crop: side of the central crop that is coded, pixels; 0 codes whole images. A context model decodes
             position by position, in Python.
     """
 
-    base: TrainSettings
+    points: tuple[int, ...] = (1_500_000, 2_000_000)
     lams: tuple[float, ...] = LAMBDAS
     wide: tuple[int, ...] = (192, 320)
     wide_from: float | None = None
     samples: tuple[int, int, int] = (5, 8, 16)
-    points: tuple[int, ...] = (1_500_000, 2_000_000)
     test_crop: int = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         evaluation.check_lambdas(self.lams)
+        super().__post_init__()
 
     def trained(self, name: str, lam: float) -> TrainSettings:
         """The run of a method at a lambda."""

@@ -55,6 +55,9 @@ class Settings:
     equations: tuple[int, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, self.iterations)
+
 
 def _longer(profile: str) -> tuple[tuple[str, int, int], ...]:
     """What Table 1 and the latents' studies train in a profile: method, sample size, last iteration."""

@@ -189,6 +189,8 @@ def test_a_big_batch_of_as_many_epochs():
         ("figure3", "iterations=7", "no weights are kept after 7 iterations"),
         ("figure4", "iterations=7", "no weights are kept after 7 iterations"),
         ("table11", "iterations=7", "no weights are kept after 7 iterations"),
+        ("table7", "iterations=7", "no weights are kept after 7 iterations"),
+        ("table8", "points=(5,)", "no weights are kept after 5 iterations: give some of 750, 1000"),
         ("autoencoders", "points=(7,)", "no weights are kept after 7 iterations"),
     ],
 )
