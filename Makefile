@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with git and Python 3.10 to 3.12:
 #   make reproduce   the main job, from the embedded photographs, on a CPU
-#   make test        everything that proves that it works
+#   make test        linters, type checks and all tests, the slow ones included
 VENV ?= .venv
 OUT ?= figures/quick
 BIN := $(VENV)/bin
@@ -27,15 +27,15 @@ types: install
 layers: install
 	$(BIN)/lint-imports
 
-# Two workers of one thread each: threads that outnumber the cores make everything slower by far.
+# Two workers of one thread each: more threads than cores are much slower. Quick suite: $(BIN)/pytest -m "not slow".
 unit: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-# Sixty trials: kill a run at a random moment, resume it, compare with one that nobody killed (docs/reliability.md).
+# Sixty trials: kill a run at a random moment, resume it and compare it with an undisturbed run (docs/reliability.md).
 faults: install
-	$(BIN)/python benchmarks/faults.py --trials 60 --out figures/reliability/kills
+	$(BIN)/python tests/trials/faults.py --trials 60 --out figures/reliability/kills
 
-# The documentation, in docs/_build/html; needs no network. Whatever Sphinx warns of is an error.
+# The documentation, in docs/_build/html; needs no network. Every warning of Sphinx is an error.
 docs: install
 	$(BIN)/sphinx-build -W -n --keep-going -q -b html docs docs/_build/html
 	@echo "wrote docs/_build/html/index.html"
@@ -45,10 +45,10 @@ links: install
 	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/linkcheck
 # Damaged files of every kind, for five minutes, and 10^9 toy draws: figures/reliability (docs/reliability-input.md).
 fuzz: install
-	$(BIN)/python benchmarks/fuzz.py --seconds 300 --seed 0
+	$(BIN)/python tests/trials/fuzz.py --seconds 300 --seed 0
 
 long-runs: install
-	$(BIN)/python benchmarks/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
+	$(BIN)/python tests/trials/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
 
 install: $(VENV)/installed
 

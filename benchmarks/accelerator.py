@@ -342,7 +342,7 @@ def toys(
 
     def ours() -> Iterate:
         box = problems.BoxGaussian(phi=toy.PHI, x=toy.X, likelihood_std=toy.STD)
-        pathwise = estimators.estimator("pathwise")
+        pathwise = estimators.get_estimator("pathwise")
 
         def run(iteration: int) -> None:
             drawn = box.draw_noise(draws, toy.K, stream(0, "toys", iteration, device), torch.float32)

@@ -21,11 +21,11 @@ from rich.console import Console
 from gradlab import data
 from gradlab.runtime import files
 from gradlab.runtime.progress import Progress
-from gradlab.study import Context, catalog, runner
+from gradlab.study import Context, Request, catalog
 from gradlab.study.assignments import assigned
 from gradlab.training import RunOptions, TrainSettings, TrainState
 from gradlab.training.engines import Engine
-from gradlab.training.steps import step_of
+from gradlab.training.steps import make_step
 
 catalog.studies_folder()
 from gradlab_studies import _latents, table1, table2, table3  # noqa: E402
@@ -56,7 +56,7 @@ def main(
     files.ensure_folder(out)
     if unknown := set(names) - set(STUDIES):
         raise typer.BadParameter(f"no study {unknown.pop()!r} here: there are {', '.join(STUDIES)}")
-    runner.check(names, profile, assignments=set_)
+    catalog.load(names, Request(profile=profile, assignments=tuple(set_)))
 
     def models_of(steps: int | None) -> list[tuple[str, TrainSettings]]:
         every = planned(names, profile, steps, set_)
@@ -80,7 +80,6 @@ def main(
     context = Context(
         out=out,
         folder=out / profile,
-        runs=out / "runs",
         profile=profile,
         options=RunOptions(device=device, resume=True, checkpoint_seconds=200.0, log_every=100),
         seed=0,
@@ -133,7 +132,7 @@ def together(each: list[TrainSettings], pictures: list[data.Picture], device: st
     for settings in each:
         settings = replace(settings.on(pictures), snapshots=())
         state = TrainState.new(settings, device)
-        steps.append(step_of(state, settings.batches(pictures, device), "auto", 2 * rounds)[0])
+        steps.append(make_step(state, settings.batches(pictures, device), "auto", 2 * rounds)[0])
 
     def took() -> float:
         begin = time.perf_counter()

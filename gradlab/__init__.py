@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gradlab.errors import GradlabError
+
 if TYPE_CHECKING:
     from gradlab import codecs, data, estimators, evaluation, objectives, problems, snr, testing, training
     from gradlab.codecs import Loss
-    from gradlab.errors import GradlabError
     from gradlab.estimators import ESTIMATORS
     from gradlab.evaluation import latents
     from gradlab.evaluation.gradients import record
@@ -51,52 +52,39 @@ __all__ = [
     "training",
 ]
 
-_MODULES = {
-    "codecs": "codecs",
-    "data": "data",
-    "estimators": "estimators",
-    "evaluation": "evaluation",
-    "latents": "evaluation.latents",
-    "objectives": "objectives",
-    "paper": "study.paper",
-    "problems": "problems",
-    "snr": "snr",
-    "testing": "testing",
-    "training": "training",
-}
-_OBJECTS = {
+_HOMES = {
     "ESTIMATORS": "estimators",
     "OBJECTIVES": "objectives",
     "PROXIES": "objectives",
     "GradientRecorder": "snr",
-    "GradlabError": "errors",
     "LogTerms": "objectives",
     "Loss": "codecs",
     "SNRMonitor": "snr",
     "TrainSettings": "training",
     "compare": "problems.comparison",
+    "latents": "evaluation.latents",
+    "paper": "study.paper",
     "record": "evaluation.gradients",
     "train": "training",
 }
+"""The module that holds each name, or is it; other names are packages of gradlab."""
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'gradlab' has no attribute {name!r}")
     if name == "__version__":
         from gradlab.runtime.provenance import version
 
         value: Any = version("gradlab")
-    elif path := _MODULES.get(name) or _OBJECTS.get(name):
+    else:
         try:
-            module = importlib.import_module(f"gradlab.{path}")
+            module = importlib.import_module(f"gradlab.{_HOMES.get(name, name)}")
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "compressai":
                 raise
-            from gradlab.errors import GradlabError
-
             raise GradlabError(f"gl.{name} needs CompressAI, which is not installed: pip install compressai") from None
-        value = getattr(module, name) if name in _OBJECTS else module
-    else:
-        raise AttributeError(f"module 'gradlab' has no attribute {name!r}")
+        value = vars(module).get(name, module)
     globals()[name] = value
     return value
 

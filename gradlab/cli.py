@@ -13,12 +13,16 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from gradlab.errors import GradlabError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = """\b
 Examples:
@@ -66,8 +70,15 @@ def script(module: str) -> None:
         sys.exit(main(["run", Path(sys.argv[0]).stem.replace("_", "-"), *sys.argv[1:]]))
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _console(quiet: bool = False) -> Console:
+    """The standard output; wide where it is no terminal, so that tables in log files are not cut."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, quiet=quiet)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
         from gradlab.runtime.provenance import version
 
         typer.echo(f"gradlab {version('gradlab')}")
@@ -77,7 +88,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None: ...
 
@@ -160,36 +171,33 @@ def plan(
     A few training iterations, noise draws and coded images of each model are timed. Models that studies share count
     once. Studies that fit are chosen in the order given; 'gradlab run --plan FILE' runs them within the budget.
     """
-    from rich.console import Console
-
     from gradlab.runtime import files
-    from gradlab.study import planning
+    from gradlab.study import Request, catalog, planning
+    from gradlab.study.request import default_device
+    from gradlab.training import RunOptions
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     if out is not None:
         files.ensure_folder(out.parent)  # before minutes of timing
-    found = planning.plan(
-        studies,
-        profile,
-        device,
-        budget,
+    request = Request(
+        profile=profile,
         seed=seed,
         train_images=train_images,
         test_images=test_images,
         precision=precision,
-        step=step,
-        assignments=set_,
-        out=resume,
-        say=lambda line: typer.echo(line, err=True),
+        assignments=tuple(set_),
     )
-    planning.show(console, found)
+    catalog.load(studies, request)  # a misspelt name is reported before a missing device
+    options = RunOptions(device=device or default_device(profile), step=step)  # type: ignore[arg-type]
+    request = replace(request, options=options)
+    made = planning.plan(studies, request, budget, resume, say=lambda line: typer.echo(line, err=True))
+    planning.show(_console(), made)
     if out is not None:
-        planning.write(found, out)
-        if found.studies:
+        planning.write(made, out)
+        if made.studies:
             images = {"--train-images": train_images, "--test-images": test_images, "--out": resume}
-            given = [part for name, value in images.items() if value is not None for part in (name, str(value))]
-            given += ["--resume"] if resume else ["--out", "DIR"] if set_ else []
-            typer.echo(f"run what fits: {shlex.join(['gradlab', 'run', '--plan', str(out), *given])}")
+            words = [word for name, value in images.items() if value is not None for word in (name, str(value))]
+            words += ["--resume"] if resume else ["--out", "DIR"] if set_ else []
+            typer.echo(f"run what fits: {shlex.join(['gradlab', 'run', '--plan', str(out), *words])}")
 
 
 @app.command()
@@ -270,53 +278,53 @@ def run(
     ] = None,
 ) -> None:
     """Run studies and write their tables and figures."""
-    from rich.console import Console
-
     from gradlab.runtime import distributed
-    from gradlab.study import runner
+    from gradlab.study import Request, catalog, runner
+    from gradlab.study.request import default_device
     from gradlab.training import RunOptions
+    from gradlab.training.engines import Engine
 
-    accept: Callable[[dict[str, str]], object] = lambda folders: None  # noqa: E731
+    accept: Callable[[dict[str, str]], object] = lambda fingerprints: None  # noqa: E731
     if plan is not None:
         from gradlab.study import planning
 
         if studies:
             raise GradlabError(f"studies are given twice, by name and by {plan}: give one of the two")
         made = planning.read(plan)
-        own = dict(
+        options = dict(
             profile=profile, seed=seed, device=device, precision=precision, step=step, assignments=tuple(set_) or None
         )
-        planning.agree(made, plan, own)
-        accept = functools.partial(planning.agree_on_images, made, plan)
+        planning.check_options(made, plan, options)
+        accept = functools.partial(planning.check_images, made, plan)
         studies, profile, seed, device = list(made.studies), made.profile, made.seed, made.device
         precision, step, set_ = made.precision, made.step, list(made.assignments)
         time_limit = made.budget_min if time_limit is None else time_limit
-    studies, profile, seed, step = studies or [], profile or "quick", seed or 0, step or "auto"
-    with distributed.started(device or runner.usual_device(profile)) as here:
-        # Wide where nobody set a width: a log file has no margin, and tables should not be cut for one.
-        console = Console(quiet=not here.first) if sys.stdout.isatty() else Console(width=160, quiet=not here.first)
-        given = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
-        runner.check(
-            studies, profile, seed, time_limit, set_
-        )  # before the device, of which a typing error says nothing
-        where = here.device or device or runner.usual_device(profile)
-        code = runner.run(
-            studies,
-            profile,
-            out,
-            RunOptions(device=where, resume=resume, step=step, tensorboard=tensorboard),  # type: ignore[arg-type]
-            seed=seed,
+    studies, profile = studies or [], profile or "quick"
+    with distributed.initialized(device or default_device(profile)) as group:
+        request = Request(
+            profile=profile,
+            seed=seed or 0,
             train_images=train_images,
             test_images=test_images,
             time_limit=time_limit,
             precision=precision,
-            console=console,
             deterministic=deterministic,
-            engine={n: v for n, v in given.items() if v is not None and (n, v) != ("name", "local")},
-            assignments=set_,
+            assignments=tuple(set_),
             commit=commit,
-            accept=accept,
         )
+        catalog.load(studies, request)  # a misspelt name is reported before a missing device
+        place = {"name": engine, "jobs": jobs, "address": address, "cpus": cpus, "gpus": gpus}
+        request = replace(
+            request,
+            options=RunOptions(
+                device=group.device or device or default_device(profile),
+                resume=resume,
+                step=step or "auto",  # type: ignore[arg-type]
+                tensorboard=tensorboard,
+            ),
+            engine=Engine(**{name: value for name, value in place.items() if value is not None}),  # type: ignore[arg-type]
+        )
+        code = runner.run(studies, request, out, console=_console(quiet=not group.is_main), accept=accept)
     raise typer.Exit(code)
 
 
@@ -345,26 +353,24 @@ def check(
     It is a function (log_weight, samples, noise) -> estimates, one per draw; see gradlab.testing. The box is
     U(-0.2, 0.8), the Normal has the same mean 0.3 and variance 1/12. Exit code 1: biased.
     """
-    from rich.console import Console
-
     from gradlab import problems, testing
     from gradlab.study.console import show_checks
 
     if posterior not in ("box", "normal", "both"):
         raise unknown("posterior", posterior, ("box", "normal", "both"))
-    mine = _load(target)
+    estimator = _load(target)
     toys: list[problems.Problem] = []
     if posterior != "normal":
         toys.append(problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5))
     if posterior != "box":
         toys.append(problems.NormalGaussian(mean=0.3, std=12**-0.5, x=1.0, likelihood_std=0.5))
-    found = [testing.check(mine, toy, size, draws, seed) for toy in toys for size in k]
+    checks = [testing.check(estimator, toy, size, draws, seed) for toy in toys for size in k]
     rows = []
-    for c in found:
+    for c in checks:
         biased = f"biased, like {', '.join(c.like)}" if c.like else "biased"
         rows.append((c.problem, c.k, c.exact, c.mean, c.se, c.z, "unbiased" if c.passed else biased))
-    show_checks(Console() if sys.stdout.isatty() else Console(width=160), rows)
-    raise typer.Exit(0 if all(c.passed for c in found) else 1)
+    show_checks(_console(), rows)
+    raise typer.Exit(0 if all(c.passed for c in checks) else 1)
 
 
 @app.command()
@@ -372,11 +378,9 @@ def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes to.")],
 ) -> None:
     """Show what is done, running and failed, and the ETA."""
-    from rich.console import Console
-
     from gradlab.study.status import show, survey
 
-    show(Console() if sys.stdout.isatty() else Console(width=160), survey(folder))
+    show(_console(), survey(folder))
 
 
 @app.command()
@@ -386,12 +390,10 @@ def claims(
     ] = Path("figures/quick"),
 ) -> None:
     """Print the paper's claims, each with a verdict."""
-    from rich.console import Console
-
     from gradlab.study.claims import ledger
     from gradlab.study.console import show_ledger
 
-    show_ledger(Console() if sys.stdout.isatty() else Console(width=160), ledger(folder))
+    show_ledger(_console(), ledger(folder))
 
 
 @app.command()
@@ -432,6 +434,7 @@ def pack(
     With --every it ends by SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five before
     there is anything in DIR), and packs once more before it does.
     """
+    from gradlab.study.console import show_packed
     from gradlab.training.packing import PackOptions, pack_every
     from gradlab.training.packing import pack as pack_
 
@@ -440,9 +443,9 @@ def pack(
     if made is None:
         typer.echo(f"nothing was packed: {out} is empty")
         return
-    lines = [f"left out: {', '.join(named)}" for named in (made.left_out, made.notes) if named]
-    held = f"{len(made.sets)} sets of weights and the results are in {target}"
-    _show_packed(made.sets, [*lines, f"{held}: {made.files} files, {made.megabytes:.1f} MB"])
+    lines = [f"left out: {', '.join(names)}" for names in (made.left_out, made.notes) if names]
+    contents = f"{len(made.sets)} sets of weights and the results are in {target}"
+    show_packed(_console(), made.sets, [*lines, f"{contents}: {made.files} files, {made.megabytes:.1f} MB"])
 
 
 @app.command()
@@ -456,20 +459,14 @@ def unpack(
     with the same profile and images. Unfinished runs that were packed without --optimizer restart warm: with a new
     optimizer, which provenance tells.
     """
-    from gradlab.training.unpacking import unpack as unpack_
+    from gradlab.study.console import show_packed
+    from gradlab.training.packing import unpack as unpack_
 
     done = unpack_(source, out)
     lines = [f"kept as they are in {out}: {', '.join(done.stayed)}"] if done.stayed else []
     lines += [f"incomplete, since files are missing: {', '.join(done.incomplete)}"] if done.incomplete else []
-    _show_packed(done.sets, [*lines, f"put into {out}: {len(done.sets)} sets of weights, {done.files} other files"])
-
-
-def _show_packed(found: Sequence[Any], lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    from gradlab.study.console import show_packed
-
-    show_packed(Console() if sys.stdout.isatty() else Console(width=160), found, lines)
+    summary = f"put into {out}: {len(done.sets)} sets of weights, {done.files} other files"
+    show_packed(_console(), done.sets, [*lines, summary])
 
 
 def _load(target: str) -> Callable[..., Any]:
@@ -489,13 +486,10 @@ def _load(target: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's module does at import
         raise GradlabError(f"{module_name} does not import ({type(error).__name__}: {error}): correct it") from error
-    found = getattr(module, name, None)
-    if not callable(found) or isinstance(found, type):
-        there = [
-            n for n, v in vars(module).items() if callable(v) and not isinstance(v, type) and not n.startswith("_")
-        ]
-        raise unknown(f"estimator of {module_name}:", name, there)
-    return found
+    functions = {n: v for n, v in vars(module).items() if callable(v) and not isinstance(v, type)}
+    if name not in functions:
+        raise unknown(f"estimator of {module_name}:", name, [n for n in functions if not n.startswith("_")])
+    return functions[name]
 
 
 data_app = typer.Typer(help="Prepare images to train on.", no_args_is_help=True, rich_markup_mode=None)
@@ -517,21 +511,27 @@ def prepare(
 
     Run again after an interruption: what is done is kept. Then: gradlab run STUDY --train-images DST
     """
-    from rich.console import Console
-
     from gradlab.data.prepare import images_in, prepare
     from gradlab.runtime.progress import Progress
-    from gradlab.study.console import show_prepared
+    from gradlab.study.console import print_line, show_table
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = _console()
     try:
-        there, progress = images_in(source), Progress(console)
-        with progress.track("reading sizes", there) as read, progress.track("preparing", min(count, there)) as advance:
+        available, progress = images_in(source), Progress(console)
+        sizes, pixels = progress.track("reading sizes", available), progress.track("preparing", min(count, available))
+        with sizes as read, pixels as advance:
             done = prepare(source, target, count, seed, workers, advance, read=read)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was finished stays: the same command goes on", err=True)
         raise typer.Exit(130) from None
-    show_prepared(console, len(done.manifest), done.done_before, done.skipped, count, target)
+    images, skipped = len(done.manifest), len(done.skipped)
+    if skipped:
+        show_table(console, done.skipped, target / "skipped.csv")
+    line = f"{images} images are in {target}, {done.done_before} of them done before; {skipped} were left out"
+    line += f"; {count} were asked for, there are no more" if images < count else ""
+    print_line(console, line)
+    hint = f"train on them with: gradlab run STUDY --train-images {target}"
+    print_line(console, hint if images else "there is nothing to train on")
 
 
 if __name__ == "__main__":

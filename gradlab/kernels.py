@@ -1,10 +1,10 @@
 """Compiled loops over draws under the unit box: each array is read once, in pieces that stay in cache.
 
-Arrays of samples are ``[k, C]``, the k samples of a draw along the first axis, so that the inner loops run over draws.
-float64 or float32; sums over samples are of that type. ``gradlab/estimators/_box.py`` says what they compute.
+Arrays of samples are ``[k, C]``, with the k samples of a draw along the first axis, so that the inner loops run over
+draws. Their type is float64 or float32, and sums over samples keep it. See ``gradlab/estimators/_box.py``.
 
-``compiled`` compiles a loop when it is first called. This module imports numba, which takes half a second: import it
-where it is called.
+``compiled`` compiles a loop at its first call. This module imports numba, which takes half a second: import it in the
+function that needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LANES = 16  # streams of random numbers; a constant, so that the inner loop is u
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
-# Threads run beside each other; sums may be reordered and products fused, but NaN and Inf keep their meaning.
+# Loops run in threads without the GIL; sums may be reordered and products fused, but NaN and Inf keep their meaning.
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -29,23 +29,22 @@ OPTIONS: dict[str, Any] = {
 
 
 def compiled(loop: Loop) -> Loop:
-    """Compile a function of numpy arrays and numbers at its first call; later processes find it on disk.
+    """Compile a function of numpy arrays and numbers at its first call, and cache it on disk.
 
-    Where neither the package nor the user's cache can be written, every process compiles it anew (about a second).
+    If neither the package nor the user's cache is writable, every process compiles it anew (about a second).
     """
     try:
-        made: Loop = numba.njit(cache=True, **OPTIONS)(loop)
+        return numba.njit(cache=True, **OPTIONS)(loop)
     except RuntimeError:
-        made = numba.njit(**OPTIONS)(loop)
-    return made
+        return numba.njit(**OPTIONS)(loop)
 
 
 @compiled
-def sfc64(state, found):  # type: ignore[no-untyped-def]
-    """Next numbers ``[n, LANES]`` of as many streams of SFC64 with state ``[4, LANES]`` (a, b, c and a counter)."""
+def sfc64(state, numbers):  # type: ignore[no-untyped-def]
+    """Fill ``numbers`` ``[n, LANES]`` from LANES streams of SFC64 with state ``[4, LANES]`` (a, b, c and a counter)."""
     a, b, c, count = state[0].copy(), state[1].copy(), state[2].copy(), state[3].copy()
-    for i in range(len(found)):
-        row = found[i]
+    for i in range(len(numbers)):
+        row = numbers[i]
         for lane in range(LANES):
             drawn = a[lane] + b[lane] + count[lane]
             count[lane] += np.uint64(1)
@@ -58,7 +57,7 @@ def sfc64(state, found):  # type: ignore[no-untyped-def]
 
 @compiled
 def parabola(words, unit, slope, half, log_w, slopes):  # type: ignore[no-untyped-def]
-    """``slope u + half u^2`` and its derivative at noise ``u = unit * words``; flat arrays."""
+    """Fill ``log_w`` with ``slope u + half u^2`` and ``slopes`` with its derivative, at ``u = unit * words``; flat."""
     for i in range(len(words)):
         u = words[i] * unit
         log_w[i] = u * (slope + half * u)
@@ -66,12 +65,12 @@ def parabola(words, unit, slope, half, log_w, slopes):  # type: ignore[no-untype
 
 
 @compiled
-def linear(weight, slope, total, found):  # type: ignore[no-untyped-def]
-    """``total = sum_i w_i`` and ``found = sum_i w_i g_i / total``; both come as zeros ``[C]``."""
+def linear(weight, slope, total, gradient):  # type: ignore[no-untyped-def]
+    """Fill ``total = sum_i w_i`` and ``gradient = sum_i w_i g_i / total``; both start as zeros ``[C]``."""
     k, draws = weight.shape
     for start in range(0, draws, COLUMNS):
         end = min(start + COLUMNS, draws)
-        sums, out = total[start:end], found[start:end]
+        sums, out = total[start:end], gradient[start:end]
         for i in range(k):
             w, g = weight[i, start:end], slope[i, start:end]
             for c in range(len(sums)):
@@ -82,12 +81,12 @@ def linear(weight, slope, total, found):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def squared(weight, slope, total, found):  # type: ignore[no-untyped-def]
-    """``sum_i (w_i / total)^2 g_i`` into zeros ``[C]``; normalised first, since squares of weights underflow."""
+def squared(weight, slope, total, gradient):  # type: ignore[no-untyped-def]
+    """Add ``sum_i (w_i / total)^2 g_i`` to ``gradient`` ``[C]``; normalised first, since squared weights underflow."""
     k, draws = weight.shape
     for start in range(0, draws, COLUMNS):
         end = min(start + COLUMNS, draws)
-        inverse, out = 1 / total[start:end], found[start:end]
+        inverse, out = 1 / total[start:end], gradient[start:end]
         for i in range(k):
             w, g = weight[i, start:end], slope[i, start:end]
             for c in range(len(out)):
@@ -96,17 +95,19 @@ def squared(weight, slope, total, found):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def walls(weight, total, upper, lower, near, boundary, factors):  # type: ignore[no-untyped-def]
-    """With ``r_i`` the sum of the other weights, the two differences between sample i at the upper and lower wall.
+def walls(weight, total, ends, near, boundary, factors):  # type: ignore[no-untyped-def]
+    """Compute the differences between sample i at the upper and at the lower wall, with ``r_i`` the other weights' sum.
 
     Args:
-        weight: ``[k, C]``; total: ``[C]`` their sums.
-        upper: weight at the wall; ``lower`` likewise.
-        near: whether ``total - w_i`` is good for r_i; otherwise it is summed from both sides, so that no digits cancel.
+        weight: ``[k, C]``.
+        total: ``[C]`` sums of the weights.
+        ends: weights at the upper and at the lower wall.
+        near: whether r_i is ``total - w_i``; otherwise it is summed from both sides, so that no digits cancel.
         boundary: ``[C]`` zeros, becomes ``sum_i upper / (upper + r_i) - lower / (lower + r_i)``.
-        factors: ``[G, C]`` ones, multiplied by ``(upper + r_i) / (lower + r_i)``, as many samples in a row as go.
+        factors: ``[G, C]`` ones; each row is multiplied by ``(upper + r_i) / (lower + r_i)`` of its k / G samples.
     """
     k, draws = weight.shape
+    upper, lower = ends
     group = -(-k // len(factors))
     rest = np.zeros((k, COLUMNS), weight.dtype)
     for start in range(0, draws, COLUMNS):
@@ -142,7 +143,7 @@ def walls(weight, total, upper, lower, near, boundary, factors):  # type: ignore
 
 @compiled
 def central(values):  # type: ignore[no-untyped-def]
-    """Mean and sums of the 2nd to 4th powers of the deviations from it; float64."""
+    """Return the mean and the sums of the 2nd to 4th powers of the deviations from it; float64."""
     total = 0.0
     for v in values:
         total += v

@@ -7,7 +7,8 @@ worker never changes the numbers of another.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -21,12 +22,13 @@ from gradlab.errors import GradlabError, unknown
 
 
 class Rows(torch.Generator):
-    """A generator of the noise of a whole batch, of which one process takes its rows.
+    """A generator for the noise of a whole batch, of which each process keeps its share of the rows.
 
-    Every process draws all rows and keeps its own, so that a batch sees the same noise however many processes share it.
+    Every process draws all rows, so that a batch sees the same noise however many processes share it.
 
     Attributes:
-        rank: which of the equal parts of the rows is taken; ranks: how many there are.
+        rank: index of the share that this process keeps.
+        ranks: number of equal shares.
     """
 
     rank: int
@@ -34,9 +36,9 @@ class Rows(torch.Generator):
 
     def __new__(cls, device: str | torch.device, rank: int, ranks: int) -> Rows:
         """On ``device``."""
-        made = super().__new__(cls, device=device)  # type: ignore[call-arg]
-        made.rank, made.ranks = rank, ranks
-        return made
+        generator = super().__new__(cls, device=device)  # type: ignore[call-arg]
+        generator.rank, generator.ranks = rank, ranks
+        return generator
 
     def __init__(self, device: str | torch.device, rank: int, ranks: int) -> None:
         pass
@@ -49,14 +51,14 @@ def stream(
     device: str | torch.device = "cpu",
     part: tuple[int, int] = (0, 1),
 ) -> torch.Generator:
-    """A generator whose state depends on ``(seed, purpose, index)`` alone.
+    """Return a generator whose state depends on ``(seed, purpose, index)`` alone.
 
     Args:
         seed: the user's seed.
         purpose: what the numbers are for, e.g. ``"compare"`` or ``"crops"``.
         index: which of the streams of that purpose, e.g. the iteration.
         device: where the numbers are drawn.
-        part: ``(rank, ranks)`` of the process that takes its rows of the noise; alone it takes all of them.
+        part: ``(rank, ranks)`` of the process, which keeps its share of the rows; a single process keeps all.
     """
     generator = Rows(device, *part) if part[1] > 1 else torch.Generator(device=device)
     generator.manual_seed(seed_of(seed, purpose, index))
@@ -64,46 +66,12 @@ def stream(
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
-    """The seed of that stream, for a generator that is there already, e.g. one that a CUDA graph has registered."""
+    """Return the seed of that stream, for an existing generator, e.g. one that a CUDA graph has registered."""
     digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer
 
 
-def uniform(
-    shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """Noise of the unit box, U(-1/2, 1/2), of ``shape``."""
-    return _drawn(torch.rand, shape, generator, dtype, device).sub_(0.5)
-
-
-def normal(
-    shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """Standard normal noise of ``shape``."""
-    return _drawn(torch.randn, shape, generator, dtype, device)
-
-
-def _drawn(
-    draw: Callable[..., Tensor],
-    shape: tuple[int, ...],
-    generator: torch.Generator | None,
-    dtype: torch.dtype,
-    device: str | torch.device | None,
-) -> Tensor:
-    device = generator.device if generator is not None else device
-    if not isinstance(generator, Rows):
-        return draw(shape, generator=generator, dtype=dtype, device=device)
-    whole = draw((shape[0] * generator.ranks, *shape[1:]), generator=generator, dtype=dtype, device=device)
-    return whole[generator.rank * shape[0] : (generator.rank + 1) * shape[0]]
-
-
-BASE = {"uniform": uniform, "normal": normal}
+BASE = {"uniform": torch.rand, "normal": torch.randn}
 
 
 def draw(
@@ -113,7 +81,14 @@ def draw(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
 ) -> Tensor:
-    """Base noise by the name that a posterior gives it (``"uniform"`` or ``"normal"``).
+    """Draw base noise by the name that a posterior gives it.
+
+    Args:
+        kind: ``"uniform"``, U(-1/2, 1/2), or ``"normal"``, N(0, 1).
+        shape: of the noise.
+        generator: random stream; None is torch's own.
+        dtype: a floating-point type.
+        device: where the noise is drawn without a generator.
 
     Raises:
         GradlabError: unknown kind, or a shape with a size below 1.
@@ -124,15 +99,25 @@ def draw(
         raise GradlabError(f"noise of {dtype} cannot be drawn: give a floating-point type, e.g. torch.float64")
     if any(size < 1 for size in shape):
         raise GradlabError(f"noise of shape {tuple(shape)} is empty: every size must be at least 1")
-    return BASE[kind](shape, generator, dtype, device)
+    device = generator.device if generator is not None else device
+    if isinstance(generator, Rows):
+        whole = (shape[0] * generator.ranks, *shape[1:])
+        values = BASE[kind](whole, generator=generator, dtype=dtype, device=device).chunk(generator.ranks)[
+            generator.rank
+        ]
+    else:
+        values = BASE[kind](shape, generator=generator, dtype=dtype, device=device)
+    return values.sub_(0.5) if kind == "uniform" else values
+
+
+uniform = partial(draw, "uniform")
+normal = partial(draw, "normal")
 
 
 BLOCK = 2**18
-"""Samples of a block of :func:`words`: two megabytes in float64."""
+"""Samples in a block of :func:`words`: two megabytes in float64."""
 WORDS = {torch.float64: np.int64, torch.float32: np.int32}
-"""The integers that numbers of a type are made of."""
-
-
+"""Floating-point type -> type of the integers that its noise is made of."""
 LANES = 16
 """Independent streams that numbers are taken from in turn, so that a processor computes several at once."""
 
@@ -144,17 +129,17 @@ def words(
     dtype: torch.dtype = torch.float64,
     fast: bool = False,
 ) -> Iterator[NDArray[Any]]:
-    """Random integers for very many draws of k samples, a block of draws at a time, as arrays ``[k, rows]``.
+    """Yield random integers for many draws of k samples, one block of draws at a time, as arrays ``[k, rows]``.
 
-    They are numpy's SFC64 (Doty-Humphrey 2018) on 16 streams in turn, seeded by one number of ``generator``: a tenth of
-    the time of torch's Mersenne twister. ``from_words`` makes noise of them.
+    The integers come from numpy's SFC64 (Doty-Humphrey 2018) on 16 streams in turn, seeded by one number of
+    ``generator``, in a tenth of the time of torch's Mersenne twister. :func:`from_words` turns them into noise.
 
     Args:
-        draws: how many in all blocks together.
-        k: samples of a draw.
+        draws: number of draws in all blocks together.
+        k: samples per draw.
         generator: on the CPU; None is torch's own.
         dtype: one of ``WORDS``.
-        fast: by the compiled loop, which is worth its loading from some millions of samples on; to the same numbers.
+        fast: use the compiled loop, which pays for its import from some millions of samples on; same numbers.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     kind, rows = np.dtype(WORDS[dtype]), max(1, BLOCK // k)
@@ -168,39 +153,39 @@ def words(
 
 
 def _sfc64(state: NDArray[np.uint64], rows: int, fast: bool) -> NDArray[np.uint64]:
-    """``[rows * LANES]`` numbers of the streams whose state is ``[4, LANES]``, which moves on."""
-    found = np.empty((rows, LANES), np.uint64)
+    """Draw ``[rows * LANES]`` numbers from streams with state ``[4, LANES]``, which is updated in place."""
+    drawn = np.empty((rows, LANES), np.uint64)
     if fast:
         from gradlab import kernels
 
-        kernels.sfc64(state, found)
+        kernels.sfc64(state, drawn)
     else:
         source = np.random.SFC64(0)
         for lane in range(LANES):
             source.state = {**source.state, "state": {"state": state[:, lane]}}
-            found[:, lane] = source.random_raw(rows)
+            drawn[:, lane] = source.random_raw(rows)
             state[:, lane] = source.state["state"]["state"]
-    return found.ravel()
+    return drawn.ravel()
 
 
-def unit(of: NDArray[Any]) -> Any:
-    """What one step of such integers is worth: they go from -1/2 to 1/2, both ends met.
+def unit(integers: NDArray[Any]) -> Any:
+    """Return the step between the noise of neighbouring integers, which spans [-1/2, 1/2], both ends included.
 
     Raises:
         GradlabError: an array of another kind.
     """
-    if not isinstance(of, np.ndarray) or of.dtype not in WORDS.values():
+    if not isinstance(integers, np.ndarray) or integers.dtype not in WORDS.values():
         raise GradlabError("noise is made of int64 or int32 numpy arrays: give those of gradlab.noise.words")
-    return (np.float64 if of.dtype == np.int64 else np.float32)(2.0 ** (-8 * of.itemsize))
+    return (np.float64 if integers.dtype == np.int64 else np.float32)(2.0 ** (-8 * integers.itemsize))
 
 
-def from_words(of: NDArray[Any]) -> NDArray[Any]:
-    """U(-1/2, 1/2), rounded to the type of the same size."""
-    return of.astype(unit(of).dtype) * unit(of)
+def from_words(integers: NDArray[Any]) -> NDArray[Any]:
+    """Turn integers of :func:`words` into U(-1/2, 1/2), rounded to the floating-point type of the same size."""
+    return integers.astype(unit(integers).dtype) * unit(integers)
 
 
 GROUPS = {"antithetic": 2, "stratified": 32, "sobol": 32}
-"""How many draws are coupled together, by the name of the coupling."""
+"""Coupling -> number of draws that it couples."""
 
 
 def coupled(
@@ -211,14 +196,13 @@ def coupled(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
 ) -> Tensor:
-    """Base noise whose draws (first axis) are coupled within consecutive groups of ``GROUPS[coupling]``.
+    """Draw base noise whose draws (first axis) are coupled within consecutive groups of ``GROUPS[coupling]``.
 
-    Each draw on its own is distributed exactly as by :func:`draw`, all its coordinates independent, so that every
-    expectation over one draw, and the mean over the draws of any estimate, is what it is for independent draws. Only
-    draws of one group depend on each other; groups are independent.
+    Each draw has exactly the distribution of :func:`draw`, with independent coordinates, so that expectations over one
+    draw, and the mean of an estimate over draws, are those of independent draws. Groups are independent.
 
     - ``"antithetic"``: pairs, the second the mirror image of the first;
-    - ``"stratified"``: Latin hypercube (McKay et al. 1979), each coordinate's values one in each of 32 strata;
+    - ``"stratified"``: Latin hypercube (McKay et al. 1979), one value of each coordinate in each of 32 strata;
     - ``"sobol"``: 32 points of the Sobol sequence, scrambled anew for each group (Owen 1995).
 
     Raises:
@@ -253,7 +237,7 @@ def coupled(
 def _latin(
     groups: int, size: int, width: int, generator: torch.Generator | None, device: str | torch.device | None
 ) -> Tensor:
-    """``[groups, size, width]`` a random permutation of the strata for each group and coordinate."""
+    """Draw a random permutation of the strata for each group and coordinate, ``[groups, size, width]``."""
     keys = torch.rand((groups, size, width), generator=generator, dtype=torch.float64, device=device)
     return keys.argsort(dim=1)
 
@@ -261,7 +245,7 @@ def _latin(
 def _sobol(
     groups: int, size: int, width: int, generator: torch.Generator | None, device: str | torch.device | None
 ) -> Tensor:
-    """``[groups, size, width]`` strata of the first ``size`` Sobol points, under Owen's nested scrambling.
+    """Return the strata ``[groups, size, width]`` of the first ``size`` Sobol points, under Owen's nested scrambling.
 
     The first ``size = 2^m`` points have m binary digits. Each digit is flipped or not by a coin that depends on the
     digits before it; the digits beyond the m-th are free, since no two points share a stratum of any coordinate.

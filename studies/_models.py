@@ -219,7 +219,7 @@ def train_all(
             with context.progress.track("evaluating models", background.left) as advance:
                 background.wait(advance)
     for (name, _), run in zip(models, runs, strict=True):
-        made = run.made()
+        made = run.record()
         if made.warm_restarts:
             at = ", ".join(map(str, made.warm_restarts))
             context.inputs[f"warm_restart of {name}"] = f"new optimizer after iterations {at}"
@@ -257,7 +257,7 @@ def work(
 
 def _free_cores(context: Context) -> int:
     """Cores that training leaves free, for evaluations beside it; none where a few would be shared."""
-    if context.deterministic or context.engine.name != "local" or distributed.here().size > 1:
+    if context.deterministic or context.engine.name != "local" or distributed.group().size > 1:
         return 0
     threads, cores = torch.get_num_threads(), provenance.cores()
     if not context.device.startswith("cpu"):

@@ -10,7 +10,6 @@ import pandas as pd
 from gradlab.runtime import files
 from gradlab.study import plots
 from gradlab_studies import _models as models
-from gradlab_studies._sweep import METHODS
 
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
 FINER = (0.03, 0.05, 0.07, 0.1, 0.13, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.3, 2, 3, 4, 5)
@@ -36,12 +35,12 @@ def draw_curves(n: int, folder: Path) -> None:
         plots.curves(ax, table, "bpp", column, None, "label", xlabel=rate, ylabel=label, xscale="log")
         if beside:
             plots.curves(ax, anchors, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log",
-                         markers=False, first=len(METHODS))  # fmt: skip
+                         mode="lines")  # fmt: skip
         if beside and len(published):
             kodak = published[published["model"].isin(["bmshj2018-hyperprior", "cheng2020-attn"])]
             kodak = kodak.assign(label=kodak["model"] + " (CompressAI)")
             plots.curves(ax, kodak, "bpp", theirs, None, "label", xlabel=rate, ylabel=label, xscale="log",
-                         markers=False, first=len(METHODS) + anchors["label"].nunique())  # fmt: skip
+                         mode="lines")  # fmt: skip
         low, high = ax.get_xlim()
         shown = [tick for tick in (TICKS if high > 20 * low else FINER) if low <= tick <= high]
         ax.set_xticks(shown, [f"{tick:g}" for tick in shown])

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
+from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import PlainLoss, Run, TrainSettings
 from gradlab_studies import _models as models
@@ -32,117 +33,94 @@ ASSUMED = models.ASSUMED | {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Training of both.
+class Settings(models.Settings):
+    """Training of both; ``channels`` are those of ``BALLE`` and of ``CHENG``."""
 
-    Attributes:
-        base: how both are trained.
-        channels: of ``BALLE``, and of ``CHENG``.
-        points: iterations at which both are compared; the last is the table's.
-    """
-
-    base: TrainSettings
-    channels: tuple[tuple[int, ...], tuple[int, ...]]
-    points: tuple[int, ...]
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        models.check_kept(self.base, *self.points)
+    channels: tuple[tuple[int, ...], tuple[int, ...]] = ((192, 320), (192,))
 
 
-def _plain(base: TrainSettings, steps: int, snapshots: tuple[int, ...]) -> TrainSettings:
-    cosine = steps if base.cosine_steps == base.steps else base.cosine_steps
-    return replace(base, loss=PlainLoss(), steps=steps, snapshots=snapshots, cosine_steps=cosine)
+def _settings(base: TrainSettings, *points: int, **channels: Any) -> Settings:
+    """Both trained as ``base``, but on the MSE alone and to the last of ``points``."""
+    cosine = points[-1] if base.cosine_steps == base.steps else base.cosine_steps
+    plain = replace(base, loss=PlainLoss(), steps=points[-1], snapshots=points[:-1], cosine_steps=cosine)
+    return Settings(plain, points, **channels)
 
 
 PROFILES = {
-    "quick": Settings(_plain(models.QUICK, 900, (300, 600)), ((32, 48), (32,)), (300, 600, 900)),
-    "gpu": Settings(_plain(models.GPU, 5_000, (2_500,)), ((192, 320), (192,)), (2_500, 5_000)),
-    "paper": Settings(
-        _plain(models.PAPER, 2_000_000, (1_000_000, 1_500_000)),
-        ((192, 320), (192,)),
-        (1_000_000, 1_500_000, 2_000_000),
-    ),
+    "quick": _settings(models.QUICK, 300, 600, 900, channels=((32, 48), (32,))),
+    "gpu": _settings(models.GPU, 2_500, 5_000),
+    "paper": _settings(models.PAPER, 1_000_000, 1_500_000, 2_000_000),
 }
-SMALLEST = Settings(_plain(models.SMALLEST, 4, (2,)), ((4, 6), (4,)), (2, 4))
+SMALLEST = _settings(models.SMALLEST, 2, 4, channels=((4, 6), (4,)))
 
 
-def trained(settings: Settings) -> dict[str, TrainSettings]:
-    """Both autoencoders, by codec."""
-    return {
-        codec: replace(settings.base, codec=codec, channels=channels)
-        for codec, channels in zip((BALLE, CHENG), settings.channels, strict=True)
-    }
+def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
+    """Both autoencoders, by name."""
+    codecs = zip((BALLE, CHENG), settings.channels, strict=True)
+    return [
+        (f"{NAMES[codec]} as an autoencoder", replace(settings.base, codec=codec, channels=channels))
+        for codec, channels in codecs
+    ]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    wanted = ((NAMES[codec], s) for codec, s in trained(settings).items())
-    return models.work(wanted, rounded=len(settings.points))
+    return models.work(trained(settings), rounded=len(settings.points))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """PSNR of both at every point."""
-    wanted = trained(settings)
-    runs = models.train_all(context, [(f"{NAMES[c]} as an autoencoder", s) for c, s in wanted.items()])
+    runs = models.train_all(context, trained(settings))
     pictures = models.test_pictures(context)
 
-    def rows(run: Run, iteration: int) -> Tables:
+    def rows(run: Run, iteration: int, last: bool, advance: Advance) -> Tables:
         name, codec = run.settings.codec, run.codec(iteration, context.device)
-        found = evaluation.reconstruction(codec, pictures, advance)
-        means = evaluation.summary(found)
-        transforms = [*codec.g_a.parameters(), *codec.g_s.parameters()]
+        images = evaluation.reconstruction(codec, pictures, advance)
+        means = evaluation.summary(images)
         row = {
-            "method": NAMES[name],
-            "codec": name,
-            "PSNR": means["psnr"],
-            "PSNR_paper": PRINTED[name] if iteration == settings.points[-1] else float("nan"),
-            "MSE": means["mse"],
-            "MS-SSIM": means["ms_ssim"],
-            "parameters": sum(p.numel() for p in transforms),
+            "method": NAMES[name], "codec": name,
+            "PSNR": means["psnr"], "PSNR_paper": PRINTED[name] if last else float("nan"),
+            "MSE": means["mse"], "MS-SSIM": means["ms_ssim"],
+            "parameters": sum(p.numel() for p in (*codec.g_a.parameters(), *codec.g_s.parameters())),
             "latent_channels": run.settings.channels[-1],
-            "seed": context.seed,
-            "iterations": iteration,
-            "images": len(pictures),
+            "seed": context.seed, "iterations": iteration, "images": len(pictures),
+        }  # fmt: skip
+        return {
+            "autoencoders": pd.DataFrame([row]),
+            "autoencoders_images": images.assign(method=NAMES[name], iterations=iteration),
         }
-        images = found.assign(method=NAMES[name], iterations=iteration)
-        return {"autoencoders": pd.DataFrame([row]), "autoencoders_images": images}
 
-    with context.progress.track("evaluating", len(wanted) * len(settings.points) * len(pictures)) as advance:
-        pieces = [
-            Piece(
-                f"{run.folder.name}-{iteration}",
-                functools.partial(rows, run, iteration),
-                models.key_of(run, iteration, context) | {"last": iteration == settings.points[-1]},
-                len(pictures),
-            )
-            for run in runs
-            for iteration in settings.points
-        ]
-        return joined(context.parts.each(pieces, advance))
+    def piece(run: Run, iteration: int) -> Piece:
+        last = iteration == settings.points[-1]
+        key = models.key_of(run, iteration, context) | {"last": last}
+        measured = functools.partial(rows, run, iteration, last)
+        return Piece(f"{run.folder.name}-{iteration}", measured, key, len(pictures))
+
+    return context.measure("evaluating", [piece(run, iteration) for run in runs for iteration in settings.points])
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Whether Balle et al. 2018 reconstructs better, at the last two points alike and by more than 0.2 dB."""
-    table = tables["autoencoders"].set_index(["codec", "iterations"])["PSNR"]
-    points = sorted(tables["autoencoders"]["iterations"].unique())
-    gaps = [table[BALLE, p] - table[CHENG, p] for p in points]
-    agreed = all(g > CLOSE for g in gaps[-2:]) or all(g < -CLOSE for g in gaps[-2:])
-    evidence = (
-        f"PSNR {table[BALLE, points[-1]]:.2f} and {table[CHENG, points[-1]]:.2f} dB (paper {PRINTED[BALLE]} and "
-        f"{PRINTED[CHENG]}); the gap is {', '.join(f'{g:+.2f}' for g in gaps)} dB after "
-        f"{', '.join(map(str, points))} iterations, one seed"
-    )
-    claim = "as a plain autoencoder Balle et al. 2018 reaches a higher PSNR than Cheng et al. 2020"
-    return [Verdict(claim, "A.10", gaps[-1] > 0 if agreed else None, evidence)]
+    psnr = tables["autoencoders"].set_index(["codec", "iterations"])["PSNR"]
+    return [
+        Verdict.compare(
+            "as a plain autoencoder Balle et al. 2018 reaches a higher PSNR than Cheng et al. 2020",
+            "A.10",
+            Pair(psnr[BALLE], psnr[CHENG], paper=(PRINTED[BALLE], PRINTED[CHENG])),
+            expect="higher",
+            quantity="PSNR of Balle et al. 2018 and Cheng et al. 2020",
+            unit="dB",
+            smallest=CLOSE,
+        )
+    ]
 
 
 def draw(folder: Path) -> None:
     """PSNR of both over training, and the paper's."""
     table = files.read_csv(folder / "autoencoders.csv")
     figure, ax = plots.figure(height=2.8)
-    plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)")
-    plots.title(ax, f"transforms alone, {table['images'].iloc[0]} images")
+    plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)",
+                 title=f"transforms alone, {table['images'].iloc[0]} images")  # fmt: skip
     plots.save(figure, folder / "autoencoders")
 
 

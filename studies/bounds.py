@@ -26,12 +26,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Settings:
-    """The hierarchy (see ``gl.problems.TwoLevel``) and the sizes.
-
-    Attributes:
-        k: samples of y.
-        l: samples of z, at most 3.
-    """
+    """The hierarchy (see ``gl.problems.TwoLevel``), and samples k of y and l of z, at most 3."""
 
     k: tuple[int, ...] = (1, 2, 4, 8, 16, 64, 256, 1024)
     l: tuple[int, ...] = (1, 2, 3)
@@ -75,44 +70,27 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     wide = tables["bounds"].pivot_table(index=["l", "k"], columns="bound", values="nats")
     elbo, mix, nested, dms, pairs = (wide[name] for name in (ELBO, MIX, NESTED, DMS, PAIRS))
     inside, evidence = wide[INSIDE].iloc[0], wide[EVIDENCE].iloc[0]
-    last = wide.iloc[-1]
-    l, k = wide.index[-1]
+    last, (l, k) = wide.iloc[-1], wide.index[-1]
     grows_with_k = (mix.xs(wide.index[0][0]).diff().dropna() > -ROUNDING).all()
     grid = nested.unstack("l")
     grows_with_both = all((grid.diff(axis=axis).dropna(axis=axis) > -ROUNDING).all(axis=None) for axis in (0, 1))
     return [
-        Verdict(
-            "ELBO <= MIX <= log p(x), and MIX grows with k",
-            "section 3.1, A.3",
-            bool((elbo <= mix + ROUNDING).all() and (mix <= evidence).all() and grows_with_k),
-            f"at k = {k}: {last[ELBO]:.4f} <= {last[MIX]:.4f} <= {evidence:.4f} nats",
-        ),
-        Verdict(
-            "MIX <= DMS <= log p(x), and DMS grows with k and l",
-            "section 3.2, A.3",
-            bool((mix <= nested + ROUNDING).all() and (nested <= evidence).all() and grows_with_both),
-            f"at k = {k}, l = {l}: {last[MIX]:.4f} <= {last[NESTED]:.4f} nats",
-        ),
-        Verdict(
-            "the Monte-Carlo estimate of DMS (eq. 15) is biased for eq. 14",
-            "section 3.2",
-            bool((dms >= nested - ROUNDING).all() and last[DMS] > last[NESTED]),
-            f"its expectation is higher by up to {(dms - nested).max():.2e} nats, and still a lower bound",
-        ),
-        Verdict(
-            "DMS converges to log p(x) as k and l grow",
-            "section 3.2",
-            bool(evidence - inside < 1e-3),
-            f"it converges to the log evidence inside the boxes, {inside:.4f} nats, short of log p(x) by "
-            f"{evidence - inside:.4f}: the support condition behind the claim fails for a box",
-        ),
-        Verdict(
-            "k x l combinations are worth at most k l independent pairs",
-            "eqs. 16-17",
-            bool((dms <= pairs + ROUNDING).all()),
-            f"at k = {k}, l = {l}: {last[DMS]:.4f} <= {last[PAIRS]:.4f} nats",
-        ),
-    ]
+        Verdict("ELBO <= MIX <= log p(x), and MIX grows with k", "section 3.1, A.3",
+                bool((elbo <= mix + ROUNDING).all() and (mix <= evidence).all() and grows_with_k),
+                f"at k = {k}: {last[ELBO]:.4f} <= {last[MIX]:.4f} <= {evidence:.4f} nats"),
+        Verdict("MIX <= DMS <= log p(x), and DMS grows with k and l", "section 3.2, A.3",
+                bool((mix <= nested + ROUNDING).all() and (nested <= evidence).all() and grows_with_both),
+                f"at k = {k}, l = {l}: {last[MIX]:.4f} <= {last[NESTED]:.4f} nats"),
+        Verdict("the Monte-Carlo estimate of DMS (eq. 15) is biased for eq. 14", "section 3.2",
+                bool((dms >= nested - ROUNDING).all() and last[DMS] > last[NESTED]),
+                f"its expectation is higher by up to {(dms - nested).max():.2e} nats, and still a lower bound"),
+        Verdict("DMS converges to log p(x) as k and l grow", "section 3.2", bool(evidence - inside < 1e-3),
+                f"it converges to the log evidence inside the boxes, {inside:.4f} nats, short of log p(x) by "
+                f"{evidence - inside:.4f}: the support condition behind the claim fails for a box"),
+        Verdict("k x l combinations are worth at most k l independent pairs", "eqs. 16-17",
+                bool((dms <= pairs + ROUNDING).all()),
+                f"at k = {k}, l = {l}: {last[DMS]:.4f} <= {last[PAIRS]:.4f} nats"),
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
@@ -121,9 +99,8 @@ def draw(folder: Path) -> None:
     l = table["l"].max()
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]
     figure, ax = plots.figure(height=3.2)
-    plots.curves(ax, table, "k", "nats", None, "bound", markers=False, xlabel="samples k of y", ylabel="bound (nats)",
-                 xscale="log")  # fmt: skip
-    plots.title(ax, f"exact, l = {l} samples of z")
+    plots.curves(ax, table, "k", "nats", None, "bound", mode="lines", xlabel="samples k of y", ylabel="bound (nats)",
+                 xscale="log", title=f"exact, l = {l} samples of z")  # fmt: skip
     plots.shared_legend(figure, [ax])
     plots.save(figure, folder / "bounds")
 

@@ -18,8 +18,7 @@ import gradlab as gl
 from gradlab import cli
 from gradlab.problems import dimension_map
 from gradlab.runtime import files
-from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 
 PANELS = {"ess": "effective sample size", "pathwise_snr": "SNR, pathwise"}
 
@@ -61,21 +60,15 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     plain, single, tempered = table.loc[(1.0, top, k)], table.loc[(1.0, top, 1)], table.loc[(hottest, top, k)]
     bias = tempered["pathwise_bias"] / abs(tempered["exact"])
     return [
-        Verdict(
-            "k samples lower the noise of the gradient of the joint bound at the dimension of a codec",
-            "eqs. 4-5",
-            bool(plain["pathwise_snr"] > 1.5 * single["pathwise_snr"]),
-            f"D = {top}, k = {k}: effective sample size {plain['ess']:.2f}, SNR {plain['pathwise_snr']:.3f} "
-            f"(at k = 1: {single['pathwise_snr']:.3f})",
-        ),
-        Verdict(
-            "tempered weights (bits per pixel) give the gradient of the same bound",
-            "Appendix A.5",
-            bool(abs(bias) < 0.01),
-            f"temperature {hottest:g}, D = {top}, k = {k}: effective sample size {tempered['ess']:.0f}, "
-            f"SNR {tempered['pathwise_snr']:.1f}, bias {100 * bias:+.0f} % of the gradient",
-        ),
-    ]
+        Verdict("k samples lower the noise of the gradient of the joint bound at the dimension of a codec", "eqs. 4-5",
+                bool(plain["pathwise_snr"] > 1.5 * single["pathwise_snr"]),
+                f"D = {top}, k = {k}: effective sample size {plain['ess']:.2f}, SNR {plain['pathwise_snr']:.3f} "
+                f"(at k = 1: {single['pathwise_snr']:.3f})"),
+        Verdict("tempered weights (bits per pixel) give the gradient of the same bound", "Appendix A.5",
+                bool(abs(bias) < 0.01),
+                f"temperature {hottest:g}, D = {top}, k = {k}: effective sample size {tempered['ess']:.0f}, "
+                f"SNR {tempered['pathwise_snr']:.1f}, bias {100 * bias:+.0f} % of the gradient"),
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
@@ -88,8 +81,7 @@ def draw(folder: Path) -> None:
         weights = "weights in nats" if temperature == 1 else f"weights tempered by {temperature:g}"
         for ax, (column, label) in zip(line, PANELS.items(), strict=True):
             plots.curves(ax, rows, "k", column, None, "D", xlabel="samples k", ylabel=label, xscale="log",
-                         yscale="log", markers=False)  # fmt: skip
-            plots.title(ax, f"{weights}, exact")
+                         yscale="log", mode="lines", title=f"{weights}, exact")  # fmt: skip
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "dimension")
 

@@ -10,12 +10,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
 from gradlab import cli
 from gradlab.evaluation import latents
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
+from gradlab.study import Context, Tables, Verdict, plots
+from gradlab.study.verdicts import every
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -33,8 +34,7 @@ class Settings:
     """The model and the histogram.
 
     Attributes:
-        base: the baseline.
-        iterations: when it is read.
+        iterations: when the baseline is read.
         bins: between -1/2 and 1/2; a multiple of 10, so that 0.1 is an edge.
     """
 
@@ -60,57 +60,48 @@ def work(settings: Settings) -> list[Work]:
     return models.work([(models.BASELINE, settings.base)], rounded=1)
 
 
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+def measure(settings: Settings, context: Context) -> Tables:
     """Both histograms of the first image; of every test image beside it."""
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
     pictures = models.test_pictures(context)
     with context.progress.track("reading latents", len(pictures)) as advance:
         codec = run.codec(settings.iterations, context.device)
-        found = latents.residuals(codec, pictures, settings.bins, advance)
-    found = found.assign(iterations=settings.iterations, seed=context.seed)
-    first = found[found["image"] == pictures[0].name].reset_index(drop=True)
-    return {"figure4": first, "figure4_images": found}
+        rows = latents.residuals(codec, pictures, settings.bins, advance)
+    rows = rows.assign(iterations=settings.iterations, seed=context.seed)
+    return {"figure4": rows[rows["image"] == pictures[0].name], "figure4_images": rows}
 
 
-def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
+def verdicts(tables: Tables) -> list[Verdict]:
     """A.8.3: concentrated at 0, and uniform where |y| is at least 1/2."""
-    near, moved, count = {}, {}, {}
-    for kept, rows in tables["figure4"].groupby("kept"):
-        share = rows["count"] / max(rows["count"].sum(), 1)
-        near[kept] = share[(rows["low"] > -NEAR - 1e-9) & (rows["high"] < NEAR + 1e-9)].sum()
-        moved[kept] = (share - 1 / len(rows)).abs().sum() / 2
-        count[kept] = rows["count"].sum()
-    whole, large = latents.KEPT
+    table, (whole, large) = tables["figure4"], latents.KEPT
+    bins = table["low"].nunique()
+    counts = table.groupby("kept")["count"].sum()
+    shares = table["count"] / table["kept"].map(counts.clip(lower=1))
+    within = (table["low"] > -NEAR - 1e-9) & (table["high"] < NEAR + 1e-9)
+    near = shares[within].groupby(table["kept"]).sum()
+    moved = (shares - 1 / bins).abs().groupby(table["kept"]).sum() / 2
     concentrated = bool(near[whole] > 2 * 2 * NEAR)
     # What an exactly uniform sample of this size would show by chance: half of sum of E|share - 1/bins|.
-    bins = tables["figure4"]["low"].nunique()
-    chance = (bins / (2 * math.pi * max(count[large], 1))) ** 0.5
+    chance = (bins / (2 * math.pi * max(counts[large], 1))) ** 0.5
     uniform = None if chance > UNIFORM / 2 else bool(moved[large] < UNIFORM)
     first = (
-        f"{100 * near[whole]:.0f} % of {count[whole]} elements lie within {NEAR:g} of 0, where "
+        f"{100 * near[whole]:.0f} % of {counts[whole]} elements lie within {NEAR:g} of 0, where "
         f"{100 * 2 * NEAR:.0f} % would if uniform"
     )
     second = (
-        f"of the {count[large]} elements with |y| >= 1/2, {100 * near[large]:.0f} % do, and {100 * moved[large]:.1f} % "
-        f"would have to move for a uniform histogram ({100 * chance:.1f} % by chance alone)"
+        f"of the {counts[large]} elements with |y| >= 1/2, {100 * near[large]:.0f} % do, and {100 * moved[large]:.1f} "
+        f"% would have to move for a uniform histogram ({100 * chance:.1f} % by chance alone)"
     )
-    both = None if uniform is None and concentrated else bool(concentrated and uniform)
     return [
         Verdict("y - round(y) is concentrated at 0", "Figure 4", concentrated, first),
         Verdict("y - round(y) is uniform where |y| is at least 1/2", "Figure 4", uniform, second),
-        Verdict(
-            "y - round(y) is concentrated at 0, and uniform where |y| is at least 1/2",
-            "A.8.3, Figure 4",
-            both,
-            f"{first}; {second}",
-        ),
-    ]
+        Verdict("y - round(y) is concentrated at 0, and uniform where |y| is at least 1/2", "A.8.3, Figure 4",
+                every([concentrated, uniform]), f"{first}; {second}"),
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
     """Two panels as in the paper, with the density of the noise of training."""
-    import numpy as np
-
     table = files.read_csv(folder / "figure4.csv")
     figure, axes = plots.figure(1, 2, width="page", height=2.6)
     for ax, (kept, name) in zip(axes, PANELS.items(), strict=True):
@@ -120,14 +111,9 @@ def draw(folder: Path) -> None:
         with plots.style():
             ax.stairs(density, edges, fill=True, alpha=0.5, label=f"y - round(y), n = {rows['count'].sum()}")
             ax.axhline(1, color="0.2", linestyle="--", linewidth=1.0, label="noise of training, U(-1/2, 1/2)")
-            ax.set(
-                xlabel="y - round(y) (quantization steps)",
-                ylabel="density (1 / step)",
-                xlim=(-0.5, 0.5),
-                ylim=(0, 1.35 * max(1, density.max())),
-            )
+            ax.set(xlabel="y - round(y) (quantization steps)", ylabel="density (1 / step)")
+            ax.set(xlim=(-0.5, 0.5), ylim=(0, 1.35 * max(1, density.max())), title=f"{name}, {rows['image'].iloc[0]}")
             ax.legend(loc="upper right")
-        plots.title(ax, f"{name}, {rows['image'].iloc[0]}")
     plots.save(figure, folder / "figure4")
 
 

@@ -7,10 +7,12 @@ printed digits can explain the difference. No images, no training.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.colors import LogNorm
 
 from gradlab import cli
 from gradlab.runtime import files
@@ -25,7 +27,7 @@ class Settings:
     seed: int = 0
 
 
-PROFILES = {"quick": Settings(), "gpu": Settings(), "paper": Settings()}
+PROFILES = dict.fromkeys(("quick", "gpu", "paper"), Settings())
 SMALLEST = Settings()
 # Of a sweep's BD figures the published interpolation decides; the other two stand beside it.
 PUBLISHED = ("", "pchip")
@@ -38,73 +40,60 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """One for each kind of check: it holds where every check of it that is defined does."""
-    found = []
-    for claim, rows in tables["paper-audit"].groupby("claim", sort=False):
-        deciding = rows[rows["interpolation"].fillna("").isin(PUBLISHED)]
-        counts = {said: int((deciding["holds"] == said).sum()) for said in (YES, NO, UNDEFINED)}
-        holds = None if not counts[YES] + counts[NO] else counts[NO] == 0
-        evidence = f"{counts[YES]} of {len(deciding)} checks hold"
-        if counts[UNDEFINED]:
-            evidence += f", {counts[UNDEFINED]} are undefined (points that fold back)"
-        if (rows["interpolation"].fillna("") != "").any():
-            evidence += ", by pchip"
-        # A least-squares cubic gives a number where the points fold back; where the paper prints one, both are told.
-        cubic = rows[(rows["interpolation"] == "cubic") & rows["metric"].eq("PSNR BD-BR (%)")]
-        for row in cubic[cubic["method"].isin(deciding[deciding["holds"] == UNDEFINED]["method"])].itertuples():
-            printed = "none" if pd.isna(row.paper) else f"{row.paper:+.2f}"
-            evidence += f"; {row.method} by a least-squares cubic {row.recomputed:+.2f} % in PSNR (printed: {printed})"
+    return [_verdict(str(claim), rows) for claim, rows in tables["paper-audit"].groupby("claim", sort=False)]
+
+
+def _verdict(claim: str, rows: pd.DataFrame) -> Verdict:
+    interpolation = rows["interpolation"].fillna("")
+    deciding = rows[interpolation.isin(PUBLISHED)]
+    counts = deciding["holds"].value_counts().reindex([YES, NO, UNDEFINED], fill_value=0)
+    holds = None if not counts[YES] + counts[NO] else bool(counts[NO] == 0)
+    evidence = f"{counts[YES]} of {len(deciding)} checks hold"
+    if counts[UNDEFINED]:
+        evidence += f", {counts[UNDEFINED]} are undefined (points that fold back)"
+    if interpolation.any():
+        evidence += ", by pchip"
+    # A least-squares cubic gives a number where the points fold back; where the paper prints one, both are told.
+    undefined = deciding.loc[deciding["holds"] == UNDEFINED, "method"]
+    cubic = rows[(interpolation == "cubic") & rows["metric"].eq("PSNR BD-BR (%)") & rows["method"].isin(undefined)]
+    for row in cubic.itertuples():
+        printed = "none" if pd.isna(row.paper) else f"{row.paper:+.2f}"
+        evidence += f"; {row.method} by a least-squares cubic {row.recomputed:+.2f} % in PSNR (printed: {printed})"
+    if counts[NO]:
         wrong = deciding[deciding["holds"] == NO]
-        if len(wrong):
-            share = (wrong["paper"] - wrong["recomputed"]).abs() / wrong["recomputed"].abs().clip(lower=1e-12)
-            worst = wrong.loc[share.idxmax()]
-            evidence += (
-                (
-                    f"; furthest off: Table {worst['table']}, {worst['method']}, {worst['metric']}: "
-                    f"printed {worst['paper']:.4g}, {worst['recomputed']:.4g} follows"
-                )
-                .replace("Table section", "section")
-                .replace("Table A.", "appendix A.")
-            )
-        found.append(Verdict(str(claim), ", ".join(dict.fromkeys(f"{t}" for t in rows["table"])), holds, evidence))
-    return [v._replace(source=_named(v.source)) for v in found]
-
-
-def _named(tables: str) -> str:
-    """``"1, 2"`` as ``"Tables 1, 2"``; sections as they are."""
-    parts = tables.split(", ")
-    if not all(part.isdigit() for part in parts):
-        return tables
-    return ("Tables " if len(parts) > 1 else "Table ") + tables
+        shares = (wrong["paper"] - wrong["recomputed"]).abs() / wrong["recomputed"].abs().clip(lower=1e-12)
+        worst = wrong.loc[shares.idxmax()]
+        place = worst["table"].replace("A.", "appendix A.")
+        evidence += (
+            f"; furthest off: {f'Table {place}' if place.isdigit() else place}, {worst['method']}, {worst['metric']}: "
+            f"printed {worst['paper']:.4g}, {worst['recomputed']:.4g} follows"
+        )
+    places = rows["table"].unique()
+    tables = ("Tables " if len(places) > 1 else "Table ") if all(map(str.isdigit, places)) else ""
+    return Verdict(claim, tables + ", ".join(places), holds, evidence)
 
 
 def draw(folder: Path) -> None:
     """How many checks of each kind hold, and Bjontegaard's rates as printed and as recomputed."""
     table = files.read_csv(folder / "paper-audit.csv")
-    counts = table.groupby(["claim", "holds"], sort=False).size().rename("checks").reset_index()
-    counts["holds"] = pd.Categorical(counts["holds"], [YES, NO, UNDEFINED], ordered=True)
-    order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}
-    counts = counts.sort_values("holds").sort_values("claim", key=lambda c: c.map(order), kind="stable")
-    full = pd.MultiIndex.from_product([order, [YES, NO, UNDEFINED]], names=["claim", "holds"])
-    counts = counts.astype({"holds": str}).set_index(["claim", "holds"]).reindex(full).reset_index()
+    cells = pd.MultiIndex.from_product([table["claim"].unique(), [YES, NO, UNDEFINED]], names=["claim", "holds"])
+    counts = table.groupby(["claim", "holds"]).size().reindex(cells).rename("checks").reset_index()
     figure, ax = plots.figure(width="page", height=5.6)
-    plots.heat(ax, counts, "claim", "holds", "checks", xlabel="holds", ylabel="", label="checks", log=True, empty="")
-    plots.title(ax, f"{len(table)} checks")
+    plots.heat(ax, counts, "claim", "holds", "checks", xlabel="holds", label="checks", norm=LogNorm(), empty="",
+               title=f"{len(table)} checks")  # fmt: skip
     plots.save(figure, folder / "paper-audit")
 
     rates = table[table["metric"].str.endswith("BD-BR (%)") & table["interpolation"].notna()]
+    rates = rates[rates["method"] != "IWAE"].rename(columns={"allowed": "error"})
+    rates["place"] = rates["method"].str.replace("MS-NIC-", "") + "\n" + rates["metric"].str.replace(" BD-BR (%)", "")
+    printed = rates.drop_duplicates(["table", "place"]).assign(rate=rates["paper"], which="as printed", error=math.nan)
+    recomputed = rates.assign(rate=rates["recomputed"], which="recomputed, " + rates["interpolation"])
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     for ax, (n, source) in zip(axes, ((4, 8), (5, 9)), strict=True):
-        mine = rates[(rates["table"] == str(n)) & (rates["method"] != "IWAE")]
-        place = mine["method"].str.replace("MS-NIC-", "") + "\n" + mine["metric"].str.replace(" BD-BR (%)", "")
-        bars = pd.concat([
-            pd.DataFrame({"place": place, "rate": mine["paper"], "which": "as printed"}).drop_duplicates(),
-            pd.DataFrame({"place": place, "rate": mine["recomputed"], "error": mine["allowed"],
-                          "which": "recomputed, " + mine["interpolation"]}),
-        ])  # fmt: skip
-        plots.bars(ax, bars, "place", "rate", "error", "which", xlabel="", ylabel="BD-rate (%)",
-                   order=["as printed", *(f"recomputed, {m}" for m in ("pchip", "cubic", "akima"))])  # fmt: skip
+        bars = pd.concat([printed, recomputed]).query(f"table == '{n}'")
+        plots.bars(ax, bars, "place", "rate", "error", "which", ylabel="BD-rate (%)",
+                   title=f"Table {n} from Table {source} (bars: what rounding allows)")  # fmt: skip
         ax.axhline(0, color="0.3", linewidth=0.8)
-        plots.title(ax, f"Table {n} from Table {source} (bars: what rounding allows)")
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "paper-audit_bd")
 

@@ -6,18 +6,22 @@ decoded is in ``pictures/``, without loss.
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from PIL import Image
 from torch import Tensor
 
 from gradlab import cli, data, evaluation
+from gradlab.data import Picture
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
+from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table8
@@ -53,97 +57,96 @@ PROFILES = {name: Settings(table8.PROFILES[name]) for name in ("quick", "gpu", "
 SMALLEST = Settings(table8.SMALLEST, images=(2,), centres=((0.42, 0.47),))
 
 
+def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
+    """The models of both methods, by name."""
+    pairs = itertools.product(METHODS, settings.lams)
+    return [(f"{method}, lambda {lam:g}", settings.models.trained(method, lam)) for method, lam in pairs]
+
+
 def work(settings: Settings) -> list[Work]:
     """The models that it needs; coding a few images is not timed."""
-    wanted = [(method, lam) for method in METHODS for lam in settings.lams]
-    return models.work([(f"{name}, lambda {lam:g}", settings.models.trained(name, lam)) for name, lam in wanted])
+    return models.work(trained(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Code each image with every model of both methods, keep the nearest to the target."""
-    swept = settings.models
-    wanted = [(method, lam) for method in METHODS for lam in settings.lams]
-    runs = models.train_all(context, [(f"{name}, lambda {lam:g}", swept.trained(name, lam)) for name, lam in wanted])
+    pairs = itertools.product(METHODS, settings.lams)
+    runs = dict(zip(pairs, models.train_all(context, trained(settings)), strict=True))
     pictures = models.test_pictures(context)
+
+    def rows(picture: Picture, centre: tuple[float, float], advance: Advance) -> Tables:
+        sides = picture.pixels.shape[1:]
+        side = min(settings.side, *sides)
+        top, left = (
+            min(max(0, round(share * whole) - side // 2), whole - side)
+            for share, whole in zip(centre, sides, strict=True)
+        )
+        crop = {"top": top, "left": left, "side": side}
+        x = data.floats(picture.pixels)[None]
+        kept = [_keep(context.folder, picture, ORIGINAL, x) | crop]
+        for method in METHODS:
+            coded = {}
+            for lam in settings.lams:
+                coded[lam] = evaluation.bitstream(runs[method, lam].codec(device=context.device), x)
+                advance(1, f"{picture.name}, {method}")
+            bpp = {lam: image.bpp_y + image.bpp_z for lam, image in coded.items()}
+            lam = min(bpp, key=lambda lam: abs(bpp[lam] - settings.target))
+            x_hat = coded[lam].x_hat
+            kept.append({
+                **_keep(context.folder, picture, method, x_hat), **crop, "lambda": lam, "bpp": bpp[lam],
+                "psnr": evaluation.distortion(x, x_hat)["psnr"], "target_bpp": settings.target,
+                "iterations": settings.models.points[-1], "seed": context.seed,
+            })  # fmt: skip
+        return {"reconstructions": pd.DataFrame(kept)}
+
     shown = [pictures[place % len(pictures)] for place in settings.images]
-    rows: list[dict[str, Any]] = []
-    with context.progress.track("coding", len(shown) * len(wanted)) as advance:
-        for picture, (down, across) in zip(shown, settings.centres, strict=True):
-            height, width = picture.pixels.shape[1:]
-            side = min(settings.side, height, width)
-            place = {
-                "top": min(max(0, round(down * height) - side // 2), height - side),
-                "left": min(max(0, round(across * width) - side // 2), width - side),
-                "side": side,
-            }
-            x = data.floats(picture.pixels)[None]
-            stem = Path(picture.name).stem
-            rows.append({"image": picture.name, "method": ORIGINAL, "picture": f"{stem}-original.png", **place})
-            _keep(context.folder / "pictures" / f"{stem}-original.png", x)
-            for method in METHODS:
-                best: tuple[float, float, Any] | None = None
-                for (name, lam), run in zip(wanted, runs, strict=True):
-                    if name != method:
-                        continue
-                    coded = evaluation.bitstream(run.codec(device=context.device), x)
-                    gap = abs(coded.bpp_y + coded.bpp_z - settings.target)
-                    if best is None or gap < best[0]:
-                        best = gap, lam, coded
-                    advance(1, f"{picture.name}, {name}")
-                assert best is not None
-                _, lam, coded = best
-                rows.append({
-                    "image": picture.name, "method": method, "picture": f"{stem}-{method.lower()}.png", **place,
-                    "lambda": lam, "bpp": coded.bpp_y + coded.bpp_z,
-                    "psnr": evaluation.distortion(x, coded.x_hat)["psnr"],
-                    "target_bpp": settings.target, "iterations": swept.points[-1], "seed": context.seed,
-                })  # fmt: skip
-                _keep(context.folder / "pictures" / f"{stem}-{method.lower()}.png", coded.x_hat)
-    return {"reconstructions": pd.DataFrame(rows)}
+    pieces = [
+        Piece(picture.name, functools.partial(rows, picture, centre), units=len(runs))
+        for picture, centre in zip(shown, settings.centres, strict=True)
+    ]
+    return context.measure("coding", pieces)
 
 
-def _keep(path: Path, x: Tensor) -> None:
-    """``x [1, 3, H, W]`` in [0, 1] as an 8-bit PNG."""
-    from PIL import Image
-
-    files.ensure_folder(path.parent)
+def _keep(folder: Path, picture: Picture, method: str, x: Tensor) -> dict[str, str]:
+    """Write ``x [1, 3, H, W]`` in [0, 1] as an 8-bit PNG, and say of what it is."""
+    name = f"{Path(picture.name).stem}-{method.lower()}.png"
     content = io.BytesIO()
     array = evaluation.to_8_bit(x[0]).permute(1, 2, 0).byte().cpu().numpy()
     Image.fromarray(array).save(content, format="PNG", optimize=True)
-    files.write_bytes(path, content.getvalue())
+    files.write_bytes(files.ensure_folder(folder / "pictures") / name, content.getvalue())
+    return {"image": picture.name, "method": method, "picture": name}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """PSNR at nearly the same rate: undecided, as long as the rates differ by more than the PSNR could tell."""
     table = tables["reconstructions"]
-    said = []
-    for image, rows in table[table["method"] != ORIGINAL].groupby("image", sort=False):
-        each = rows.set_index("method")
-        said.append(
-            f"{image}: " + ", ".join(f"{m} {each.loc[m, 'bpp']:.3f} bpp, {each.loc[m, 'psnr']:.2f} dB" for m in METHODS)
-        )
+    decoded = table[table["method"] != ORIGINAL]
+    decoded = decoded.assign(
+        text=[f"{row.method} {row.bpp:.3f} bpp, {row.psnr:.2f} dB" for row in decoded.itertuples()]
+    )
+    texts = decoded.groupby("image", sort=False)["text"].agg(", ".join)
     claim = "at nearly the same rate MS-NIC-MIX reconstructs better (two pictures to look at decide nothing)"
-    return [Verdict(claim, "Table 8", None, "; ".join(said))]
+    return [Verdict(claim, "Table 8", None, "; ".join(f"{image}: {text}" for image, text in texts.items()))]
 
 
 def draw(folder: Path) -> None:
     """Each image whole, at half its size, with a frame around the crop; then the crop of original and methods."""
     table = files.read_csv(folder / "reconstructions.csv")
-    names = list(dict.fromkeys(table["image"]))
+    names = table["image"].unique()
     figure, axes = plots.figure(len(names), 2 + len(METHODS), width="page", height=2.15 * len(names), squeeze=False)
     for line, name in zip(axes, names, strict=True):
         rows = table[table["image"] == name].set_index("method")
         for ax, method in zip(line[1:], (ORIGINAL, *METHODS), strict=True):
             row = rows.loc[method]
             pixels = data.read_image(folder / "pictures" / row["picture"]).permute(1, 2, 0).numpy()
-            frame = (int(row["top"]), int(row["left"]), int(row["side"]))
+            top, left, side = frame = (int(row["top"]), int(row["left"]), int(row["side"]))
             if method == ORIGINAL:
                 whole = f"{name}\n{pixels.shape[1]} x {pixels.shape[0]} pixels"
                 plots.photograph(line[0], pixels, whole, frame, shrink=2)  # it shows where the crop lies
-                text = f"original, crop of\n{frame[2]} x {frame[2]} pixels"
+                text = f"original, crop of\n{side} x {side} pixels"
             else:
                 text = f"{method}, $\\lambda$ = {row['lambda']:g}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB"
-            plots.photograph(ax, pixels[frame[0] : frame[0] + frame[2], frame[1] : frame[1] + frame[2]], text)
+            plots.photograph(ax, pixels[top : top + side, left : left + side], text)
     plots.save(figure, folder / "reconstructions")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from gradlab import cli, data, evaluation
 from gradlab.evaluation import gradients
 from gradlab.objectives.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.runtime import files, provenance
-from gradlab.study import Context, Verdict, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
 from gradlab_studies import _models as models
@@ -32,6 +32,11 @@ ASSUMED = models.ASSUMED | {
 # An SNR is not quoted without its bias: this one is of a gradient of nothing.
 THROUGH = "straight through (biased)"
 STEP = 1e-5  # of the difference quotient
+PANELS = {
+    "bound": "bound trained on (nats)",
+    "exact_mean": "mean gradient (nats / step)",
+    "std": "std of one draw (nats / step)",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,6 @@ class Settings:
 
     Attributes:
         points: means over one cell of the rounding, 0 to 1.
-        k: sample sizes.
         draws: Monte-Carlo draws for each mean, proxy and k.
         alpha: steepness of soft rounding along its trade-off; the second and the last are also shown over the cell.
         temperature: of Gumbel annealing, likewise.
@@ -68,15 +72,9 @@ PROFILES = {
     "paper": Settings(draws=100_000, base=models.PAPER, gradients=1000),
 }
 SMALLEST = Settings(
-    points=4,
-    k=(1, 2),
-    draws=50,
-    alpha=(1.0, 2.0, 4.0),
-    temperature=(1.0, 0.5, 0.25),
-    base=models.SMALLEST,
-    gradients=4,
-    costs=2,
-)
+    points=4, k=(1, 2), draws=50, alpha=(1.0, 2.0, 4.0), temperature=(1.0, 0.5, 0.25), base=models.SMALLEST,
+    gradients=4, costs=2,
+)  # fmt: skip
 
 
 def label(proxy: Proxy) -> str:
@@ -88,183 +86,143 @@ def label(proxy: Proxy) -> str:
     return {"noise": "additive noise", "straight-through": THROUGH}.get(proxy.name, proxy.name)
 
 
-def proxies(settings: Settings) -> tuple[list[Proxy], list[SoftRounding], list[GumbelAnnealing]]:
-    """Those shown over the cell and on the codec, and the two families."""
+def proxies(settings: Settings) -> list[Proxy]:
+    """Those shown over the cell and on the codec."""
     plain = [gl.PROXIES[name] for name in ("noise", "universal", "straight-through")]
-    soft = [SoftRounding(a) for a in settings.alpha]
-    annealed = [GumbelAnnealing(t) for t in settings.temperature]
-    return [*plain, soft[1], soft[-1], annealed[1], annealed[-1]], soft, annealed
+    soft = [SoftRounding(settings.alpha[place]) for place in (1, -1)]
+    return [*plain, *soft, *(GumbelAnnealing(settings.temperature[place]) for place in (1, -1))]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs for the codec; the toys are not timed."""
-    shown, _, _ = proxies(settings)
-    return models.work([(models.BASELINE, settings.base)], record=len(shown) * settings.gradients)
+    return models.work([(models.BASELINE, settings.base)], record=len(proxies(settings)) * settings.gradients)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Every proxy at every mean of a cell; and along its parameter, the gap against the variance."""
-    shown, soft, annealed = proxies(settings)
+    """Every proxy at every mean of a cell; along its parameter, the gap against the variance; and on a codec."""
     cell = [(i + 0.5) / settings.points for i in range(settings.points)]
 
     def toy(phi: float, proxy: Proxy) -> gl.problems.RoundedGaussian:
         return gl.problems.RoundedGaussian(phi, settings.x, proxy, likelihood_std=settings.likelihood_std)
 
-    def over_a_cell(proxy: Proxy) -> Tables:
-        rows = []
+    def over_the_cell(proxy: Proxy, advance: Advance) -> Tables:
+        tables = []
         for phi in cell:
-            problem = toy(phi, proxy)
+            problem, above, below = (toy(mean, proxy) for mean in (phi, phi + STEP, phi - STEP))
             table = gl.compare(problem, ("pathwise",), settings.k, settings.draws, settings.seed, allow_biased=True)
             table.insert(0, "proxy", label(proxy))
             table.insert(1, "phi", phi)
             table["bound"] = [problem.exact_bound(k) for k in settings.k]
-            ends = [toy(phi + h, proxy) for h in (STEP, -STEP)]
-            table["slope"] = [(ends[0].exact_bound(k) - ends[1].exact_bound(k)) / (2 * STEP) for k in settings.k]
+            table["slope"] = [(above.exact_bound(k) - below.exact_bound(k)) / (2 * STEP) for k in settings.k]
             table["rounded"] = problem.rounded()
             table["gap"] = [problem.exact_gap(k) for k in settings.k]
-            rows.append(table)
+            tables.append(table)
             advance(1, label(proxy))
-        return {"rounding": pd.concat(rows, ignore_index=True)}
+        return {"rounding": pd.concat(tables, ignore_index=True)}
 
-    with context.progress.track("proxies over a cell", len(cell) * len(shown)) as advance:
-        pieces = [Piece(label(proxy), functools.partial(over_a_cell, proxy)) for proxy in shown]
-        rows = joined(context.parts.each(pieces))["rounding"]
-    trade = []
-    families = (
-        ("soft rounding", "alpha", soft, settings.alpha),
-        ("Gumbel annealing", "tau", annealed, settings.temperature),
-    )
-    with context.progress.track("trade-off", len(cell) * (len(soft) + len(annealed))) as advance:
-        for family, parameter, members, values in families:
-            for proxy, value in zip(members, values, strict=True):
-                problems = [toy(phi, proxy) for phi in cell]
-                moments = [problem.exact_moments("pathwise", 1) for problem in problems]
-                gaps = [problem.exact_gap(1) for problem in problems]
-                trade.append(
-                    {
-                        "family": family,
-                        "parameter": parameter,
-                        "value": value,
-                        "rms_gap": math.sqrt(sum(g * g for g in gaps) / len(cell)),
-                        "rms_gradient": math.sqrt(sum(m * m for m, _ in moments) / len(cell)),
-                        "std": math.sqrt(sum(v for _, v in moments) / len(cell)),
-                    }
-                )
-                advance(len(cell), family)
-    return {
-        "rounding": rows,
-        "rounding_tradeoff": pd.DataFrame(trade),
-        "rounding_codec": on_codec(settings, context),
-    }
+    def trade_off(family: str, parameter: str, value: float, proxy: Proxy, advance: Advance) -> Tables:
+        problems = [toy(phi, proxy) for phi in cell]
+        means, variances = zip(*(problem.exact_moments("pathwise", 1) for problem in problems), strict=True)
+        row = {"family": family, "parameter": parameter, "value": value,
+               "rms_gap": _rms(problem.exact_gap(1) for problem in problems), "rms_gradient": _rms(means),
+               "std": math.sqrt(sum(variances) / len(cell))}  # fmt: skip
+        advance(len(cell), family)
+        return {"rounding_tradeoff": pd.DataFrame([row])}
+
+    measured = [functools.partial(over_the_cell, proxy) for proxy in proxies(settings)]
+    measured += [functools.partial(trade_off, "soft rounding", "alpha", a, SoftRounding(a)) for a in settings.alpha]
+    measured += [
+        functools.partial(trade_off, "Gumbel annealing", "tau", tau, GumbelAnnealing(tau))
+        for tau in settings.temperature
+    ]
+    pieces = [Piece(f"toy-{place}", function, units=len(cell)) for place, function in enumerate(measured)]
+    return context.measure("proxies over a cell", pieces) | on_codec(settings, context)
 
 
-def on_codec(settings: Settings, context: Context) -> pd.DataFrame:
+def _rms(values: Iterable[float]) -> float:
+    squares = [value * value for value in values]
+    return math.sqrt(sum(squares) / len(squares))
+
+
+def on_codec(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Every proxy at the weights of one trained codec: SNR of each group, and the cost that training would see."""
     (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
-    codec = run.codec(device=context.device)
-    pictures = models.train_pictures(context, settings.base)
-    x = data.Crops(pictures, settings.base.crop, settings.base.batch, context.seed, device=context.device)
-    crops = x.batch(settings.base.steps)
-    rounded = evaluation.deterministic_rounding(codec, crops, settings.base.lam)["rd_cost"].mean()
-    shown, _, _ = proxies(settings)
+    base, codec = settings.base, run.codec(device=context.device)
+    pictures = models.train_pictures(context, base)
+    crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device).batch(base.steps)
+    rounded = evaluation.deterministic_rounding(codec, crops, base.lam)["rd_cost"].mean()
 
-    def recorded(proxy: Proxy) -> Tables:
+    def rows(proxy: Proxy, advance: Advance) -> Tables:
         loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
-        found = gradients.record(
-            codec, crops, settings.base.lam, settings.gradients, loss=loss, seed=context.seed, advance=advance
-        )
-        seen, se = gradients.mean_loss(
-            codec, crops, settings.base.lam, settings.costs, loss=loss, seed=context.seed, advance=advance
-        )
-        rows = found.summary().assign(proxy=label(proxy), rd_cost=seen, rd_cost_se=se, rd_cost_rounded=rounded)
-        return {"rounding_codec": rows}
+        options: dict[str, Any] = {"loss": loss, "seed": context.seed, "advance": advance}
+        snr = gradients.record(codec, crops, base.lam, settings.gradients, **options).summary()
+        cost, se = gradients.mean_loss(codec, crops, base.lam, settings.costs, **options)
+        table = pd.DataFrame({"proxy": label(proxy), "group": snr.pop("group"), "rd_cost": cost, "rd_cost_se": se,
+                              "rd_cost_rounded": rounded})  # fmt: skip
+        return {"rounding_codec": table.join(snr)}
 
     key = models.key_of(run, None, context) | {"settings": provenance.settings_hash(settings)}
     draws = settings.gradients + settings.costs
-    with context.progress.track("gradients of the codec", len(shown) * draws) as advance:
-        pieces = [
-            Piece(f"codec-{at}", functools.partial(recorded, proxy), key | {"proxy": label(proxy)}, draws)
-            for at, proxy in enumerate(shown)
-        ]
-        table = joined(context.parts.each(pieces, advance))["rounding_codec"]
-    first = ["proxy", "group", "rd_cost", "rd_cost_se", "rd_cost_rounded"]
-    return table[[*first, *(c for c in table.columns if c not in first)]]
+    pieces = [
+        Piece(f"codec-{place}", functools.partial(rows, proxy), key, draws)
+        for place, proxy in enumerate(proxies(settings))
+    ]
+    return context.measure("gradients of the codec", pieces)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """What each proxy is right about."""
     table, trade = tables["rounding"], tables["rounding_tradeoff"]
-    through = table[table["proxy"] == THROUGH]
-    spread = through.groupby("phi")["bound"].agg(lambda bound: bound.max() - bound.min()).max()
-    same = table.pivot_table(index=["phi", "k"], columns="proxy", values="exact_mean")
-    off = (same["universal"] - same["additive noise"]).abs().max()
+    biased = table["proxy"] == THROUGH
+    through, others = table[biased], table[~biased]
+    bounds = through.groupby("phi")["bound"]
+    spread = (bounds.max() - bounds.min()).max()
+    means = table.pivot_table(index=["phi", "k"], columns="proxy", values="exact_mean")
+    apart = (means["universal"] - means["additive noise"]).abs().max()
+    off = (others["exact_mean"] - others["slope"]).abs().max()
     missed = table[(table[["z", "z_variance"]].abs() > 4.5).any(axis=1)]
-    seen = "every measured mean and variance is within 4.5 standard errors of the exact one"
+    agreement = "every measured mean and variance is within 4.5 standard errors of the exact one"
     if len(missed):
-        seen = (
+        agreement = (
             f"{len(table) - len(missed)} of {len(table)} measured pairs are within 4.5 standard errors of the exact "
-            f"ones; the others are of {', '.join(dict.fromkeys(missed['proxy']))}, whose steep draws are rare"
+            f"ones; the others are of {', '.join(missed['proxy'].unique())}, whose steep draws are rare"
         )
-    true = table[table["proxy"] != THROUGH]
-    families = dict(iter(trade.groupby("family")))
+    families = trade.groupby("family")[["rms_gap", "std"]]
+    first, last = families.first(), families.last()
+    steeper = all(
+        rows["rms_gap"].is_monotonic_decreasing and rows["std"].is_monotonic_increasing for _, rows in families
+    )
+    source = "Agustsson & Theis 2020"
     return [
-        Verdict(
-            "MS-NIC does not apply to straight-through rounding",
-            "section 4.1",
-            bool(spread < 1e-9),
-            f"all samples are the same point: the bound of k = {table['k'].max()} exceeds that of one by {spread:.0e}",
-        ),
-        Verdict(
-            "the straight-through gradient is the gradient of what is trained",
-            "Bengio et al. 2013",
-            bool(((through["exact_mean"] - through["slope"]).abs() < 1e-4).all()),
-            f"what is trained has no gradient; the estimate is up to {through['mean'].abs().max():.2f} nats per unit",
-        ),
-        Verdict(
-            "universal quantization has the gradient of additive noise",
-            "Agustsson & Theis 2020",
-            bool(off < 1e-9),
-            f"largest difference of the exact means over the cell: {off:.0e}",
-        ),
-        Verdict(
-            "soft rounding and Gumbel annealing differentiate what they train",
-            "Agustsson & Theis 2020, Yang et al. 2020",
-            bool((true["exact_mean"] - true["slope"]).abs().max() < 1e-4),
-            f"largest difference of the exact mean gradient from the slope of the objective: "
-            f"{(true['exact_mean'] - true['slope']).abs().max():.0e} nats per unit; {seen}",
-        ),
-        Verdict(
-            "a steeper proxy is nearer to rounding and has a noisier gradient",
-            "Agustsson & Theis 2020, Yang et al. 2020",
-            all(e["rms_gap"].is_monotonic_decreasing and e["std"].is_monotonic_increasing for e in families.values()),
-            "; ".join(
-                f"{family}: gap {e['rms_gap'].iloc[0]:.2f} to {e['rms_gap'].iloc[-1]:.2f} nats, standard deviation "
-                f"{e['std'].iloc[0]:.2f} to {e['std'].iloc[-1]:.2f}"
-                for family, e in families.items()
-            ),
-        ),
-    ]
+        Verdict("MS-NIC does not apply to straight-through rounding", "section 4.1", bool(spread < 1e-9),
+                f"all samples are the same point: the bound of k = {table['k'].max()} exceeds that of one by "
+                f"{spread:.0e}"),
+        Verdict("the straight-through gradient is the gradient of what is trained", "Bengio et al. 2013",
+                bool(((through["exact_mean"] - through["slope"]).abs() < 1e-4).all()),
+                "what is trained has no gradient; the estimate is up to "
+                f"{through['mean'].abs().max():.2f} nats per unit"),
+        Verdict("universal quantization has the gradient of additive noise", source, bool(apart < 1e-9),
+                f"largest difference of the exact means over the cell: {apart:.0e}"),
+        Verdict("soft rounding and Gumbel annealing differentiate what they train", f"{source}, Yang et al. 2020",
+                bool(off < 1e-4),
+                "largest difference of the exact mean gradient from the slope of the objective: "
+                f"{off:.0e} nats per unit; {agreement}"),
+        Verdict("a steeper proxy is nearer to rounding and has a noisier gradient", f"{source}, Yang et al. 2020",
+                steeper, "; ".join(
+                    f"{family}: gap {first['rms_gap'][family]:.2f} to {last['rms_gap'][family]:.2f} nats, "
+                    f"standard deviation {first['std'][family]:.2f} to {last['std'][family]:.2f}"
+                    for family in first.index)),
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
     """Bound, gradient and its standard deviation over one cell at k = 1; and the trade-off of the two families."""
     table = files.read_csv(folder / "rounding.csv")
     table = table[table["k"] == 1].assign(std=lambda t: t["exact_variance"] ** 0.5)
-    order = list(dict.fromkeys(table["proxy"]))
     figure, axes = plots.figure(2, 2, width="page", height=5.0)
-    panels = (
-        ("bound", "bound trained on (nats)"),
-        ("exact_mean", "mean gradient (nats / step)"),
-        ("std", "std of one draw (nats / step)"),
-    )
-    for ax, (column, name) in zip(axes.flat, panels, strict=False):
-        options: dict[str, Any] = {
-            "order": order,
-            "xlabel": "mean of the latent (steps)",
-            "ylabel": name,
-            "markers": False,
-        }
-        plots.curves(ax, table, "phi", column, None, "proxy", **options)
+    for ax, (column, ylabel) in zip(axes.flat, PANELS.items(), strict=False):
+        plots.curves(ax, table, "phi", column, None, "proxy", xlabel="mean of the latent (steps)", ylabel=ylabel,
+                     mode="lines")  # fmt: skip
     cell = table.drop_duplicates("phi")
     axes[0, 0].plot(cell["phi"], cell["rounded"], ".", color="0.2", markersize=2, label="_")
     plots.title(axes[0, 0], "exact; dots: rounded, as at test time")
@@ -281,13 +239,10 @@ def draw(folder: Path) -> None:
     codec = files.read_csv(folder / "rounding_codec.csv")
     figure, axes = plots.figure(1, 2, width="page", height=3.2, gridspec_kw={"width_ratios": [1, 2]})
     costs = codec.drop_duplicates("proxy").assign(excess=lambda t: t["rd_cost"] - t["rd_cost_rounded"])
-    costs["where"] = "crops"
-    plots.bars(
-        axes[0], costs, "where", "excess", "rd_cost_se", "proxy", xlabel="", ylabel="cost trained on - rounded (bpp)"
-    )
-    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", xlabel="", ylabel="gradient SNR", yscale="log")
-    plots.title(axes[0], "how far from rounding")
-    plots.title(axes[1], f"same weights, {codec['draws'].iloc[0]} draws of noise")
+    plots.bars(axes[0], costs.assign(where="crops"), "where", "excess", "rd_cost_se", "proxy",
+               ylabel="cost trained on - rounded (bpp)", title="how far from rounding")  # fmt: skip
+    plots.bars(axes[1], codec, "group", "snr", "snr_se", "proxy", ylabel="gradient SNR", yscale="log",
+               title=f"same weights, {codec['draws'].iloc[0]} draws of noise")  # fmt: skip
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "rounding_codec")
 

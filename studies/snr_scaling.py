@@ -22,6 +22,7 @@ from gradlab.runtime import files
 from gradlab.study import Context, Verdict, plots
 
 PARTS = {"b": "inference", "mu": "generative"}
+COLUMNS = ["model", "part", "over", "k", "m", "snr", "snr_se", "draws"]
 # (x, likelihood_std) at phi = 0.3: far from the optimum of a wide likelihood, and near that of a narrow one.
 BOXES = {"box, wide": (1.0, 0.2), "box, narrow": (0.5, 0.1)}
 BOX_K = tuple(sorted({round(10 ** (i / 4)) for i in range(25)}))
@@ -64,91 +65,77 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     with context.progress.track("Gaussian model", len(settings.k) + len(settings.m)) as advance:
         over_k = scaling.rainforth_snr(model, settings.k, (1,), settings.draws, settings.seed, advance=advance)
         over_m = scaling.rainforth_snr(model, (1,), settings.m, settings.draws, settings.seed, advance=advance)
-    slopes, rows = [], []
+    slopes, curves = [], []
     for parameter, part in PARTS.items():
-        late = over_k[(over_k["parameter"] == parameter) & (over_k["k"] >= settings.asymptotic)]
-        for over, table in (("k", late), ("m", over_m[over_m["parameter"] == parameter])):
-            found = scaling.slope(table, over)
-            theory = -0.5 if (part, over) == ("inference", "k") else 0.5
-            slopes.append({"model": "Gaussian", "part": part, "over": over, "theory": theory, **found._asdict()})
         for over, table in (("k", over_k), ("m", over_m)):
-            mine = table[table["parameter"] == parameter]
-            kept = mine[["k", "m", "snr", "snr_se", "draws"]]
-            rows += kept.assign(model="Gaussian", part=part, over=over).to_dict("records")
+            line = {"model": "Gaussian", "part": part, "over": over}
+            rows = table[table["parameter"] == parameter]
+            curves.append(rows.assign(**line)[COLUMNS])
+            late = rows[(rows["k"] >= settings.asymptotic) | (over == "m")]
+            theory = -0.5 if (part, over) == ("inference", "k") else 0.5
+            slopes.append(line | {"theory": theory, **scaling.slope(late, over)._asdict()})
     for name, (x, std) in BOXES.items():
         problem = gl.problems.BoxGaussian(0.3, x, likelihood_std=std)
         for part, wrt in (("inference", "phi"), ("generative", "slope")):
-            snr = {}
-            for k in BOX_K:
-                mean, variance = problem.exact_moments("pathwise", k, wrt=wrt)
-                snr[k] = abs(mean) / math.sqrt(variance)
-            curve = {"model": name, "part": part, "over": "k", "m": 1, "snr_se": 0.0, "draws": 0}
-            rows += [curve | {"k": k, "snr": value} for k, value in snr.items()]
+            line = {"model": name, "part": part, "over": "k"}
+            moments = {k: problem.exact_moments("pathwise", k, wrt=wrt) for k in BOX_K}
+            snr = {k: abs(mean) / math.sqrt(variance) for k, (mean, variance) in moments.items()}
+            rows = pd.DataFrame({"k": BOX_K, "m": 1, "snr": snr.values(), "snr_se": 0.0, "draws": 0})
+            curves.append(rows.assign(**line)[COLUMNS])
             last = math.log10(snr[10**6] / snr[10**5])  # exact: no interval
-            slopes.append(
-                {"model": name, "part": part, "over": "k", "theory": 0.5} | dict(value=last, low=last, high=last)
-            )
-    first = ["model", "part", "over", "k", "m", "snr", "snr_se", "draws"]
-    return {"snr-scaling": pd.DataFrame(rows)[first], "slopes": pd.DataFrame(slopes).rename(columns={"value": "slope"})}
+            slopes.append(line | {"theory": 0.5, "value": last, "low": last, "high": last})
+    return {
+        "snr-scaling": pd.concat(curves, ignore_index=True),
+        "slopes": pd.DataFrame(slopes).rename(columns={"value": "slope"}),
+    }
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Rainforth's law on the Gaussian model, and what becomes of it on the box."""
-    slopes = tables["slopes"].set_index(["model", "part", "over"])
-    found = []
-    for part, over, claim in (
-        ("inference", "k", "the SNR of inference gradients falls as 1/sqrt(K)"),
-        ("generative", "k", "the SNR of generative gradients grows as sqrt(K)"),
-        ("inference", "m", "averaging M estimates raises the inference SNR as sqrt(M)"),
-    ):
-        row = slopes.loc[("Gaussian", part, over)]
+    rows = tables["slopes"].set_index(["model", "part", "over"])
+    slope = rows["slope"]
+    narrow = tables["snr-scaling"].query("model == 'box, narrow' and part == 'inference'").set_index("k")["snr"]
+
+    def law(part: str, over: str, claim: str) -> Verdict:
+        row = rows.loc[("Gaussian", part, over)]
+        evidence = (
+            f"slope {row['slope']:+.3f}, 95 % interval {row['low']:+.3f} to {row['high']:+.3f} "
+            f"(theory {row['theory']:+.1f})"
+        )
         holds = bool(abs(row["slope"] - row["theory"]) < 0.05)
-        interval = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
-        evidence = f"slope {row['slope']:+.3f}, {interval} (theory {row['theory']:+.1f})"
-        found.append(Verdict(claim, "Rainforth et al. 2018, on their Gaussian model", holds, evidence))
-    curves = tables["snr-scaling"]
-    narrow = curves[(curves["model"] == "box, narrow") & (curves["part"] == "inference")].set_index("k")["snr"]
-    end = slopes.loc[("box, wide", "inference", "k"), "slope"]
-    found.append(
-        Verdict(
-            "MS-NIC also suffers from the vanishing of the inference SNR as the sample size grows",
-            "A.4, A.9",
-            bool(end < 0),
-            f"on the box the exact SNR ends up growing, slope {end:+.3f} at K = 10^6; near the optimum of a narrow "
-            f"likelihood it first falls, {narrow.iloc[0]:.2f} to {narrow.min():.4f} at K = {narrow.idxmin()} (1-D)",
-        )
-    )
-    inference, generative = (slopes.loc[("Gaussian", part, "k"), "slope"] for part in PARTS.values())
-    found.append(
-        Verdict(
-            "encoder and decoder gradient SNR scale at the same rate in M/K (as printed)",
-            "A.9",
-            bool(abs(inference - generative) < 0.1),
-            f"slopes over K: {inference:+.2f} (inference), {generative:+.2f} (generative)",
-        )
-    )
-    return found
+        return Verdict(claim, "Rainforth et al. 2018, on their Gaussian model", holds, evidence)
+
+    end = slope["box, wide", "inference", "k"]
+    inference, generative = (slope["Gaussian", part, "k"] for part in PARTS.values())
+    return [
+        law("inference", "k", "the SNR of inference gradients falls as 1/sqrt(K)"),
+        law("generative", "k", "the SNR of generative gradients grows as sqrt(K)"),
+        law("inference", "m", "averaging M estimates raises the inference SNR as sqrt(M)"),
+        Verdict("MS-NIC also suffers from the vanishing of the inference SNR as the sample size grows", "A.4, A.9",
+                bool(end < 0), f"on the box the exact SNR ends up growing, slope {end:+.3f} at K = 10^6; near the "
+                f"optimum of a narrow likelihood it first falls, {narrow.iloc[0]:.2f} to {narrow.min():.4f} at "
+                f"K = {narrow.idxmin()} (1-D)"),
+        Verdict("encoder and decoder gradient SNR scale at the same rate in M/K (as printed)", "A.9",
+                bool(abs(inference - generative) < 0.1),
+                f"slopes over K: {inference:+.2f} (inference), {generative:+.2f} (generative)"),
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
     """Measured SNR over K and M on the Gaussian model; exact SNR over K on the box (slope at its end)."""
     table = files.read_csv(folder / "snr-scaling.csv")
     slopes = files.read_csv(folder / "slopes.csv").set_index(["model", "part", "over"])["slope"]
-    table["line"] = [
-        f"{part}, slope {slopes[model, part, over]:+.2f}"
-        for model, part, over in table[["model", "part", "over"]].values
-    ]
+    lines = table[["model", "part", "over"]].itertuples(index=False, name=None)
+    table["line"] = [f"{line[1]}, slope {slopes[line]:+.2f}" for line in lines]
     figure, axes = plots.figure(2, 3, width="page", height=3.6, gridspec_kw={"height_ratios": [4, 1]})
     for ax, over in zip(axes[0], ("k", "m"), strict=False):
         rows = table[(table["model"] == "Gaussian") & (table["over"] == over)]
-        plots.curves(ax, rows, over, "snr", "snr_se", "line", xlabel=f"samples {over.upper()}",
-                     ylabel="SNR", xscale="log", yscale="log")  # fmt: skip
-        plots.title(ax, f"Gaussian model, n = {rows['draws'].iloc[0]}")
+        plots.curves(ax, rows, over, "snr", "snr_se", "line", xlabel=f"samples {over.upper()}", ylabel="SNR",
+                     xscale="log", yscale="log", title=f"Gaussian model, n = {rows['draws'].iloc[0]}")  # fmt: skip
     box = table[table["model"] != "Gaussian"].copy()
     box["name"] = box["model"].str.replace("box, ", "") + ", " + box["line"]
-    plots.curves(axes[0, 2], box, "k", "snr", None, "name", markers=False, xlabel="samples K", ylabel="SNR",
-                 xscale="log", yscale="log")  # fmt: skip
-    plots.title(axes[0, 2], "unit box, exact")
+    plots.curves(axes[0, 2], box, "k", "snr", None, "name", mode="lines", xlabel="samples K", ylabel="SNR",
+                 xscale="log", yscale="log", title="unit box, exact")  # fmt: skip
     for ax, below in zip(*axes, strict=True):
         plots.shared_legend(figure, [ax], at=below)
     plots.save(figure, folder / "snr-scaling")

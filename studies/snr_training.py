@@ -14,13 +14,12 @@ import pandas as pd
 from gradlab import cli
 from gradlab.runtime import files
 from gradlab.study import Context, Verdict, plots
+from gradlab.study.verdicts import CLEAR, unanimous
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
 
-ASSUMED = models.ASSUMED | {
-    "minibatch": "one, seen by no iteration: the SNR is that of the noise alone",
-}
+ASSUMED = models.ASSUMED | {"minibatch": "one, seen by no iteration: the SNR is that of the noise alone"}
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 METHODS = (models.TWO_LEVEL, models.BASELINE)
 
@@ -30,7 +29,6 @@ class Settings:
     """Models and points.
 
     Attributes:
-        base: the direct-y model.
         every: iterations between points.
         draws: gradients of each point; 17 or more for standard errors.
     """
@@ -49,32 +47,35 @@ PROFILES = {
 SMALLEST = Settings(base=models.SMALLEST, every=2, draws=3)
 
 
+def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
+    """Both models, by name."""
+    return [(name, models.method(settings.base, name)) for name in METHODS]
+
+
 def work(settings: Settings) -> list[Work]:
     """What it needs: the models, and the gradients that are recorded while they train."""
-    draws = settings.base.steps // settings.every * settings.draws
-    wanted = [(name, models.method(settings.base, name)) for name in METHODS]
-    return models.work(wanted, record=draws, watched=True)
+    points = settings.base.steps // settings.every
+    return models.work(trained(settings), record=points * settings.draws, watched=True)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train both models with the monitor at work, or read what it has written before."""
-    wanted = [(name, models.method(settings.base, name)) for name in METHODS]
-    runs = models.train_all(context, wanted, (settings.every, settings.draws))
-    found = [files.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
-    table = pd.concat([rows.assign(method=name) for name, rows in zip(METHODS, found, strict=True)], ignore_index=True)
-    table = table[["iteration", "method", *(c for c in table.columns if c not in ("iteration", "method"))]]
-    return {"snr-training": table.assign(seed=context.seed)}
+    runs = models.train_all(context, trained(settings), (settings.every, settings.draws))
+    tables = [files.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
+    for name, table in zip(METHODS, tables, strict=True):
+        table.insert(1, "method", name)
+    return {"snr-training": pd.concat(tables, ignore_index=True).assign(seed=context.seed)}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Table 3's ordering, at every point of training."""
     table = tables["snr-training"]
-    snr = table[table["group"] == "z infer"].pivot(index="iteration", columns="method", values="snr")
-    error = table[table["group"] == "z infer"].pivot(index="iteration", columns="method", values="snr_se")
+    table = table[table["group"] == "z infer"].pivot(index="iteration", columns="method")
+    snr = table["snr"]
     gap = snr[models.BASELINE] - snr[models.TWO_LEVEL]
-    clear = gap.abs() > 2 * (error**2).sum(axis=1, skipna=False) ** 0.5
-    lower, higher = int((clear & (gap > 0)).sum()), int((clear & (gap < 0)).sum())
-    holds = None if not lower + higher else True if not higher else False if not lower else None
+    clear = gap[gap.abs() > CLEAR * (table["snr_se"] ** 2).sum(axis=1, skipna=False) ** 0.5]
+    lower, higher = int((clear > 0).sum()), int((clear < 0).sum())
+    holds = unanimous(clear > 0)
     evidence = (
         f"of {len(gap)} points the SNR of z infer without direct-y is lower at {lower}, higher at {higher}, within two "
         f"standard errors at {len(gap) - lower - higher}; mean over the points "
@@ -90,9 +91,9 @@ def draw(folder: Path) -> None:
     panels = list(axes.flat)
     for ax, group in zip(panels, GROUPS, strict=False):
         plots.curves(ax, table[table["group"] == group], "iteration", "snr", "snr_se", "method",
-                     xlabel="iterations", ylabel="gradient SNR", yscale="log", order=METHODS[::-1])  # fmt: skip
+                     xlabel="iterations", ylabel="gradient SNR", yscale="log", order=METHODS[::-1],
+                     title=f"{group}, n = {table['draws'].iloc[0]} draws")  # fmt: skip
         ax.axhline(table["noise_floor"].iloc[0], color="0.4", linewidth=0.8, linestyle=":", label="noise floor")
-        plots.title(ax, f"{group}, n = {table['draws'].iloc[0]} draws")
     plots.shared_legend(figure, panels[:-1], at=panels[-1])
     plots.save(figure, folder / "snr-training")
 

@@ -16,8 +16,7 @@ import pandas as pd
 from gradlab import cli, data
 from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
-from gradlab.study.pieces import Piece, Tables, joined
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
@@ -30,9 +29,7 @@ class Settings:
     """The codec and the sizes.
 
     Attributes:
-        base: the codec, trained single-sample.
         sizes: pixels per side of the crops.
-        k: sample sizes.
         batch: crops per size.
         draws: noise draws per crop and k.
     """
@@ -64,66 +61,53 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     codec = run.codec(device=context.device)
     pictures = models.test_pictures(context)
 
-    def at(size: int) -> Tables:
+    def rows(size: int, advance: Advance) -> Tables:
         x = data.Crops(pictures, size, settings.batch, context.seed, device=context.device).batch(0)
-        found = weight_statistics(
+        table = weight_statistics(
             codec, x, settings.base.lam, settings.k, settings.draws, context.seed, advance=advance
         )
-        found.insert(0, "size", size)
-        return {"weights": found}
+        table.insert(0, "size", size)
+        return {"weights": table}
 
     key = models.key_of(run, None, context)
     key |= {"batch": settings.batch, "k": list(settings.k), "draws": settings.draws}
     units = len(settings.k) * settings.draws
-    with context.progress.track("draws of the weights", units * len(settings.sizes)) as advance:
-        pieces = [
-            Piece(f"{size}-pixels", functools.partial(at, size), key | {"size": size}, units) for size in settings.sizes
-        ]
-        return joined(context.parts.each(pieces, advance))
+    pieces = [Piece(f"{size}-pixels", functools.partial(rows, size), key, units) for size in settings.sizes]
+    return context.measure("draws of the weights", pieces)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Do k samples count as k? In the equations' weights and in the listing's, at the largest size and k."""
     table = tables["weights"]
     size, k = table["size"].max(), table["k"].max()
-    at = table[(table["size"] == size) & (table["k"] == k)].set_index(["weighting", "scale", "term"])
-    joint, listing = at.loc[("joint", "nats", "all"), "ess"], at.loc[("per-term", "bpp", "distortion"), "ess"]
+    ess = table[(table["size"] == size) & (table["k"] == k)].set_index(["weighting", "scale", "term"])["ess"]
+    joint, listing = ess["joint", "nats", "all"], ess["per-term", "bpp", "distortion"]
+    apart = bool(listing < 0.95 * k)
+    are = "differ" if apart else "are flat, an average of k single-sample losses"
+    where = f"of {k} at {size} x {size} pixels"
     return [
-        Verdict(
-            "the importance weights of the equations (joint, nats) use more than one sample",
-            "eqs. 12-17",
-            bool(joint > 1.5),
-            f"effective sample size {joint:.2f} of {k} at {size} x {size} pixels",
-        ),
-        Verdict(
-            "the weights of the listing (per term, bits per pixel) tell samples apart",
-            "Appendix A.5",
-            bool(listing < 0.95 * k),
-            f"effective sample size {listing:.2f} of {k} at {size} x {size} pixels: "
-            + (
-                "the weights differ"
-                if listing < 0.95 * k
-                else "the weights are flat, an average of k single-sample losses"
-            ),
-        ),
-    ]
+        Verdict("the importance weights of the equations (joint, nats) use more than one sample", "eqs. 12-17",
+                bool(joint > 1.5), f"effective sample size {joint:.2f} {where}"),
+        Verdict("the weights of the listing (per term, bits per pixel) tell samples apart", "Appendix A.5", apart,
+                f"effective sample size {listing:.2f} {where}: the weights {are}"),
+    ]  # fmt: skip
 
 
 def draw(folder: Path) -> None:
     """Effective sample size over image size at the largest k, and over k at the largest size."""
     table = files.read_csv(folder / "weights.csv")
     table["name"] = table["weighting"] + ", " + table["scale"]
-    each = table["weighting"] == "per-term"
-    table.loc[each, "name"] += ", " + table.loc[each, "term"]
+    per_term = table["weighting"] == "per-term"
+    table.loc[per_term, "name"] += ", " + table["term"]
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     size, k = table["size"].max(), table["k"].max()
-    # Bars: half of these series are equal, and lines would hide each other.
-    plots.bars(axes[0], table[table["k"] == k], "size", "ess", "ess_se", "name", xlabel="crop (pixels per side)",
-               ylabel="effective sample size")  # fmt: skip
-    plots.title(axes[0], f"k = {k}")
-    plots.bars(axes[1], table[table["size"] == size], "k", "ess", "ess_se", "name", xlabel="samples k",
-               ylabel="effective sample size")  # fmt: skip
-    plots.title(axes[1], f"{size} x {size} pixels")
+    for ax, rows, column, xlabel, title in (
+        (axes[0], table[table["k"] == k], "size", "crop (pixels per side)", f"k = {k}"),
+        (axes[1], table[table["size"] == size], "k", "samples k", f"{size} x {size} pixels"),
+    ):
+        # Bars: half of these series are equal, and lines would hide each other.
+        plots.bars(ax, rows, column, "ess", "ess_se", "name", xlabel=xlabel, ylabel="effective sample size",
+                   title=title)  # fmt: skip
     plots.shared_legend(figure, axes)
     plots.save(figure, folder / "weights")
 

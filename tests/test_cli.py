@@ -47,7 +47,7 @@ def test_import_gradlab_loads_nothing_heavy() -> None:
 def test_lazy_names() -> None:
     assert set(gradlab.__all__) <= set(dir(gradlab))
     assert issubclass(gradlab.GradlabError, ValueError)
-    assert gradlab.study.paper.value(1, "bpp", method="Baseline") == 0.5273
+    assert gradlab.paper.value(1, "bpp", method="Baseline") == 0.5273
     assert isinstance(gradlab.__version__, str)
     with pytest.raises(AttributeError, match="no attribute 'codec'"):
         gradlab.codec  # noqa: B018

@@ -85,11 +85,13 @@ def foreign(site, pages):
     return found
 
 
+@pytest.mark.slow
 def test_internal_links_and_anchors_lead_somewhere(pages):
     assert len(pages) > 40
     assert broken(pages) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_another_host(site, pages):
     assert foreign(site, pages) == []
 
@@ -105,6 +107,7 @@ def test_a_broken_link_and_a_foreign_script_are_seen(tmp_path):
     assert foreign(tmp_path, found) == ["page.html: //cdn/x.js", "https://fonts/x.css"]
 
 
+@pytest.mark.slow
 def test_mathematics_is_mathml(site):
     text = (site / "theory" / "bounds.html").read_text(encoding="utf-8")
     assert text.count("<math") > 20 and "mathjax.js" not in text.lower() and 'class="eqno">(1)' in text
@@ -116,6 +119,7 @@ def test_latex_that_does_not_convert_is_a_warning(caplog):
     assert len(caplog.records) == 2
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_docstring_and_a_place_in_the_reference(site):
     from sphinx.util.inventory import InventoryFile
 
@@ -135,6 +139,7 @@ def test_every_public_name_has_a_docstring_and_a_place_in_the_reference(site):
     assert missing == [] and bare == []
 
 
+@pytest.mark.slow
 def test_the_names_of_the_package_are_listed(site):
     import gradlab as gl
 
@@ -142,6 +147,7 @@ def test_the_names_of_the_package_are_listed(site):
     assert [name for name in gl.__all__ if f"gl.{name}<" not in text] == []
 
 
+@pytest.mark.slow
 def test_the_command_line_is_described(site):
     text = (site / "reference" / "api" / "command-line.html").read_text(encoding="utf-8")
     found = commandline.commands(commandline.application(), "gradlab")

@@ -112,7 +112,10 @@ def one_thread(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [
+    pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if page.name == "README.md" else [])
+    for page in PAGES
+])  # fmt: skip
 def test_code_blocks(page, one_thread):
     for example in SYBIL.parse(page).examples():
         example.evaluate()

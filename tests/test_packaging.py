@@ -1,31 +1,127 @@
+"""The tree: its packages, layers and signatures, what the wheel ships, and the size of a clone."""
+
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 13_000_000  # of all tracked files
+ROOT_MODULES = {"__init__", "__main__", "cli", "errors", "kernels", "noise", "testing", "validation"}
+PACKAGES = {
+    "codecs", "data", "estimators", "evaluation", "objectives", "problems", "runtime", "snr", "study", "training"
+}  # fmt: skip
+
+# Signatures are limited to these, `self` and `cls` aside; the command line (cli.py) is exempt.
+MOST_POSITIONAL, MOST_PARAMETERS = 6, 8
+PUBLIC_CONTRACT = {
+    "gradlab/problems/box.py: BoxGaussian.__init__",
+    "gradlab/problems/comparison.py: compare",
+    "gradlab/problems/normal.py: NormalGaussian.__init__",
+    "gradlab/problems/rounded.py: RoundedGaussian.__init__",
+    "gradlab/problems/two_level.py: TwoLevel.__init__",
+}
+TOO_LONG = {  # positional parameters, all parameters
+    "gradlab/kernels.py: walls": (7, 7),
+    "gradlab/problems/comparison.py: _sample": (6, 9),
+    "gradlab/snr/monitor.py: SNRMonitor.__init__": (2, 9),
+    "gradlab/snr/recorder/compiled.py: _update": (7, 7),
+    "gradlab/study/audit/checks.py: equal": (6, 9),
+    "gradlab/study/planning.py: plan": (4, 12),
+    "gradlab/study/plots.py: bars": (6, 11),
+    "gradlab/study/plots.py: curves": (6, 14),
+    "gradlab/study/plots.py: heat": (5, 12),
+    "gradlab/study/plots.py: histograms": (4, 9),
+    "gradlab/study/runner.py: run": (4, 15),
+    "gradlab/testing.py: assert_moments": (5, 9),
+}
 
 
-def test_the_wheel_holds_every_package():
-    """The list in pyproject.toml is explicit (studies are installed under another name), so it can go stale."""
-    text = (ROOT / "pyproject.toml").read_text()
-    listed = set(re.findall(r'"(gradlab[\w.]*)"', text.split("[tool.setuptools]")[1].split("]")[0]))
-    there = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "gradlab").rglob("__init__.py")}
-    assert listed == there | {"gradlab_studies"}
+@pytest.fixture(scope="module")
+def tools():
+    """The tables ``[tool.*]`` of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 
 
-def test_every_data_file_of_a_package_is_shipped():
-    text = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools.package-data]")[1].split("\n[")[0]
-    patterns = {
-        (line.split("=")[0].strip(' "'), p)
-        for line in text.splitlines()
-        if "=" in line
-        for p in re.findall(r'"([^"]+\.\w+)"', line.split("=")[1])
+@pytest.fixture(scope="module")
+def layers(tools):
+    """The import layers, top first, one line of names each."""
+    (contract,) = (c for c in tools["importlinter"]["contracts"] if c["type"] == "layers")
+    return contract["layers"]
+
+
+def test_the_root_holds_the_modules_and_packages_of_the_design():
+    entries = {p.name for p in (ROOT / "gradlab").iterdir() if p.name != "__pycache__"}
+    assert entries == {f"{name}.py" for name in ROOT_MODULES} | PACKAGES | {"py.typed"}
+
+
+def test_every_module_and_package_is_in_one_layer(layers):
+    names = [name.strip() for line in layers for name in re.split(r"[|:]", line)]
+    assert sorted(names) == sorted((ROOT_MODULES - {"__init__"}) | PACKAGES)
+    assert len(layers) <= 11
+
+
+def test_the_map_in_contributing_shows_the_layers(layers):
+    (block,) = re.findall(r"```\n(__main__.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert [re.split(r"\s{2,}", line)[0] for line in block.splitlines()] == layers
+
+
+def test_the_paths_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:gradlab|studies|tests|benchmarks|docs|figures)/[^`\s]*)`", text)
+    assert len(paths) > 50
+    assert [path for path in paths if not any(ROOT.glob(re.sub(r"<\w+>", "*", path)))] == []
+
+
+def parameters_of(path: Path):
+    """``Class.function`` -> number of positional parameters, and of all, of each function of a file."""
+
+    def visit(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            name = prefix
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                name = f"{prefix}{child.name}."
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                arguments = child.args
+                positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in ("self", "cls")]
+                yield name[:-1], (len(positional), len(positional) + len(arguments.kwonlyargs))
+            yield from visit(child, name)
+
+    return visit(ast.parse(path.read_text("utf-8")), "")
+
+
+def test_signatures_are_short():
+    """Beyond the limits: keyword-only parameters, or a record of options."""
+    paths = [*(ROOT / "gradlab").rglob("*.py"), *(ROOT / "studies").glob("*.py")]
+    beyond = {
+        f"{path.relative_to(ROOT).as_posix()}: {name}": counts
+        for path in sorted(paths)
+        if path != ROOT / "gradlab" / "cli.py"
+        for name, counts in parameters_of(path)
+        if counts[0] > MOST_POSITIONAL or counts[1] > MOST_PARAMETERS
     }
+    assert {name: counts for name, counts in beyond.items() if name not in PUBLIC_CONTRACT} == TOO_LONG
+    assert set(beyond) >= PUBLIC_CONTRACT  # none is exempt without need
+
+
+def test_the_wheel_holds_every_package(tools):
+    """The list in pyproject.toml is explicit (studies are installed under another name), so it can go stale."""
+    packages = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "gradlab").rglob("__init__.py")}
+    assert set(tools["setuptools"]["packages"]) == packages | {"gradlab_studies"}
+
+
+def test_every_data_file_of_a_package_is_shipped(tools):
+    patterns = {(package, p) for package, listed in tools["setuptools"]["package-data"].items() for p in listed}
     shipped = {f for package, pattern in patterns for f in (ROOT / package.replace(".", "/")).glob(pattern)}
     files = {f for f in (ROOT / "gradlab").rglob("*") if f.is_file() and "__pycache__" not in f.parts}
     assert {f for f in files if f.suffix != ".py"} - {ROOT / "gradlab" / "py.typed"} <= shipped

@@ -69,9 +69,9 @@ def test_right_estimators_pass_on_a_normal(k):
 @pytest.mark.parametrize(
     ("mine", "problem", "became"),
     [
-        (squared, BOX, "dreg, dreg-squared and gdreg"),
-        (pathwise, NORMAL, "stl"),
-        (nothing, BOX, "score, nvil, vimco and rws"),
+        pytest.param(squared, BOX, "dreg, dreg-squared and gdreg", id="squared"),
+        pytest.param(pathwise, NORMAL, "stl", id="pathwise on a Normal"),
+        pytest.param(nothing, BOX, "score, nvil, vimco and rws", id="nothing"),
     ],
 )
 def test_a_wrong_one_fails_and_is_told_what_it_became(mine, problem, became):
@@ -120,20 +120,23 @@ def test_the_outcome_is_that_of_the_seed_and_chunks_do_not_matter(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (
+        pytest.param(
             (lambda w, y, e: y, BOX),
             r"returned torch.float64 \(100, 2\).*return one estimate per draw, a tensor \[100\] of floats",
+            id="shape",
         ),
-        ((lambda w, y, e: 1.0, BOX), "returned float"),
-        ((lambda w, y, e: y[:, 0].detach() * math.nan, BOX), "NaN or infinite"),
-        ((pathwise, gl.problems.BoxGaussian(0.3, 1.0, dim=3)), "with dim = 3"),
-        ((pathwise, gl.problems.RoundedGaussian(0.3, 1.0, "sga")), "not on RoundedGaussian"),
-        ((pathwise, 3), "not on int"),
-        (("pathwize", BOX), "did you mean 'pathwise'"),
-        ((lambda w, y, e: y[:, 0].detach() > 0, BOX), "returned torch.bool"),
-        ((lambda w, y: y[:, 0], BOX), "failed on .* with TypeError"),
-        ((lambda w, y, e: y.mul_(2)[:, 0], BOX), "failed on .* with RuntimeError"),
-        ((None, BOX), "None is no estimator"),
+        pytest.param((lambda w, y, e: 1.0, BOX), "returned float", id="a number"),
+        pytest.param((lambda w, y, e: y[:, 0].detach() * math.nan, BOX), "NaN or infinite", id="nan"),
+        pytest.param((pathwise, gl.problems.BoxGaussian(0.3, 1.0, dim=3)), "with dim = 3", id="three coordinates"),
+        pytest.param(
+            (pathwise, gl.problems.RoundedGaussian(0.3, 1.0, "sga")), "not on RoundedGaussian", id="RoundedGaussian"
+        ),
+        pytest.param((pathwise, 3), "not on int", id="no problem"),
+        pytest.param(("pathwize", BOX), "did you mean 'pathwise'", id="unknown name"),
+        pytest.param((lambda w, y, e: y[:, 0].detach() > 0, BOX), "returned torch.bool", id="truth values"),
+        pytest.param((lambda w, y: y[:, 0], BOX), "failed on .* with TypeError", id="too few arguments"),
+        pytest.param((lambda w, y, e: y.mul_(2)[:, 0], BOX), "failed on .* with RuntimeError", id="in place"),
+        pytest.param((None, BOX), "None is no estimator", id="None"),
     ],
 )
 def test_bad_input(arguments, match):

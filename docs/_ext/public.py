@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 PACKAGE = "gradlab"
@@ -29,6 +30,7 @@ def names(module: ModuleType) -> list[str]:
     ]
 
 
+@cache
 def homes() -> dict[str, list[str]]:
     """Module -> the names that are documented there, each object once.
 

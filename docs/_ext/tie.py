@@ -2,7 +2,7 @@
 
     ```{tie} bound, gradient
     gradlab.problems._oracle.moments.bound
-    tests/problems/test_exact_small_k.py::test_published_bounds
+    tests/problems/test_moments_small_k.py::test_published_bounds
     ```
 
 The arguments are labels of equations, each line a name of gradlab or the id of a test. What does not exist is a
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import public
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -46,13 +47,24 @@ def resolves(name: str) -> bool:
     return _value(name) is not None
 
 
-def defined_at(name: str) -> str:
-    """Where the reference describes a name: an inherited method with the class that defines it."""
+def documented_at(name: str) -> str:
+    """Where the reference describes a name: with the package that exports it; an inherited method with its class.
+
+    Returns:
+        The full name there; empty for what is private, which the reference leaves out.
+    """
+    if any(part.startswith("_") for part in name.split(".")):
+        return ""
     owner, _, attribute = name.rpartition(".")
     parent = _value(owner) if owner else None
-    if isinstance(parent, type) and attribute not in vars(parent):
+    if isinstance(parent, type):
         definer = next((c for c in parent.__mro__ if attribute in vars(c)), parent)
-        return f"{definer.__module__}.{definer.__qualname__}.{attribute}"
+        return f"{documented_at(f'{definer.__module__}.{definer.__qualname__}')}.{attribute}"
+    value = _value(name)
+    for module, names in public.homes().items():
+        for exported in names:
+            if exported == attribute and getattr(importlib.import_module(module), exported) is value:
+                return f"{module}.{exported}"
     return name
 
 
@@ -63,6 +75,11 @@ def tests_in(path: Path) -> frozenset[str]:
         return frozenset()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return frozenset(n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test_"))
+
+
+def _linked(name: str) -> str:
+    target = documented_at(name)
+    return f"{{py:obj}}`{name} <{target}>`" if target else f"`{name}`"
 
 
 class Tie(SphinxDirective):
@@ -90,7 +107,7 @@ class Tie(SphinxDirective):
         if not computed or not checked:
             self._warn(f"tie of {', '.join(labels)}: name a function and a test")
         source = "".join(f"{{eq}}`{label}` " for label in labels)
-        source += "computed by " + ", ".join(f"{{py:obj}}`{name} <{defined_at(name)}>`" for name in computed)
+        source += "computed by " + ", ".join(map(_linked, computed))
         source += "; checked by " + ", ".join(f"`{name}`" for name in checked) + "."
         children, _ = self.state.inline_text(source, self.lineno)
         paragraph += children

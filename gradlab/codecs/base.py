@@ -1,14 +1,12 @@
-"""What all image codecs share: one forward of ours, around transforms and entropy models that are CompressAI's.
+"""The base class of all image codecs: gradlab's forward pass around CompressAI's transforms and entropy models.
 
-A model gives its parts (``g_a``, ``g_s``, what lies between y and z, p(y | .) and how y is rounded); everything that
-draws, scores or decodes a sample stands here once. One noisy sample of y is drawn, and that very sample is scored, read
-by the context model and decoded: CompressAI's own forward of ``mbt2018`` and ``cheng2020`` draws two, which an
-importance weight must not mix.
+A subclass supplies its parts: ``g_a``, ``g_s``, the hyperprior, p(y | z) and the rounding of y. Drawing, scoring and
+decoding samples is implemented here once. Each noisy sample of y is scored, read by the context model and decoded.
+CompressAI's own forward of ``mbt2018`` and ``cheng2020`` draws two samples, which an importance weight must not mix.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -18,17 +16,17 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from gradlab.codecs.entropy import Bottleneck
-from gradlab.codecs.precision import check_weight_dtype, run_transform
+from gradlab.codecs.precision import run_transform
+from gradlab.codecs.shared import check_input, fold, log_likelihood, noise_like, unfold
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
-from gradlab.objectives.proxies import Proxy
-from gradlab.objectives.proxies import proxy as _proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.validation import checked
 
 
 class Latents(NamedTuple):
-    """The latents of images without noise, quantised, and the information content of the quantised ones.
+    """Latents of images, before and after quantisation, and the information content of the quantised latents.
 
     Attributes:
         y: ``[B, M, h, w]``; z: ``[B, N, h', w']``, None where the model has none; y_hat, z_hat: the same, quantised:
@@ -45,14 +43,14 @@ class Latents(NamedTuple):
 
 
 class Codec(CompressionModel):
-    """An image codec of CompressAI whose forward is ours: noise injected, y scored as it was drawn.
+    """An image codec of CompressAI with gradlab's forward pass: noise is injected, and y is scored as it was drawn.
 
-    Listed before CompressAI's class among the bases of a model, it takes over ``forward`` and leaves the parameters,
-    their order and their state-dict keys as they are.
+    As the first base of a model, before CompressAI's class, it replaces ``forward`` and keeps the parameters, their
+    order and their state-dict keys.
 
-    Gradients are those of autograd through CompressAI's modules. They are derivatives except at CompressAI's bounds
+    Gradients come from autograd through CompressAI's modules. They equal the derivatives except at CompressAI's bounds
     (scales at 0.11, likelihoods at 1e-9, the parameters of GDN): below a bound the value is constant, but a gradient
-    that would lift the argument back above it is let through, so that training can leave the bound.
+    that would lift the argument back above it passes, so that training can leave the bound.
 
     Args:
         channels: CompressAI's own arguments, in the order of ``channel_names``.
@@ -66,6 +64,7 @@ class Codec(CompressionModel):
     """
 
     channel_names: ClassVar[tuple[str, ...]] = ("N", "M")
+    has_z: ClassVar[bool] = True
     g_a: nn.Module
     g_s: nn.Module
     entropy_bottleneck: Bottleneck
@@ -81,11 +80,11 @@ class Codec(CompressionModel):
     @classmethod
     @abstractmethod
     def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """The channels of a state dict with the keys of this model."""
+        """Infer the channels from a state dict with the keys of this model."""
 
     @abstractmethod
     def groups(self) -> dict[str, nn.Module]:
-        """The groups of Table 3. The entropy bottleneck's ``quantiles`` are no part of the model's likelihood."""
+        """Return the groups of Table 3. The bottleneck's ``quantiles`` are not part of the model's likelihood."""
 
     @abstractmethod
     def _hyper(self, y: Tensor) -> Tensor | None:
@@ -97,10 +96,10 @@ class Codec(CompressionModel):
 
     @abstractmethod
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
-        """y as the bitstream holds it."""
+        """Round y as the bitstream does."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """``[B, M, h, w]`` the mean of y, ``g_a(x)``, in the type of ``x [B, 3, H, W]``.
+        """Compute the mean of y, ``g_a(x)``: ``[B, M, h, w]`` in the type of ``x [B, 3, H, W]``.
 
         Raises:
             GradlabError: images of a wrong shape, type or device.
@@ -109,12 +108,12 @@ class Codec(CompressionModel):
         return run_transform(self.g_a, x, self.precision)
 
     def decode(self, y: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` the image of a latent, ``g_s(y)``, in the type of ``y``, not clamped."""
+        """Decode a latent to an image, ``g_s(y)``: ``[B, 3, H, W]`` in the type of ``y``, not clamped."""
         return run_transform(self.g_s, y, self.precision)
 
     @abstractmethod
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
-        """Probability mass of each element of given latents, by latent: ``"y"`` and, where the model has one, ``"z"``.
+        """Compute the probability mass of each element of ``"y"`` and, where the model has one, of ``"z"``.
 
         Args:
             y_hat: ``[B, M, h, w]``, rounded, dithered or noisy.
@@ -133,7 +132,7 @@ class Codec(CompressionModel):
         *,
         encoded: Tensor | None = None,
     ) -> tuple[LogTerms, Tensor]:
-        """The log-weight of each image, factor by factor; noise is injected whatever train/eval says.
+        """Compute the log-weight of each image, factor by factor; noise is injected in train and eval mode alike.
 
         Args:
             x: ``[B, 3, H, W]`` images in [0, 1]; H and W multiples of ``downsampling_factor``.
@@ -141,21 +140,21 @@ class Codec(CompressionModel):
             k: samples of y; the encoder runs once for all of them.
             l: samples of z; must be 1 without z, and without direct-y, where each z is drawn from its own y.
             generator: of the noise, on the device of ``x``. z's noise is drawn after y's.
-            proxy: what stands in for rounding y (``gradlab.objectives.proxies``); z keeps additive noise. Proxies
-                round to integers, also where the codec rounds about a predicted mean at test time.
-            encoded: ``codec.encode(x)``, where the caller has it: draws that differ in noise alone share it, and go
-                backward with ``retain_graph=True``.
+            proxy: replaces rounding of y (``gradlab.objectives.proxies``); z keeps additive noise. Proxies round to
+                integers, also where the codec rounds about a predicted mean at test time.
+            encoded: ``codec.encode(x)``, if already computed: draws that differ in noise alone can share it, with
+                ``backward(retain_graph=True)``.
 
         Returns:
-            The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. What the
-            context model reads of a sample y_i belongs to its tap of log p(y_i | z_j).
+            The terms in nats (log_lik = -ln 2 H W lam MSE_255), and ``x_hat [B, k, 3, H, W]``, not clamped. The
+            context model reads a sample y_i through the tap of log p(y_i | z_j).
 
         Raises:
             GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y, unknown proxy,
                 weights of 16 bits.
         """
         self._check(x, k, l)
-        rounding = _proxy(proxy)
+        rounding = get_proxy(proxy)
         b, _, height, width = x.shape
         y_mean = self.encode(x) if encoded is None else encoded
         y = rounding.sample(y_mean[:, None], uniform((b, k, *y_mean.shape[1:]), generator, y_mean.dtype, x.device))
@@ -168,9 +167,8 @@ class Codec(CompressionModel):
         y_lik, y_py = y.view_as(y), y.view_as(y)
         x_hat = unfold(self.decode(fold(rounding.decode(y_lik))), b)
         log_py, log_pz, z_taps = self._log_prior(y_py, z)
-        mse = ((255 * (x[:, None] - x_hat)) ** 2).mean(dim=(2, 3, 4))
         terms = LogTerms(
-            log_lik=(-math.log(2) * height * width * lam * mse)[:, :, None],
+            log_lik=log_likelihood(x, x_hat, lam),
             log_py=log_py,
             log_pz=log_pz,
             pixels=height * width,
@@ -182,11 +180,11 @@ class Codec(CompressionModel):
     @checked
     @torch.no_grad()
     def latents(self, x: Tensor, encoded: Tensor | None = None) -> Latents:
-        """Latents without noise and as the bitstream holds them.
+        """Compute the latents without noise, and quantised as in the bitstream.
 
         Args:
             x: ``[B, 3, H, W]`` in [0, 1], H and W multiples of ``downsampling_factor``.
-            encoded: ``g_a(x)``, where the caller has it.
+            encoded: ``g_a(x)``, if already computed.
         """
         self._check(x)
         y, z, y_hat, z_hat = self._quantised(x, encoded)
@@ -195,7 +193,7 @@ class Codec(CompressionModel):
     @checked
     @torch.no_grad()
     def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
-        """Universal quantization (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2), z likewise.
+        """Quantise y and z universally (Agustsson and Theis 2020): y_hat = round(y - u) + u, u ~ U(-1/2, 1/2).
 
         With the dither u shared by encoder and decoder, y_hat is distributed as y plus additive noise. There is
         no bitstream; the bits are the information content of y_hat and z_hat themselves.
@@ -212,24 +210,23 @@ class Codec(CompressionModel):
         return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
 
     def bits(self, y_hat: Tensor, z_hat: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``[B]`` bits of given latents, -log2 of their likelihoods: of y_hat given z_hat, and of z_hat (0 without)."""
-        found = {name: -value.log2().sum(dim=(1, 2, 3)) for name, value in self.likelihoods(y_hat, z_hat).items()}
-        return found["y"], found.get("z", torch.zeros_like(found["y"]))
+        """Compute ``[B]`` bits, -log2 of the likelihoods, of y_hat given z_hat and of z_hat (0 without z)."""
+        bits = {name: -mass.log2().sum(dim=(1, 2, 3)) for name, mass in self.likelihoods(y_hat, z_hat).items()}
+        return bits["y"], bits.get("z", torch.zeros_like(bits["y"]))
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """CompressAI's interface: noise in training, rounding in evaluation, by the rule of ``compress``."""
+        """Run CompressAI's interface: noise in train mode, in eval mode the rounding of ``compress``."""
         if self.training:
             y = self.encode(x)
-            y_hat = y + uniform(tuple(y.shape), None, y.dtype, y.device)
+            y_hat = y + noise_like(y)
             z = self._hyper(y if self.direct_y else y_hat)
-            z_hat = None if z is None else z + uniform(tuple(z.shape), None, z.dtype, z.device)
+            z_hat = None if z is None else z + noise_like(z)
         else:
             _, _, y_hat, z_hat = self._quantised(x)
-        likelihoods = self.likelihoods(y_hat, z_hat)
-        return {"x_hat": self.decode(y_hat), "likelihoods": likelihoods}
+        return {"x_hat": self.decode(y_hat), "likelihoods": self.likelihoods(y_hat, z_hat)}
 
     def finish(self) -> None:
-        """After training: solve the quantiles by bisection and build the coder's tables (no auxiliary optimizer)."""
+        """Solve the quantiles by bisection and build the coder's tables; call it once after training."""
         self.update(force=True, update_quantiles=True)
 
     def _quantised(
@@ -244,38 +241,18 @@ class Codec(CompressionModel):
         return y if self.direct_y or self.hyper_input == "mean" else torch.round(y)
 
     def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
-        f = self.downsampling_factor
         if x.ndim != 4 or x.shape[1] != 3:
             raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
-        weight = next(self.parameters())
-        check_weight_dtype(weight)
-        if x.dtype != weight.dtype or x.device != weight.device:
-            raise GradlabError(
-                f"images are {x.dtype} on {x.device} and the codec is {weight.dtype} on {weight.device}: move one there"
-            )
-        if 0 in x.shape:
-            raise GradlabError(f"images have shape {tuple(x.shape)}: give at least one pixel")
-        if x.shape[2] % f or x.shape[3] % f:
-            raise GradlabError(
-                f"images are {x.shape[2]} x {x.shape[3]}: height and width must be multiples of {f}; crop or pad them"
-            )
+        check_input(self, x, "images", "crop or pad them")
         if k < 1 or l < 1:
             raise GradlabError(f"k = {k}, l = {l}: take at least one sample of each latent")
+        if l > 1 and not self.has_z:
+            raise GradlabError(f"l = {l} samples of z, but this codec has no z: l must be 1")
         if l > 1 and not self.direct_y:
             raise GradlabError(f"l = {l} without direct-y: each z is drawn from its own y, so l must be 1")
 
 
 def dithered(t: Tensor, generator: torch.Generator | None) -> Tensor:
-    """round(t - u) + u with u ~ U(-1/2, 1/2) of the generator."""
-    u = uniform(tuple(t.shape), generator, t.dtype, t.device)
+    """Quantise by round(t - u) + u, with u ~ U(-1/2, 1/2) of the generator."""
+    u = noise_like(t, generator)
     return torch.round(t - u) + u
-
-
-def fold(t: Tensor) -> Tensor:
-    """``[B, K, ...]`` to ``[B K, ...]``."""
-    return t.flatten(0, 1)
-
-
-def unfold(t: Tensor, batch: int) -> Tensor:
-    """``[B K, ...]`` to ``[B, K, ...]``."""
-    return t.unflatten(0, (batch, -1))

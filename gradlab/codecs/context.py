@@ -1,4 +1,4 @@
-"""Autoregressive context: p(y | z) of a position also reads the positions above and to the left (Minnen et al. 2018).
+"""Autoregressive context models: p(y | z) also reads the positions above and to the left (Minnen et al. 2018).
 
 .. code-block:: none
 
@@ -6,7 +6,7 @@
                                                 +--> entropy_parameters --> scale, mean of p(y_i | z_j)
         y_i --> context_prediction (masked) ----+
 
-The one sample y_i is decoded, scored, and read by the context model.
+The same sample y_i is decoded, scored, and read by the context model.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from gradlab.codecs.precision import run_transform
 
 
 class _Masked(MaskedConv2d):
-    """CompressAI's masked convolution, whose weight stays in its place.
+    """CompressAI's masked convolution with a weight tensor that is masked in place.
 
-    CompressAI's forward puts another tensor into ``weight.data`` each time. A CUDA graph would go on reading the one
-    that it was recorded with.
+    CompressAI's forward assigns a new tensor to ``weight.data`` at each call; a CUDA graph would keep reading the
+    tensor that it captured.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,10 +36,9 @@ class _Masked(MaskedConv2d):
 class Context(Hierarchical):
     """A hyperprior with CompressAI's 5 x 5 masked convolution over y.
 
-    Rounding is sequential: the mean that a position is rounded about depends on the rounded positions before it. That
-    loop, position by position in Python, is what ``compress`` writes and ``decompress`` reads, and ``latents`` and
-    ``forward`` in evaluation run it too; CompressAI's own forward rounds y to integers instead, so that it shows
-    another image than the bitstream holds.
+    Rounding is sequential: the mean about which a position is rounded depends on the rounded positions before it.
+    ``compress``, ``latents`` and ``forward`` in evaluation run this loop over positions in Python. CompressAI's own
+    forward rounds y to integers instead, so that its image differs from the decoded bitstream.
     """
 
     context_prediction: MaskedConv2d
@@ -50,12 +49,12 @@ class Context(Hierarchical):
         self.context_prediction.__class__ = _Masked  # with the weights that it was initialised with
 
     def groups(self) -> dict[str, nn.Module]:
-        """The five groups of Table 3; ``z gen`` is all of p(y | z): h_s, the context model, the entropy parameters."""
+        """Return the five groups of Table 3; ``z gen`` holds h_s, the context model and the entropy parameters."""
         p_y = nn.ModuleDict({name: getattr(self, name) for name in ("h_s", "context_prediction", "entropy_parameters")})
         return {**super().groups(), "z gen": p_y}
 
     def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale and mean from h_s and the context, for every pair of the leading axes; the context runs once per y."""
+        """Return scale and mean from h_s and the context, broadcast over leading axes; the context runs once per y."""
         context = run_transform(self.context_prediction, y.flatten(0, -4), self.precision).unflatten(0, y.shape[:-3])
         leading = torch.broadcast_shapes(hyper.shape[:-3], context.shape[:-3])
         both = torch.cat([t.expand(*leading, *t.shape[-3:]) for t in (hyper, context)], dim=-3)
@@ -71,14 +70,14 @@ class Context(Hierarchical):
         conditional = self.gaussian_conditional
         tables = [t.tolist() for t in (conditional.quantized_cdf, conditional.cdf_length, conditional.offset)]
         # CompressAI's decoder walks over positions, and within a position over channels.
-        lists = ([one.permute(1, 2, 0).flatten().tolist() for one in t] for t in (symbols, indexes))
-        return [conditional.entropy_coder.encode_with_indexes(*one, *tables) for one in zip(*lists, strict=True)]
+        lists = ([image.permute(1, 2, 0).flatten().tolist() for image in batch] for batch in (symbols, indexes))
+        return [conditional.entropy_coder.encode_with_indexes(*pair, *tables) for pair in zip(*lists, strict=True)]
 
     @torch.no_grad()
     def _sequential(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y rounded position by position: ``y_hat``, its integer symbols, and the indexes of the coder's tables.
+        """Round y position by position; return ``y_hat``, its integer symbols, and the indexes of the coder's tables.
 
-        Image by image and window by window, as ``decompress`` computes, so that both ends get the same floats.
+        It computes image by image and window by window, as ``decompress`` does, so that both ends get the same floats.
         """
         reach = self.context_prediction.padding[0]
         weight = self.context_prediction.weight * self.context_prediction.mask

@@ -1,7 +1,7 @@
-"""CompressAI's entropy models, asked for the likelihood of samples that are already noisy.
+"""CompressAI's entropy models with a likelihood of samples that are already noisy.
 
-Their ``forward`` draws its own noise from the global generator; here noise is an argument, so a sample is drawn once
-and every term scores that very sample. State-dict keys, ``compress`` and ``decompress`` are CompressAI's own.
+Their ``forward`` draws noise from the global generator. Here a sample is drawn once, outside, and every term scores
+this sample. State-dict keys, ``compress`` and ``decompress`` are CompressAI's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Bottleneck(EntropyBottleneck):
     """The factorised prior p(z) of Balle et al. 2018."""
 
     def likelihood(self, samples: Tensor) -> Tensor:
-        """``[N, C, h, w]`` probability mass of the unit box around each sample.
+        """Compute the probability mass of the unit box around each sample, ``[N, C, h, w]``.
 
-        CompressAI's lower bound of 1e-9 and its asymmetric gradient are kept (see ``LowerBound`` there): below the
-        bound the gradient is not the derivative of the value.
+        CompressAI's lower bound of 1e-9 and its asymmetric gradient (``LowerBound``) are kept: below the bound the
+        gradient is not the derivative of the value.
         """
         n, c = samples.shape[:2]
         # A static permute: CompressAI's own is built from tensors, which costs a host synchronisation on a GPU.
@@ -32,7 +32,7 @@ class Bottleneck(EntropyBottleneck):
         return mass.reshape(c, n, *samples.shape[2:]).transpose(0, 1)
 
     def rounded(self, z: Tensor) -> Tensor:
-        """``[N, C, h, w]`` rounded about the medians, as ``compress`` does."""
+        """Round ``z [N, C, h, w]`` about the medians, as ``compress`` does."""
         return self.quantize(z, "dequantize", self._get_medians().detach()[:, 0, 0, None, None])
 
 
@@ -40,7 +40,7 @@ class Conditional(GaussianConditional):
     """p(y | z): a Normal of the predicted scale and mean, integrated over the unit box."""
 
     def likelihood(self, samples: Tensor, scales: Tensor, means: Tensor | None = None) -> Tensor:
-        """Probability mass of the unit box around each sample; shapes broadcast; a mean of None is 0.
+        """Compute the probability mass of the unit box around each sample; shapes broadcast; a mean of None is 0.
 
         CompressAI's bounds (scale 0.11, mass 1e-9) and their asymmetric gradients are kept, as in ``Bottleneck``.
         """

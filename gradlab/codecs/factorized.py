@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from gradlab.codecs.base import Codec, fold, unfold
+from gradlab.codecs.base import Codec
+from gradlab.codecs.shared import fold, unfold
 from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Tap
 
 
 class Factorized(Codec, FactorizedPrior):
     """CompressAI's ``FactorizedPrior``: ``log_pz`` is 0, and ``direct_y`` stays True: no h_a reads y."""
+
+    has_z = False
 
     @property
     def direct_y(self) -> bool:
@@ -34,15 +37,15 @@ class Factorized(Codec, FactorizedPrior):
 
     @classmethod
     def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """``(N, M)``: rows of the first and of the last layer of g_a."""
+        """Infer ``(N, M)`` from the output channels of the first and the last layer of g_a."""
         return state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
 
     def groups(self) -> dict[str, nn.Module]:
-        """Table 3's groups as far as there are any: g_a, g_s, and the entropy bottleneck, which is y's prior here."""
+        """Return the groups of Table 3 that exist: g_a, g_s, and the entropy bottleneck, here the prior of y."""
         return {"y infer": self.g_a, "y gen": self.g_s, "y prior": self.entropy_bottleneck}
 
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
-        """Probability mass of each element of ``y_hat [B, M, h, w]``."""
+        """Compute the probability mass of each element of ``y_hat [B, M, h, w]``."""
         return {"y": self.entropy_bottleneck.likelihood(y_hat)}
 
     def _hyper(self, y: Tensor) -> None:
@@ -54,8 +57,3 @@ class Factorized(Codec, FactorizedPrior):
 
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
         return self.entropy_bottleneck.rounded(y)
-
-    def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
-        super()._check(x, k, l)
-        if l > 1:
-            raise GradlabError(f"l = {l} samples of z, but bmshj2018-factorized has no z: l must be 1")

@@ -21,16 +21,17 @@ from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
-from gradlab.codecs.base import Codec, fold, unfold
+from gradlab.codecs.base import Codec
 from gradlab.codecs.entropy import Conditional
 from gradlab.codecs.precision import run_transform
+from gradlab.codecs.shared import fold, unfold
 from gradlab.objectives.terms import Tap
 
 
 class Hierarchical(Codec):
-    """A codec with a hyperprior: z = h_a(y), p(y | z) a Normal whose parameters h_s gives, p(z) factorised.
+    """A codec with a hyperprior: z = h_a(y), a Normal p(y | z) with parameters from h_s, a factorised p(z).
 
-    Subclasses say what h_a reads and how the parameters of p(y | z) come from the output of h_s.
+    Subclasses define the input of h_a and how the parameters of p(y | z) follow from the output of h_s.
     """
 
     h_a: nn.Module
@@ -43,12 +44,12 @@ class Hierarchical(Codec):
 
     @classmethod
     def channels_of(cls, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """``(N, M)``: what the first layer of h_a gives and reads."""
+        """Infer ``(N, M)`` from the output and input channels of the first layer of h_a."""
         n, m = state["h_a.0.weight"].shape[:2]
         return (n, m)[: len(cls.channel_names)]
 
     def groups(self) -> dict[str, nn.Module]:
-        """The five groups of Table 3. The entropy bottleneck's ``quantiles`` are no part of the model's likelihood."""
+        """Return the five groups of Table 3. The bottleneck's ``quantiles`` are not part of the likelihood."""
         return {
             "y infer": self.g_a,
             "y gen": self.g_s,
@@ -58,7 +59,7 @@ class Hierarchical(Codec):
         }
 
     def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale and mean of p(y | z); a mean of None is 0.
+        """Return scale and mean of p(y | z); a mean of None is 0.
 
         Args:
             y: ``[*S, M, h, w]`` samples or rounded latents, read by a context model only.
@@ -67,13 +68,13 @@ class Hierarchical(Codec):
         return hyper, None
 
     def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
-        """Probability mass of each element of ``y_hat [B, M, h, w]`` given z_hat, and of ``z_hat [B, N, h', w']``."""
+        """Compute the probability mass of each element of ``y_hat [B, M, h, w]`` and ``z_hat [B, N, h', w']``."""
         assert z_hat is not None
         y_mass = self.gaussian_conditional.likelihood(y_hat, *self.normal(y_hat, self._scored(z_hat)))
         return {"y": y_mass, "z": self.entropy_bottleneck.likelihood(z_hat)}
 
     def compress(self, x: Tensor) -> dict[str, Any]:
-        """Bitstreams: ``{"strings": [y_strings, z_strings], "shape": z's}``; ``decompress`` is CompressAI's."""
+        """Encode to ``{"strings": [y_strings, z_strings], "shape": shape of z}``; ``decompress`` is CompressAI's."""
         self._check(x)
         y = self.g_a(x)
         z = self._hyper(self._read_by_h_a(y))
@@ -123,7 +124,7 @@ class MeanScale(Hierarchical, MeanScaleHyperprior):
     """CompressAI's ``MeanScaleHyperprior``: h_a reads y, p(y | z) has a mean, and y is rounded about it."""
 
     def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale and mean: the two halves of the output of h_s."""
+        """Return scale and mean, the two halves of the output of h_s."""
         scales, means = hyper.chunk(2, dim=-3)
         return scales, means
 
@@ -131,7 +132,7 @@ class MeanScale(Hierarchical, MeanScaleHyperprior):
 class SmallHyperprior(Hyperprior):
     """The scale hyperprior for small crops and a CPU: three stages in g_a, one stride in h_a (factor 16 instead of 64).
 
-    The four-stage model on 64-pixel crops collapses z (its latent is a single position), so that nothing about z shows.
+    On 64-pixel crops the z of the four-stage model is a single position and collapses, so that z cannot be studied.
     """
 
     downsampling_factor = 2 ** (3 + 1)

@@ -1,9 +1,9 @@
-"""Weights from a file: CompressAI's own checkpoints and ours. Nothing is unpickled but tensors."""
+"""Read weights from CompressAI's and gradlab's checkpoints; only tensors are unpickled."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,12 @@ import torch
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
-from gradlab.codecs.base import Codec
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints
 
-Build = Callable[[str, Sequence[int]], Codec]
 
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, under CompressAI's present names.
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint file, under CompressAI's present names.
 
     Args:
         path: ``.safetensors`` that gradlab wrote (weights alone, or with the optimizer's state), or else a file of
@@ -67,50 +64,8 @@ def _refuse_bomb(path: Path) -> None:
         entries = archive.infolist()
         stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
         # torch does not look at the checksums of the archive.
-        hurt = archive.testzip() if stored else None
-    if hurt is not None:
-        raise GradlabError(f"the checksum of {hurt} in its archive does not match")
+        corrupt = archive.testzip() if stored else None
+    if corrupt is not None:
+        raise GradlabError(f"the checksum of {corrupt} in its archive does not match")
     if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
         raise GradlabError("its archive grows when it is unpacked, and torch.save never compresses")
-
-
-def load_into(
-    path: Path, name: str, channels: Sequence[int] | None, kinds: Mapping[str, type[Codec]], build: Build
-) -> Codec:
-    """A codec with the weights of a file.
-
-    Args:
-        path: as for ``read``.
-        name: the architecture that it should be.
-        channels: None takes them from the weights.
-        kinds: the classes by name, one of which may be named where the architecture is another.
-        build: ``(name, channels) -> codec``.
-
-    Raises:
-        GradlabError: as for ``read``, weights of another architecture or of other channels.
-    """
-    state = read(path)
-    own = _fitting(name, kinds[name], state, build)
-    if own is None:
-        others = [other for other, kind in kinds.items() if other != name and _fitting(other, kind, state, build)]
-        looks = f"it looks like {' or '.join(others)}" if others else f"it is none of {', '.join(kinds)}"
-        raise GradlabError(f"checkpoint {path} is not of {name}: {looks}")
-    if channels is not None and tuple(channels) != (found := kinds[name].channels_of(state)):
-        raise GradlabError(
-            f"checkpoint {path} has channels {found}, not {tuple(channels)}: leave channels out to take them from it"
-        )
-    return own
-
-
-def _fitting(name: str, kind: type[Codec], state: Mapping[str, Tensor], build: Build) -> Codec | None:
-    """The codec with these weights, or None where names or shapes are of another architecture."""
-    try:
-        channels = kind.channels_of(state)
-        # One tensor of a damaged file may claim channels whose model fills the memory; the others do not bear it out.
-        if sum(t.numel() for t in state.values()) < 9 * channels[0] ** 2 + channels[0] * channels[-1]:
-            return None
-        codec = build(name, channels)
-        codec.load_state_dict(dict(state))
-    except (KeyError, IndexError, ValueError, RuntimeError):  # a name, a shape, or channels that are missing or wrong
-        return None
-    return codec.eval()

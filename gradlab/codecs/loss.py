@@ -1,4 +1,4 @@
-"""The training loss of a codec as one frozen record, which training, recording and cost measurement take whole."""
+"""The training loss of a codec as one frozen record, used by training, recording and cost measurement."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.estimators import estimator
-from gradlab.objectives import objective
+from gradlab.estimators import get_estimator
+from gradlab.objectives import get_objective
 from gradlab.objectives.posteriors import Quantized
-from gradlab.objectives.proxies import Proxy, proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms
 from gradlab.validation import check_fields
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LossParts(NamedTuple):
-    """A loss and what a log shows of it, scalars on the device of the codec.
+    """A loss with its rate and distortion, scalars on the device of the codec.
 
     Attributes:
         loss: bits per pixel, averaged over images, with a graph.
@@ -38,7 +38,7 @@ class LossParts(NamedTuple):
 
 @dataclass(frozen=True)
 class Loss:
-    """What training descends: minus an estimator's surrogate of an objective, in bits per pixel.
+    """The training loss: minus an estimator's surrogate of an objective, in bits per pixel.
 
     The loss is in bits per pixel whatever the scale of the objective, so that learning rates, clipping and gradient
     variances mean the same at every crop size.
@@ -50,7 +50,7 @@ class Loss:
         scale: unit of the log-weights in the softmax, ``"nats"`` (the equations) or ``"bpp"`` (the listing).
         k: samples of y.
         l: samples of z.
-        proxy: what stands in for rounding y, by its name (``"sga:0.25"``) or as an object (``objectives.proxies``).
+        proxy: replaces rounding of y, by name (``"sga:0.25"``) or as an object (``objectives.proxies``).
         allow_biased: needed by estimators whose requirement the unit box breaks (DReG), and by proxies whose derivative
             is not that of their forward pass (straight-through).
 
@@ -85,7 +85,7 @@ class Loss:
 
     @property
     def label(self) -> str:
-        """Short and fit for the name of a folder: ``"ms-nic-mix-pathwise-k5"``."""
+        """A short label that can name a folder, e.g. ``"ms-nic-mix-pathwise-k5"``."""
         return f"{self.objective}-{self.estimator}-k{self.k}"
 
     def __call__(
@@ -97,14 +97,14 @@ class Loss:
         *,
         encoded: Tensor | None = None,
     ) -> Tensor:
-        """The loss, a scalar in bits per pixel, averaged over images.
+        """Compute the loss, a scalar in bits per pixel, averaged over images.
 
         Args:
             codec: the model.
             x: ``[B, 3, H, W]`` images in [0, 1]; videos ``[B, T, 3, H, W]`` for a P-frame.
             lam: lambda of the R-D cost, MSE on the 0-255 scale.
             generator: of the noise, on the device of ``x``.
-            encoded: ``codec.encode(x)`` where the caller has it.
+            encoded: ``codec.encode(x)``, if already computed.
 
         Raises:
             GradlabError: as for ``log_terms`` of the codec, or terms that the objective is not defined for.
@@ -120,7 +120,7 @@ class Loss:
         *,
         encoded: Tensor | None = None,
     ) -> LossParts:
-        """The loss with its rate and distortion, arguments as for a call. Nothing is copied to the host."""
+        """Compute the loss with its rate and distortion; arguments as for a call. Nothing is copied to the host."""
         shared = {} if encoded is None else {"encoded": encoded}
         terms, _ = codec.log_terms(x, lam, self.k, self.l, generator, self.proxy, **shared)
         per_pixel = math.log(2) * terms.pixels
@@ -130,9 +130,9 @@ class Loss:
         return LossParts(self.of(terms), bpp, mse)
 
     def of(self, terms: LogTerms) -> Tensor:
-        """The loss of given terms, a scalar in bits per pixel, averaged over images."""
-        # A plain tensor: SurrogateLoss marks a value, and this is what training descends in any case.
-        value = estimator(self.estimator)(terms, self.objective, self.weighting, self.scale).as_subclass(Tensor)
+        """Compute the loss of given terms, a scalar in bits per pixel, averaged over images."""
+        # As a plain tensor: SurrogateLoss marks values that are not bounds, which is irrelevant to training.
+        value = get_estimator(self.estimator)(terms, self.objective, self.weighting, self.scale).as_subclass(Tensor)
         return -value.mean() / (1.0 if self.scale == "bpp" else math.log(2) * terms.pixels)
 
     def check(self, *, has_z: bool, direct_y: bool) -> None:
@@ -152,14 +152,14 @@ class Loss:
         self._check_samples(paired=not direct_y)
 
     def _check_estimator(self) -> None:
-        posterior, mine = Quantized(torch.zeros(()), proxy(self.proxy)), estimator(self.estimator)
-        lacking = mine.undefined(posterior, self.k)
+        posterior, method = Quantized(torch.zeros(()), get_proxy(self.proxy)), get_estimator(self.estimator)
+        lacking = method.undefined(posterior, self.k)
         if lacking:
             raise GradlabError(
                 f"estimator {self.estimator!r} is undefined for a codec at k = {self.k}: it needs "
                 f"{' and '.join(lacking)}; train with another"
             )
-        missing = mine.unmet(posterior, self.k)
+        missing = method.unmet(posterior, self.k)
         if missing and not self.allow_biased:
             where = "the unit box" if self.proxy == "noise" else f"proxy {self.proxy!r}"
             raise GradlabError(
@@ -168,18 +168,18 @@ class Loss:
             )
 
     def _check_samples(self, paired: bool) -> None:
-        """Let the objective judge terms of the shapes that a codec will give it."""
+        """Validate the objective on terms of the shapes that a codec will give it."""
         k, l, zeros = min(self.k, 2), min(self.l, 2), torch.zeros  # two stand for several
         z = zeros(1, k, 1) if paired else zeros(1, 1, l)
         terms = LogTerms(zeros(1, k, 1), zeros(1, k, 1 if paired else l), z)
-        objective(self.objective).validate(terms, self.weighting, self.scale)
+        get_objective(self.objective).validate(terms, self.weighting, self.scale)
 
 
 @dataclass(frozen=True)
 class PlainLoss:
     """The loss of a plain autoencoder: lambda times the MSE of ``g_s(g_a(x))``, without noise, rate or rounding.
 
-    Source: Appendix A.10 of the paper. It is called as ``Loss`` is; the generator has no use.
+    Source: Appendix A.10 of the paper. It is called like ``Loss``; the generator is ignored.
     """
 
     label = "plain"
@@ -189,21 +189,21 @@ class PlainLoss:
     def __call__(
         self, codec: Codec | PFrame, x: Tensor, lam: float, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The loss, a scalar, averaged over images ``x [B, 3, H, W]``."""
+        """Compute the loss, a scalar, averaged over images ``x [B, 3, H, W]``."""
         return self.parts(codec, x, lam, generator).loss
 
     def parts(
         self, codec: Codec | PFrame, x: Tensor, lam: float, generator: torch.Generator | None = None
     ) -> LossParts:
-        """The loss with a rate of 0 and its MSE."""
+        """Compute the loss with its MSE and a rate of 0."""
         loss = lam * ((255 * (x - codec.decode(codec.encode(x)))) ** 2).mean()
         value = _double(loss.detach())
         return LossParts(loss, torch.zeros_like(value), value / lam)
 
     def check(self, *, has_z: bool, direct_y: bool) -> None:
-        """Every image codec has the two transforms."""
+        """Accept every image codec: all have both transforms."""
 
 
 def _double(value: Tensor) -> Tensor:
-    """float64, where the device has it."""
+    """Convert to float64 where the device supports it."""
     return value if value.device.type == "mps" else value.double()

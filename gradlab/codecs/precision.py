@@ -1,7 +1,7 @@
-"""The precision of a codec's transforms. Latents, noise, likelihoods and distortion are float32 in all of them.
+"""The precision of a codec's transforms; latents, noise, likelihoods and distortion are always float32.
 
 ==========  ======================================================================================
-float32     full precision, also where cuDNN would take TF32 by itself
+float32     full precision, also where cuDNN uses TF32 by default
 tf32        convolutions multiply 10-bit mantissas (NVIDIA, compute capability 8.0 or later)
 bf16        transforms under bfloat16 autocast, their outputs back in float32
 ==========  ======================================================================================
@@ -24,7 +24,7 @@ FIRST_WITH_TF32 = (8, 0)
 
 
 def check(precision: str, device: str | torch.device | None = None) -> None:
-    """Refuse a precision that is unknown, or that the device lacks.
+    """Refuse a precision that is unknown or that the device does not support.
 
     Args:
         precision: one of ``PRECISIONS``.
@@ -37,14 +37,14 @@ def check(precision: str, device: str | torch.device | None = None) -> None:
         raise unknown("precision", precision, PRECISIONS)
     if device is None or precision == "float32":
         return
-    at = torch.device(device)
-    if at.type == "cuda":
-        if torch.cuda.get_device_capability(at) < FIRST_WITH_TF32:
+    target = torch.device(device)
+    if target.type == "cuda":
+        if torch.cuda.get_device_capability(target) < FIRST_WITH_TF32:
             raise GradlabError(
-                f"precision {precision!r} needs compute capability 8.0, which {torch.cuda.get_device_name(at)} lacks: "
-                "give --precision float32"
+                f"precision {precision!r} needs compute capability 8.0, which {torch.cuda.get_device_name(target)} "
+                "lacks: give --precision float32"
             )
-    elif precision == "tf32" or at.type != "cpu":
+    elif precision == "tf32" or target.type != "cpu":
         raise GradlabError(
             f"precision {precision!r} is not available on device {str(device)!r}: give float32 (--precision float32)"
         )
@@ -52,10 +52,10 @@ def check(precision: str, device: str | torch.device | None = None) -> None:
 
 @contextlib.contextmanager
 def cudnn_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Set cuDNN to a precision, and let it search for the fastest algorithm of each shape unless it is deterministic.
+    """Set cuDNN to a precision, and benchmark its algorithms for each shape unless cuDNN is deterministic.
 
-    Matrix products stay in float32: those of the entropy bottleneck are the only ones in training. Has no effect on
-    other devices than CUDA.
+    Matrix products stay in float32; training has none but those of the entropy bottleneck. No effect on devices other
+    than CUDA.
     """
     if device.type != "cuda":
         yield
@@ -76,7 +76,7 @@ def cudnn_precision(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def _flags(kind: str) -> list[tuple[Any, str, Any]]:
-    """Owner, name and value of torch's flags; from torch 2.9 on they are others, which must not be mixed with these."""
+    """Owner, name and value of torch's flags. Torch 2.9 introduced new ones, which must not be mixed with the old."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     if hasattr(cudnn, "conv"):
         parts = ((cudnn.conv, kind), (cudnn.rnn, kind), (matmul, "ieee"))
@@ -85,7 +85,7 @@ def _flags(kind: str) -> list[tuple[Any, str, Any]]:
 
 
 def run_transform(module: nn.Module, x: Tensor, precision: str) -> Tensor:
-    """The output of a transform, in the type of ``x``, whether the precision or a user's autocast lowers it inside."""
+    """Run a transform and return its output in the type of ``x``, whatever autocast lowers inside."""
     if precision != "bf16":
         return module(x).to(x.dtype)
     with torch.autocast(x.device.type, torch.bfloat16):
@@ -93,7 +93,7 @@ def run_transform(module: nn.Module, x: Tensor, precision: str) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """A context in which a user's autocast has no effect."""
+    """Disable a user's autocast in the returned context."""
     if not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -103,7 +103,7 @@ def check_weight_dtype(weight: Tensor) -> None:
     """Refuse a codec whose weights have 16 bits.
 
     Raises:
-        GradlabError: they have.
+        GradlabError: float16 or bfloat16 weights.
     """
     if weight.dtype in (torch.float16, torch.bfloat16):
         raise GradlabError(

@@ -1,4 +1,15 @@
-"""Photographs: read from files, taken from the ones that are already installed, and cut into random crops."""
+"""Photographs: read from files, embedded ones, and random crops of them.
+
+================  =================================================================================================
+``images``        ``Picture``, reading and validating image files
+``folders``       ``load``: a folder of images, or the embedded photographs
+``embedded``      photographs that ship with scikit-image
+``crops``         ``Crops``: batches of random crops
+``videos``        ``VideoCrops``: batches of two-frame videos
+``prepare``       a training set from a tree of photographs (``gradlab data prepare``)
+``downsampling``  the processing of each image of that set
+================  =================================================================================================
+"""
 
 from gradlab.data.crops import Crops
 from gradlab.data.embedded import embedded

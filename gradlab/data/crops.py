@@ -1,4 +1,4 @@
-"""Random crops, free of state: a batch depends on the seed and the step alone, so a resumed run sees the same ones."""
+"""Stateless random crops: a batch depends on the seed and the step alone, so a resumed run sees the same crops."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from gradlab import validation
-from gradlab.data.images import Picture
+from gradlab.data.images import Picture, require_size
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.validation import checked
 
 
 class Crops:
-    """Batches of random square crops: a picture uniformly, a place in it uniformly, mirrored with probability 1/2.
+    """Batches of random square crops: uniform over pictures and positions, mirrored with probability 1/2.
 
     Args:
         pictures: kept on ``device`` as uint8.
@@ -24,8 +24,7 @@ class Crops:
         batch: crops per batch.
         seed: the user's seed.
         flips: mirror half of the crops left to right.
-        device: where pictures are kept and batches appear; places are always drawn on the CPU, so that every device
-            sees the same crops.
+        device: of pictures and batches; positions are always drawn on the CPU, so that crops do not depend on it.
 
     Raises:
         GradlabError: no pictures, a picture smaller than ``size``, size or batch below 1.
@@ -46,17 +45,11 @@ class Crops:
             raise GradlabError("there are no pictures to crop: give at least one")
         if size < 1 or batch < 1:
             raise GradlabError(f"crops of size {size} in batches of {batch}: both must be at least 1")
-        for picture in pictures:
-            height, width = picture.pixels.shape[1:]
-            if min(height, width) < size:
-                raise GradlabError(
-                    f"{picture.name} has {width} x {height} pixels, too small for crops of {size}: "
-                    "take it out or ask for smaller crops"
-                )
+        require_size(pictures, size, f"crops of {size}")
         self.size, self.size_of_batch, self.seed, self.flips = size, batch, seed, flips
         self.device = validation.device(device)
         self._sizes = [(picture.pixels.shape[1], picture.pixels.shape[2]) for picture in pictures]
-        # On a CPU slices are fastest; an accelerator takes a whole batch by one gather from all pixels in a row.
+        # On a CPU slices are fastest; on an accelerator, one gather of a whole batch from the flattened pixels.
         self._gathers = self.device.type != "cpu"
         self._pixels = [picture.pixels.cpu() for picture in pictures]
         if self._gathers:
@@ -71,31 +64,31 @@ class Crops:
         self._pixels = []
 
     def places(self, step: int) -> Tensor:
-        """``[B, 4]`` int64 on the CPU: picture, top, left and whether it is mirrored, of each crop of ``step``.
+        """Draw picture, top, left and mirroring of each crop of ``step``: ``[B, 4]`` int64 on the CPU.
 
         Raises:
             GradlabError: a negative step.
         """
         if step < 0:
             raise GradlabError(f"there is no step {step}: count steps from 0")
-        # float64: float32 has too few values to reach every place of a large picture.
+        # float64: float32 has too few values to reach every position in a large picture.
         chances = torch.rand(self.size_of_batch, 4, generator=stream(self.seed, "crops", step), dtype=torch.float64)
-        found = []
+        places = []
         for which, down, right, mirror in chances.tolist():
             picture = int(which * len(self._sizes))
             height, width = self._sizes[picture]
             top, left = int(down * (height - self.size + 1)), int(right * (width - self.size + 1))
-            found.append((picture, top, left, int(self.flips and mirror < 0.5)))
-        return torch.tensor(found)
+            places.append((picture, top, left, int(self.flips and mirror < 0.5)))
+        return torch.tensor(places)
 
     def cut(self, places: Tensor, size: int | None = None) -> Tensor:
-        """``[N, 3, size, size]`` float32 in [0, 1]: the crops at ``places [N, 4]``, which lie on ``device``.
+        """Cut the crops at ``places [N, 4]``, which lie on ``device``: ``[N, 3, size, size]`` float32 in [0, 1].
 
-        On an accelerator this is one gather without a host synchronisation, fit for a CUDA graph.
+        On an accelerator this is one gather without host synchronisation, suitable for a CUDA graph.
 
         Args:
-            places: as ``places`` gives them.
-            size: height and width, if other than the crops'.
+            places: from ``places``.
+            size: height and width, if different from those of the crops.
         """
         side = size or self.size
         if self._gathers:
@@ -115,7 +108,7 @@ class Crops:
 
     @checked
     def batch(self, step: int) -> Tensor:
-        """``[B, 3, size, size]`` float32 in [0, 1]: the batch of ``step``, in any order of calls.
+        """Return the batch of ``step``, ``[B, 3, size, size]`` float32 in [0, 1]; steps may come in any order.
 
         Raises:
             GradlabError: a negative step.

@@ -1,19 +1,19 @@
-"""Photographs made smaller, with noise, as Balle et al. 2018 prepared theirs.
+"""Downsample photographs and add noise, after the training set of Balle et al. 2018.
 
-What is done to each image, in this order, on its 8-bit RGB values:
+Steps for each image, on its 8-bit RGB values:
 
-1. It is left out where more than half of its pixels are bright and fully saturated (HSV: value of at least 64 of 255,
-   saturation above 0.95), which is so of drawings and logos and hardly of photographs.
-2. A length is drawn for its shorter side: a whole number of pixels, uniform from 640 to 1200, but at most its own. An
-   image whose shorter side has 640 pixels or fewer keeps its size.
-3. It is resized to that by a bicubic filter whose support grows with the factor, so that it averages (Pillow's).
-4. Noise U(-1/2, 1/2) is added to each value, on the 0-255 scale, before it is rounded to 8 bits. (Values that were not
-   resized are whole numbers, and stay what they are.)
+1. Leave it out if more than half of its pixels are bright and fully saturated (HSV: value of at least 64 of 255,
+   saturation above 0.95), as in drawings and logos, and rarely in photographs.
+2. Draw the length of its shorter side: a whole number of pixels, uniform from 640 to 1200, but at most the present one.
+   An image whose shorter side has 640 pixels or fewer keeps its size.
+3. Resize it by Pillow's bicubic filter, whose support grows with the factor, so that it averages.
+4. Add noise U(-1/2, 1/2) to each value, on the 0-255 scale, before rounding to 8 bits. (Values that were not resized
+   are integers and do not change.)
 
-Balle et al. 2018 screened out images of excessive saturation, to be rid of those that are no photographs, and made the
-others smaller by a random factor such that the shorter side came to lie between 640 and 1200 pixels, to hide
-compression artefacts; the papers before it added a small noise. This follows their description from memory. The
-thresholds of the saturation, the filter, the amplitude of the noise and what becomes of smaller images are ours.
+Balle et al. 2018 screened out images of excessive saturation, which are rarely photographs, and downsampled the others
+by a random factor to a shorter side between 640 and 1200 pixels, to hide compression artefacts; earlier papers added
+small noise. This follows their description from memory. The saturation thresholds, the filter, the amplitude of the
+noise and the handling of small images are gradlab's choices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SATURATED, FULL, BRIGHT = 0.5, 0.95, 64
 
 
 def downsample(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Steps 2 to 4 of the module's docstring.
+    """Apply steps 2 to 4 of the module's docstring.
 
     Args:
         pixels: ``[H, W, 3]`` uint8.
@@ -54,6 +54,6 @@ def downsample(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray
 
 
 def saturated_share(pixels: np.ndarray) -> float:
-    """Share of the pixels of ``[H, W, 3]`` uint8 that are bright and fully saturated, as step 1 says."""
+    """Compute the share of bright, fully saturated pixels (step 1) of ``[H, W, 3]`` uint8."""
     low, high = pixels.min(axis=2).astype(float), pixels.max(axis=2).astype(float)
     return float(((high - low > FULL * high) & (high >= BRIGHT)).mean())

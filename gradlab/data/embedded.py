@@ -1,4 +1,4 @@
-"""The photographs that ship inside the scikit-image wheel: no download, the same pixels everywhere.
+"""Photographs that ship with the scikit-image wheel: no download, the same pixels everywhere.
 
 Sources and terms, from scikit-image's own notes (`skimage/data/_fetchers.py`):
 
@@ -17,8 +17,8 @@ file                        split    source, terms
 ``coins.png``               test     Brooklyn Museum; no known copyright restrictions (grey), 384 x 303
 ==========================  =======  ==================================================================================
 
-No scene is in both splits. Left out: drawings, masks, text, a blurred clock, pictures that are
-mostly one colour, and close-ups of grass and gravel (grey textures whose error would drown that of the photographs).
+No scene is in both splits. Drawings, masks, text, a blurred clock, pictures of mostly one colour, and close-ups of
+grass and gravel are left out (the error of these grey textures would dominate that of the photographs).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 @checked
 def embedded(split: str) -> list[Picture]:
-    """The embedded photographs of ``"train"`` or ``"test"``, sorted by name; scikit-image itself is not imported.
+    """Load the embedded photographs of ``"train"`` or ``"test"``, sorted by name; scikit-image is not imported.
 
     Raises:
         GradlabError: another split, or a scikit-image without these files.
@@ -56,7 +56,9 @@ def embedded(split: str) -> list[Picture]:
     if spec is None or not spec.submodule_search_locations:
         raise GradlabError("the embedded photographs need scikit-image: install it, or give a folder of images")
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
-    lost = [name for name in SPLITS[split] if not (folder / name).is_file()]
-    if lost:
-        raise GradlabError(f"this scikit-image ships without {lost[0]}: install version 0.22 to 0.26, or give a folder")
+    absent = [name for name in SPLITS[split] if not (folder / name).is_file()]
+    if absent:
+        raise GradlabError(
+            f"this scikit-image ships without {absent[0]}: install version 0.22 to 0.26, or give a folder"
+        )
     return [read_picture(folder / name) for name in SPLITS[split]]

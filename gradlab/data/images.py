@@ -1,4 +1,4 @@
-"""Image files to tensors; what cannot be shown in 8-bit RGB is refused, never guessed."""
+"""Read image files into tensors; images that 8-bit RGB cannot represent are refused, never converted by guess."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 80_000_000
-"""Larger images are taken for decompression bombs."""
+"""Images with more pixels are refused as decompression bombs."""
 
 MAX_BYTES = 1 << 29
 """Larger files are refused before they are read."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-"""What is decoded, whatever a file is called: Pillow would hand others, such as EPS, to programs outside of it."""
+"""Decoders that are used, whatever the file name: for others, such as EPS, Pillow would run external programs."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
-"""What counts as an image in a folder; other files there are ignored."""
+"""Suffixes of images in a folder; other files are ignored."""
 
 
 class Picture(NamedTuple):
@@ -47,10 +47,10 @@ class Picture(NamedTuple):
 
 @checked
 def read_image(path: str | Path) -> Tensor:
-    """``[3, H, W]`` uint8 RGB of a PNG, JPEG, WebP, ... file.
+    """Read a PNG, JPEG, WebP, ... file to ``[3, H, W]`` uint8 RGB.
 
-    Grey and palette images become RGB; of many frames the first is taken. The picture is turned as its EXIF orientation
-    says, so that it is what a viewer shows.
+    Grey and palette images become RGB; of several frames the first is read. The EXIF orientation is applied, as in an
+    image viewer.
 
     Raises:
         GradlabError: missing, not an image, truncated or damaged, more than 80 million pixels, 16 bits or floating
@@ -83,10 +83,10 @@ def _decode(raw: bytes, path: Path) -> Tensor:
     too_large = f"{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller image"
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # of decoders; what they read is used or refused
+            warnings.simplefilter("ignore")  # from decoders; their output is validated below
             if image.width * image.height > MAX_PIXELS:
                 raise GradlabError(too_large)
-            # Pillow opens 16-bit colour as 8-bit RGB without a word; only the raw mode tells.
+            # Pillow silently opens 16-bit colour as 8-bit RGB; only the raw mode shows it.
             deep = image.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in image.tile)
             if deep:
                 raise GradlabError(f"{path} has more than 8 bits per channel: convert it to 8-bit RGB")
@@ -99,7 +99,7 @@ def _decode(raw: bytes, path: Path) -> Tensor:
         raise GradlabError(too_large) from None
     except UnidentifiedImageError:
         raise GradlabError(f"{path} is not an image: give a PNG, JPEG or WebP file") from None
-    except Exception as error:  # decoders meet damaged files with whatever they stumble over
+    except Exception as error:  # decoders raise arbitrary exceptions on damaged files
         raise GradlabError(f"{path} is truncated or damaged ({error}): fetch it again") from None
 
 
@@ -117,14 +117,34 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
 
 @checked
 def floats(image: Picture | Tensor) -> Tensor:
-    """``[3, H, W]`` float32 in [0, 1] of a picture or a tensor: bytes are divided by 255, floats taken as they are."""
+    """Convert a picture or tensor to ``[3, H, W]`` float32: bytes are divided by 255, floats keep their values."""
     pixels = image.pixels if isinstance(image, Picture) else image
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 
 
+def require_size(pictures: Sequence[Picture], side: int, purpose: str) -> None:
+    """Refuse pictures whose height or width is below ``side`` pixels.
+
+    Args:
+        pictures: to be checked.
+        side: smallest allowed height and width, pixels.
+        purpose: what they are too small for, for the error.
+
+    Raises:
+        GradlabError: names the first picture that is too small.
+    """
+    for picture in pictures:
+        height, width = picture.pixels.shape[1:]
+        if min(height, width) < side:
+            raise GradlabError(
+                f"{picture.name} has {width} x {height} pixels, too small for {purpose}: "
+                "take it out or ask for smaller crops"
+            )
+
+
 @checked
 def fingerprint(pictures: Sequence[Picture]) -> str:
-    """SHA-256 over the names, shapes and pixels of pictures in their order, for provenance."""
+    """Compute the SHA-256 of names, shapes and pixels of pictures, in order, for provenance."""
     digest = hashlib.sha256()
     for picture in pictures:
         digest.update(f"{len(picture.name)}:{picture.name}{tuple(picture.pixels.shape)}".encode())

@@ -15,6 +15,7 @@ from gradlab.estimators.rws import RWS
 from gradlab.estimators.score import SCORE
 from gradlab.estimators.stl import STL
 from gradlab.estimators.vimco import VIMCO
+from gradlab.validation import checked_after
 
 ESTIMATORS: dict[str, Estimator] = {
     "pathwise": PATHWISE,
@@ -32,7 +33,8 @@ ESTIMATORS: dict[str, Estimator] = {
 """Name -> estimator: the one table that the command line, ``compare`` and the tests read."""
 
 
-def estimator(name: str | Estimator) -> Estimator:
+@checked_after
+def get_estimator(name: str | Estimator) -> Estimator:
     """The estimator of that name.
 
     Raises:
@@ -45,4 +47,4 @@ def estimator(name: str | Estimator) -> Estimator:
     return ESTIMATORS[name]
 
 
-__all__ = ["ESTIMATORS", "Estimator", "Requirement", "estimator"]
+__all__ = ["ESTIMATORS", "Estimator", "Requirement", "get_estimator"]

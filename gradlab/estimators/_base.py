@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.estimators._box import Array, BoxDraws
-from gradlab.objectives import Factors, Objective, log_sum_of_others, objective, unit
+from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms, Walls
 
@@ -89,7 +89,7 @@ class Estimator:
             raise GradlabError(
                 "these terms already served an estimator that rescales their paths: compute the terms anew"
             )
-        return self.surrogate(terms, objective(objective_name), weighting, scale)
+        return self.surrogate(terms, get_objective(objective_name), weighting, scale)
 
     def unmet(self, posterior: Posterior, k: int) -> list[str]:
         """What this posterior does not give at sample size k; empty where the estimator is unbiased."""

@@ -1,7 +1,7 @@
-"""What estimators share on draws of one latent under the unit box: weights, slopes, and the weights at the walls.
+"""Closed forms that estimators share on draws of one latent under the unit box.
 
-Under the box the gradient by its centre has a closed form for each estimator, a few passes over the same arrays:
-``Estimator.on_box``. It is the surrogate's gradient without autograd; the tests hold one against the other.
+On the box each estimator's gradient by the centre is a few passes over the same weights and slopes
+(``Estimator.on_box``): the surrogate's gradient without autograd. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 
-# Nats that log w may vary by before "all weights less this one" loses more digits than it may.
+# Range of log w, in nats, up to which "all weights minus this one" keeps enough digits.
 NO_CANCELLATION = 5.0
-# Factors in a row before their logarithm is taken, where log w varies by no more than that: e^40 is a float32.
+# Factors multiplied before their logarithm is taken, within that range: e^40 fits in a float32.
 GROUP = 8
 
 
 class BoxDraws:
-    """Draws of k samples, weighed; samples along the first axis, float64 or float32. Sums are made when asked for.
+    """Weights and slopes of draws of k samples, with samples along the first axis; sums are computed on demand.
 
     Args:
-        weight: ``[k, C]`` w up to a common factor, which cancels.
+        weight: ``[k, C]`` w up to a common factor, which cancels; float64 or float32.
         slope: ``[k, C]`` d log w/dy.
         ends: w at the upper and at the lower wall, over the same factor.
-        span: nats that log w varies by over the box.
+        span: range of log w over the box, in nats.
     """
 
     def __init__(self, weight: Array, slope: Array, ends: tuple[float, float], span: float) -> None:
         self.weight, self.slope, self._span = weight, slope, span
-        self._upper, self._lower = (weight.dtype.type(end) for end in ends)
+        self._ends = tuple(weight.dtype.type(end) for end in ends)
 
     @property
-    def nothing(self) -> Array:
-        """``[C]``: estimators that multiply a score are 0 in every draw, because the score of the box is."""
+    def zero(self) -> Array:
+        """``[C]`` 0: the score of the box is 0, and so is every estimator that multiplies a score."""
         return np.zeros_like(self.weight[0])
 
     @property
@@ -47,9 +47,9 @@ class BoxDraws:
     @cached_property
     def squared(self) -> Array:
         """``[C]`` ``sum_i w~_i^2 g_i``."""
-        found = self.nothing
-        loops().squared(self.weight, self.slope, self._sums[0], found)
-        return found
+        gradient = self.zero
+        loops().squared(self.weight, self.slope, self._sums[0], gradient)
+        return gradient
 
     @property
     def boundary(self) -> Array:
@@ -63,21 +63,21 @@ class BoxDraws:
 
     @cached_property
     def _sums(self) -> tuple[Array, Array]:
-        total, found = self.nothing, self.nothing
-        loops().linear(self.weight, self.slope, total, found)
-        return total, found
+        total, gradient = self.zero, self.zero
+        loops().linear(self.weight, self.slope, total, gradient)
+        return total, gradient
 
     @cached_property
     def _walls(self) -> tuple[Array, Array]:
         near = self._span <= NO_CANCELLATION
         groups = -(-len(self.weight) // GROUP) if near else len(self.weight)
-        boundary, factors = self.nothing, np.ones((groups, self.weight.shape[1]), self.weight.dtype)
-        loops().walls(self.weight, self._sums[0], self._upper, self._lower, near, boundary, factors)
+        boundary, factors = self.zero, np.ones((groups, self.weight.shape[1]), self.weight.dtype)
+        loops().walls(self.weight, self._sums[0], self._ends, near, boundary, factors)
         return boundary, np.log(factors, out=factors).sum(0)
 
 
 def loops() -> Any:
-    """The compiled loops, which take half a second to import."""
+    """Return the module of compiled loops, which takes half a second to import."""
     from gradlab import kernels
 
     return kernels

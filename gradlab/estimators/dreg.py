@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, rescale_paths
-from gradlab.objectives import Objective, score_share
+from gradlab.objectives.bounds import Objective, score_share
 from gradlab.objectives.terms import LogTerms
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT_OR_WALLS, Estimator, along, exchangeable, walls_of
 from gradlab.estimators.dreg import DREG
-from gradlab.objectives import Objective, log_sum_of_others, score_share, unit
+from gradlab.objectives.bounds import Objective, log_sum_of_others, score_share, unit
 from gradlab.objectives.terms import LogTerms
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, exchangeable
 from gradlab.estimators.dreg import DREG
-from gradlab.objectives import Objective, score_share, unit
+from gradlab.objectives.bounds import Objective, score_share, unit
 from gradlab.objectives.terms import LogTerms
 
 

@@ -30,7 +30,7 @@ from gradlab.estimators._base import (
     value_with,
     walls_of,
 )
-from gradlab.objectives import Objective, unit
+from gradlab.objectives.bounds import Objective, unit
 from gradlab.objectives.terms import LogTerms
 
 

@@ -26,8 +26,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator
 from gradlab.estimators.score import score_surrogate
-from gradlab.objectives import Objective
-from gradlab.objectives import objective as objective_of
+from gradlab.objectives.bounds import Objective, get_objective
 from gradlab.objectives.terms import LogTerms
 
 
@@ -62,12 +61,12 @@ def nvil(baseline: Tensor | float = 0.0) -> Estimator:
             )
         return score_surrogate(terms, objective, weighting, scale, "nvil", fixed)
 
-    return Estimator("nvil", surrogate, (FIXED_SUPPORT,), fit=_fit, on_box=lambda draws: draws.nothing)
+    return Estimator("nvil", surrogate, (FIXED_SUPPORT,), fit=_fit, on_box=lambda draws: draws.zero)
 
 
 def baseline_loss(terms: LogTerms, prediction: Tensor, objective: str | Objective = "iwae") -> Tensor:
     """``(L^ - prediction)^2`` of each image ``[B]``: what a learned baseline is trained on (the paper's eq. 8)."""
-    return (objective_of(objective)(terms).detach() - prediction).square()
+    return (get_objective(objective)(terms).detach() - prediction).square()
 
 
 def _fit(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Estimator:

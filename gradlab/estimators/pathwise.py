@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradlab.estimators._base import TRUE_PATH, Estimator
-from gradlab.objectives import Objective
+from gradlab.objectives.bounds import Objective
 from gradlab.objectives.terms import LogTerms
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives import Objective, unit
+from gradlab.objectives.bounds import Objective, unit
 from gradlab.objectives.terms import LogTerms
 
 
@@ -38,4 +38,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return value + (w * scores).sum(dim=(1, 2))
 
 
-RWS = Estimator("rws", _surrogate, (FIXED_SUPPORT,), target="wake-phi", on_box=lambda draws: draws.nothing)
+RWS = Estimator("rws", _surrogate, (FIXED_SUPPORT,), target="wake-phi", on_box=lambda draws: draws.zero)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives import Objective, unit
+from gradlab.objectives.bounds import Objective, unit
 from gradlab.objectives.terms import LogTerms
 
 
@@ -47,4 +47,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return score_surrogate(terms, objective, weighting, scale, "score")
 
 
-SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.nothing)
+SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.zero)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradlab.estimators._base import TRUE_PATH, ZERO_SCORE_OR_ONE_SAMPLE, Estimator
-from gradlab.objectives import Objective
+from gradlab.objectives.bounds import Objective
 from gradlab.objectives.terms import LogTerms
 
 

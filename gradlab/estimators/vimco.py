@@ -26,7 +26,7 @@ from gradlab.estimators._base import (
     sample_scores,
     value_with,
 )
-from gradlab.objectives import Objective
+from gradlab.objectives.bounds import Objective
 from gradlab.objectives.terms import LogTerms
 
 
@@ -42,4 +42,4 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     return value + (signal * sample_scores(terms)).sum(dim=1)
 
 
-VIMCO = Estimator("vimco", _surrogate, (FIXED_SUPPORT, TWO_SAMPLES), on_box=lambda draws: draws.nothing)
+VIMCO = Estimator("vimco", _surrogate, (FIXED_SUPPORT, TWO_SAMPLES), on_box=lambda draws: draws.zero)

@@ -1,4 +1,4 @@
-"""Bjontegaard's figures: how much rate one codec saves over another at equal quality, and what it gains at equal rate.
+"""Bjontegaard's figures: average difference in rate at equal quality, and in quality at equal rate.
 
 Source: G. Bjontegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33 (2001), computed by the
 package ``bjontegaard``. The logarithm (base 10) of the rate is interpolated over quality for the BD-rate, quality over
@@ -7,8 +7,8 @@ that logarithm for the BD-quality; the difference of the two curves is averaged 
 =========== ============================================================================================================
 ``pchip``   shape-preserving piecewise cubic, through every point; what JCT-VC and JVET use, and what we publish
 ``akima``   piecewise cubic with Akima's slopes, through every point
-``cubic``   *one* polynomial of degree 3 fitted by least squares: beyond 4 points it passes through none of them, and
-            it gives a number where the points fold back, which the other two refuse
+``cubic``   *one* polynomial of degree 3 fitted by least squares: with more than 4 points it passes through none of
+            them, and it is defined where the points fold back, which the other two refuse
 =========== ============================================================================================================
 """
 
@@ -51,19 +51,19 @@ class BD(NamedTuple):
 
 @checked
 def bd(reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip") -> BD:
-    """BD-rate and BD-quality of one R-D curve against a reference.
+    """Compute BD-rate and BD-quality of one R-D curve against a reference.
 
     Args:
         reference_rate: bits per pixel of the reference's points, in the order of their lambda; at least 4.
         reference_quality: PSNR (dB), MS-SSIM, or any quality of which more is better, of the same points.
-        rate: of the codec that is judged; it need not have as many points.
-        quality: likewise.
+        rate: rates of the other codec; the number of points may differ.
+        quality: qualities of the other codec.
         method: one of ``METHODS``.
 
     Raises:
-        GradlabError: fewer than 4 points, as many rates as qualities not given, NaN or infinite values, a rate that is
-            not positive; for ``pchip`` and ``akima`` rates or qualities that are not monotone (the point is named);
-            curves that share no rate or no quality.
+        GradlabError: fewer than 4 points, different numbers of rates and qualities, NaN or infinite values, a rate
+            that is not positive; for ``pchip`` and ``akima`` rates or qualities that are not monotone (the error names
+            the point); curves that share no rate or no quality.
     """
     curves = (reference_rate, reference_quality, rate, quality)
     return BD(bd_rate(*curves, method=method), bd_quality(*curves, method=method))
@@ -73,9 +73,9 @@ def bd(reference_rate: Points, reference_quality: Points, rate: Points, quality:
 def bd_rate(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip"
 ) -> float:
-    """Average difference in rate at equal quality, percent; arguments and errors as of ``bd``."""
+    """Compute the average difference in rate at equal quality, percent; arguments and errors as for ``bd``."""
     r0, q0, r1, q1 = _curves(reference_rate, reference_quality, rate, quality, method)
-    _overlapping("qualities", q0, q1)
+    _require_overlap("qualities", q0, q1)
     return float(100 * (10 ** _average(q0, np.log10(r0), q1, np.log10(r1), method) - 1))
 
 
@@ -83,9 +83,9 @@ def bd_rate(
 def bd_quality(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str = "pchip"
 ) -> float:
-    """Average difference in quality at equal rate, in the unit of quality; arguments and errors as of ``bd``."""
+    """Compute the average difference in quality at equal rate, in its unit; arguments and errors as for ``bd``."""
     r0, q0, r1, q1 = _curves(reference_rate, reference_quality, rate, quality, method)
-    _overlapping("rates", r0, r1)
+    _require_overlap("rates", r0, r1)
     return float(_average(np.log10(r0), q0, np.log10(r1), q1, method))
 
 
@@ -93,7 +93,7 @@ def bd_quality(
 def bd_table(
     points: pd.DataFrame, reference: str, qualities: Sequence[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
 ) -> pd.DataFrame:
-    """Bjontegaard's figures of every method against one of them, by every interpolation; what is undefined says why.
+    """Tabulate Bjontegaard's figures of every method against a reference, by every interpolation.
 
     Args:
         points: one row per point of a curve, in the order of lambda; column ``method`` and the columns named below.
@@ -126,8 +126,8 @@ def bd_table(
             for quality in qualities:
                 for column, figure in (("BD-BR (%)", bd_rate), ("BD-Metric", bd_quality)):
                     try:
-                        given = (anchor[rate], anchor[quality], curve[rate], curve[quality])
-                        row[f"{quality} {column}"] = figure(*given, method=method)
+                        pair = (anchor[rate], anchor[quality], curve[rate], curve[quality])
+                        row[f"{quality} {column}"] = figure(*pair, method=method)
                     except GradlabError as error:
                         row[f"{quality} {column}"] = math.nan
                         reasons.append(f"{quality}: {error}")
@@ -140,7 +140,7 @@ def bd_table(
 
 @checked
 def overlap(reference: Points, other: Points) -> float:
-    """Share of the interval that two lists of rates or of qualities cover together, of what either covers; 0 to 1."""
+    """Compute the length of the interval that two curves share over that of the interval they span, 0 to 1."""
     a, b = np.asarray(reference, float), np.asarray(other, float)
     shared = min(a.max(), b.max()) - max(a.min(), b.min())
     whole = max(a.max(), b.max()) - min(a.min(), b.min())
@@ -149,7 +149,7 @@ def overlap(reference: Points, other: Points) -> float:
 
 @checked
 def describe_fold(rate: Points, quality: Points) -> str:
-    """Where an R-D curve folds back, in words; empty where rate and quality both grow from point to point.
+    """Describe where an R-D curve folds back; empty if rate and quality both grow from point to point.
 
     Args:
         rate: of points in the order of their lambda, either way.
@@ -167,57 +167,60 @@ def describe_fold(rate: Points, quality: Points) -> str:
 
 @checked
 def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
-    """The lambdas of a sweep, as they were given.
+    """Check the lambdas of a sweep and return them as floats.
 
     Raises:
         GradlabError: none at all, one that is not positive and finite, or one that is not larger than the one before.
     """
-    given = tuple(float(v) for v in values)
-    if not given:
+    lams = tuple(float(value) for value in values)
+    if not lams:
         raise GradlabError("no lambdas are given: name at least one")
-    for lam in given:
+    for lam in lams:
         if not (lam > 0 and math.isfinite(lam)):
             raise GradlabError(f"a lambda is {lam:g}: every lambda must be positive and finite")
-    for before, after in itertools.pairwise(given):
+    for before, after in itertools.pairwise(lams):
         if not after > before:
             raise GradlabError(f"lambda {after:g} follows {before:g}: give the lambdas in ascending order, each once")
-    return given
+    return lams
 
 
 def _curves(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Both curves as arrays, after everything that makes the figures undefined but the overlap."""
     if method not in METHODS:
         raise unknown("interpolation", method, METHODS)
-    found = []
-    for whose, rates, qualities in (
-        ("the reference", reference_rate, reference_quality),
-        ("the codec", rate, quality),
-    ):
-        r, q = np.asarray(rates, float), np.asarray(qualities, float)
-        if r.ndim != 1 or r.shape != q.shape:
-            raise GradlabError(f"{whose} has {r.size} rates and {q.size} qualities: give one quality for each rate")
-        if len(r) < FEWEST:
-            raise GradlabError(f"{whose} has {len(r)} points: Bjontegaard's figures need at least {FEWEST}")
-        for what, values in (("rate", r), ("quality", q)):
-            bad = ~np.isfinite(values)
-            if bad.any():
-                place = int(bad.argmax())
-                raise GradlabError(f"point {place + 1} of {whose} has {what} {values[place]}: leave it out")
-        if not (r > 0).all():
-            raise GradlabError(f"{whose} has the rate {r.min():g}: every rate must be positive")
-        folded = describe_fold(r, q)
-        if folded and method != "cubic":
-            raise GradlabError(
-                f"{whose} is not monotone ({folded}): {method} is undefined, "
-                "and only 'cubic', a least-squares fit, gives a number"
-            )
-        found += [r, q]
-    return found[0], found[1], found[2], found[3]
+    reference = _curve("the reference", reference_rate, reference_quality, method)
+    return (*reference, *_curve("the codec", rate, quality, method))
 
 
-def _overlapping(what: str, reference: np.ndarray, other: np.ndarray) -> None:
+def _curve(name: str, rates: Points, qualities: Points, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """One curve as arrays; ``name`` is its name in errors.
+
+    Raises:
+        GradlabError: points for which the figures are undefined.
+    """
+    r, q = np.asarray(rates, float), np.asarray(qualities, float)
+    if r.ndim != 1 or r.shape != q.shape:
+        raise GradlabError(f"{name} has {r.size} rates and {q.size} qualities: give one quality for each rate")
+    if len(r) < FEWEST:
+        raise GradlabError(f"{name} has {len(r)} points: Bjontegaard's figures need at least {FEWEST}")
+    for axis, values in (("rate", r), ("quality", q)):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            index = int(bad.argmax())
+            raise GradlabError(f"point {index + 1} of {name} has {axis} {values[index]}: leave it out")
+    if not (r > 0).all():
+        raise GradlabError(f"{name} has the rate {r.min():g}: every rate must be positive")
+    fold = describe_fold(r, q)
+    if fold and method != "cubic":
+        raise GradlabError(
+            f"{name} is not monotone ({fold}): {method} is undefined, "
+            "and only 'cubic', a least-squares fit, gives a number"
+        )
+    return r, q
+
+
+def _require_overlap(what: str, reference: np.ndarray, other: np.ndarray) -> None:
     if overlap(reference, other) == 0:
         raise GradlabError(
             f"the curves share no {what} ({reference.min():.4g} to {reference.max():.4g} and "
@@ -231,5 +234,5 @@ def _average(x0: np.ndarray, y0: np.ndarray, x1: np.ndarray, y1: np.ndarray, met
     # By x, whatever the order of lambda: the package asserts it, also for the least-squares fit, where it is the same.
     (x0, y0), (x1, y1) = ((x[order], y[order]) for x, y in ((x0, y0), (x1, y1)) for order in [np.argsort(x)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a small overlap, which ``overlap`` tells
+        warnings.simplefilter("ignore")  # about a small overlap, which ``overlap`` reports
         return float(bd_linear(x0, y0, x1, y1, method=method, require_matching_points=False))

@@ -1,21 +1,29 @@
-"""Write a bitstream, decode it, and make sure that both ends agree."""
+"""Rate of real bitstreams and distortion of the images that they decode to; encoder and decoder must agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlab.codecs import Codec, copy_of
+from gradlab.codecs import Codec
+from gradlab.codecs.shared import eval_mode
 from gradlab.errors import GradlabError
-from gradlab.evaluation.images import named_images
-from gradlab.validation import checked
+from gradlab.evaluation.images import Images, named_images
+from gradlab.evaluation.metrics import check_lambda, distortion, psnr
+from gradlab.runtime import distributed
+from gradlab.runtime.progress import quiet
+from gradlab.validation import checked, require_columns
 
-# Both ends run the same transforms on the same numbers, so they agree to rounding; half an 8-bit step would show.
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Both ends run the same transforms on the same numbers, so they agree to rounding: less than half an 8-bit step.
 TOLERANCE = 0.5 / 255
 
 
@@ -35,12 +43,60 @@ class Coded(NamedTuple):
 
 
 @checked
-@torch.no_grad()
-def bitstream(codec: Codec, x: Tensor) -> Coded:
-    """Encode and decode one image.
+def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
+    """Measure rate and distortion of each image by a bitstream that is written, decoded and checked.
+
+    Several processes (``gradlab.runtime.distributed``) take the images in turns; each gets all rows, in order.
 
     Args:
-        codec: a codec whose tables are built; one on an accelerator is copied to the CPU, where streams are coded.
+        codec: a codec whose tables are built (``codec.finish()``); one on an accelerator is copied to the CPU.
+        images: pictures, tensors ``[3, H, W]`` (uint8, or floats in [0, 1]), or one tensor ``[B, 3, H, W]``; any size.
+        lam: lambda of the R-D cost.
+        advance: called after each image.
+
+    Returns:
+        Per image: ``image``, ``bpp`` (bitstream, y and z, over unpadded pixels), ``bpp_y``, ``bpp_z``, ``bpp_estimate``
+        (from likelihoods), ``mse`` (0-255, 8-bit), ``psnr`` (dB), ``ms_ssim`` (NaN below 161 pixels a side), and
+        ``rd_cost`` = bpp + lam * mse.
+
+    Raises:
+        GradlabError: no images, lam not positive, tables not built, a bitstream that does not decode to what was
+            encoded.
+    """
+    import pandas as pd
+
+    check_lambda(lam)
+    check_tables(codec)
+    codec = on_cpu(codec)
+
+    def row(_: int, name: str, x: Tensor) -> dict[str, Any]:
+        coded = bitstream(codec, x)
+        bpp, quality = coded.bpp_y + coded.bpp_z, distortion(x, coded.x_hat)
+        rates = {"bpp": bpp, "bpp_y": coded.bpp_y, "bpp_z": coded.bpp_z, "bpp_estimate": coded.bpp_estimate}
+        return {"image": name} | rates | quality | {"rd_cost": bpp + lam * quality["mse"]}
+
+    rows = distributed.group().map(named_images(images), row, advance)
+    return pd.DataFrame(rows)
+
+
+@checked
+def summary(per_image: pd.DataFrame) -> dict[str, float]:
+    """Average over images: ``psnr`` is the mean of per-image PSNR, ``psnr_of_mean_mse`` the PSNR of the mean MSE."""
+    require_columns(per_image, ["image", "mse"], "what rate_distortion() returned")
+    texts = [c for c in per_image.select_dtypes(exclude="number").columns if c != "image"]
+    if texts:
+        raise GradlabError(f"column {texts[0]!r} holds no numbers: give what rate_distortion() returned")
+    means = {column: float(per_image[column].mean()) for column in per_image.columns if column != "image"}
+    return {**means, "psnr_of_mean_mse": psnr(means["mse"])}
+
+
+@checked
+@torch.no_grad()
+def bitstream(codec: Codec, x: Tensor) -> Coded:
+    """Encode and decode one image, and check that both ends agree.
+
+    Args:
+        codec: a codec whose tables are built; a codec on an accelerator is copied to the CPU.
         x: ``[1, 3, H, W]`` in [0, 1], any size and device; padded centrally with zeros as CompressAI does.
 
     Raises:
@@ -52,23 +108,18 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[:2] != (1, 3):
         raise GradlabError("a bitstream holds one image: give a tensor [1, 3, height, width]")
     named_images(x)
-    was_training = codec.training
-    codec.eval()
-    try:
-        padded, margins = pad(x.to(next(codec.parameters()).device), codec.downsampling_factor)
-        with _seen(codec.g_a) as encoded:
+    padded, margins = pad(x.cpu(), codec.downsampling_factor)
+    with eval_mode(codec):
+        with _recorded_calls(codec.g_a) as analyses:
             stream = codec.compress(padded)
-        with _seen(codec.g_s) as synthesised:
+        with _recorded_calls(codec.g_s) as syntheses:
             decoded = codec.decompress(**stream)["x_hat"]
-        y, x_hat = (found[0][at] if len(found) == 1 else None for found, at in ((encoded, 1), (synthesised, 1)))
-        latents = codec.latents(padded, y)
-        if x_hat is not None and torch.equal(synthesised[0][0], latents.y_hat):
-            own = x_hat.clamp(0, 1)  # the decoder gave g_s what the encoder holds: it need not run again
+        latents = codec.latents(padded, analyses[0][1] if len(analyses) == 1 else None)
+        if len(syntheses) == 1 and torch.equal(syntheses[0][0], latents.y_hat):
+            expected = syntheses[0][1]  # the decoder gave g_s the encoder's y_hat: it need not run again
         else:
-            own = codec.g_s(latents.y_hat).clamp(0, 1)
-    finally:
-        codec.train(was_training)
-    gap = float((own - decoded).abs().max())
+            expected = codec.g_s(latents.y_hat)
+    gap = float((expected.clamp(0, 1) - decoded).abs().max())
     if not gap <= TOLERANCE:
         raise GradlabError(
             f"the bitstream decodes to another image than was encoded (largest difference {gap:.3g}): "
@@ -85,27 +136,27 @@ def bitstream(codec: Codec, x: Tensor) -> Coded:
 
 
 @contextmanager
-def _seen(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What a module reads and gives inside the block, so that the most expensive transforms run once per image."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output.clone())))
+def _recorded_calls(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Record input and output of each call of a module, so that the most expensive transforms run once per image."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output.clone())))
     try:
-        yield seen
+        yield calls
     finally:
         handle.remove()
 
 
 def on_cpu(codec: Codec) -> Codec:
-    """The codec itself on a CPU, otherwise a copy of it there.
+    """Return the codec if it is on the CPU, otherwise a copy of it on the CPU.
 
-    On an accelerator the last bit of a scale may differ from run to run, and with it the table that a symbol is coded
-    by: bitstreams are written and read on the CPU.
+    On an accelerator the last bit of a scale, and hence the coding table of a symbol, may differ from run to run, so
+    bitstreams are written and read on the CPU.
     """
-    return codec if next(codec.parameters()).device.type == "cpu" else copy_of(codec).cpu()
+    return codec if next(codec.parameters()).device.type == "cpu" else copy.deepcopy(codec).cpu()
 
 
 def check_tables(codec: Codec) -> None:
-    """Refuse what is no codec, and a codec that cannot write bitstreams yet.
+    """Refuse objects that are not codecs, and codecs without coding tables.
 
     Raises:
         GradlabError: no codec, or coding tables not built.
@@ -117,7 +168,7 @@ def check_tables(codec: Codec) -> None:
 
 
 def padding(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """Margins (left, right, top, bottom) that pad height and width centrally to multiples, and the padded size."""
+    """Compute the margins (left, right, top, bottom) that pad a size centrally to multiples, and the padded size."""
     height, width = size
     extra_w, extra_h = -width % multiple, -height % multiple
     margins = (extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2)
@@ -125,12 +176,12 @@ def padding(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int, int, 
 
 
 def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """Zero-pad ``[..., H, W]`` centrally to multiples; also the margins (left, right, top, bottom)."""
+    """Zero-pad ``[..., H, W]`` centrally to multiples; also return the margins (left, right, top, bottom)."""
     margins, _ = padding((x.shape[-2], x.shape[-1]), multiple)
     return F.pad(x, margins), margins
 
 
 def crop(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
-    """Take the margins off again."""
+    """Remove the margins that ``pad`` added."""
     left, right, top, bottom = margins
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]

@@ -1,4 +1,4 @@
-"""Classical codecs that every reader knows, by Pillow: JPEG, JPEG 2000, WebP, AVIF.
+"""Classical codecs for comparison, by Pillow: JPEG, JPEG 2000, WebP, AVIF.
 
 Rates are those of whole files, headers included; no colour profile and no metadata is written. Chroma is what each
 format is known for, and stated in every row: a codec with 4:2:0 chroma saturates in PSNR over RGB at high rates.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.evaluation.images import Images, named_images
-from gradlab.evaluation.metrics import ms_ssim, mse_255, psnr, to_8_bit
+from gradlab.evaluation.metrics import distortion, to_8_bit
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
 
@@ -66,12 +66,12 @@ CLASSICAL_CODECS: dict[str, ClassicalCodec] = {
 
 
 def available_codecs() -> tuple[str, ...]:
-    """Those of ``CLASSICAL_CODECS`` that this Pillow can write and read."""
+    """List those of ``CLASSICAL_CODECS`` that this Pillow can write and read."""
     from PIL import features
 
     # A Pillow that is too old for AVIF does not know its name, and would warn when asked.
     known = {*features.modules, *features.codecs, *features.features}
-    return tuple(name for name, a in CLASSICAL_CODECS.items() if a.feature in known and features.check(a.feature))
+    return tuple(name for name, c in CLASSICAL_CODECS.items() if c.feature in known and features.check(c.feature))
 
 
 @checked
@@ -81,7 +81,7 @@ def classical_codecs(
     qualities: Sequence[int] | None = None,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Rate and distortion of each image under each classical codec and quality.
+    """Measure rate and distortion of each image under each classical codec and quality.
 
     Args:
         images: as ``rate_distortion`` takes them.
@@ -98,57 +98,45 @@ def classical_codecs(
     """
     import pandas as pd
 
-    there = available_codecs()
-    wanted = there if names is None else tuple(names)
-    for name in wanted:
+    available = available_codecs()
+    selected = available if names is None else tuple(names)
+    for name in selected:
         if name not in CLASSICAL_CODECS:
             raise unknown("classical codec", name, CLASSICAL_CODECS)
-        if name not in there:
-            raise GradlabError(f"this Pillow has no {name}: install one with it, or ask for {', '.join(there)}")
+        if name not in available:
+            raise GradlabError(f"this Pillow has no {name}: install one with it, or ask for {', '.join(available)}")
     for quality in () if qualities is None else qualities:
         if not 1 <= quality <= 100:
             raise GradlabError(f"quality is {quality}: give whole numbers from 1 to 100")
-    originals = [(name, to_8_bit(x)) for name, x in named_images(images)]
-    if not originals:
-        raise GradlabError("there are no images to evaluate: give at least one")
+    originals = named_images(images)
     rows = []
-    for codec in wanted:
-        anchor = CLASSICAL_CODECS[codec]
-        for quality in qualities if qualities is not None else anchor.qualities:
-            for image, original in originals:
-                size, decoded = encode(original, anchor, quality)
-                mse = mse_255(original, decoded)
-                rows.append(
-                    {
-                        "codec": codec,
-                        "chroma": anchor.chroma,
-                        "quality": quality,
-                        "image": image,
-                        "bpp": 8 * size / (original.shape[2] * original.shape[3]),
-                        "mse": mse,
-                        "psnr": psnr(mse),
-                        "ms_ssim": ms_ssim(original, decoded),
-                    }
-                )
-                advance(1, f"{codec} {quality}")
+    for name in selected:
+        codec = CLASSICAL_CODECS[name]
+        for quality in qualities if qualities is not None else codec.qualities:
+            for image, x in originals:
+                size, decoded = encode(to_8_bit(x), codec, quality)
+                row = {"codec": name, "chroma": codec.chroma, "quality": quality, "image": image}
+                bpp = 8 * size / (x.shape[2] * x.shape[3])
+                rows.append({**row, "bpp": bpp, **distortion(x, decoded / 255)})
+                advance(1, f"{name} {quality}")
     return pd.DataFrame(rows)
 
 
 @checked
 def classical_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over images of what ``classical_codecs`` returned: one point of an R-D curve per codec and quality."""
+    """Average the rows of ``classical_codecs`` over images: one point of an R-D curve per codec and quality."""
     keys = ["codec", "chroma", "quality"]
     require_columns(table, [*keys, "bpp", "mse", "psnr", "ms_ssim"], "what classical_codecs() returned")
     return table.groupby(keys, sort=False)[["bpp", "mse", "psnr", "ms_ssim"]].mean().reset_index()
 
 
-def encode(x: Tensor, anchor: ClassicalCodec, quality: int) -> tuple[int, Tensor]:
-    """Bytes of the file, and the image ``[1, 3, H, W]`` on 0-255 that it decodes to."""
+def encode(x: Tensor, codec: ClassicalCodec, quality: int) -> tuple[int, Tensor]:
+    """Encode and decode an image; return the bytes of the file and the decoded image, ``[1, 3, H, W]`` on 0-255."""
     from PIL import Image
 
     file = io.BytesIO()
     Image.fromarray(x[0].permute(1, 2, 0).to(torch.uint8).numpy(), "RGB").save(
-        file, format=anchor.format, **anchor.options(quality)
+        file, format=codec.format, **codec.options(quality)
     )
     size = file.tell()
     with Image.open(file) as decoded:

@@ -1,9 +1,8 @@
-"""Gradient SNR of a codec, group by group: the recorder at work on real images (Tables 2, 3)."""
+"""Record the gradient SNR of a codec, group by group, on real images (Tables 2, 3)."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss
 from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
+from gradlab.evaluation.metrics import check_lambda
 from gradlab.noise import seed_of, stream
 from gradlab.runtime import distributed
 from gradlab.runtime.cuda_graph import Replay
@@ -42,12 +42,12 @@ def record(
     Draw t takes its noise from ``(seed, "recording", t)``, so two models (or one model with and without direct-y) can
     be recorded on the same noise and on the same images.
 
-    Several processes (``gradlab.runtime.distributed``) take the draws in turns, and each merges all of
-    them: mean and variance are those of one process to rounding, ``snr_se`` rests on each process's own replicates
+    Several processes (``gradlab.runtime.distributed``) take the draws in turns, and each merges all of them: mean and
+    variance equal those of one process up to rounding; ``snr_se`` uses the replicates of each process
     (``GradientRecorder.merge``).
 
     Args:
-        codec: the codec; its weights are left as they are.
+        codec: the codec; its weights do not change.
         batches: one minibatch ``[B, 3, H, W]`` (videos for a P-frame) for all draws (noise alone; the draws then share
             the encoder's forward), or ``draw -> minibatch`` (noise and minibatch), on CUDA of one shape.
         lam: lambda of the R-D cost.
@@ -64,12 +64,12 @@ def record(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
-    loss, here = loss or Loss(), distributed.here()
+    loss, group = loss or Loss(), distributed.group()
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
-    with here.together(), cudnn_precision(codec.precision, device), contextlib.ExitStack() as hooks:
+    with group.shared_errors(), cudnn_precision(codec.precision, device), contextlib.ExitStack() as hooks:
         draw: Callable[[int], None] | None = None
-        if device.type == "cuda" and here.size == 1:
+        if device.type == "cuda" and group.size == 1:
             try:
                 graph = _Graph(codec, batches, lam, loss, recorder, seed)
                 draw = graph.draw
@@ -79,16 +79,16 @@ def record(
         if draw is None:
             draw = _eager(codec, batches, lam, loss, recorder, seed)
             hooks.enter_context(recorder)
-        for t in range(here.rank, draws, here.size):
+        for t in range(group.rank, draws, group.size):
             draw(t)
-            advance(min(here.size, draws - t))
-    return recorder if here.size == 1 else _merged(recorder, codec, here)
+            advance(min(group.size, draws - t))
+    return recorder if group.size == 1 else _merged(recorder, codec, group)
 
 
 def _eager(
     codec: Model, batches: Batches, lam: float, loss: AnyLoss, recorder: GradientRecorder, seed: int
 ) -> Callable[[int], None]:
-    """Draws by a backward pass each, whose gradients the recorder's hooks take."""
+    """Return a function that records draw t by a backward pass through the recorder's hooks."""
     shared = _shared(codec, batches, loss)
 
     def draw(t: int) -> None:
@@ -121,9 +121,9 @@ class _Graph:
 
         def body() -> None:
             value = loss(codec, self._x, lam, self._noise, **shared)
-            wanted = [p for p in recorder.parameters if p.requires_grad]
-            found = torch.autograd.grad(value, wanted, retain_graph=bool(shared), allow_unused=True)
-            by_parameter = dict(zip(map(id, wanted), found, strict=True))
+            trained = [p for p in recorder.parameters if p.requires_grad]
+            results = torch.autograd.grad(value, trained, retain_graph=bool(shared), allow_unused=True)
+            by_parameter = dict(zip(map(id, trained), results, strict=True))
             gradients[:] = [by_parameter.get(id(p)) for p in recorder.parameters]
 
         self._replay: Replay | None = Replay(body, self._noise, side)
@@ -160,17 +160,17 @@ def _wait(side: torch.cuda.Stream, device: torch.device) -> None:
 
 
 def _shared(codec: Model, batches: Batches, loss: AnyLoss) -> dict[str, Tensor]:
-    """Where the noise alone changes, nothing changes in the encoder: its forward runs once, to the same numbers."""
+    """Run the encoder once if draws differ in noise alone: its output is the same in each of them."""
     if callable(batches) or not isinstance(codec, Codec) or not isinstance(loss, Loss):
         return {}
     return {"encoded": codec.encode(batches)}
 
 
-def _merged(mine: GradientRecorder, codec: Codec | PFrame, here: distributed.Ranks) -> GradientRecorder:
-    """The draws of all processes, the same in each: merged in the order of the ranks, two states at a time."""
+def _merged(recorder: GradientRecorder, codec: Codec | PFrame, group: distributed.ProcessGroup) -> GradientRecorder:
+    """Merge the draws of all processes in the order of their ranks, two states at a time; the same in each process."""
     whole, part = (GradientRecorder(codec.groups(), exclude=("quantiles",)) for _ in range(2))
-    for rank in range(here.size):
-        part.load_state_dict(here.agreed(mine.state_dict() if rank == here.rank else {}, rank))
+    for rank in range(group.size):
+        part.load_state_dict(group.broadcast(recorder.state_dict() if rank == group.rank else {}, rank))
         whole.merge(part)
     return whole
 
@@ -187,7 +187,7 @@ def mean_loss(
     seed: int = 0,
     advance: Callable[..., Any] = quiet,
 ) -> tuple[float, float]:
-    """The cost that training sees, bits per pixel: the mean of the loss over images and over draws of the noise.
+    """Average the loss over images and draws of the noise, in bits per pixel: the R-D cost that training sees.
 
     Args:
         codec: the codec.
@@ -206,8 +206,7 @@ def mean_loss(
     """
     if draws < 2:
         raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
-    if not 0 < lam < math.inf:
-        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
+    check_lambda(lam)
     device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
     with cudnn_precision(codec.precision, device):
         for t in range(draws):
@@ -228,22 +227,22 @@ def compare_direct_y(
     settings: Sequence[Setting] = ("direct-y", "2-level"),
     **options: Any,
 ) -> dict[str, GradientRecorder]:
-    """The same weights, noise and images with the direct-y switch on and off: what the switch itself does.
+    """Record gradients with the direct-y switch on and off, at the same weights, noise and images.
 
-    Each model at its own weights confounds the switch with where training took it. Here nothing differs but what h_a
-    reads. The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
+    Comparing two trained models would confound the switch with their different weights. Here only the input of h_a
+    differs. The switch also moves the mean gradient, so compare ``variance_trace`` before any ratio.
 
     Args:
-        codec: the codec; its switch is put back.
+        codec: the codec; its ``direct_y`` is restored.
         batches, lam, draws, options: as for ``record``.
         settings: which positions of the switch.
     """
     before = codec.direct_y
     try:
-        found: dict[str, GradientRecorder] = {}
+        recorders: dict[str, GradientRecorder] = {}
         for setting in settings:
             codec.direct_y = setting == "direct-y"
-            found[setting] = record(codec, batches, lam, draws, **options)
-        return found
+            recorders[setting] = record(codec, batches, lam, draws, **options)
+        return recorders
     finally:
         codec.direct_y = before

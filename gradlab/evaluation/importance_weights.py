@@ -1,4 +1,4 @@
-"""How many of the k samples of a codec count: effective sample size and entropy of the importance weights."""
+"""Effective sample size and entropy of the importance weights of a codec's k samples."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gradlab.codecs import Codec, PFrame
 from gradlab.codecs.precision import cudnn_precision
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
-from gradlab.objectives import OBJECTIVES, SCALES, WEIGHTINGS
+from gradlab.objectives.bounds import OBJECTIVES, SCALES, WEIGHTINGS
 from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Which tap shows the weights of a term; with joint weighting every tap of y shows the same ones.
+# The tap that carries the weights of a term; with joint weighting all taps of y carry the same weights.
 TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
     "joint": {"all": ("y", "lik")},
     "per-term": {"distortion": ("y", "lik"), "y rate": ("y", "py")},
@@ -38,7 +38,7 @@ def weight_statistics(
     *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Weights of MS-NIC-MIX in the four pairs of weighting and scale.
+    """Summarise the weights of MS-NIC-MIX for each pair of weighting and scale.
 
     Args:
         codec: the codec, with direct-y.
@@ -64,7 +64,7 @@ def weight_statistics(
     mix = OBJECTIVES["ms-nic-mix"]
     rows = []
     for size in k:
-        found: dict[tuple[str, str, str], list[Tensor]] = {}
+        samples: dict[tuple[str, str, str], list[Tensor]] = {}
         for t in range(draws):
             with cudnn_precision(codec.precision, x.device):
                 terms, _ = codec.log_terms(x, lam, size, 1, stream(seed, f"weights/k={size}", t, x.device))
@@ -72,9 +72,9 @@ def weight_statistics(
                 for scale in SCALES:
                     factors = mix.path_factors(terms, weighting, scale)
                     for term, tap in TERMS[weighting].items():
-                        found.setdefault((weighting, scale, term), []).append(factors[tap].double())
+                        samples.setdefault((weighting, scale, term), []).append(factors[tap].double())
             advance(1, f"k = {size}")
-        for (weighting, scale, term), parts in found.items():
+        for (weighting, scale, term), parts in samples.items():
             w = torch.cat(parts)  # [B draws, k]
             ess = 1 / (w**2).sum(dim=1)
             entropy = -torch.special.xlogy(w, w).sum(dim=1)

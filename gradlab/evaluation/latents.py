@@ -1,4 +1,4 @@
-"""How latents vary from image to image (Tables 6 and 10, Figure 3), and what rounding does to them (Figure 4)."""
+"""Statistics of latents over images (Tables 6 and 10, Figure 3), and the residuals of rounding (Figure 4)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from gradlab.codecs import Codec
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.data import Picture, floats
+from gradlab.codecs.shared import eval_mode
+from gradlab.data import Picture
 from gradlab.errors import GradlabError
+from gradlab.evaluation.images import image_floats
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.validation import checked
@@ -28,13 +30,13 @@ KEPT = ("all", "|y| >= 1/2")
 
 
 class LatentMoments(NamedTuple):
-    """Over images, of every dimension (c, h, w) of one latent.
+    """Mean and variance over images of every dimension (c, h, w) of one latent.
 
     Attributes:
         mean: ``[dimensions]``, in the order (c, h, w).
         variance: ``[dimensions]``, with images - 1.
-        bpp: bits per pixel of the rounded latent; NaN for the unrounded, which are not coded.
-        channels: how many there are.
+        bpp: bits per pixel of a rounded latent; NaN for one that is not rounded, and hence not coded.
+        channels: number of channels.
     """
 
     mean: Tensor
@@ -43,13 +45,13 @@ class LatentMoments(NamedTuple):
     channels: int
 
     def by_channel(self) -> list[LatentMoments]:
-        """The same of each channel; a channel's rate is not known."""
+        """Split into channels; the rate of a single channel is not known."""
         parts = zip(self.mean.chunk(self.channels), self.variance.chunk(self.channels), strict=True)
         return [LatentMoments(mean, variance, math.nan, 1) for mean, variance in parts]
 
     def row(self, dead: float) -> dict[str, float]:
-        """Its statistics over dimensions, as ``statistics`` names them."""
-        # Streamed, whole numbers that sum to 0 leave a mean of 1e-17, and a coefficient of 1e17.
+        """Summarise over dimensions, with the column names of ``statistics``."""
+        # The streaming mean of integers that sum to 0 may be 1e-17, and its coefficient of variation 1e17.
         usable = self.mean.abs() > 1e-9 * self.variance.sqrt()
         cov = self.variance[usable].sqrt() / self.mean[usable].abs()
         return {
@@ -66,9 +68,9 @@ class LatentMoments(NamedTuple):
 def moments_over_images(
     codec: Codec, images: Sequence[Picture | Tensor], advance: Callable[..., Any] = quiet
 ) -> dict[str, LatentMoments]:
-    """Mean and variance over images of each dimension of ``y z y_hat z_hat`` (streaming: memory flat in images).
+    """Accumulate mean and variance over images of each dimension of ``y z y_hat z_hat``, in constant memory.
 
-    A codec without z has ``y y_hat`` alone.
+    For a codec without z the result holds ``y`` and ``y_hat`` alone.
 
     Args:
         codec: the codec.
@@ -83,23 +85,20 @@ def moments_over_images(
     states: dict[str, moments.Moments] = {}
     channels: dict[str, int] = {}
     bits = {"y_hat": 0.0, "z_hat": 0.0}
-    was_training = codec.training
-    codec.eval()
     device = next(codec.parameters()).device
     for x in xs:
-        with cudnn_precision(codec.precision, device):
-            found = codec.latents(x.to(device))
+        with eval_mode(codec), cudnn_precision(codec.precision, device):
+            latents = codec.latents(x.to(device))
         for name in NAMES:
-            latent = getattr(found, name)
+            latent = getattr(latents, name)
             if latent is None:
                 continue
             channels[name] = latent.shape[1]
             value = latent.flatten(1).double().cpu()
             states[name] = states.get(name, moments.Moments.init(value[0].shape)).update(value)
-        bits["y_hat"] += float(found.y_bits) / len(xs)
-        bits["z_hat"] += float(found.z_bits) / len(xs)
+        bits["y_hat"] += float(latents.y_bits) / len(xs)
+        bits["z_hat"] += float(latents.z_bits) / len(xs)
         advance(1)
-    codec.train(was_training)
     pixels = xs[0].shape[2] * xs[0].shape[3]
     return {
         name: LatentMoments(s.mean, s.variance(), bits[name] / pixels if name in bits else math.nan, channels[name])
@@ -109,7 +108,7 @@ def moments_over_images(
 
 @checked
 def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
-    """Table 6 and Table 10: one row per latent.
+    """Compute the statistics of Tables 6 and 10, one row per latent.
 
     Args:
         codec: the codec.
@@ -126,43 +125,29 @@ def statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = D
 
 @checked
 def channel_statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: float = DEAD) -> pd.DataFrame:
-    """``statistics`` per channel: one row per latent and ``channel``; ``bpp`` is known of whole latents only."""
+    """Compute ``statistics`` per channel, without ``bpp``: one row per latent and ``channel``."""
     return channel_statistics_of(moments_over_images(codec, images), dead)
 
 
 @checked
-def statistics_of(found: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
-    """``statistics`` of what ``moments_over_images`` returned.
-
-    Raises:
-        GradlabError: something that ``moments_over_images`` did not return.
-    """
+def statistics_of(latent_moments: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
+    """Tabulate ``statistics`` from the result of ``moments_over_images``."""
     import pandas as pd
 
-    return pd.DataFrame([{"latent": name, **s.row(dead)} for name, s in _spreads(found)])
+    return pd.DataFrame([{"latent": name, **latent.row(dead)} for name, latent in latent_moments.items()])
 
 
 @checked
-def channel_statistics_of(found: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
-    """``channels`` of what ``moments_over_images`` returned.
-
-    Raises:
-        GradlabError: something that ``moments_over_images`` did not return.
-    """
+def channel_statistics_of(latent_moments: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
+    """Tabulate ``channel_statistics`` from the result of ``moments_over_images``."""
     import pandas as pd
 
-    each = [
-        {"latent": name, "channel": channel, **part.row(dead)}
-        for name, s in _spreads(found)
-        for channel, part in enumerate(s.by_channel())
+    rows = [
+        {"latent": name, "channel": index, **channel.row(dead)}
+        for name, latent in latent_moments.items()
+        for index, channel in enumerate(latent.by_channel())
     ]
-    return pd.DataFrame(each).drop(columns="bpp")
-
-
-def _spreads(found: Mapping[str, LatentMoments]) -> list[tuple[str, LatentMoments]]:
-    if not found or not all(isinstance(s, LatentMoments) for s in found.values()):
-        raise GradlabError("rows need the mean and variance of each latent: give what moments_over_images() returned")
-    return list(found.items())
+    return pd.DataFrame(rows).drop(columns="bpp", errors="ignore")
 
 
 @checked
@@ -173,7 +158,7 @@ def residuals(
     bins: int = 50,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Figure 4: histograms of y - round(y), of every element of y and of those with |y| >= 1/2, image by image.
+    """Compute the histograms of Figure 4, y - round(y), of every element of y and of those with |y| >= 1/2, per image.
 
     Sum ``count`` over images for the histogram of a folder.
 
@@ -200,12 +185,12 @@ def residuals(
     device = next(codec.parameters()).device
     tables = []
     for index, image in enumerate(images):
-        x = _cropped(_image(image), codec.downsampling_factor)
+        name, x = image_floats(image, index)
+        x = _centre_crop(x, *_largest_multiple(x.shape[1], x.shape[2], codec.downsampling_factor))
         with cudnn_precision(codec.precision, device):
             y = codec.encode(x[None].to(device)).flatten().double()
         for kept, values in zip(KEPT, (y, y[y.abs() >= 0.5]), strict=True):
             counts, _ = np.histogram((values - values.round()).cpu().numpy(), edges)
-            name = image.name if isinstance(image, Picture) else str(index)
             columns = {"image": name, "kept": kept, "low": edges[:-1], "high": edges[1:], "count": counts}
             tables.append(pd.DataFrame(columns))
         advance(1)
@@ -214,62 +199,38 @@ def residuals(
 
 @checked
 def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
-    """Landscape ``[1, 3, H, W]`` floats of one common size, a multiple of ``multiple``."""
+    """Rotate to landscape and crop images to ``[1, 3, H, W]`` floats of one size, a multiple of ``multiple``."""
     if multiple < 1:
         raise GradlabError(f"multiple is {multiple}: give at least 1 pixel")
     xs = []
-    for image in images:
-        x = _image(image)
+    for index, image in enumerate(images):
+        _, x = image_floats(image, index)
         xs.append(torch.rot90(x, dims=(1, 2)) if x.shape[1] > x.shape[2] else x)
     if len(xs) < 2:
         raise GradlabError(f"a variance over images needs at least two of them, not {len(xs)}: give more images")
-    smallest = _multiple(min(x.shape[1] for x in xs), min(x.shape[2] for x in xs), multiple)
-    return [_centre(x, *smallest)[None] for x in xs]
+    smallest = _largest_multiple(min(x.shape[1] for x in xs), min(x.shape[2] for x in xs), multiple)
+    return [_centre_crop(x, *smallest)[None] for x in xs]
 
 
 @checked
 def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
-    """All non-overlapping ``[3, size, size]`` floats in [0, 1] of the pictures, from the top left."""
-    found = []
+    """Cut pictures into non-overlapping ``[3, size, size]`` floats in [0, 1], from the top left."""
     if size < 1:
         raise GradlabError(f"tiles of {size} pixels: give at least 1")
-    for x in map(_image, pictures):
+    crops = []
+    for index, picture in enumerate(pictures):
+        _, x = image_floats(picture, index)
         tops, lefts = (range(0, side - size + 1, size) for side in x.shape[1:])
-        found += [x[:, top : top + size, left : left + size] for top in tops for left in lefts]
-    return found
+        crops += [x[:, top : top + size, left : left + size] for top in tops for left in lefts]
+    return crops
 
 
-def _image(image: Picture | Tensor) -> Tensor:
-    """``[3, H, W]`` floats.
-
-    Raises:
-        GradlabError: another shape, or values that are not finite numbers.
-    """
-    pixels = image.pixels if isinstance(image, Picture) else image
-    if (
-        pixels.ndim != 3
-        or pixels.shape[0] != 3
-        or pixels.layout != torch.strided
-        or pixels.is_complex()
-        or pixels.is_meta
-    ):
-        raise GradlabError(f"an image has shape {tuple(pixels.shape)}: give dense [3, height, width] tensors")
-    x = floats(image)
-    if not bool(torch.isfinite(x).all()):
-        raise GradlabError("an image holds NaN or infinite values: give finite ones")
-    return x
-
-
-def _cropped(x: Tensor, multiple: int) -> Tensor:
-    return _centre(x, *_multiple(x.shape[1], x.shape[2], multiple))
-
-
-def _multiple(height: int, width: int, multiple: int) -> tuple[int, int]:
+def _largest_multiple(height: int, width: int, multiple: int) -> tuple[int, int]:
     if min(height, width) < multiple:
         raise GradlabError(f"the smallest image is below {multiple} pixels a side: leave it out")
     return height // multiple * multiple, width // multiple * multiple
 
 
-def _centre(x: Tensor, height: int, width: int) -> Tensor:
+def _centre_crop(x: Tensor, height: int, width: int) -> Tensor:
     top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
     return x[:, top : top + height, left : left + width]

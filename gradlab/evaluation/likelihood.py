@@ -1,8 +1,7 @@
-"""Evaluation without a bitstream: universal quantization beside rounding (Table 11), the transforms alone (A.10)."""
+"""Evaluation without a bitstream: universal quantization and rounding (Table 11), the transforms alone (A.10)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from gradlab.codecs import Codec, Latents
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
+from gradlab.codecs.shared import eval_mode
 from gradlab.evaluation.bitstream import crop, pad
 from gradlab.evaluation.images import Images, named_images
-from gradlab.evaluation.metrics import distortion
+from gradlab.evaluation.metrics import check_lambda, distortion
 from gradlab.noise import stream
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
@@ -24,34 +23,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def check_lambda(lam: float) -> None:
-    """Refuse what is no lambda.
-
-    Raises:
-        GradlabError: not positive, or not finite.
-    """
-    if not 0 < lam < math.inf:
-        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
-
-
 @checked
 def universal_quantization(
     codec: Codec, images: Images, lam: float, seed: int = 0, advance: Callable[..., Any] = quiet
 ) -> pd.DataFrame:
-    """Rate and distortion of each image under universal quantization (Ziv 1985; Agustsson and Theis 2020).
+    """Measure rate and distortion of each image under universal quantization (Ziv 1985; Agustsson and Theis 2020).
 
     Encoder and decoder share a dither u ~ U(-1/2, 1/2); the encoder sends k = round(y - u) and the decoder adds u back.
-    Then y_hat = k + u is distributed as y plus the noise of training, and independent of y up to it. z alike.
+    Then y_hat = k + u is distributed as y plus the noise of training; the same holds for z.
 
-    No bitstream is written. The mass of k given u is p(y_hat), the very likelihood that training scores, so the rate
-    is the entropy -log2 p(y_hat) and a range coder would meet it to within a few bytes. But its tables depend on u,
-    one for every element, where CompressAI's coder has one for each scale: the entropy is what there is to say.
+    No bitstream is written. The mass of k given u is p(y_hat), the likelihood that training scores, so the rate is the
+    entropy -log2 p(y_hat), which a range coder would meet to within a few bytes. Its tables would depend on u, one for
+    every element, whereas CompressAI's coder has one for each scale.
 
     Args:
         codec: any codec.
         images: pictures, tensors ``[3, H, W]`` (uint8, or floats in [0, 1]), or one tensor ``[B, 3, H, W]``; any size.
         lam: lambda of the R-D cost.
-        seed: of the dither; each image has its own, which depends on the seed and its place alone.
+        seed: of the dither; the dither of an image depends on the seed and the index of the image alone.
         advance: called after each image.
 
     Returns:
@@ -71,9 +60,9 @@ def universal_quantization(
 def deterministic_rounding(
     codec: Codec, images: Images, lam: float, advance: Callable[..., Any] = quiet
 ) -> pd.DataFrame:
-    """The same by rounding, with the rate from likelihoods too: what universal quantization is to be compared with.
+    """Measure rate, by likelihoods, and distortion under rounding, for comparison with universal quantization.
 
-    Args, columns and errors are those of ``universal_quantization``.
+    Arguments, columns and errors are those of ``universal_quantization``.
     """
     return _by_likelihood(codec, images, lam, lambda x, _: codec.latents(x), advance)
 
@@ -81,7 +70,7 @@ def deterministic_rounding(
 @checked
 @torch.no_grad()
 def reconstruction(codec: Codec, images: Images, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
-    """Distortion of g_s(g_a(x)): the transforms as a plain autoencoder, nothing quantized and nothing coded.
+    """Measure the distortion of g_s(g_a(x)), the transforms as a plain autoencoder without quantization.
 
     Args:
         codec: any codec.
@@ -108,8 +97,8 @@ def _by_likelihood(
     check_lambda(lam)
 
     def code(x: Tensor, index: int) -> tuple[Tensor, dict[str, float]]:
-        found = quantize(x, index)
-        return codec.decode(found.y_hat), {"bpp_y": float(found.y_bits), "bpp_z": float(found.z_bits)}
+        latents = quantize(x, index)
+        return codec.decode(latents.y_hat), {"bpp_y": float(latents.y_bits), "bpp_z": float(latents.z_bits)}
 
     table = _rows(codec, images, code, advance)
     table.insert(1, "bpp", table["bpp_y"] + table["bpp_z"])
@@ -123,13 +112,13 @@ def _rows(
     code: Callable[[Tensor, int], tuple[Tensor, dict[str, float]]],
     advance: Callable[..., Any],
 ) -> pd.DataFrame:
-    """One row per image: bits (by ``code``, of the padded image) over unpadded pixels, and distortion.
+    """Return one row per image: bits (by ``code``, of the padded image) over unpadded pixels, and distortion.
 
     Several processes (``gradlab.runtime.distributed``) take the images in turns; each gets all rows, in order.
     """
     import pandas as pd
 
-    device, was_training = next(codec.parameters()).device, codec.training
+    device = next(codec.parameters()).device
 
     def row(index: int, name: str, x: Tensor) -> dict[str, Any]:
         padded, margins = pad(x.to(device), codec.downsampling_factor)
@@ -138,11 +127,6 @@ def _rows(
         rates = {column: value / (x.shape[2] * x.shape[3]) for column, value in bits.items()}
         return {"image": name, **rates, **distortion(x, crop(x_hat, margins).to(x.device))}
 
-    codec.eval()
-    try:
-        rows = distributed.here().share(named_images(images), row, advance)
-    finally:
-        codec.train(was_training)
-    if not rows:
-        raise GradlabError("there are no images to evaluate: give at least one")
+    with eval_mode(codec):
+        rows = distributed.group().map(named_images(images), row, advance)
     return pd.DataFrame(rows)

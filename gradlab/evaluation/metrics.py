@@ -14,31 +14,41 @@ from gradlab.validation import checked
 SMALLEST_FOR_MS_SSIM = 161
 
 
+def check_lambda(lam: float) -> None:
+    """Refuse a value that is not a trade-off lambda.
+
+    Raises:
+        GradlabError: not positive, or not finite.
+    """
+    if not 0 < lam < math.inf:
+        raise GradlabError(f"lam is {lam}: lambda must be positive and finite")
+
+
 @checked
 def to_8_bit(x: Tensor) -> Tensor:
-    """Floats in [0, 1] to 0-255, clamped and rounded (kept as floats).
+    """Convert floats in [0, 1] to 0-255, clamped and rounded (kept as floats).
 
     Raises:
         GradlabError: no dense floats, or values that are not finite.
     """
-    _numbers(x)
+    _check_values(x)
     return torch.round(255 * x.clamp(0, 1))
 
 
 @checked
 def mse_255(x: Tensor, x_hat: Tensor) -> float:
-    """Mean squared error of two images on the 0-255 scale.
+    """Compute the mean squared error of two images on the 0-255 scale.
 
     Raises:
         GradlabError: images of different shapes, without pixels, or not of finite numbers.
     """
-    _pair(x, x_hat)
+    _check_pair(x, x_hat)
     return float(((x.double() - x_hat.double()) ** 2).mean())
 
 
 @checked
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio, dB, of an MSE on the 0-255 scale; infinite for identical images.
+    """Compute the peak signal-to-noise ratio, dB, of an MSE on the 0-255 scale; infinite for identical images.
 
     Raises:
         GradlabError: an MSE that is negative or not finite.
@@ -50,12 +60,12 @@ def psnr(mse: float) -> float:
 
 @checked
 def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
-    """MS-SSIM (Wang et al. 2003) of two ``[1, 3, H, W]`` images on 0-255; NaN where a side is below 161 pixels.
+    """Compute MS-SSIM (Wang et al. 2003) of two ``[1, 3, H, W]`` images on 0-255; NaN below 161 pixels a side.
 
     Raises:
         GradlabError: images of different or wrong shapes, or not of finite floats.
     """
-    _pair(x, x_hat)
+    _check_pair(x, x_hat)
     if x.ndim != 4:
         raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
     if min(x.shape[-2:]) < SMALLEST_FOR_MS_SSIM:
@@ -67,23 +77,23 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
 
 @checked
 def distortion(x: Tensor, x_hat: Tensor) -> dict[str, float]:
-    """``mse`` (0-255), ``psnr`` (dB) and ``ms_ssim`` of two ``[1, 3, H, W]`` images in [0, 1], both taken to 8 bits."""
+    """Compute ``mse`` (0-255), ``psnr`` (dB), ``ms_ssim`` of two ``[1, 3, H, W]`` images in [0, 1], both in 8 bits."""
     original, decoded = to_8_bit(x), to_8_bit(x_hat)
     mse = mse_255(original, decoded)
     return {"mse": mse, "psnr": psnr(mse), "ms_ssim": ms_ssim(original, decoded)}
 
 
-def _numbers(x: Tensor) -> None:
+def _check_values(x: Tensor) -> None:
     if not x.is_floating_point() or x.layout != torch.strided or x.device.type == "meta" or x.numel() == 0:
         raise GradlabError(f"this is no image but a {x.dtype} tensor of shape {tuple(x.shape)}: give dense floats")
     if not bool(torch.isfinite(x).all()):
         raise GradlabError("an image holds NaN or infinite values: give finite ones")
 
 
-def _pair(x: Tensor, x_hat: Tensor) -> None:
-    """Refuse what could only be compared by broadcasting."""
+def _check_pair(x: Tensor, x_hat: Tensor) -> None:
+    """Refuse images of different shape, type or device."""
     if x.shape != x_hat.shape or x.dtype != x_hat.dtype or x.device != x_hat.device:
-        one, other = (f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (x, x_hat))
-        raise GradlabError(f"images differ in kind ({one}; {other}): compare images of one shape, type and device")
-    _numbers(x)
-    _numbers(x_hat)
+        kinds = "; ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (x, x_hat))
+        raise GradlabError(f"images differ in kind ({kinds}): compare images of one shape, type and device")
+    _check_values(x)
+    _check_values(x_hat)

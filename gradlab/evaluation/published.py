@@ -1,4 +1,4 @@
-"""Published R-D curves on the 24 Kodak images, to stand beside measured ones.
+"""Published R-D curves on the 24 Kodak images, for comparison with measured ones.
 
 ``reference/compressai_kodak.csv``: CompressAI's own results, from the files
 ``results/image/8bit-decoded/kodak/<model>_mse_ans_cuda.json`` of github.com/InterDigitalInc/CompressAI at commit
@@ -23,7 +23,7 @@ KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
 
 @checked
 def published_results(model: str | None = None) -> pd.DataFrame:
-    """CompressAI's published results on Kodak.
+    """Read CompressAI's published results on Kodak.
 
     Args:
         model: one of its names, e.g. ``"bmshj2018-hyperprior"``; all by default.
@@ -47,5 +47,5 @@ def published_results(model: str | None = None) -> pd.DataFrame:
 
 @checked
 def is_kodak(names: list[str]) -> bool:
-    """Whether pictures are the 24 of Kodak, by their file names (``kodim01.png`` to ``kodim24.png``)."""
+    """Check whether file names are those of the 24 Kodak images (``kodim01.png`` to ``kodim24.png``)."""
     return sorted(Path(name).stem.lower() for name in names) == list(KODAK)

@@ -1,4 +1,4 @@
-"""Rate and distortion of a P-frame, by likelihoods: there is no bitstream of one."""
+"""Rate, by likelihoods, and distortion of a P-frame."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from gradlab.codecs import PFrame
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
-from gradlab.evaluation.metrics import mse_255, psnr, to_8_bit
+from gradlab.evaluation.metrics import check_lambda, mse_255, psnr, to_8_bit
 from gradlab.runtime.progress import quiet
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
-    """Rate by likelihoods and distortion of the rounded last frame of each video.
+    """Measure rate, by likelihoods, and distortion of the rounded last frame of each video.
 
     Args:
         codec: the codec, its quantiles solved.
@@ -28,22 +27,21 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable
 
     Returns:
         Per video: ``bpp`` = ``bpp_residual`` + ``bpp_motion`` (each with its hyperprior), ``mse`` (0-255, 8-bit),
-        ``psnr`` (dB), ``rd_cost`` = bpp + lam * mse, and ``mse_repeated``, of the frame before in its place.
+        ``psnr`` (dB), ``rd_cost`` = bpp + lam * mse, and ``mse_repeated``, the MSE of repeating the frame before.
 
     Raises:
         GradlabError: lam not positive, a video of one frame or of another shape.
     """
     import pandas as pd
 
-    if not lam > 0:
-        raise GradlabError(f"lam is {lam}: lambda must be positive")
+    check_lambda(lam)
     rows = []
-    for index, one in enumerate(videos):
-        with cudnn_precision(codec.precision, one.device):
-            frame = codec.rounded(one[None])
-        pixels = one.shape[-2] * one.shape[-1]
+    for index, video in enumerate(videos):
+        with cudnn_precision(codec.precision, video.device):
+            frame = codec.rounded(video[None])
+        pixels = video.shape[-2] * video.shape[-1]
         residual, motion = float(frame.residual_bits) / pixels, float(frame.motion_bits) / pixels
-        x, repeated = to_8_bit(one[-1:]), to_8_bit(one[-2:-1])
+        x, repeated = to_8_bit(video[-1:]), to_8_bit(video[-2:-1])
         mse = mse_255(x, to_8_bit(frame.x_hat))
         rows.append(
             {

@@ -3,54 +3,32 @@
 ``terms``       ``LogTerms``: the log-weight of each image, factor by factor
 ``bounds``      ``OBJECTIVES``: ELBO, IWAE and the MS-NIC objectives
 ``posteriors``  what a posterior declares: support, score, boundary
-``proxies``     ``PROXIES``: what stands for rounding in training
+``proxies``     ``PROXIES``: differentiable replacements of rounding in training
 """
 
 from gradlab.objectives.bounds import (
     OBJECTIVES,
-    SCALES,
-    WEIGHTINGS,
-    Factors,
     Objective,
-    Scale,
     SurrogateLoss,
-    Weighting,
+    get_objective,
     kl_annealing,
-    log_sum_of_others,
-    objective,
-    score_share,
     soft_free_bits,
-    softmax,
-    unit,
 )
-from gradlab.objectives.posteriors import Box, Normal, Posterior, Quantized
-from gradlab.objectives.proxies import PROXIES, Proxy
+from gradlab.objectives.proxies import PROXIES, Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, PriorPath, Tap, Walls
 
 __all__ = [
     "OBJECTIVES",
     "PROXIES",
-    "SCALES",
-    "WEIGHTINGS",
-    "Box",
-    "Factors",
     "LogTerms",
-    "Normal",
     "Objective",
-    "Posterior",
     "PriorPath",
     "Proxy",
-    "Quantized",
-    "Scale",
     "SurrogateLoss",
     "Tap",
     "Walls",
-    "Weighting",
+    "get_objective",
+    "get_proxy",
     "kl_annealing",
-    "log_sum_of_others",
-    "objective",
-    "score_share",
     "soft_free_bits",
-    "softmax",
-    "unit",
 ]

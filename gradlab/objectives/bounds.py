@@ -23,7 +23,7 @@ the sign, so that its expectation may lie above log p(x). It needs k >= 2.
 **Scale.** ``"nats"`` is the bound of the equations. ``"bpp"`` divides every log-weight by ln 2 x pixels before the
 softmax, as the paper's listing (Appendix A.5) does: a tempered objective, whose weights are almost flat.
 
-**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight; :func:`kl_annealing` and :func:`soft_free_bits`
+**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight; ``kl_annealing`` and ``soft_free_bits``
 (paper section 4.2) say by what at each training step. Every estimator takes it into account; with a weight other than
 1 no objective is a bound.
 
@@ -44,6 +44,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.objectives.terms import Latent, LogTerms, Term
+from gradlab.validation import checked, checked_after
 
 Weighting = Literal["joint", "per-term"]
 Scale = Literal["nats", "bpp"]
@@ -82,12 +83,14 @@ class Objective:
         single: whether it averages single-sample bounds (``elbo``) rather than taking the log of a mean of weights.
         check: raises GradlabError for terms that this objective is not defined for.
         jackknife: whether it combines the bounds of k and of k - 1 samples (``jvi``).
+        summary: its value in one line, which ``gradlab list`` shows.
     """
 
     name: str
     single: bool
     check: Callable[[LogTerms], None]
     jackknife: bool = False
+    summary: str = ""
 
     def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
         """The objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
@@ -167,6 +170,7 @@ def score_share(terms: LogTerms, scale: str) -> float:
     return unit(terms, scale) * terms.rate_weight
 
 
+@checked
 def kl_annealing(step: int, warmup: int) -> float:
     """Weight of the rate at a training step, from 0 up to 1 in ``warmup`` steps (Serban et al. 2017).
 
@@ -177,9 +181,10 @@ def kl_annealing(step: int, warmup: int) -> float:
     """
     if step < 0 or warmup < 1:
         raise GradlabError(f"step {step} of a warmup of {warmup}: give a step of at least 0 and a warmup of at least 1")
-    return min(1.0, step / warmup)
+    return min(step, warmup) / warmup
 
 
+@checked
 def soft_free_bits(weight: float, rate: float, target: float, slack: float = 0.05, change: float = 0.1) -> float:
     """The next weight of the rate, so that the rate is not pushed below a target (Chen et al. 2017).
 
@@ -279,16 +284,23 @@ def _outer(terms: LogTerms) -> None:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "elbo": Objective("elbo", True, _any),
-    "iwae": Objective("iwae", False, _independent),
-    "iwae-2level": Objective("iwae-2level", False, _independent),
-    "ms-nic-mix": Objective("ms-nic-mix", False, _mix),
-    "ms-nic-dms": Objective("ms-nic-dms", False, _outer),
-    "jvi": Objective("jvi", False, _left_out, jackknife=True),
+    "elbo": Objective("elbo", True, _any, summary="mean over (k, l) of log w"),
+    "iwae": Objective("iwae", False, _independent, summary="log mean exp over k"),
+    "iwae-2level": Objective(
+        "iwae-2level", False, _independent, summary="log mean exp over k pairs (y_i, z_i), z_i drawn from y_i"
+    ),
+    "ms-nic-mix": Objective(
+        "ms-nic-mix", False, _mix, summary="log mean exp over k of log p(x|y_i) p(y_i|z), + log p(z)"
+    ),
+    "ms-nic-dms": Objective("ms-nic-dms", False, _outer, summary="log mean exp over all k x l combinations"),
+    "jvi": Objective(
+        "jvi", False, _left_out, jackknife=True, summary="k L_k - (k-1) x mean over i of L_(k-1) without sample i"
+    ),
 }
 
 
-def objective(name: str | Objective) -> Objective:
+@checked_after
+def get_objective(name: str | Objective) -> Objective:
     """The objective of that name.
 
     Raises:

@@ -1,10 +1,10 @@
-"""What every toy problem offers: samples and log-weights like any model, and the exact answers to compare with."""
+"""``Problem``, the interface of every toy problem: samples and log-weights like any model, and the exact answers."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,52 +16,54 @@ from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
 from gradlab.validation import checked_class
 
-Moments = Callable[[int], tuple[float, float]]
+Values = Mapping[str, Tensor | float]
 NO_OVERRIDES: Mapping[str, Tensor] = {}
 LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
 class Problem(ABC):
-    """A model with one latent coordinate, or independent copies of it, whose bound and gradients are known at any k.
+    """A model whose bound and gradients are known exactly at any number of samples k.
 
-    ``dim`` > 1 is a product of that many such coordinates: parameters of the posterior are then those of the first one,
-    parameters of the model are shared by all.
-
-    Final classes give ``posterior``, ``parameters``, ``log_terms`` and the exact answers. ``wrt`` is always one of
+    Subclasses define ``posterior``, ``parameters``, ``log_terms`` and the exact answers. ``wrt`` is always one of
     ``parameters``; ``"phi"`` is the inference parameter that the paper differentiates by.
+
+    Attributes:
+        dim: number of independent, identical coordinates. With several, parameters of the posterior belong to the first
+            coordinate and parameters of the model are shared by all.
     """
 
     dim: int = 1
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Constructors and public methods of every problem refuse arguments of a wrong kind."""
+        """Check the types of the arguments of constructors and public methods."""
         super().__init_subclass__(**options)
         checked_class(cls)
 
     @property
     @abstractmethod
     def posterior(self) -> Posterior:
-        """The posterior at the problem's own parameters, which says what estimators need to know of it."""
+        """The posterior at the problem's parameters, with the properties that estimators require of it."""
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, float]:
-        """Name -> value of everything that a gradient may be taken by."""
+        """Name -> value of every parameter that a gradient can be taken with respect to."""
 
     def under(self, objective: str) -> Problem:
-        """The same problem, sampled as that objective takes its samples; one latent is sampled alike for all."""
+        """Return the problem sampled as the objective requires; with one latent, all objectives sample alike."""
         return self
 
     @abstractmethod
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
-        """Log-weights of ``B`` draws of K samples.
+        """Evaluate the log-weights of ``B`` draws of K samples.
 
         Args:
             noise: ``[B, K]`` base noise, from ``draw_noise``.
-            overrides: parameter name -> ``[B]`` its value in each draw, so that one backward gives a gradient per draw.
+            overrides: parameter name -> ``[B]`` value in each draw, so that one backward pass gives a gradient per
+                draw.
             walls: also evaluate the log-weight at the walls of the support, or at the points of another
                 measure-valued derivative of the posterior.
 
@@ -69,13 +71,13 @@ class Problem(ABC):
             Terms ``[B, K, 1]``, nats, with one tap per term that a sample enters.
 
         Raises:
-            GradlabError: noise is not ``[B, K]``, an override is unknown or not ``[B]``, or walls are asked of a
-                posterior that has none.
+            GradlabError: noise is not ``[B, K]``, an override is unknown or not ``[B]``, or ``walls`` is set for a
+                posterior without walls.
         """
 
     @abstractmethod
     def exact_bound(self, k: int) -> float:
-        """``E log (1/k sum_i w_i)``, nats.
+        """Return ``E log (1/k sum_i w_i)``, nats.
 
         Raises:
             GradlabError: k is not an integer of at least 1.
@@ -83,7 +85,7 @@ class Problem(ABC):
 
     @abstractmethod
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
-        """The derivative of ``exact_bound(k)`` by a parameter.
+        """Return the derivative of ``exact_bound(k)`` with respect to a parameter.
 
         Raises:
             GradlabError: k is not an integer of at least 1, or ``wrt`` is not one of ``parameters``.
@@ -91,59 +93,50 @@ class Problem(ABC):
 
     @abstractmethod
     def exact_limit(self) -> float:
-        """What ``exact_bound(k)`` tends to as k grows, nats."""
+        """Return the limit of ``exact_bound(k)`` as k grows, nats."""
 
+    @abstractmethod
     def exact_concentration(self, k: int) -> float:
-        """``E sum_i w~_i^2``, from 1/k (all weights equal) to 1 (one sample has all the weight).
+        """Return ``E sum_i w~_i^2``, from 1/k (all weights equal) to 1 (one sample has all the weight).
 
         Raises:
-            NotExact: this problem does not know it.
             GradlabError: k is not an integer of at least 1.
         """
-        raise NotExact(f"no exact effective sample size is known on {type(self).__name__}: measure it on draws")
 
     def exact_ess(self, k: int) -> float:
-        """Effective sample size ``1 / E sum_i w~_i^2``, from 1 to k.
+        """Return the effective sample size ``1 / E sum_i w~_i^2``, from 1 to k.
 
-        The mean is inside: by convexity this is at most the mean over draws of ``1 / sum_i w~_i^2``, which has no
-        identity of its own.
+        By convexity it is at most the mean over draws of ``1 / sum_i w~_i^2``, for which no exact form is known.
 
         Raises:
-            NotExact: this problem does not know it.
             GradlabError: k is not an integer of at least 1.
         """
         return 1 / self.exact_concentration(k)
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
-        """``d/d wrt`` of ``E_p(y|x) log q(y; wrt)``, which wake-phi of reweighted wake-sleep ascends (its limit in k).
+        """Return ``d/d wrt`` of ``E_p(y|x) log q(y; wrt)``, the limit in k of the wake-phi gradient.
+
+        Source: Bornschein & Bengio 2015, reweighted wake-sleep.
 
         Raises:
-            NotExact: this problem does not know it, or it does not exist.
+            NotExact: not known for this problem, or nonexistent.
             GradlabError: ``wrt`` is not an inference parameter.
         """
         raise NotExact(f"no exact wake-phi gradient is known on {type(self).__name__}")
 
     @abstractmethod
-    def _moments(self, wrt: str) -> dict[str, Moments]:
-        """Estimator name -> exact (mean, variance) at k, for a valid ``wrt``."""
-
     def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
-        """Exact mean and variance of one draw (k samples) of an estimator of the gradient by ``wrt``.
+        """Return mean and variance of one draw (k samples) of an estimator of the gradient with respect to ``wrt``.
 
         Raises:
             NotExact: no exact moments are known for this estimator, or not at this k.
-            GradlabError: k is not an integer of at least 1, or ``wrt``
-                is not one of ``parameters``.
+            GradlabError: k is not an integer of at least 1, or ``wrt`` is not one of ``parameters``.
         """
-        known = self._moments(self.check_wrt(wrt))
-        if not isinstance(estimator, str) or estimator not in known:
-            raise NotExact(f"no exact moments on {type(self).__name__}: {unknown('estimator', estimator, known)}")
-        return known[estimator](check_k(k))
 
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """Base noise ``[draws, k]`` (``[draws, k, dim]`` in several dimensions), of the kind that the posterior takes.
+        """Draw the posterior's base noise, ``[draws, k]`` (``[draws, k, dim]`` in several dimensions).
 
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
@@ -151,7 +144,7 @@ class Problem(ABC):
         return noise.draw(self.posterior.base, (draws, k, self.dim)[: 2 + (self.dim > 1)], generator, dtype)
 
     def check_wrt(self, wrt: str) -> str:
-        """``wrt`` itself.
+        """Return ``wrt`` if it names a parameter.
 
         Raises:
             GradlabError: it is not one of ``parameters``.
@@ -161,9 +154,10 @@ class Problem(ABC):
         return wrt
 
     def _values(self, base: Tensor, overrides: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
-        """Parameters with overrides put in as ``[B, 1]``, so that they broadcast with noise ``base [B, K]``.
+        """Parameters with overrides as ``[B, 1]``, to broadcast with noise ``base [B, K]``.
 
-        In several dimensions ``[B, 1, 1]``, and ``[B, 1, dim]`` for those of the posterior: the first coordinate's own.
+        In several dimensions ``[B, 1, 1]``; ``[B, 1, dim]`` for parameters of the posterior, overridden in the first
+        coordinate only.
         """
         if base.ndim != 2 and self.dim == 1:
             raise GradlabError(f"noise has shape {tuple(base.shape)}: give [draws, k], as draw_noise does")
@@ -188,46 +182,33 @@ class Problem(ABC):
 checked_class(Problem)
 
 
-def in_one_dimension(estimator: str, dim: int) -> Moments:
-    """Moments that are not known for ``dim`` > 1.
+def widened(values: Values) -> dict[str, Tensor | float]:
+    """Append an axis to every tensor, so that ``[B, 1]`` broadcasts with points ``[B, K, M]``."""
+    return {name: value[..., None] if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def check_count(name: str, value: int, items: str) -> int:
+    """Return ``value`` as an int.
 
     Raises:
-        NotExact: when called.
+        GradlabError: it is not an integer of at least 1; ``items`` names in the message what is counted.
     """
-
-    def moments(k: int) -> tuple[float, float]:
-        raise NotExact(
-            f"exact moments of {estimator} are known in one dimension, not in {dim}: measure them on draws, or ask for "
-            "pathwise, stl, dreg or rws"
-        )
-
-    return moments
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise GradlabError(f"{name} is {value!r}: give a whole number of {items}, at least 1")
+    return int(value)
 
 
 def check_k(k: int) -> int:
-    """``k`` as an int.
+    """Return the number of samples as an int.
 
     Raises:
         GradlabError: it is not an integer of at least 1.
     """
-    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
-        raise GradlabError(f"k is {k!r}: give a whole number of samples, at least 1")
-    return int(k)
-
-
-def check_dim(dim: int) -> int:
-    """``dim`` as an int.
-
-    Raises:
-        GradlabError: it is not an integer of at least 1.
-    """
-    if isinstance(dim, bool) or not hasattr(dim, "__index__") or dim < 1:
-        raise GradlabError(f"dim is {dim!r}: give a whole number of coordinates, at least 1")
-    return int(dim)
+    return check_count("k", k, "samples")
 
 
 def check_real(name: str, value: float) -> float:
-    """``value`` as a float.
+    """Return ``value`` as a float.
 
     Raises:
         GradlabError: it is not a finite number.
@@ -246,7 +227,7 @@ def check_real(name: str, value: float) -> float:
 
 
 def check_std(name: str, value: float) -> float:
-    """``value`` as a float.
+    """Return ``value`` as a float.
 
     Raises:
         GradlabError: it is not a finite number above 0.

@@ -1,8 +1,9 @@
-"""Problems whose posterior is the unit box, ``y ~ U(phi - 1/2, phi + 1/2)``: additive uniform noise.
+"""Problems under the unit box, ``y ~ U(phi - 1/2, phi + 1/2)``: additive uniform noise.
 
     noise ~ U(-1/2, 1/2) --(+ phi)--> y --> log w(y) = log p(x, y),   log q = 0
 
-The score of this posterior is 0 and its support moves with phi, hence ``dL_k/dphi`` is a difference at the walls.
+The score of this posterior is 0 and its support moves with phi, hence ``dL_k/dphi`` is a difference at the walls. For
+the theory see ``docs/theory/box.md``.
 """
 
 from __future__ import annotations
@@ -20,109 +21,89 @@ from gradlab import noise
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
-from gradlab.problems import product_terms
 from gradlab.problems._oracle import leave_one_out, moments
-from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
-from gradlab.problems._oracle.vimco import check_vimco
-from gradlab.problems.base import (
-    NO_OVERRIDES,
-    Moments,
-    Problem,
-    check_dim,
-    check_k,
-    check_real,
-    in_one_dimension,
-)
-from gradlab.problems.gaussian import GENERATIVE, LinearGaussian, generative_moments
+from gradlab.problems._oracle.quadrature import Array, adaptive
+from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_k, check_real
+from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
+from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, zero_score_moments
 
 SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
 
 
-class BoxOracle(Problem):
-    """The exact answers that need nothing but log w and its derivative on the box."""
+class BoxOracle(OneLatent):
+    """The exact answers that need only log w and its derivative on the box.
+
+    Attributes:
+        phi: centre of the box.
+        ends: log w at the lower and at the upper wall, nats (one coordinate).
+    """
 
     phi: float
-    _nodes: Nodes
-    _ends: tuple[float, float]
+    ends: tuple[float, float]
 
     def _prepare(self) -> None:
         low, high = self.phi - 0.5, self.phi + 0.5
-        self._nodes = replace(adaptive(self._evaluate, low, high, np.ones_like, panels=7), dim=self.dim)
+        self.nodes = replace(adaptive(self._evaluate, low, high, np.ones_like, panels=7), dim=self.dim)
         ends = self._evaluate(np.array([low, high]))[0]
-        self._ends = float(ends[0]), float(ends[1])
+        self.ends = float(ends[0]), float(ends[1])
 
     @abstractmethod
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
         """``log w`` and ``d log w/dy`` at points of any shape, nats."""
 
-    @property
-    def nodes(self) -> Nodes:
-        """The quadrature of the box: points, probabilities and log-weights of one coordinate."""
-        return self._nodes
-
     def slopes(self) -> tuple[Array, Array]:
-        """``d log w/dphi`` at the nodes, with and without the score of the posterior, which is 0 here."""
+        """Return ``d log w/dphi`` at the nodes with and without the score, which is 0 here."""
         return self._slopes, self._slopes
 
     @cached_property
     def _slopes(self) -> Array:
-        return self._evaluate(self._nodes.y)[1]
+        return self._evaluate(self.nodes.y)[1]
 
     @property
     def posterior(self) -> Box:
         """U(phi - 1/2, phi + 1/2)."""
         return Box(torch.tensor(self.phi, dtype=torch.float64))
 
-    def exact_bound(self, k: int) -> float:
-        """``E log (1/k sum_i w_i)``, nats."""
-        return moments.bound(self._nodes, check_k(k))
-
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
-        """``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
+        """Return ``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
         if self.check_wrt(wrt) == "phi":
-            return moments.boundary_gradient(self._nodes, *self._ends, check_k(k))
-        return self.exact_moments("pathwise", k, wrt)[0]
-
-    def exact_limit(self) -> float:
-        """The log evidence *inside the box*, nats: the box does not cover the true posterior."""
-        return self._nodes.log_mean_weight()
+            return moments.boundary_gradient(self.nodes, *self.ends, check_k(k))
+        return super().exact_gradient(k, wrt)
 
     def boundary_term(self, k: int) -> float:
-        """``E[pathwise] - E[DReG]``: the boundary term that the derivation of DReG drops.
+        """Return ``E[pathwise] - E[DReG]``, the boundary term that the derivation of DReG drops.
 
         It is ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
         """
-        return moments.boundary_term(self._nodes, *self._ends, check_k(k))
+        return moments.boundary_term(self.nodes, *self.ends, check_k(k))
 
     def weight_density(self, y: Array, k: int) -> Array:
-        """``k E[w~_1 | y_1 = y]`` at points ``y [N]`` of the box; its difference at the walls is ``boundary_term``.
+        """Return ``k E[w~_1 | y_1 = y]`` at points ``y [N]``; its difference at the walls is ``boundary_term``.
 
         Raises:
             NotExact: several dimensions.
         """
         self._one_dimension()
-        return moments.weight_density(self._nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
+        return moments.weight_density(self.nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
 
     def wall_flux(self, k: int) -> tuple[float, float]:
-        """What flows through the walls phi - 1/2 and phi + 1/2, nats per unit of phi; the gradient is the difference.
+        """Return the flux through the walls phi - 1/2 and phi + 1/2, nats per unit of phi.
+
+        The gradient is the difference of the two.
 
         Raises:
             NotExact: several dimensions.
         """
         self._one_dimension()
-        low, high = (moments.flux(self._nodes, end, check_k(k)) for end in self._ends)
+        low, high = (moments.flux(self.nodes, end, check_k(k)) for end in self.ends)
         return low, high
 
     def _one_dimension(self) -> None:
         if self.dim > 1:
             raise NotExact(f"the flux through the walls of {self.dim} dimensions is not drawn: take dim=1")
 
-    def exact_concentration(self, k: int) -> float:
-        """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
-        return moments.concentration(self._nodes, check_k(k))
-
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
-        """Does not exist: ``E_p(y|x) log q`` is -inf, because the box does not cover the true posterior.
+        """Raise ``NotExact``: ``E_p(y|x) log q`` is -inf, because the box does not cover the true posterior.
 
         Raises:
             NotExact: always.
@@ -133,66 +114,63 @@ class BoxOracle(Problem):
         )
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
-        nodes, ends = self._nodes, self._ends
-        g, _ = self.slopes()
-        known: dict[str, Moments] = {name: lambda k: moments.linear(nodes, g, k) for name in ("pathwise", "stl")}
-        known |= {name: lambda k: moments.squared(nodes, g, k) for name in ("dreg", "dreg-squared", "gdreg")}
-        # The score of the box is 0: stl drops nothing, and everything that multiplies a score is 0 in every draw.
-        known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
-        known["vimco"] = _vimco
+        nodes, ends, slope = self.nodes, self.ends, self._slopes
+        table = zero_score_moments(nodes, slope)
         if self.dim > 1:
-            return known | {name: in_one_dimension(name, self.dim) for name in ("dreg-boundary", "measure-valued")}
-        known["dreg-boundary"] = lambda k: leave_one_out.dreg_boundary(nodes, g, *ends, k)
-        known["measure-valued"] = lambda k: leave_one_out.measure_valued(nodes, *ends, k)
-        return known
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """log w at the lower and at the upper wall, nats (one dimension)."""
-        return self._ends
+            return table | {name: in_one_dimension(name, self.dim) for name in ("dreg-boundary", "measure-valued")}
+        return table | {
+            "dreg-boundary": lambda k: leave_one_out.dreg_boundary(nodes, slope, *ends, k),
+            "measure-valued": lambda k: leave_one_out.measure_valued(nodes, *ends, k),
+        }
 
     @property
     def span(self) -> float:
-        """Nats that log w varies by over the box (one dimension)."""
-        values = (*self._ends, float(self._nodes.log_w[0]), float(self._nodes.log_w[-1]))
+        """The range of log w over the box, nats (one dimension)."""
+        values = (*self.ends, float(self.nodes.log_w[0]), float(self.nodes.log_w[-1]))
         return max(values) - min(values)
 
     @abstractmethod
-    def weigh(self, words: Array) -> tuple[Array, Array, float]:
-        """Log-weights and slopes of samples at the problem's own phi, without a graph (one dimension).
+    def log_weights(self, words: Array) -> tuple[Array, Array, float]:
+        """Evaluate log-weights and slopes of samples at the problem's phi, without a graph (one dimension).
 
         Args:
             words: integers that noise is made of (``noise.words``), of any shape.
 
         Returns:
-            Of that shape log w less a constant, in memory of its own, and d log w/dy; and that constant, nats.
+            Of that shape log w less a constant, in newly allocated memory, and d log w/dy; and the constant, nats.
         """
 
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """See :meth:`Problem.draw_noise`; in one dimension on the CPU it is made of ``noise.words``."""
+        """Draw base noise from ``noise.words`` in one dimension on the CPU; see :meth:`Problem.draw_noise`."""
         elsewhere = generator is not None and (generator.device.type != "cpu" or isinstance(generator, noise.Rows))
         if self.dim > 1 or draws < 1 or k < 1 or dtype not in noise.WORDS or elsewhere:
             return super().draw_noise(draws, k, generator, dtype)
         blocks = [noise.from_words(words).T for words in noise.words(draws, k, generator, dtype)]
         return torch.from_numpy(np.concatenate(blocks))
 
-    def _sample(self, base: Tensor, phi: Tensor | float) -> tuple[Tensor, Tensor]:
-        """``y [B, K]`` and the two walls ``[B or 1, 1, 2]``."""
-        center = torch.as_tensor(phi, dtype=base.dtype, device=base.device)
-        offsets = torch.tensor([0.5, -0.5], dtype=base.dtype, device=base.device)
-        return Box(center).sample(base), center.reshape(-1, 1, 1) + offsets
+    def log_terms(
+        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+    ) -> LogTerms:
+        """Evaluate log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`."""
+        values = self._values(noise, overrides)
+        q = Box(per_coordinate(values["phi"], noise))
+        terms = self._terms(q, noise, values)
+        if not walls:
+            return terms
+        center = q.center.reshape(-1, 1, 1) if self.dim == 1 else q.center[..., :1]  # [B or 1, 1, 1]
+        scale = torch.tensor(SCALE, dtype=noise.dtype, device=noise.device)
+        log_w = self._moved(terms, (center + 0.5 * scale).detach(), values)
+        return replace(terms, walls=Walls(log_w, scale, center if "phi" in overrides else None))
 
-    def _walls(self, log_w: Tensor, base: Tensor, phi: Tensor | float) -> Walls:
-        draws, k = base.shape
-        scale = torch.tensor(SCALE, dtype=base.dtype, device=base.device)
-        return Walls(log_w.expand(draws, k, 2), scale, phi[..., None] if isinstance(phi, Tensor) else None)
+    @abstractmethod
+    def _terms(self, q: Box, noise: Tensor, values: Values) -> LogTerms:
+        """The terms without walls."""
 
-
-def _vimco(k: int) -> tuple[float, float]:
-    check_vimco(k)
-    return 0.0, 0.0
+    @abstractmethod
+    def _moved(self, terms: LogTerms, points: Tensor, values: Values) -> Tensor:
+        """``[B, K, 2]`` log-weights with the first coordinate of each sample at points ``[B or 1, 1, 2]``."""
 
 
 class BoxProblem(BoxOracle):
@@ -207,7 +185,7 @@ class BoxProblem(BoxOracle):
     """
 
     def __init__(self, log_w: Callable[[Tensor], Tensor], phi: float) -> None:
-        """Evaluates log w on the box, once."""
+        """Evaluate log w on the box, once."""
         self.log_w = log_w
         self.phi = check_real("phi", phi)
         self._prepare()
@@ -218,13 +196,17 @@ class BoxProblem(BoxOracle):
         return {"phi": self.phi}
 
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
-        point = torch.tensor(y, dtype=torch.float64, requires_grad=True)
+        log_w, slope = self._with_slope(torch.tensor(y, dtype=torch.float64))
+        return log_w.numpy().copy(), slope.numpy()
+
+    def _with_slope(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``log w``, detached, and ``d log w/dy``, 0 where log w is constant in y; both shaped like the leaf y."""
+        y.requires_grad_()
         with torch.enable_grad():
-            log_w = self._elementwise(point)
-        if not log_w.requires_grad:  # constant in y
-            return log_w.numpy().copy(), np.zeros_like(y)
-        (slope,) = torch.autograd.grad(log_w.sum(), point, allow_unused=True)
-        return log_w.detach().numpy(), np.zeros_like(y) if slope is None else slope.numpy()
+            log_w = self._elementwise(y)
+            total = log_w.sum()
+        slope = torch.autograd.grad(total, y, allow_unused=True)[0] if total.requires_grad else None
+        return log_w.detach(), torch.zeros_like(y.detach()) if slope is None else slope.detach()
 
     def _elementwise(self, y: Tensor) -> Tensor:
         log_w = self.log_w(y)
@@ -234,30 +216,24 @@ class BoxProblem(BoxOracle):
             )
         return log_w
 
-    def weigh(self, words: Array) -> tuple[Array, Array, float]:
-        """See :meth:`BoxOracle.weigh`; the slope is autograd's."""
-        y = (torch.from_numpy(noise.from_words(words)) + self.phi).requires_grad_()
-        with torch.enable_grad():
-            log_w = self._elementwise(y)
-            total = log_w.sum()
-        top = float(self._nodes.log_w[-1])
-        slope = torch.autograd.grad(total, y, allow_unused=True)[0] if total.requires_grad else None
-        return (log_w.detach() - top).numpy(), (torch.zeros_like(y) if slope is None else slope).detach().numpy(), top
+    def log_weights(self, words: Array) -> tuple[Array, Array, float]:
+        """Evaluate log-weights and, by autograd, slopes; see :meth:`BoxOracle.log_weights`."""
+        log_w, slope = self._with_slope(torch.from_numpy(noise.from_words(words)) + self.phi)
+        top = float(self.nodes.log_w[-1])
+        return (log_w - top).numpy(), slope.numpy(), top
 
-    def log_terms(
-        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
-    ) -> LogTerms:
-        """Log-weights ``[B, K, 1]``, all in ``log_lik``; see :meth:`Problem.log_terms`."""
-        phi = self._values(noise, overrides)["phi"]
-        y, ends = self._sample(noise, phi)
+    def _terms(self, q: Box, noise: Tensor, values: Values) -> LogTerms:
+        y = q.sample(noise)
         lik = y.view_as(y)
         return LogTerms(
             log_lik=self._elementwise(lik)[..., None],
             samples=(y, None),
             taps=(Tap(lik, "y", "lik"),),
-            walls=self._walls(self._elementwise(ends), noise, phi) if walls else None,
             prior_paths=(),
         )
+
+    def _moved(self, terms: LogTerms, points: Tensor, values: Values) -> Tensor:
+        return self._elementwise(points).expand(*terms.shape[:2], -1)
 
 
 class BoxGaussian(BoxOracle):
@@ -287,9 +263,9 @@ class BoxGaussian(BoxOracle):
         prior_std: float = 1.0,
         dim: int = 1,
     ) -> None:
-        """Lays out the quadrature, once."""
+        """Lay out the quadrature, once."""
         self.phi = check_real("phi", phi)
-        self.dim = check_dim(dim)
+        self.dim = check_count("dim", dim, "coordinates")
         self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
         self._prepare()
 
@@ -301,8 +277,8 @@ class BoxGaussian(BoxOracle):
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
         return self.model.log_joint(y), self.model.path(y)
 
-    def weigh(self, words: Array) -> tuple[Array, Array, float]:
-        """See :meth:`BoxOracle.weigh`: a parabola in the noise, less its value at phi."""
+    def log_weights(self, words: Array) -> tuple[Array, Array, float]:
+        """Evaluate a parabola in the noise, less its value at phi; see :meth:`BoxOracle.log_weights`."""
         from gradlab import kernels
 
         m, unit = self.model, noise.unit(words)
@@ -315,29 +291,11 @@ class BoxGaussian(BoxOracle):
     def _moments(self, wrt: str) -> dict[str, Moments]:
         if wrt not in GENERATIVE:
             return super()._moments(wrt)
-        y = self._nodes.y
-        return generative_moments(self._nodes, y, self.model.path(y), self.model, wrt)
+        y = self.nodes.y
+        return generative_moments(self.nodes, y, self.model.path(y), self.model, wrt)
 
-    def log_terms(
-        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
-    ) -> LogTerms:
-        """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`."""
-        if self.dim > 1:
-            return product_terms.box_terms(self.model, self._values(noise, overrides), noise, walls)
-        values = self._values(noise, overrides)
-        y, ends = self._sample(noise, values["phi"])
-        paths = self.model.prior_paths(y, values)
-        lik, py = y.view_as(y), y.view_as(y)
-        at_walls = None
-        if walls:
-            wide = {n: v[..., None] if isinstance(v, Tensor) else v for n, v in values.items()}
-            log_w = self.model.log_lik(ends, wide) + self.model.log_prior(ends, wide)
-            at_walls = self._walls(log_w, noise, values["phi"])
-        return LogTerms(
-            log_lik=self.model.log_lik(lik, values)[..., None],
-            log_py=self.model.log_prior(py, values)[..., None],
-            samples=(y, None),
-            taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
-            walls=at_walls,
-            prior_paths=paths,
-        )
+    def _terms(self, q: Box, noise: Tensor, values: Values) -> LogTerms:
+        return self.model.log_terms(q, noise, values)
+
+    def _moved(self, terms: LogTerms, points: Tensor, values: Values) -> Tensor:
+        return self.model.moved(terms, points, values)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradlab.errors import GradlabError
-from gradlab.estimators import Estimator, estimator
+from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import stream
 from gradlab.problems.base import Problem
 
@@ -27,7 +27,7 @@ def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi
     Raises:
         GradlabError: unknown estimator or parameter, k below 1, or an estimator that the posterior has nothing for.
     """
-    walls = estimator(name).walls
+    walls = get_estimator(name).walls
     noise = problem.draw_noise(1, k, stream(0, "cost"))
     value = torch.full((1,), problem.parameters[problem.check_wrt(wrt)], dtype=noise.dtype)
     terms = problem.log_terms(noise, {wrt: value}, walls=walls)

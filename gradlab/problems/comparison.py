@@ -1,27 +1,26 @@
-"""``compare``: every estimator on the same draws of a toy problem, beside what is exactly true.
+"""``compare``: every estimator on the same draws of a toy problem, next to the exact values.
 
-Memory is flat in the number of draws (they come in chunks, reduced to streaming moments), and the numbers depend on
-``(seed, k)`` alone: adding an estimator or a sample size changes no other row.
+Memory is constant in the number of draws (chunks are reduced to streaming moments), and the numbers depend only on
+``(seed, k)``: adding an estimator or a sample size changes no other row.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError, unknown
-from gradlab.estimators import Estimator, estimator
+from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import GROUPS, coupled, stream
-from gradlab.objectives import Objective, objective
+from gradlab.objectives import Objective, get_objective
 from gradlab.problems.base import Problem
 from gradlab.problems.box_draws import box_moments, fits
-from gradlab.problems.exact import Exact, exact_answers
+from gradlab.problems.exact import Exact, exact_values
 from gradlab.snr import moments
 from gradlab.validation import checked_after
 
@@ -56,7 +55,7 @@ def compare(
     noise: str = "iid",
     dtype: torch.dtype = torch.float64,
 ) -> pd.DataFrame:
-    """Bias, variance and SNR of each estimator at each sample size, with standard errors and the exact values.
+    """Measure bias, variance and SNR of each estimator at each sample size, next to the exact values.
 
     Args:
         problem: a problem of ``gradlab.problems``.
@@ -92,30 +91,27 @@ def compare(
     sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
     if not dtype.is_floating_point:
         raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
-    chosen = [estimator(name) for name in estimators]
-    goal = _objective(objective)
-    _validate(problem, chosen, sizes, draws, seed, allow_biased, wrt=wrt, noise=noise)
-    problem = problem.under("iwae" if goal.jackknife else goal.name)
+    chosen = [get_estimator(name) for name in estimators]
+    sampler = Sampler(problem, get_objective(objective), wrt, seed, dtype, noise)
+    _validate(sampler, chosen, sizes, draws, allow_biased)
+    goal = sampler.objective
+    sampler = sampler._replace(problem=problem.under("iwae" if goal.jackknife else goal.name))
     rows = []
     for size in sizes:
-        fitted = [_fitted(problem, e, goal, size, seed, dtype) for e in chosen]
-        states = _sample(problem, fitted, goal, size, draws, seed, wrt=wrt, dtype=dtype, coupling=noise)
-        for e, state in zip(chosen, states, strict=True):
-            exact = exact_answers(problem, e, goal, size, wrt)
+        fitted = [sampler.fit(e, size) for e in chosen]
+        for e, state in zip(chosen, sampler.moments(fitted, size, draws), strict=True):
+            exact = exact_values(sampler.problem, e, goal, size, wrt)
             if noise != "iid":
                 exact = exact._replace(variance=math.nan)
-            rows.append(_row(e, goal, wrt, size, draws, state, exact=exact, group=GROUPS.get(noise, 1)))
+            labels = {"estimator": e.name, "objective": goal.name, "target": exact.target, "wrt": wrt, "k": size}
+            rows.append(labels | {"draws": draws} | _statistics(state, exact, sampler.group))
     return pd.DataFrame(rows)
-
-
-# ``objective`` is a parameter of compare, so the look-up needs another name inside it.
-_objective = objective
 
 
 def gradients(
     problem: Problem, estimator: Estimator, noise: Tensor, objective: str | Objective = "iwae", wrt: str = "phi"
 ) -> Tensor:
-    """One gradient estimate per draw.
+    """Return one gradient estimate per draw.
 
     Args:
         problem: the toy problem.
@@ -136,95 +132,81 @@ def gradients(
     return torch.zeros_like(value) if grad is None else grad
 
 
-def _fitted(
-    problem: Problem, estimator: Estimator, objective: Objective, k: int, seed: int, dtype: torch.dtype
-) -> Estimator:
-    """The estimator with its baseline fitted on draws that no row is computed from."""
-    if estimator.fit is None:
-        return estimator
-    noise = problem.draw_noise(PILOT, k, stream(seed, f"compare/k={k}/pilot"), dtype)
-    return estimator.fit(problem.log_terms(noise), objective, "joint", "nats")
+class Sampler(NamedTuple):
+    """What the draws of all estimators and sample sizes share."""
 
+    problem: Problem
+    objective: Objective
+    wrt: str
+    seed: int
+    dtype: torch.dtype
+    coupling: str
 
-def _sample(
-    problem: Problem,
-    chosen: Sequence[Estimator],
-    goal: Objective,
-    k: int,
-    draws: int,
-    seed: int,
-    *,
-    wrt: str,
-    dtype: torch.dtype,
-    coupling: str,
-) -> list[moments.HigherMoments]:
-    """Moments of the draws, or of the means of groups of coupled draws."""
-    group = GROUPS.get(coupling, 1)
-    chunk = group * max(1, CHUNK // (k * group))
-    fused = draws * k >= MANY and coupling == "iid" and all(fits(problem, e, goal, wrt, dtype) for e in chosen)
+    @property
+    def group(self) -> int:
+        """Number of draws that are coupled."""
+        return GROUPS.get(self.coupling, 1)
 
-    def reduced(index: int) -> moments.HigherMoments:
-        generator = stream(seed, f"compare/k={k}", index)
-        count = min(chunk, draws - index * chunk)
-        if fused:
-            return box_moments(problem, chosen, count, k, generator, dtype)
-        noise = _noise(problem, count, k, generator, dtype, coupling)
-        found = [gradients(problem, e, noise, goal, wrt).double().reshape(-1, group).mean(dim=1) for e in chosen]
-        parts = [moments.HigherMoments.init().update(estimates)[1:] for estimates in found]
-        return moments.HigherMoments(len(found[0]), *(torch.stack(column) for column in zip(*parts, strict=True)))
+    def noise(self, draws: int, k: int, generator: torch.Generator) -> Tensor:
+        """Draw base noise ``[draws, k, ...]``, independent or coupled between draws."""
+        if self.coupling == "iid":
+            return self.problem.draw_noise(draws, k, generator, self.dtype)
+        shape = self.problem.draw_noise(1, k, stream(0, "shape"), self.dtype).shape[1:]
+        return coupled(self.problem.posterior.base, (draws, *shape), self.coupling, generator, self.dtype)
 
-    # Chunks are independent and merged in order: the numbers are free of the threads. Autograd brings threads itself.
-    parts: list[moments.HigherMoments] = []
-    for part in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
-        parts.append(part)
-        if len(parts) == POOLED:
-            parts = [moments.HigherMoments.pooled(parts)]
-    state = moments.HigherMoments.pooled(parts)
-    return [moments.HigherMoments(state.count, *row) for row in torch.stack(state[1:], dim=1)]
+    def fit(self, estimator: Estimator, k: int) -> Estimator:
+        """Fit the estimator's baseline, if it has one, on draws that no row is computed from."""
+        if estimator.fit is None:
+            return estimator
+        noise = self.problem.draw_noise(PILOT, k, stream(self.seed, f"compare/k={k}/pilot"), self.dtype)
+        return estimator.fit(self.problem.log_terms(noise), self.objective, "joint", "nats")
+
+    def moments(self, estimators: Sequence[Estimator], k: int, draws: int) -> list[moments.HigherMoments]:
+        """Return each estimator's moments over the draws, or over the means of groups of coupled draws."""
+        group = self.group
+        chunk = group * max(1, CHUNK // (k * group))
+        fused = (
+            draws * k >= MANY
+            and self.coupling == "iid"
+            and all(fits(self.problem, e, self.objective, self.wrt, self.dtype) for e in estimators)
+        )
+
+        def reduced(index: int) -> moments.HigherMoments:
+            generator = stream(self.seed, f"compare/k={k}", index)
+            count = min(chunk, draws - index * chunk)
+            if fused:
+                return box_moments(self.problem, estimators, count, k, generator, self.dtype)
+            noise = self.noise(count, k, generator)
+            estimates = [gradients(self.problem, e, noise, self.objective, self.wrt).double() for e in estimators]
+            means = [values.reshape(-1, group).mean(dim=1) for values in estimates]
+            parts = [moments.HigherMoments.init().update(values)[1:] for values in means]
+            return moments.HigherMoments(count // group, *(torch.stack(column) for column in zip(*parts, strict=True)))
+
+        # Chunks are independent and merged in order, so that the numbers do not depend on the number of threads.
+        # Autograd uses threads itself.
+        parts: list[moments.HigherMoments] = []
+        for part in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
+            parts.append(part)
+            if len(parts) == POOLED:
+                parts = [moments.HigherMoments.pooled(parts)]
+        state = moments.HigherMoments.pooled(parts)
+        return [moments.HigherMoments(state.count, *row) for row in torch.stack(state[1:], dim=1)]
 
 
 def _in_turn(work: Callable[[int], Result], count: int, threads: int) -> Iterator[Result]:
-    """``work(0), work(1), ...`` in order, on so many threads, with few results in memory."""
+    """``work(0), work(1), ...`` in order, on that many threads."""
     if threads == 1 or count == 1:
         yield from map(work, range(count))
         return
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(work, i) for i in range(min(count, 2 * threads)))
-        for index in range(count):
-            yield waiting.popleft().result()
-            if index + 2 * threads < count:
-                waiting.append(pool.submit(work, index + 2 * threads))
+        yield from pool.map(work, range(count))
 
 
-def _noise(
-    problem: Problem, draws: int, k: int, generator: torch.Generator, dtype: torch.dtype, coupling: str
-) -> Tensor:
-    if coupling == "iid":
-        return problem.draw_noise(draws, k, generator, dtype)
-    shape = problem.draw_noise(1, k, stream(0, "shape"), dtype).shape[1:]
-    return coupled(problem.posterior.base, (draws, *shape), coupling, generator, dtype)
-
-
-def _row(
-    e: Estimator,
-    goal: Objective,
-    wrt: str,
-    k: int,
-    draws: int,
-    state: moments.HigherMoments,
-    *,
-    exact: Exact,
-    group: int,
-) -> dict[str, Any]:
+def _statistics(state: moments.HigherMoments, exact: Exact, group: int) -> dict[str, float]:
+    """The columns of a row that are measured or exact, of draws in groups of this size."""
     mean, variance = float(state.mean), group * float(state.variance())
     se, variance_se = float(state.mean_se()), group * float(state.variance_se())
     return {
-        "estimator": e.name,
-        "objective": goal.name,
-        "target": exact.target,
-        "wrt": wrt,
-        "k": k,
-        "draws": draws,
         "mean": mean,
         "exact": exact.gradient,
         "bias": mean - exact.gradient,
@@ -242,7 +224,7 @@ def _row(
 
 
 def z_score(difference: float, se: float, size: float, rounding: float = ROUNDING) -> float:
-    """``difference / se``; 0 where the difference is no more than the rounding of numbers of this size."""
+    """Return ``difference / se``; 0 where the difference is at most the rounding error of numbers of this size."""
     if abs(difference) <= rounding * abs(size):
         return 0.0
     if se > 0 or math.isnan(difference):
@@ -257,16 +239,9 @@ def _snr(mean: float, variance: float) -> float:
 
 
 def _validate(
-    problem: Problem,
-    chosen: Sequence[Estimator],
-    sizes: Sequence[int],
-    draws: int,
-    seed: int,
-    allow_biased: bool,
-    *,
-    wrt: str,
-    noise: str,
+    sampler: Sampler, chosen: Sequence[Estimator], sizes: Sequence[int], draws: int, allow_biased: bool
 ) -> None:
+    problem, seed, noise = sampler.problem, sampler.seed, sampler.coupling
     if not isinstance(problem, Problem):
         raise GradlabError(f"compare takes a problem of gradlab.problems, not a {type(problem).__name__}")
     if not chosen:
@@ -277,28 +252,29 @@ def _validate(
         raise GradlabError(f"draws is {draws}: a variance needs at least 2")
     if not isinstance(seed, int) or seed < 0:
         raise GradlabError(f"seed is {seed}: give an integer of at least 0")
-    if wrt not in problem.parameters:
-        raise unknown("parameter (wrt)", wrt, problem.parameters)
+    if sampler.wrt not in problem.parameters:
+        raise unknown("parameter (wrt)", sampler.wrt, problem.parameters)
     if noise not in COUPLINGS:
         raise unknown("noise coupling", noise, COUPLINGS)
-    group = GROUPS.get(noise, 1)
+    group = sampler.group
     if draws % group or draws < 2 * group:
         raise GradlabError(
             f"draws is {draws}: {noise} noise couples {group} at a time, "
             f"give a multiple of {group}, at least {2 * group}"
         )
+    posterior = problem.posterior
     for size in sizes:
         for e in chosen:
-            lacking = e.undefined(problem.posterior, size)
+            lacking = e.undefined(posterior, size)
             if lacking:
                 raise GradlabError(
-                    f"estimator {e.name!r} is undefined for the {type(problem.posterior).__name__} posterior at "
+                    f"estimator {e.name!r} is undefined for the {type(posterior).__name__} posterior at "
                     f"k = {size}: it needs {' and '.join(lacking)}"
                 )
-            missing = e.unmet(problem.posterior, size)
+            missing = e.unmet(posterior, size)
             if missing and not allow_biased:
                 raise GradlabError(
-                    f"estimator {e.name!r} is biased for the {type(problem.posterior).__name__} posterior at "
+                    f"estimator {e.name!r} is biased for the {type(posterior).__name__} posterior at "
                     f"k = {size}: it needs {' and '.join(missing)}; take another estimator, or allow_biased=True to "
                     "measure the bias"
                 )

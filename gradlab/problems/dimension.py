@@ -21,7 +21,7 @@ import numpy as np
 from gradlab.errors import GradlabError
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Nodes
-from gradlab.problems.base import check_dim, check_k, check_std
+from gradlab.problems.base import check_count, check_k, check_std
 from gradlab.problems.box import BoxGaussian
 from gradlab.problems.normal import NormalGaussian
 from gradlab.validation import checked_after
@@ -65,7 +65,7 @@ def dimension_map(
     for name, values in (("k", k), ("dim", dim), ("temperature", temperature)):
         if not len(values):
             raise GradlabError(f"{name} is empty: give at least one value")
-    sizes, dims = sorted({check_k(n) for n in k}), sorted({check_dim(n) for n in dim})
+    sizes, dims = sorted({check_k(n) for n in k}), sorted({check_count("dim", n, "coordinates") for n in dim})
     rows: list[dict[str, Any]] = []
     for d in dims:
         exact = {n: _moments(problem, d, 1.0, n, "pathwise")[0] for n in sizes}

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Quantized
-from gradlab.objectives.proxies import Proxy, proxy
+from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.problems._oracle import moments
-from gradlab.problems._oracle.quadrature import Array, Nodes, adaptive
-from gradlab.problems._oracle.vimco import check_vimco
-from gradlab.problems.base import NO_OVERRIDES, Moments, Problem, check_k, check_real
-from gradlab.problems.gaussian import GENERATIVE, LinearGaussian
+from gradlab.problems._oracle.quadrature import Array, adaptive
+from gradlab.problems.base import NO_OVERRIDES, check_k, check_real
+from gradlab.problems.linear_gaussian import LinearGaussian
+from gradlab.problems.one_latent import Moments, OneLatent, zero_score_moments
 
 
-class RoundedGaussian(Problem):
+class RoundedGaussian(OneLatent):
     """``log N(x; slope decode(y) + offset, likelihood_std^2) + log N(y; 0, prior_std^2)``, y drawn by a proxy from phi.
 
     For the proxies ``noise`` and ``universal`` it is :class:`BoxGaussian`.
@@ -58,9 +58,9 @@ class RoundedGaussian(Problem):
     ) -> None:
         """Lays out the quadrature over the base noise, once."""
         self.phi = check_real("phi", phi)
-        self.proxy = _proxy(proxy)
+        self.proxy = get_proxy(proxy)
         self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
-        self._nodes = adaptive(self._evaluate, -0.5, 0.5, np.ones_like, panels=7)
+        self.nodes = adaptive(self._evaluate, -0.5, 0.5, np.ones_like, panels=7)
 
     @property
     def posterior(self) -> Quantized:
@@ -71,11 +71,6 @@ class RoundedGaussian(Problem):
     def parameters(self) -> dict[str, float]:
         """``phi`` and the generative parameters."""
         return {"phi": self.phi, **self.model.parameters}
-
-    @property
-    def nodes(self) -> Nodes:
-        """The quadrature over the base noise."""
-        return self._nodes
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
@@ -94,10 +89,6 @@ class RoundedGaussian(Problem):
             taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
         )
 
-    def exact_bound(self, k: int) -> float:
-        """``E log (1/k sum_i w_i)`` of the forward pass, nats."""
-        return moments.bound(self._nodes, check_k(k))
-
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
         """``d exact_bound(k) / d wrt``; by phi 0 where the forward pass does not move with it.
 
@@ -110,15 +101,7 @@ class RoundedGaussian(Problem):
             if self.proxy.forward_moves:
                 raise NotExact(f"what proxy {self.proxy.name!r} trains has a derivative that autograd does not know")
             return 0.0
-        return self.exact_moments("pathwise", k, wrt)[0]
-
-    def exact_limit(self) -> float:
-        """``log E w`` over the noise, nats."""
-        return self._nodes.log_mean_weight()
-
-    def exact_concentration(self, k: int) -> float:
-        """``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
-        return moments.concentration(self._nodes, check_k(k))
+        return super().exact_gradient(k, wrt)
 
     def rounded(self) -> float:
         """``log w(round(phi))``, nats: minus the loss of a codec that rounds, as it does at test time."""
@@ -132,14 +115,10 @@ class RoundedGaussian(Problem):
         return self.exact_bound(k) - self.rounded()
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
-        a = self._slope_by_phi() if wrt == "phi" else self._generative(wrt)
-        known: dict[str, Moments] = {name: lambda k: moments.linear(self._nodes, a, k) for name in ("pathwise", "stl")}
-        if wrt in GENERATIVE:
-            return known
-        known |= {name: lambda k: moments.squared(self._nodes, a, k) for name in ("dreg", "dreg-squared", "gdreg")}
-        known |= {name: lambda k: (0.0, 0.0) for name in ("score", "nvil", "rws")}
-        known["vimco"] = lambda k: (0.0, 0.0 * check_vimco(k))
-        return known
+        if wrt == "phi":
+            return zero_score_moments(self.nodes, self._slope_by_phi())
+        slope = self._generative(wrt)
+        return dict.fromkeys(("pathwise", "stl"), lambda k: moments.linear(self.nodes, slope, k))
 
     def _latent(self, noise: Array | Tensor, mean: Tensor) -> Tensor:
         """The latent; that of a proxy which is a box in law by its smooth twin, since quadrature cannot cross jumps."""
@@ -165,18 +144,14 @@ class RoundedGaussian(Problem):
 
     def _slope_by_phi(self) -> Array:
         """What autograd takes for ``d log w/d phi`` at the nodes."""
-        phi = torch.full(self._nodes.y.shape, self.phi, dtype=torch.float64, requires_grad=True)
+        phi = torch.full(self.nodes.y.shape, self.phi, dtype=torch.float64, requires_grad=True)
         with torch.enable_grad():
-            log_w = self._log_w(self._latent(self._nodes.y, phi))
+            log_w = self._log_w(self._latent(self.nodes.y, phi))
             (slope,) = torch.autograd.grad(log_w.sum(), phi)
         return np.asarray(slope.numpy())
 
     def _generative(self, wrt: str) -> Array:
         """``d log w/d wrt`` at the nodes: the decoder's parameters see what it reads, the prior's the latent."""
-        y = self._latent(self._nodes.y, torch.tensor(self.phi, dtype=torch.float64))
+        y = self._latent(self.nodes.y, torch.tensor(self.phi, dtype=torch.float64))
         seen = y if wrt == "prior_std" else self.proxy.decode(y)
         return self.model.generative(seen.numpy(), wrt)
-
-
-# ``proxy`` is a parameter of the problem, so the look-up needs another name inside it.
-_proxy = proxy

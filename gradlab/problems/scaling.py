@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradlab.errors import GradlabError
-from gradlab.estimators import estimator as estimator_of
+from gradlab.estimators import get_estimator
 from gradlab.noise import normal, stream
 from gradlab.problems.rainforth import RainforthModel
 from gradlab.runtime.progress import quiet
@@ -160,7 +160,7 @@ def _gradients(model: RainforthModel, name: str, noise: torch.Tensor) -> dict[st
     """``[draws, N, D]`` gradient of each data point's bound, for b and mu."""
     b = model.b.expand(*noise.shape[:2], -1).clone().requires_grad_()
     mu = model.mu.expand(*noise.shape[:2], -1).clone().requires_grad_()
-    value = estimator_of(name)(model.log_terms(noise, b, mu), "iwae").sum()
+    value = get_estimator(name)(model.log_terms(noise, b, mu), "iwae").sum()
     return dict(zip(("b", "mu"), torch.autograd.grad(value, (b, mu)), strict=True))
 
 

@@ -1,66 +1,23 @@
-r"""The linear hierarchy x <- y <- z with box noise on both latents: a codec with a hyperprior, solved exactly.
+"""The linear hierarchy x <- y <- z with box noise on both latents: a codec with a hyperprior, solved exactly.
 
     phi --(+ u)--> y --(slope, offset)--> x            u, v ~ U(-1/2, 1/2), log q = 0
      |             |
      +-- direct-y  +-- 2-level VAE --(a, b)--> mean of z --(+ v)--> z --(c, d)--> y,   p(z) = N(0, prior_std^2)
 
-**What it predicts for direct-y** (paper section 2.3, Table 3). With one sample every gradient is a polynomial in u and
-v, so that its mean and variance are closed forms. Let r0 and z0 be y - c z - d and z without noise, s = likelihood_std,
+With one sample every gradient is a polynomial in u and v, so that its mean and variance are closed forms. For what they
+predict about direct-y, group by group of the paper's Table 3, see ``docs/theory/hierarchy.md``; for the order of the
+bounds (ELBO, MIX, DMS, IWAE) and its proofs, ``docs/theory/bounds.md``.
 
-    gamma = c / y_std^2,   kappa = c^2 / y_std^2 + 1 / prior_std^2,   lam = slope^2 / s^2 + 1 / y_std^2,
-    delta = gamma - a kappa,   h = d log w/dz without noise = c r0 / y_std^2 - z0 / prior_std^2.
-
-gamma / kappa is the slope of the true posterior mean E[z|y]; delta = 0 where the encoder has found it.
-
-===========  ==========================  =============================  ==============================================
-by           mean, both                  12 variance, direct-y          12 variance, z from the sample
-===========  ==========================  =============================  ==============================================
-b            h                           gamma^2 + kappa^2              delta^2 + kappa^2
-a            phi h (+ delta/12           phi^2 (gamma^2 + kappa^2)      (h + delta phi)^2 + (kappa phi)^2
-             from the sample)                                           + delta^2/15 + kappa^2/12
-phi          of d log w/dy + a h         (lam - a gamma)^2 + delta^2    (lam - a gamma - a delta)^2 + delta^2
-d            r0 / y_std^2                (1 + c^2) / y_std^4            ((1 - a c)^2 + c^2) / y_std^4
-prior_std    (z0^2 + n/12)/prior_std^3   (4 z0^2 + 1/15)/prior_std^6    (4 z0^2 (1 + a^2) + (1 + a^4)/15
-             - 1/prior_std; n = 1, or                                   + a^2/3) / prior_std^6
-             1 + a^2 from the sample
-===========  ==========================  =============================  ==============================================
-
-- *z infer*: the noise of y reaches a by two ways. As a **factor**: the gradient is (d log w/dz)(phi + u) instead of
-  (d log w/dz) phi. With direct-y the SNR of a is that of b and grows with h without end; from the sample it tends to
-  |phi| sqrt(12) as h grows, and at phi = 0 all that h adds is noise. Latents near 0, as most are at low rates, so lose
-  the gradient of h_a's weights, and those of its biases keep it: enough for z infer to be the group of Table 3 that
-  loses a third to a half of its SNR. For large |phi| at the same h the factor costs nothing.
-  Through the **place of z**, gamma becomes delta. That noise is not always harmful: b has the *higher* SNR without
-  direct-y wherever a lies between 0 and 2 gamma/kappa, since z then follows y, and the lower one beyond. "Two
-  stochastic arguments" (section 2.3) are no reason by themselves; their product is.
-- *y infer*: the same mean; its SNR is higher without direct-y wherever a delta lies between 0 and 2 (lam - a gamma),
-  hence for every encoder of z that shrinks (a between 0 and gamma/kappa). Table 3: higher at every stage, by 1 to 5 %.
-- *y gen*: reads y alone and is the same either way (Table 3: within about 3 %).
-- *z gen*: goes either way; d gains wherever 0 < a c < 2 (Table 3: higher early, lower later).
-- *z prior*: sees z alone, whose noise is larger by 1 + a^2: its variance always grows (Table 3: lower by 7 to 9 %).
-
-For example at phi = 0.1, x = 1.7, encode = (0.15, 0.9), decode = (0.85, 0.35, 0.6), likelihood_std 0.95, prior_std 1.6
-the SNRs without direct-y are 1.07, 1, 0.56, 1.06 and 0.99 times those with it, group by group (Table 3, early: 1.05,
-1.03, 0.64, 1.07, 0.93); at phi = 3 the third is 0.98.
-
-One latent and one image: averaging over positions and images, as a codec does, is not in here. A gradient of mean 0
-(at the optimum of its parameter) has SNR 0 either way.
-
-**What it predicts for the bounds** (sections 3.1, 3.2, A.3), strict for k, l > 1 unless w is constant::
-
-    ELBO < MIX_k < DMS_kl (eq. 14) < DMS_kl (eq. 15) < IWAE, k l pairs < log evidence inside the boxes < log p(x)
-                                 IWAE, min(k, l) pairs < DMS_kl (eq. 15)
-
-Eq. 15 is above eq. 14 because log-sum-exp is convex in the log-weights that eq. 14 averages over y. DMS is below k l
-independent pairs (eqs. 16-17) because E exp(-t sum w_ij) >= (E exp(-t w))^(k l), by Jensen over z and then over y, and
-log S = int (exp(-t) - exp(-t S))/t dt; it is above min(k, l) pairs because it is the log of the mean over all pairings.
+One latent and one image: the average over positions and images of a codec is not modelled. A gradient of mean 0 (at the
+optimum of its parameter) has SNR 0 with and without direct-y.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -71,7 +28,7 @@ from gradlab.objectives.posteriors import Box, log_normal
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import NO_OVERRIDES, check_real, check_std
+from gradlab.problems.base import NO_OVERRIDES, Values, check_real, check_std, widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +40,7 @@ class SharedBox(Box):
 
 
 class TwoLevel(TwoLevelOracle):
-    """``y ~ U(phi +- 1/2)``, ``z ~ U(a y + b +- 1/2)``, and x <- y <- z linear and Normal; see the module for results.
+    """``y ~ U(phi +- 1/2)``, ``z ~ U(a y + b +- 1/2)``, and x <- y <- z linear and Normal.
 
     ``log w = log N(x; slope y + offset, likelihood_std^2) + log N(y; c z + d, y_std^2) + log N(z; 0, prior_std^2)``.
     The mean of z is ``a phi + b`` (direct-y) or ``a y + b`` with the sample y. Parameters by group of Table 3 are in
@@ -122,18 +79,11 @@ class TwoLevel(TwoLevelOracle):
             raise GradlabError(f"direct_y is {direct_y!r}: give True (z from the mean of y) or False (from the sample)")
         a, b = _numbers("encode", encode, ("a", "b"))
         c, d, y_std = _numbers("decode", decode, ("c", "d", "y_std"))
+        reals = {"phi": phi, "x": x, "a": a, "b": b, "c": c, "d": d, "slope": slope, "offset": offset}
+        stds = {"y_std": y_std, "likelihood_std": likelihood_std, "prior_std": prior_std}
         self.model = Hierarchy(
-            phi=check_real("phi", phi),
-            x=check_real("x", x),
-            a=check_real("a", a),
-            b=check_real("b", b),
-            c=check_real("c", c),
-            d=check_real("d", d),
-            y_std=check_std("y_std", y_std),
-            likelihood_std=check_std("likelihood_std", likelihood_std),
-            prior_std=check_std("prior_std", prior_std),
-            slope=check_real("slope", slope),
-            offset=check_real("offset", offset),
+            **{name: check_real(name, value) for name, value in reals.items()},
+            **{name: check_std(name, value) for name, value in stds.items()},
             direct_y=direct_y,
         )
         self.objective, self.l = "iwae", 1
@@ -167,11 +117,11 @@ class TwoLevel(TwoLevelOracle):
         if l is None:
             l = self.l if objective == self.objective else 1
         self._choose(1, l, objective)
-        return self._copy(self.model, objective, l)
+        return self._changed(objective=objective, l=l)
 
     def switched(self, direct_y: bool) -> TwoLevel:
         """The same parameters with direct-y on or off, sampled in pairs."""
-        return self._copy(replace(self.model, direct_y=direct_y), "iwae", 1)
+        return self._changed(model=replace(self.model, direct_y=direct_y), objective="iwae", l=1)
 
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
@@ -212,7 +162,7 @@ class TwoLevel(TwoLevelOracle):
         z = values["a"] * (values["phi"] if self.direct_y else y) + values["b"] + noise[:, k:]
         y_lik, y_py, z_py, z_pz = y.view_as(y), y.view_as(y), z.view_as(z), z.view_as(z)
         axis = 2 if paired else 1
-        wide = {name: v[..., None] if isinstance(v, Tensor) else v for name, v in values.items()}
+        wide = widened(values)
         return LogTerms(
             log_lik=self._log_lik(y_lik, values)[..., None],
             log_py=_log_py(y_py[..., None], z_py.unsqueeze(axis), wide),
@@ -222,11 +172,11 @@ class TwoLevel(TwoLevelOracle):
             walls=self._walls(noise[:, :k, None], noise[:, k:, None], wide) if walls else None,
         )
 
-    def _log_lik(self, y: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+    def _log_lik(self, y: Tensor, values: Values) -> Tensor:
         mean = values["slope"] * y + values["offset"]
         return log_normal(y.new_tensor(self.model.x), mean, values["likelihood_std"])
 
-    def _walls(self, u: Tensor, v: Tensor, values: Mapping[str, Tensor | float]) -> Walls:
+    def _walls(self, u: Tensor, v: Tensor, values: Values) -> Walls:
         """Each pair with u, then with v, at its two ends; noises ``[B, K, 1]``.
 
         A z that is drawn from the sample y goes along with it, but its own walls belong to a and b alone.
@@ -248,18 +198,18 @@ class TwoLevel(TwoLevelOracle):
             moves=torch.cat([phi.expand(shape), center], dim=2),
         )
 
-    def _copy(self, model: Hierarchy, objective: str, l: int) -> TwoLevel:
-        copy = object.__new__(TwoLevel)
-        copy.model, copy.objective, copy.l = model, objective, l
-        return copy
+    def _changed(self, **attributes: Any) -> TwoLevel:
+        changed = copy.copy(self)
+        vars(changed).update(attributes)
+        return changed
 
 
-def _log_py(y: Tensor, z: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+def _log_py(y: Tensor, z: Tensor, values: Values) -> Tensor:
     return log_normal(y, values["c"] * z + values["d"], values["y_std"])
 
 
 def _numbers(name: str, value: object, parts: tuple[str, ...]) -> tuple[float, ...]:
-    found = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
-    if len(found) != len(parts):
+    numbers = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if len(numbers) != len(parts):
         raise GradlabError(f"{name} is {value!r}: give {len(parts)} numbers, ({', '.join(parts)})")
-    return found
+    return numbers

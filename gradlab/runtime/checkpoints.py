@@ -1,6 +1,6 @@
-"""Checkpoints: safetensors with a JSON header, in one file, so that writing it is one atomic step.
+"""Checkpoints: safetensors with a JSON header in one file, which is written atomically.
 
-Nothing is unpickled. A file that was cut short, altered or written by a run of other settings is refused by name.
+Nothing is unpickled. ``load`` refuses files that were truncated, altered or written by a run with other settings.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gradlab.runtime import files
 
 
 class Stored(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         tensors: by name, on the CPU.
         iteration: training iterations behind it.
-        extra: what else was stored with it.
+        extra: JSON-able data stored with it.
         settings_hash: of the run that wrote it.
     """
 
@@ -58,7 +58,7 @@ def save(
 def encoded(
     tensors: Mapping[str, Tensor], settings_hash: str, iteration: int, extra: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The content of the file that ``save`` writes; equal arguments give equal bytes."""
+    """Return the content of the file that ``save`` writes; equal arguments give equal bytes."""
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = {"settings_hash": settings_hash, "iteration": iteration, "extra": dict(extra or {})}
     # Over the header too: a flipped digit of the iteration is as wrong as one of a weight.
@@ -73,10 +73,10 @@ def load(path: Path, settings_hash: str | None = None) -> Stored:
 
     Args:
         path: the file.
-        settings_hash: what it must have been written with; None takes any.
+        settings_hash: of the run that must have written it; None accepts any.
 
     Raises:
-        GradlabError: missing, corrupt, not gradlab's, or of other settings.
+        GradlabError: the file is missing, corrupt, not gradlab's, or of other settings.
     """
     if not path.exists():
         raise GradlabError(f"there is no checkpoint {path}: train the model first")
@@ -84,24 +84,21 @@ def load(path: Path, settings_hash: str | None = None) -> Stored:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {})["gradlab"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        said = {key: header[key] for key in ("settings_hash", "iteration", "extra")}
-        found, iteration, extra = said.values()
-        # Files of version 0.1.0 and before have a digest of the tensors alone.
-        whole = header["seal"] == digest(tensors, said) if "seal" in header else header["digest"] == digest(tensors)
-        iteration = int(iteration)
+        seal = header.pop("seal")
+        stored = Stored(tensors, int(header["iteration"]), header["extra"], header["settings_hash"])
+        intact = seal == digest(tensors, header)
     except Exception as error:  # safetensors raises its own kinds for every kind of damage
         raise GradlabError(f"checkpoint {path} is corrupt ({error}): delete it and train again") from None
-    if not whole:
+    if not intact:
         raise GradlabError(f"checkpoint {path} is corrupt (its digest does not match): delete it and train again")
-    if settings_hash is not None and found != settings_hash:
-        raise GradlabError(
-            f"checkpoint {path} is of other settings ({found}, not {settings_hash}): delete it or choose another folder"
-        )
-    return Stored(tensors, iteration, extra, found)
+    if settings_hash not in (None, stored.settings_hash):
+        other = f"({stored.settings_hash}, not {settings_hash})"
+        raise GradlabError(f"checkpoint {path} is of other settings {other}: delete it or choose another folder")
+    return stored
 
 
 def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
-    """SHA-256 over the names, shapes, types and bytes of tensors on the CPU, and over what is said of them."""
+    """Return the SHA-256 of the names, shapes, types and bytes of tensors on the CPU, and of their header."""
     sha = hashlib.sha256()
     if header is not None:
         sha.update(json.dumps(header, sort_keys=True).encode())

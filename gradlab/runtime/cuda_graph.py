@@ -1,4 +1,4 @@
-"""A function of device work recorded once as a CUDA graph and replayed with fresh noise.
+"""Device work recorded once as a CUDA graph and replayed with new noise.
 
 The tests of capture and replay need CUDA (they passed on an H200 with torch 2.11); a CPU tests the logic around them.
 """
@@ -12,19 +12,19 @@ from collections.abc import Callable
 import torch
 
 WARM_UP = 3
-"""Calls before the capture, so that libraries have chosen their algorithms and buffers exist."""
+"""Calls before the capture, so that libraries choose their algorithms and buffers exist."""
 
 
 class Replay:
-    """Records ``body`` on a stream of its own and replays it.
+    """Records ``body`` on its own stream and replays it.
 
-    ``body`` must not synchronise with the host, must read its inputs from tensors that stay where they are, and must
-    draw all noise from ``generator``. Reseed the generator before a replay to choose the noise. No autograd graph of
-    the same parameters that was made on the default stream may be alive, since its gradients accumulate there.
+    ``body`` must not synchronise with the host, must read its inputs from tensors with fixed addresses, and must draw
+    all noise from ``generator``. Reseed the generator before a replay to choose the noise. No autograd graph of the
+    same parameters from the default stream may be alive, since its gradients accumulate there.
 
     Args:
-        body: called ``WARM_UP`` times and once under capture. It is kept, and with it the tensors that it refers to and
-            that the graph reads.
+        body: called ``WARM_UP`` times and once under capture. A reference is kept, so that the tensors that the graph
+            reads stay alive.
         generator: on the device of the work.
         stream: where to record and replay; a new one by default.
 
@@ -44,7 +44,7 @@ class Replay:
                 body()
             self._graph = torch.cuda.CUDAGraph()
             self._graph.register_generator_state(generator)
-        # A graph that is collected during a capture ends that capture.
+        # Collecting another graph during a capture aborts the capture.
         gc.collect()
         collects = gc.isenabled()
         gc.disable()
@@ -57,7 +57,7 @@ class Replay:
                 gc.enable()
 
     def placed(self) -> contextlib.AbstractContextManager[None]:
-        """The context in which inputs are written and results are read, in order with the replays."""
+        """Return the context for writing inputs and reading results in order with the replays."""
         return torch.cuda.stream(self.stream)
 
     def __call__(self) -> None:
@@ -66,5 +66,5 @@ class Replay:
             self._graph.replay()
 
     def join(self) -> None:
-        """Let the current stream wait for what was queued here, before it reads the results."""
+        """Make the current stream wait for the work queued here, before it reads the results."""
         torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)

@@ -1,4 +1,4 @@
-"""The same bits again: one thread, and of each operation an implementation that adds in a fixed order."""
+"""Bitwise reproducible results: one thread, and implementations of operations that add in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from gradlab.errors import GradlabError
 
 
 @contextlib.contextmanager
-def enforced() -> Iterator[None]:
-    """Makes torch deterministic within: sums over threads and atomic additions have no fixed order.
+def deterministic_mode(enabled: bool = True) -> Iterator[None]:
+    """Make torch deterministic: sums over threads and atomic additions have no fixed order.
+
+    Args:
+        enabled: False changes nothing.
 
     Raises:
-        GradlabError: an operation has no deterministic implementation on its device; it is named.
+        GradlabError: names an operation that has no deterministic implementation on its device.
     """
+    if not enabled:
+        yield
+        return
     import torch
 
     cudnn = torch.backends.cudnn
     threads, benchmark, fixed = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
-    algorithms, warn = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for, before its first product
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

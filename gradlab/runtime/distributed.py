@@ -1,10 +1,10 @@
-"""The processes that one run is spread over: each knows its rank, draws its share, and agrees with the others.
+"""The processes that share one run: rank, share of the work, agreement, and averaged gradients.
 
-``torchrun`` and SLURM start them; Lightning Fabric finds out which, forms the group (gloo on CPUs, NCCL on
-accelerators) and averages gradients (DDP). One process alone is rank 0 of 1: it imports nothing and does nothing here.
+``torchrun`` or SLURM starts the processes. Lightning Fabric detects the launcher, forms the process group (gloo on
+CPUs, NCCL on accelerators) and averages gradients (DDP). A single process is rank 0 of 1; it imports nothing here.
 
-Every process runs the same program on the same decisions. Rank 0 alone writes files and prints. What is sent from one
-to another is pickled by torch, between the processes of one run only, never from a file.
+Every process runs the same program and takes the same decisions. Only rank 0 writes files and prints. torch pickles the
+objects that the processes of one run send to each other; nothing is unpickled from a file.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from gradlab.errors import GradlabError, Stopped
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gradlab.runtime.progress import Advance
+
 T = TypeVar("T")
 A = TypeVar("A")
 
 # Rank 0 draws figures and codes anchors while the others wait for it.
-PATIENCE_HOURS = 12
+TIMEOUT_HOURS = 12
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """One process among those of a run.
+class ProcessGroup:
+    """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        device: the torch device of this process, ``"cuda:1"``; empty where it is alone.
-        fabric: the ``lightning_fabric.Fabric`` of the group; None where it is alone.
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: the torch device of this process, e.g. ``"cuda:1"``; empty for a single process.
+        fabric: the ``lightning_fabric.Fabric`` of the group; None for a single process.
     """
 
     rank: int = 0
@@ -44,8 +46,8 @@ class Ranks:
     fabric: Any = None
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     @property
@@ -54,30 +56,36 @@ class Ranks:
         return self.rank, self.size
 
     def rows(self, batch: int) -> slice:
-        """The rows of a batch that are this process's.
+        """Return the rows of a batch that belong to this process.
 
         Raises:
-            GradlabError: the processes cannot share the batch evenly.
+            GradlabError: the batch is not divisible by the number of processes.
         """
         if batch % self.size:
             raise GradlabError(
                 f"a batch of {batch} cannot be shared by {self.size} processes: start a number that divides {batch}"
             )
-        each = batch // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+        count = batch // self.size
+        return slice(self.rank * count, (self.rank + 1) * count)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in one process at least; the same answer in all."""
-        return flag if self.size == 1 else bool(self._reduced([float(flag)], "MAX")[0])
+        """Return whether the flag is set in any process; the result is the same in all."""
+        if self.size == 1:
+            return flag
+        import torch
 
-    def cause(self, why: str | None) -> str | None:
-        """Why work should end, of the first process that has a reason; None where none has. The same answer in all."""
-        if self.size == 1 or not self.any(why is not None):
-            return why
-        return next(said for said in self.gather(why) if said is not None)
+        tensor = torch.tensor(float(flag), dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return bool(tensor)
+
+    def coalesce(self, value: T | None) -> T | None:
+        """Return the first value, by rank, that is not None; the result is the same in all processes."""
+        if self.size == 1 or not self.any(value is not None):
+            return value
+        return next(item for item in self.all_gather(value) if item is not None)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Each value of a float tensor averaged over the processes, on its device; the same answer in all."""
+        """Average a float tensor over the processes, elementwise, on its device."""
         if self.size == 1:
             return values
         import torch
@@ -85,33 +93,26 @@ class Ranks:
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.SUM)
         return values / self.size
 
-    def _reduced(self, values: list[float], operation: str) -> list[float]:
-        import torch
-
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation))
-        return list(map(float, tensor.tolist()))
-
-    def agreed(self, value: T, source: int = 0) -> T:
-        """The value that the process ``source`` gives, in all of them."""
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """Return in every process the value of the process ``source``."""
         return value if self.size == 1 else self.fabric.broadcast(value, source)
 
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, in the order of their ranks."""
-        return [self.agreed(value, source) for source in range(self.size)]
+    def all_gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank."""
+        return [self.broadcast(value, source) for source in range(self.size)]
 
-    def wait(self) -> None:
-        """Until all have come here: what rank 0 wrote before can be read after."""
+    def barrier(self) -> None:
+        """Wait until every process is here: files that rank 0 wrote before can be read afterwards."""
         if self.size > 1:
             self.fabric.barrier()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """What breaks in one process breaks in all, instead of leaving the others waiting.
+    def shared_errors(self) -> Iterator[None]:
+        """Raise the error of one process in all of them, so that none waits for a process that failed.
 
         Raises:
-            GradlabError: one was raised inside, here or elsewhere.
-            Stopped: likewise.
+            GradlabError: one was raised inside, in any process.
+            Stopped: the same.
         """
         if self.size == 1:
             yield
@@ -121,44 +122,41 @@ class Ranks:
             yield
         except (GradlabError, Stopped) as caught:
             error = caught
-        said = self.gather(None if error is None else (isinstance(error, Stopped), str(error)))
+        first = self.coalesce(None if error is None else (isinstance(error, Stopped), str(error)))
         if error is not None:
             raise error
-        elsewhere = next((one for one in said if one is not None), None)
-        if elsewhere is not None:
-            stopped, sentence = elsewhere
+        if first is not None:
+            stopped, sentence = first
             raise Stopped(sentence) if stopped else GradlabError(sentence)
 
-    def share(
-        self,
-        items: Sequence[tuple[str, A]],
-        work: Callable[[int, str, A], T],
-        advance: Callable[..., Any] = lambda n=1, note="": None,
+    def map(
+        self, items: Sequence[tuple[str, A]], work: Callable[[int, str, A], T], advance: Advance | None = None
     ) -> list[T]:
-        """``work(index, name, item)`` of every item, in order, for all: each process does every ``size``-th.
+        """Return ``work(index, name, item)`` of all items, in order, in all processes; each does every ``size``-th.
 
         Raises:
-            GradlabError: work raised one, in any process.
+            GradlabError: ``work`` raised one, in any process.
         """
-        mine: dict[int, T] = {}
-        with self.together():
+        results: dict[int, T] = {}
+        with self.shared_errors():
             for index in range(self.rank, len(items), self.size):
-                mine[index] = work(index, *items[index])
-                advance(min(self.size, len(items) - index), items[index][0])
-        found = {index: result for each in self.gather(mine) for index, result in each.items()}
-        return [found[index] for index in range(len(items))]
+                results[index] = work(index, *items[index])
+                if advance is not None:
+                    advance(min(self.size, len(items) - index), items[index][0])
+        shares = self.all_gather(results)
+        return [shares[index % self.size][index] for index in range(len(items))]
 
     def data_parallel(
         self, model: nn.Module, loss: Callable[[Tensor, Any], tuple[Tensor, Tensor]]
     ) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
-        """``loss`` of this process's rows, whose backward pass leaves the gradient averaged over all processes.
+        """Wrap a loss so that its backward pass leaves the gradient averaged over all processes.
 
-        DDP sees the whole loss as one forward pass, so that an estimator may hook and rescale whatever lies between.
-        All weights are set to those of rank 0. Fabric's autocast is off: the codec alone decides the precision of its
-        transforms.
+        DDP sees the whole loss as one forward pass, so estimators can hook and rescale everything in between. All
+        processes start from the weights of rank 0. Fabric's autocast is off: the codec alone decides the precision of
+        its transforms.
 
         Args:
-            model: whose weights are trained; they are what ``loss`` depends on.
+            model: the trained model; ``loss`` depends on its weights.
             loss: (rows of the batch, noise) -> mean over the rows, and a vector for the log (averaged as well).
         """
         if self.size == 1:
@@ -176,45 +174,47 @@ class Ranks:
                 return loss(x, noise)
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its heir is too young
-            spread = self.fabric.setup_module(Loss(), move_to_device=False)
+            warnings.filterwarnings(
+                "ignore", message="`broadcast_buffers` is deprecated"
+            )  # its replacement is not in our minimum torch version
+            ddp_loss = self.fabric.setup_module(Loss(), move_to_device=False)
 
         def averaged(x: Tensor, noise: Any) -> tuple[Tensor, Tensor]:
-            value, seen = spread(x, noise)
-            return value, self.mean(seen.detach().clone())
+            value, logged = ddp_loss(x, noise)
+            return value, self.mean(logged.detach().clone())
 
         return averaged
 
 
-ALONE = Ranks()
-_here = ALONE  # like torch's process group: one for each process
+SINGLE = ProcessGroup()
+_group = SINGLE  # of the process, like torch's default process group
 
 
-def here() -> Ranks:
-    """This process among those that ``started`` brought together; alone without it."""
-    return _here
+def group() -> ProcessGroup:
+    """Return the group that ``initialized`` formed; outside of it, that of a single process."""
+    return _group
 
 
 @contextlib.contextmanager
-def started(device: str) -> Iterator[Ranks]:
-    """Joins the group that ``torchrun`` or SLURM's ``srun`` started this process in; alone where neither did.
+def initialized(device: str) -> Iterator[ProcessGroup]:
+    """Join the group that ``torchrun`` or SLURM's ``srun`` started this process in.
 
-    Inside of another it is that group.
+    Without a launcher this is a group of one process. Nested calls give the outer group.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``; each process of a machine takes an accelerator of its own.
 
     Raises:
-        GradlabError: more processes than accelerators, one accelerator named for all, another kind of device.
+        GradlabError: more processes than accelerators, one accelerator named for all, or another kind of device.
     """
-    global _here
+    global _group
     size, local = _launched()
-    if size == 1 or _here.size > 1:
-        yield _here
+    if size == 1 or _group.size > 1:
+        yield _group
         return
-    _here = _join(device, size, local)
+    _group = _join(device, size, local)
     try:
-        yield _here
+        yield _group
     except GradlabError:
         raise  # the others may be waiting for this one: the launcher ends them when it exits
     else:
@@ -222,11 +222,11 @@ def started(device: str) -> Iterator[Ranks]:
 
         torch.distributed.destroy_process_group()
     finally:
-        _here = ALONE
+        _group = SINGLE
 
 
 def _launched() -> tuple[int, int]:
-    """How many processes the launcher started, and how many of them on this machine."""
+    """Return how many processes the launcher started, and how many of them on this machine."""
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
         return int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
@@ -242,7 +242,7 @@ def _launched() -> tuple[int, int]:
     return 1, 1
 
 
-def _join(device: str, size: int, local: int) -> Ranks:
+def _join(device: str, size: int, local: int) -> ProcessGroup:
     kind, colon, _ = device.partition(":")
     if kind not in ("cpu", "cuda"):
         raise GradlabError(
@@ -270,7 +270,7 @@ def _join(device: str, size: int, local: int) -> Ranks:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         # Quantiles have no gradient in training, nor has a plain autoencoder's prior; no buffer changes in it.
         strategy = DDPStrategy(
-            find_unused_parameters=True, broadcast_buffers=False, timeout=timedelta(hours=PATIENCE_HOURS)
+            find_unused_parameters=True, broadcast_buffers=False, timeout=timedelta(hours=TIMEOUT_HOURS)
         )
         try:
             elastic = "TORCHELASTIC_RUN_ID" in os.environ
@@ -285,4 +285,4 @@ def _join(device: str, size: int, local: int) -> Ranks:
             fabric.launch()
         except (RuntimeError, ValueError) as error:
             raise GradlabError(f"the processes do not come together ({error}): start all of them alike") from error
-    return Ranks(fabric.global_rank, fabric.world_size, str(fabric.device), fabric)
+    return ProcessGroup(fabric.global_rank, fabric.world_size, str(fabric.device), fabric)

@@ -1,7 +1,7 @@
 """Read and write files that are always complete.
 
 Every file is written under a temporary name in the same folder and moved into place, so a process killed at any moment
-leaves the old file or the new one, never half of one. This module imports nothing slow.
+leaves the old file or the new one. This module imports nothing slow.
 """
 
 from __future__ import annotations
@@ -21,33 +21,38 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a whole file or none: into a new file beside it, to the disk, then into place.
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and wait until it is on the disk."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
-    Of several processes of one run (``gradlab.runtime.distributed``) the first writes.
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically: into a temporary file in the same folder, to the disk, then into place.
+
+    Among several processes of one run (``gradlab.runtime.distributed``), only the main one writes.
 
     Raises:
         GradlabError: the disk or the folder refuses.
     """
-    if not distributed.here().first:
+    if not distributed.group().is_main:
         return
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(beside, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_synced(temporary, content)
+        os.replace(temporary, path)
     except OSError as error:
         raise refusal(path, error) from None
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 def remove(path: str | Path) -> None:
-    """Removes a file, if it is there.
+    """Remove a file if it exists.
 
     Raises:
         GradlabError: the folder refuses.
@@ -60,27 +65,27 @@ def remove(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Writes text as UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON, indented and with keys in the order given, whole or not at all."""
+    """Write JSON atomically, indented and with keys in the given order."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
 def write_csv(path: str | Path, frame: DataFrame) -> None:
-    """Writes rows without the index, floats with the digits that give the same float back: equal rows, equal bytes."""
+    """Write a table without its index, floats with all digits needed to read them back: equal rows, equal bytes."""
     write_text(path, csv_of(frame))
 
 
 def csv_of(frame: DataFrame) -> str:
-    """The text that ``write_csv`` writes."""
+    """Return the text that ``write_csv`` writes."""
     return frame.to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: str | Path) -> DataFrame:
-    """The rows that ``write_csv`` wrote; only an empty cell is missing, so that a method may be called "None".
+    """Read a table of ``write_csv``; only empty cells are missing values, so that a method may be called "None".
 
     Raises:
         GradlabError: no such file, cut off, or not a table.
@@ -94,7 +99,7 @@ def read_csv(path: str | Path) -> DataFrame:
 
 
 def rows_of(content: bytes, path: Path | str) -> DataFrame:
-    """The rows that ``csv_of`` gave the text of; ``path`` is named in errors.
+    """Parse the text of ``csv_of``; errors name ``path``.
 
     Raises:
         GradlabError: cut off, or not a table.
@@ -113,7 +118,7 @@ def rows_of(content: bytes, path: Path | str) -> DataFrame:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object that ``write_json`` wrote.
+    """Read the object of ``write_json``.
 
     Raises:
         GradlabError: no such file, or not a JSON object.
@@ -130,13 +135,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def ensure_folder(path: str | Path) -> Path:
-    """Makes the folder, with its parents, and makes sure by a small file that it can be written to.
+    """Create a folder with its parents, and check with a small file that it is writable.
 
     Raises:
-        GradlabError: it cannot be made or written to; names the folder and what to do.
+        GradlabError: it cannot be created or written to; names the folder and the remedy.
     """
     path = Path(path)
-    if not distributed.here().first:
+    if not distributed.group().is_main:
         return path
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -145,10 +150,7 @@ def ensure_folder(path: str | Path) -> Path:
     probe = path / f".{secrets.token_hex(4)}.tmp"
     try:
         # A page, to the disk: a full disk takes an empty file, and the superuser passes every check of permissions.
-        with open(probe, "xb") as file:
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(probe, bytes(4096))
     except OSError as error:
         raise refusal(path, error) from None
     finally:
@@ -158,7 +160,7 @@ def ensure_folder(path: str | Path) -> Path:
 
 
 def refusal(path: Path, error: OSError) -> GradlabError:
-    """What to say where the disk or the folder refuses to take ``path``."""
+    """Return the error for a disk or folder that refuses ``path``."""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return GradlabError(f"cannot write to {path}: it, or a part of it, is a file; choose another folder")
     reason = error.strerror or type(error).__name__
@@ -166,7 +168,7 @@ def refusal(path: Path, error: OSError) -> GradlabError:
 
 
 def plain(value: object) -> Any:
-    """What JSON has no word for: paths, and numbers of numpy."""
+    """Convert what JSON cannot represent: paths, and numpy numbers."""
     if isinstance(value, Path):
         return value.as_posix()
     if hasattr(value, "item"):

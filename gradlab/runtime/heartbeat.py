@@ -1,7 +1,7 @@
-"""What a training run or a study is doing, in ``state.json`` of its folder, for whoever looks: ``gradlab status``.
+"""The state of a training run or a study, in ``state.json`` of its folder; ``gradlab status`` reads it.
 
-A thread writes it anew every few seconds, whole or not at all. What is finished has none: ``final.safetensors`` or
-``provenance.json`` say so. A process that is killed leaves its last state behind, whose age tells.
+The process at work rewrites the file atomically every few seconds, from a thread. Finished work has no state, but
+``final.safetensors`` or ``provenance.json``. A killed process leaves its last state behind.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, get_type_hints
 
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import distributed, files
+
+if TYPE_CHECKING:
+    from gradlab.runtime.progress import Advance, Progress
 
 FILE = "state.json"
 BEAT_SECONDS = 5.0
@@ -27,16 +31,16 @@ STALE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class State:
-    """What a run or a study was doing when it last said so.
+    """The last known state of a run or a study.
 
     Attributes:
         status: ``"waiting"``, ``"running"``, ``"stopped"`` or ``"failed"``.
-        total: iterations of the run; 0 of a study.
-        done: of them.
-        seconds: an iteration takes, NaN before two are done.
-        note: what the run said last, e.g. its loss; of a failure, the sentence.
-        study: for which the run is trained.
-        host, pid: who says so; time: when, seconds since 1970.
+        total: iterations of a run; 0 for a study.
+        done: finished iterations.
+        seconds: per iteration; NaN before two are done.
+        note: the last message, e.g. the loss; the error after a failure.
+        study: the study that the run is trained for.
+        host, pid: the process that wrote the state; time: when, in seconds since 1970.
     """
 
     status: str
@@ -50,121 +54,173 @@ class State:
     time: float = field(default_factory=time.time)
 
     @property
-    def alive(self) -> bool:
-        """Whether the process that said so still runs: by its id on this machine, by the age of its word elsewhere."""
-        return not self.ended and abs(time.time() - self.time) < STALE_SECONDS
+    def current(self) -> str:
+        """``status``, or ``"interrupted"`` if the process is gone: by PID on this host, by heartbeat age elsewhere."""
+        stale = self.status == "running" and abs(time.time() - self.time) >= STALE_SECONDS
+        gone = self.status in ("running", "waiting") and (stale or self._exited)
+        return "interrupted" if gone else self.status
 
     @property
-    def ended(self) -> bool:
-        """Whether the process that said so was on this machine and is gone."""
+    def seconds_left(self) -> float:
+        """Seconds until a running run is done; NaN if its speed is not known yet."""
+        return max((self.total - self.done) * self.seconds - (time.time() - self.time), 0.0)  # NaN stays NaN
+
+    @property
+    def _exited(self) -> bool:
         if self.host == socket.gethostname():
             try:
                 os.kill(self.pid, 0)
             except ProcessLookupError:
                 return True
             except OSError:
-                pass  # it is another user's
+                pass  # a process of another user
         return False
 
 
 def write(folder: Path, state: State) -> None:
-    """Write the state of what lives in ``folder``, which is there."""
+    """Write the state of an existing folder."""
     files.write_json(folder / FILE, {n: None if v != v else v for n, v in asdict(state).items()})
 
 
 def read(folder: Path) -> State | None:
-    """The state of what lives in ``folder``; None where it has none, or one that is no state."""
+    """Read the state of a folder; None if there is none, or if it is damaged."""
     try:
-        said: dict[str, Any] = files.read_json(folder / FILE)
-        return State(
-            str(said["status"]),
-            int(said["total"]),
-            int(said["done"]),
-            math.nan if said["seconds"] is None else float(said["seconds"]),
-            str(said["note"]),
-            str(said["study"]),
-            str(said["host"]),
-            int(said["pid"]),
-            float(said["time"]),
-        )
+        content = files.read_json(folder / FILE)
+        if content["seconds"] is None:
+            content["seconds"] = math.nan
+        return State(**{name: kind(content[name]) for name, kind in get_type_hints(State).items()})
     except (GradlabError, KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
 def clear(folder: Path) -> None:
-    """Nothing is going on in ``folder``."""
-    if distributed.here().first:
+    """Remove the state of a folder."""
+    if distributed.group().is_main:
         (folder / FILE).unlink(missing_ok=True)
 
 
-class Pulse:
-    """Counts units of work, and writes the state of them from a thread of its own."""
+class Heartbeat:
+    """Counts units of work and writes the state of their folder."""
 
     def __init__(self, folder: Path, state: State) -> None:
-        """Nothing is written yet."""
         self._folder, self._state = folder, state
         self._first: tuple[float, int] | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, n: int = 1, note: str = "") -> None:
-        """``n`` more units are done."""
+        """Count ``n`` more units."""
         done, now = self._state.done + n, time.monotonic()
-        if self._first is None:  # what was done before does not count for the speed
+        if self._first is None:  # earlier work does not count for the speed
             self._first = now, done
         since, before = self._first
         seconds = (now - since) / (done - before) if done > before else math.nan
         self._state = replace(self._state, done=done, seconds=seconds, note=note or self._state.note)
 
     def skip(self, n: int, note: str = "") -> None:
-        """``n`` units were done before; they do not count for the speed."""
+        """Count ``n`` units of an earlier run, which do not count for the speed."""
         self._state = replace(self._state, done=self._state.done + n, note=note or self._state.note)
         self._first = time.monotonic(), self._state.done
 
-    def start(self) -> None:
-        """Write the state now, and every few seconds from now on."""
-        self._write(self._state)
-        if distributed.here().first:
-            self._thread.start()
-
-    def end(self, status: str | None, note: str = "") -> None:
-        """Write the last state; None for what is finished, and has none."""
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        if status is None:
-            clear(self._folder)
-        else:
-            self._write(replace(self._state, status=status, note=note or self._state.note))
-
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
-            self._write(self._state)
-
-    def _write(self, state: State) -> None:
-        # Work goes on where its state cannot be told: what it writes itself will say that the disk is full.
+    def write(self, status: str = "running", note: str = "") -> None:
+        """Write the state; work goes on where the disk refuses it, and fails at its own files."""
         with contextlib.suppress(GradlabError):
-            write(self._folder, replace(state, time=time.time()))
+            write(self._folder, replace(self._state, status=status, note=note or self._state.note, time=time.time()))
 
 
 @contextlib.contextmanager
-def running(folder: Path, total: int = 0, study: str = "") -> Iterator[Pulse]:
-    """Says what goes on in ``folder`` while the context is open, and how it ended.
+def running(folder: Path, total: int = 0, study: str = "") -> Iterator[Heartbeat]:
+    """Keep the state of ``folder`` up to date while the context is open, and record how it ended.
 
     Args:
-        folder: is made where it is not there.
+        folder: created if needed.
         total: units of work.
-        study: for which a run is trained.
+        study: the study that a run is trained for.
     """
     files.ensure_folder(folder)
-    pulse = Pulse(folder, State("running", total, study=study))
-    pulse.start()
+    heartbeat = Heartbeat(folder, State("running", total, study=study))
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            heartbeat.write()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    heartbeat.write()
+    thread.start()
+    status, note = "", ""
     try:
-        yield pulse
+        yield heartbeat
     except (Stopped, KeyboardInterrupt, GeneratorExit):
-        pulse.end("stopped")
+        status = "stopped"
         raise
     except BaseException as error:
-        pulse.end("failed", str(error) or type(error).__name__)
+        status, note = "failed", str(error) or type(error).__name__
         raise
-    pulse.end(None)
+    finally:
+        over.set()
+        thread.join()
+        if status:
+            heartbeat.write(status, note)
+        else:
+            clear(folder)
+
+
+@contextlib.contextmanager
+def waiting(totals: Mapping[Path, int], study: str) -> Iterator[None]:
+    """Mark folders as ``waiting`` while no process works on them, so that ``gradlab status`` can estimate the total.
+
+    Args:
+        totals: folder to units of work.
+        study: the study that the runs are trained for.
+    """
+    for folder, total in totals.items():
+        write(folder, State("waiting", total, study=study))
+    try:
+        yield
+    finally:
+        for folder in totals:
+            state = read(folder)
+            if state is not None and state.status == "waiting" and state.pid == os.getpid():
+                clear(folder)
+
+
+class Follower(contextlib.ExitStack):
+    """Shows the progress of work that other processes do, read from the states of its folders.
+
+    Args:
+        progress: where to show it.
+        title: of the bar of all work.
+        tasks: folder to title and units of work.
+    """
+
+    def __init__(self, progress: Progress, title: str, tasks: Mapping[Path, tuple[str, int]]) -> None:
+        super().__init__()
+        self._progress, self._tasks = progress, tasks
+        self._overall = self.enter_context(progress.track(title, sum(total for _, total in tasks.values())))
+        self._bars: dict[Path, tuple[contextlib.ExitStack, Advance]] = {}
+        self._shown = Counter[Path]()
+        self._ended = 0
+
+    def update(self) -> None:
+        """Read the states and show the progress since the last call."""
+        for folder in self._tasks:
+            state = read(folder)
+            if state is not None and state.status == "running":
+                self._show(folder, state.done, state.note)
+
+    def end(self, folder: Path, complete: bool) -> None:
+        """Close the bar of a folder whose work has ended."""
+        self._ended += 1
+        if complete:
+            self._show(folder, self._tasks[folder][1], "")
+        if folder in self._bars:
+            self._bars.pop(folder)[0].close()
+
+    def _show(self, folder: Path, done: int, note: str) -> None:
+        if folder not in self._bars:
+            stack = self.enter_context(contextlib.ExitStack())
+            self._bars[folder] = stack, stack.enter_context(self._progress.track(*self._tasks[folder]))
+        new = done - self._shown[folder]
+        if new > 0:
+            self._shown[folder] = done
+            self._bars[folder][1](new, note)
+            self._overall(new, f"{self._ended} of {len(self._tasks)} ended")

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock of the operating system, which ends with its process, however that ends."""
+"""One process at a time in a folder: a lock of the operating system, which ends with its process in any case."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import files, provenance
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
-PAUSE = 0.5  # seconds between attempts of one that waits
-LOOK = 0.2  # seconds for which one that does not wait tries: longer than ``held`` has the lock
-_TEMPORARY = re.compile(r"\..*[0-9a-f]{8}\.tmp")  # what results.write_bytes and results.ensure_folder write first
+WAIT_SECONDS = 0.5  # between attempts of a process that waits
+TRY_SECONDS = 0.2  # of a process that does not wait: longer than ``held`` has the lock
+_TEMPORARY = re.compile(r"\..*[0-9a-f]{8}\.tmp")  # temporary files of files.write_bytes and files.ensure_folder
 
 
 @contextlib.contextmanager
 def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
-    """Holds a folder that exists; what a killed writer left half-written beside its place is removed.
+    """Lock an existing folder, and remove temporary files that killed writers left in it.
 
-    The lock file stays when the lock is given back: it is empty, and only a process that is alive can hold it.
+    The empty lock file stays after the lock is released: only a living process can hold it.
 
     Args:
-        folder: which.
-        remedy: what the error asks of whoever is refused.
-        waiting: called again and again with the name of the holder while another process has the folder, instead of
-            the error; it may raise, to give up.
+        folder: the folder.
+        remedy: the remedy in the error.
+        waiting: called repeatedly with the name of the holder while another process has the folder, instead of the
+            error; it may raise, to give up.
 
     Raises:
-        GradlabError: another process holds the folder (named with its host), or the disk refuses.
+        GradlabError: another process holds the folder (its PID and host are named), or the disk refuses.
     """
     import filelock
 
     lock = filelock.FileLock(folder / LOCK)
     while True:
         try:
-            lock.acquire(timeout=LOOK if waiting is None else PAUSE)
+            lock.acquire(timeout=TRY_SECONDS if waiting is None else WAIT_SECONDS)
             break
         except filelock.Timeout:
             if waiting is None:
@@ -49,11 +49,11 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
         except OSError as error:
             raise files.refusal(folder / LOCK, error) from None
     try:
-        _tidy(folder)
+        _remove_temporary(folder)
         since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        who = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": provenance.command()}
-        with contextlib.suppress(OSError):  # news for whoever is refused, no result: it need not reach the disk
-            (folder / HOLDER).write_text(json.dumps(who))
+        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": provenance.command()}
+        with contextlib.suppress(OSError):  # information for other processes: it need not reach the disk
+            (folder / HOLDER).write_text(json.dumps(holder))
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -62,7 +62,7 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
 
 
 def held(folder: Path) -> bool:
-    """Whether a process holds the folder now; makes no file. True also where that cannot be found out."""
+    """Whether a process holds the folder now; creates no file. True if this is unknown."""
     import filelock
 
     if not (folder / HOLDER).exists():
@@ -77,17 +77,17 @@ def held(folder: Path) -> bool:
 
 
 def tidy(root: Path) -> None:
-    """Removes what killed writers left beside its place, everywhere below ``root`` where no process works now."""
+    """Remove temporary files of killed writers from all folders below ``root`` in which no process works."""
     for folder in sorted({path.parent for path in root.rglob(".*.tmp")} - {root}):
         with contextlib.suppress(GradlabError):
             if (folder / LOCK).exists():
                 with hold(folder, "wait"):
                     pass
             else:
-                _tidy(folder)
+                _remove_temporary(folder)
 
 
-def _tidy(folder: Path) -> None:
+def _remove_temporary(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def _tidy(folder: Path) -> None:
 
 def _holder(folder: Path) -> str:
     try:
-        who = files.read_json(folder / HOLDER)
-        return f"process {who['process']} on {who['host']} (since {who['since']}: {who['command']})"
+        holder = files.read_json(folder / HOLDER)
+        return f"process {holder['process']} on {holder['host']} (since {holder['since']}: {holder['command']})"
     except (GradlabError, KeyError):
-        return "another process"  # which has just taken it, and not said so yet
+        return "another process"  # which has just taken the lock

@@ -1,4 +1,4 @@
-"""Progress with an ETA: a bar in a terminal, a few quiet lines elsewhere."""
+"""Progress with an ETA: a rich bar in a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,94 +7,148 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rich.markup import escape
+
 from gradlab.runtime import distributed, signals
 
 if TYPE_CHECKING:
     import rich.progress
     from rich.console import Console
 
-QUIET_SHARE, QUIET_SECONDS, SOONEST_SECONDS = 0.1, 15.0, 1.0
+LINE_SHARE, LINE_SECONDS, SHORTEST_SECONDS = 0.1, 15.0, 1.0
 
 
 class Advance(Protocol):
-    """Says that ``n`` more units are done; ``note`` is shown beside, e.g. ``"loss 1.02"``."""
+    """Counts ``n`` more finished units; ``note`` is shown next to the count, e.g. ``"loss 1.02"``."""
 
     def __call__(self, n: int = 1, note: str = "") -> None:
-        """Counts ``n`` units.
+        """Count ``n`` units.
 
         Raises:
-            Stopped: time is up, or a signal has asked for the end (``gradlab.runtime.signals``).
+            Stopped: the time is up, or a signal has requested a stop (``gradlab.runtime.signals``).
         """
 
 
-def end_if_asked() -> None:
-    """Ends the work if time is up or a signal has come; several processes end together, where all of them are asked.
+def stop_if_requested() -> None:
+    """Stop the work of a single process if the time is up or a signal has come.
+
+    Several processes stop together, at the points where they agree on it.
 
     Raises:
-        Stopped: it was asked for.
+        Stopped: a stop was requested.
     """
-    if distributed.here().size == 1:
-        signals.check()
+    if distributed.group().size == 1:
+        signals.raise_if_stopped()
 
 
 def quiet(n: int = 1, note: str = "") -> None:
-    """An ``Advance`` that shows nothing."""
+    """Show nothing: an ``Advance``."""
 
 
 def skip(advance: Callable[..., Any], n: int, note: str = "") -> None:
-    """Counts ``n`` units that were done by an earlier run: they do not count for the speed, and so for the ETA.
+    """Count units of an earlier run, which do not count for the speed, and so for the ETA.
 
     Args:
-        advance: what ``track`` gave, or any other function of ``n`` and ``note``.
-        n: how many.
-        note: shown beside.
+        advance: the result of ``track``, or any other function of ``n`` and ``note``.
+        n: number of units.
+        note: shown next to the count.
     """
     getattr(advance, "skip", advance)(n, note)
 
 
-class _Counter:
-    """What ``track`` gives: counts, and ends the work when a signal or the time limit asks for that."""
+class Combined:
+    """An ``Advance`` that calls others in turn."""
 
-    def __init__(self, count: Callable[[int, str, bool], None]) -> None:
-        self._count = count
+    def __init__(self, *advances: Callable[..., Any]) -> None:
+        self._advances = advances
 
     def __call__(self, n: int = 1, note: str = "") -> None:
-        self._count(n, note, True)
-        end_if_asked()
+        """Count with all of them."""
+        for advance in self._advances:
+            advance(n, note)
 
     def skip(self, n: int, note: str = "") -> None:
-        self._count(n, note, False)
+        """Skip with all of them."""
+        for advance in self._advances:
+            skip(advance, n, note)
+
+
+class _Bar:
+    """A task of a rich progress display."""
+
+    def __init__(self, bars: rich.progress.Progress, description: str, total: int, done: int) -> None:
+        self._bars = bars
+        self._task = bars.add_task(escape(description), total=total, completed=done, note="")
+
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        self._bars.update(self._task, advance=n, note=escape(note))
+        stop_if_requested()
+
+    def skip(self, n: int, note: str = "") -> None:
+        done = int(self._bars.tasks[self._task].completed) + n
+        self._bars.reset(self._task, completed=done, note=escape(note))  # forgets the speed, which a leap would falsify
+
+
+class _Lines:
+    """A few lines of progress, for output that is no terminal."""
+
+    def __init__(self, console: Console, description: str, total: int, done: int) -> None:
+        self._console, self._description, self._total = console, description, total
+        self._first = self._printed = self._done = done
+        self._start = self._printed_at = time.monotonic()
+        self._note = ""
+
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        self._done, self._note = self._done + n, note or self._note
+        now = time.monotonic()
+        since = now - self._printed_at
+        due = self._done - self._printed >= LINE_SHARE * self._total and since >= SHORTEST_SECONDS
+        if self._done < self._total and (due or since >= LINE_SECONDS):
+            self._printed, self._printed_at = self._done, now
+            taken = now - self._start
+            left = taken / max(self._done - self._first, 1) * (self._total - self._done)
+            self._print(f", {duration(taken)}, {duration(left)} left")
+        stop_if_requested()
+
+    def skip(self, n: int, note: str = "") -> None:
+        self._done, self._first, self._printed = self._done + n, self._first + n, self._printed + n
+        self._note = note or self._note
+
+    def finish(self) -> None:
+        self._print(f" in {duration(time.monotonic() - self._start)}")
+
+    def _print(self, times: str) -> None:
+        note = f", {self._note}" if self._note else ""
+        line = f"  {self._description}: {self._done}/{self._total}{times}{note}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Progress:
-    """Shows how far tasks have come, on one console."""
+    """Shows the progress of tasks on a console: bars in a terminal, lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        """Shows on ``console``: a bar where it is a terminal."""
         self._console = console
         self._bars: rich.progress.Progress | None = None
 
     @contextlib.contextmanager
     def track(self, description: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Follows one task.
+        """Show the progress of one task.
 
         Args:
-            description: what is done.
-            total: how many units there are.
-            done: how many were done before, e.g. by the run that is resumed; they do not count for the speed.
+            description: the title of the task.
+            total: number of units.
+            done: units of an earlier run, e.g. the one that is resumed; they do not count for the speed.
         """
-        show = self._bar if self._console.is_terminal else self._lines
-        with show(description, total, done) as advance:
-            yield advance
+        if not self._console.is_terminal:
+            lines = _Lines(self._console, description, total, done)
+            yield lines
+            lines.finish()
+        elif self._bars is not None:
+            yield _Bar(self._bars, description, total, done)
+        else:
+            from rich import progress
 
-    @contextlib.contextmanager
-    def _bar(self, description: str, total: int, done: int) -> Iterator[Advance]:
-        from rich import progress
-        from rich.markup import escape
-
-        outermost = self._bars is None
-        if self._bars is None:
-            self._bars = progress.Progress(
+            with progress.Progress(
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(bar_width=None),
                 progress.MofNCompleteColumn(),
@@ -106,55 +160,15 @@ class Progress:
                 expand=True,
                 # A minute: steps of different sizes, such as an evaluation between epochs, should not make it jump.
                 speed_estimate_period=60.0,
-            )
-            self._bars.start()
-        bars = self._bars
-        task = bars.add_task(escape(description), total=total, completed=done, note="")
-
-        def count(n: int, note: str, worked: bool) -> None:
-            nonlocal done
-            done += n
-            if not worked:
-                bars.reset(task, completed=done)  # forgets the speed, which such a leap would falsify
-            bars.update(task, completed=done, note=escape(note))
-
-        try:
-            yield _Counter(count)
-        finally:
-            if outermost:
-                bars.stop()
-                self._bars = None
-
-    @contextlib.contextmanager
-    def _lines(self, description: str, total: int, done: int) -> Iterator[Advance]:
-        start = said_at = time.monotonic()
-        first = said = done
-        last = ""
-
-        def count(n: int, note: str, worked: bool) -> None:
-            nonlocal done, first, said, said_at, last
-            done, last = done + n, note or last
-            if not worked:
-                first, said = first + n, said + n
-                return
-            now = time.monotonic()
-            due = done - said >= QUIET_SHARE * total and now - said_at >= SOONEST_SECONDS
-            if done >= total or not (due or now - said_at >= QUIET_SECONDS):
-                return
-            said, said_at = done, now
-            left = (now - start) / max(done - first, 1) * (total - done)
-            self._say(f"{description}: {done}/{total}, {duration(now - start)}, {duration(left)} left", last)
-
-        yield _Counter(count)
-        self._say(f"{description}: {done}/{total} in {duration(time.monotonic() - start)}", last)
-
-    def _say(self, line: str, note: str) -> None:
-        text = f"  {line}, {note}" if note else f"  {line}"
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            ) as self._bars:
+                try:
+                    yield _Bar(self._bars, description, total, done)
+                finally:
+                    self._bars = None
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them: ``8.5 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Format seconds for readers: ``8.5 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -28,28 +28,28 @@ LIBRARIES = ("torch", "numpy", "scipy", "pandas", "compressai")
 
 
 def command() -> str:
-    """The command line of this process, without the folder that the program lies in."""
+    """Return the command line of this process, without the folder of the program."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def version(package: str) -> str:
-    """The installed version of a package; of gradlab itself also that of a checkout; else ``UNKNOWN``."""
+    """Return the installed version of a package, for gradlab also that of a checkout; else ``UNKNOWN``."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         project = Path(__file__).resolve().parents[2] / "pyproject.toml"
         text = project.read_text("utf-8") if package == "gradlab" and project.is_file() else ""
-        found = re.search(r'^name = "gradlab"\nversion = "([^"]+)"$', text, re.MULTILINE)
-        return found[1] if found else UNKNOWN
+        match = re.search(r'^name = "gradlab"\nversion = "([^"]+)"$', text, re.MULTILINE)
+        return match[1] if match else UNKNOWN
 
 
 def same_version(one: str | None, other: str | None) -> bool:
-    """Whether results of one version of gradlab count for another; that of a copy that was not installed is unknown."""
+    """Whether results of one version of gradlab are valid for another; an unknown version matches any."""
     return one == other or UNKNOWN in (one, other)
 
 
 def settings_hash(settings: DataclassInstance) -> str:
-    """Twelve hex digits that depend on the names and values of the fields alone, not on their order.
+    """Return twelve hex digits that depend on the names and values of the fields, not on their order.
 
     Raises:
         GradlabError: a field that JSON cannot hold, or NaN.
@@ -74,16 +74,16 @@ def provenance(
     *,
     commit: str | None = None,
 ) -> dict[str, Any]:
-    """Where numbers came from, as an object for ``provenance.json``.
+    """Return the origin of results, as the content of ``provenance.json``.
 
     Args:
         settings: the frozen settings of the study.
         seed: the user's seed.
         device: where it ran, e.g. ``"cuda"``.
         inputs: name of each input to its fingerprint.
-        wall_s: how long it took, seconds.
-        assumed: what was chosen where the paper is silent.
-        commit: of the code, for a copy of which git knows nothing, or another commit; what git says stands beside it.
+        wall_s: duration, seconds.
+        assumed: choices that the paper leaves open.
+        commit: of the code, for a copy outside git or of another commit; the state of git is recorded next to it.
     """
     git = _checkout()
     return {
@@ -106,7 +106,7 @@ def provenance(
 
 
 def _checkout() -> dict[str, Any]:
-    """Commit, and whether the code differs from it; both None outside a checkout."""
+    """Return the commit, and whether the code differs from it; both None outside a checkout."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -117,7 +117,7 @@ def _checkout() -> dict[str, Any]:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside another project's checkout
-        # Results under figures/ are what a run writes: they do not make the code another one.
+        # Results under figures/ are written by runs: they do not change the code.
         changes = git("status", "--porcelain", "--", ":/", ":(exclude,top)figures")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
@@ -125,7 +125,7 @@ def _checkout() -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """A device as provenance names it, e.g. ``"cuda:0 (NVIDIA H200)"``."""
+    """Return the name of a device for provenance, e.g. ``"cuda:0 (NVIDIA H200)"``."""
     if device.startswith("cuda"):
         import torch
 
@@ -144,12 +144,12 @@ def _cpu() -> str:
 
 
 def _threads() -> int:
-    """Threads of torch where it is loaded, else the cores that this process may use."""
+    """Return the threads of torch if it is loaded, else the cores available to this process."""
     if "torch" in sys.modules:
         return int(sys.modules["torch"].get_num_threads())
     return cores()
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

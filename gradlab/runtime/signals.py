@@ -1,4 +1,4 @@
-"""Orderly ends: a signal or a deadline asks for a stop, and work ends at the next place where nothing is lost.
+"""Orderly stops: a signal or a deadline requests one, and work ends at the next point where nothing is lost.
 
 Deadlines are on the monotonic clock, which no change of the wall clock moves.
 """
@@ -17,28 +17,28 @@ from gradlab.errors import Stopped
 # What schedulers send ahead of SIGKILL: SLURM's default, and the one that its --signal=USR1@60 asks for.
 SIGNALS = ("SIGTERM", "SIGUSR1")
 
-_asked: str | None = None  # of the process, as signals are
+_received: str | None = None  # of the process, as signals are
 _deadline: float | None = None  # of the process too
 
 
 @contextlib.contextmanager
-def listening(deadline: float | None = None) -> Iterator[None]:
-    """From here on the signals, and the deadline, ask for a stop; before and after signals do what they did.
+def handled(deadline: float | None = None) -> Iterator[None]:
+    """Take the signals and the deadline as requests to stop; earlier handlers are restored at the end.
 
-    Only the main thread can listen to signals: elsewhere the deadline alone counts.
+    Only the main thread receives signals: in other threads only the deadline counts.
 
     Args:
         deadline: on ``time.monotonic()``.
     """
-    global _asked, _deadline
+    global _received, _deadline
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        global _asked
-        _asked = signal.Signals(number).name
+    def receive(number: int, frame: FrameType | None) -> None:
+        global _received
+        _received = signal.Signals(number).name
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {name: signal.signal(getattr(signal, name), ask) for name in SIGNALS if hasattr(signal, name)}
+        before = {name: signal.signal(getattr(signal, name), receive) for name in SIGNALS if hasattr(signal, name)}
     outer, _deadline = _deadline, deadline
     try:
         yield
@@ -46,27 +46,27 @@ def listening(deadline: float | None = None) -> Iterator[None]:
         _deadline = outer
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
-        _asked = None
+        _received = None
 
 
-def cause(deadline: float | None = None) -> str | None:
-    """Why work should end now, as in "stopped by SIGTERM" or "stopped at the time limit"; None: go on.
+def stop_reason(deadline: float | None = None) -> str | None:
+    """Return why work should stop now, as in "stopped by SIGTERM" or "stopped at the time limit"; None: continue.
 
     Args:
-        deadline: on ``time.monotonic()``, besides that of ``listening``.
+        deadline: on ``time.monotonic()``, in addition to that of ``handled``.
     """
-    if _asked is not None:
-        return f"by {_asked}"
+    if _received is not None:
+        return f"by {_received}"
     over = any(end is not None and time.monotonic() > end for end in (_deadline, deadline))
     return "at the time limit" if over else None
 
 
-def check(deadline: float | None = None) -> None:
-    """Ends the work if that was asked for.
+def raise_if_stopped(deadline: float | None = None) -> None:
+    """Stop the work if a stop was requested.
 
     Raises:
-        Stopped: it was; says why.
+        Stopped: with the reason.
     """
-    why = cause(deadline)
-    if why is not None:
-        raise Stopped(f"stopped {why}")
+    reason = stop_reason(deadline)
+    if reason is not None:
+        raise Stopped(f"stopped {reason}")

@@ -1,11 +1,10 @@
-"""The signal-to-noise ratio of a group of gradients, defined once.
+"""Definition of the signal-to-noise ratio of a group of gradients, as pure functions.
 
-Pure functions. A group is a set of scalar parameters whose gradients were drawn T times with the weights and the
-minibatch frozen; ``mean`` and ``m2`` are Welford's, each scalar's mean and sum of squared deviations,
-of any shape, float64.
-A group spread over several tensors is the ``merge`` of their tallies, so that nothing is ever concatenated.
+A group is a set of scalar parameters whose gradients were drawn T times with frozen weights and a frozen minibatch.
+``mean`` and ``m2`` are each scalar's mean and sum of squared deviations (Welford), of any shape, float64. The tally of
+a group of several tensors is the ``merge`` of theirs, so that nothing is concatenated.
 
-An SNR says nothing about bias: quote it with the bias, or say of which estimator it is.
+An SNR does not measure bias: quote it with the bias, or name the estimator.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 
 FEWEST_BLOCKS = 8
-"""A standard error from fewer block values than this is not shown."""
+"""Fewest block values from which a standard error is computed."""
 
 FLOOR = 1.5
-"""Parameters whose mean is within this many standard errors of zero are taken as noise by ``replicate``."""
+"""``replicate`` takes parameters whose mean is within this many standard errors of zero as noise."""
 
 
 class Tally(NamedTuple):
-    """What the SNR of a group is made of; sums over scalar parameters, so tallies of parts add up.
+    """Sums over the scalar parameters of a group from which its SNR follows; tallies of parts add up.
 
     Attributes:
         draws: T.
@@ -49,7 +48,13 @@ class Tally(NamedTuple):
 
 
 def tally(mean: Tensor, m2: Tensor, draws: int, mask: Tensor | None = None) -> Tally:
-    """Tally one tensor of scalars ``[*shape]`` over ``draws`` draws; ``mask``: count only where it is not 0.
+    """Tally one tensor of scalars over ``draws`` draws.
+
+    Args:
+        mean: ``[*shape]`` means.
+        m2: ``[*shape]`` sums of squared deviations.
+        draws: T.
+        mask: ``[*shape]``, scalars where it is 0 are not counted.
 
     Raises:
         GradlabError: shapes that differ.
@@ -59,7 +64,7 @@ def tally(mean: Tensor, m2: Tensor, draws: int, mask: Tensor | None = None) -> T
     if mask is not None:
         mean, m2 = mean[mask != 0], m2[mask != 0]
     norm = float(mean.square().sum())
-    if draws < 2:  # no standard deviation: nothing is known of who is dead
+    if draws < 2:  # no standard deviation, hence none known to be dead
         return Tally(draws, mean.numel(), mean.numel(), math.nan, norm, norm, math.nan)
     alive = m2 > 0
     variance = m2 / (draws - 1)
@@ -77,37 +82,38 @@ def tally(mean: Tensor, m2: Tensor, draws: int, mask: Tensor | None = None) -> T
 
 
 def merge(parts: Iterable[Tally]) -> Tally:
-    """The tally of a group from those of its tensors (over the same draws).
+    """Add up the tallies of a group's tensors over the same draws.
 
     Raises:
         GradlabError: no parts, or parts over different numbers of draws.
     """
-    found = list(parts)
-    if not found:
+    tallies = list(parts)
+    if not tallies:
         raise GradlabError("a group without tensors has no SNR: give it at least one")
-    if len({t.draws for t in found}) > 1:
-        raise GradlabError(f"tallies over {sorted({t.draws for t in found})} draws: merge those of the same draws")
-    sums = [math.fsum(column) for column in zip(*(t[3:] for t in found), strict=True)]
-    return Tally(found[0].draws, sum(t.parameters for t in found), sum(t.live for t in found), *sums)
+    draws = sorted({t.draws for t in tallies})
+    if len(draws) > 1:
+        raise GradlabError(f"tallies over {draws} draws: merge those of the same draws")
+    sums = [math.fsum(column) for column in zip(*(t[3:] for t in tallies), strict=True)]
+    return Tally(draws[0], sum(t.parameters for t in tallies), sum(t.live for t in tallies), *sums)
 
 
 def snr(group: Tally) -> float:
-    """Mean over the live scalars of |mean| / std; NaN where none is live or with one draw."""
+    """Mean over the live scalars of |mean| / std; NaN if none is live or with one draw."""
     return group.ratio / group.live if group.live else math.nan
 
 
 def dead(group: Tally) -> int:
-    """How many scalars never moved over all draws; they are left out of ``snr``."""
+    """Number of scalars that were equal in all draws; ``snr`` leaves them out."""
     return group.parameters - group.live
 
 
 def noise_floor(draws: int) -> float:
-    """What ``snr`` shows for parameters whose true mean is 0: about E|N(0, 1/T)| = sqrt(2 / (pi T))."""
+    """Expected ``snr`` of parameters whose true mean is 0, about E|N(0, 1/T)| = sqrt(2 / (pi T))."""
     return math.sqrt(2 / (math.pi * draws)) if draws > 0 else math.nan
 
 
 def snr_corrected(group: Tally) -> float:
-    """``sqrt(max(0, (|mean|^2 - tr S / T) / tr S))`` over the live scalars; NaN where none is live."""
+    """``sqrt(max(0, (|mean|^2 - tr S / T) / tr S))`` over the live scalars; NaN if none is live."""
     if not group.live or not group.trace > 0:
         return math.nan
     return math.sqrt(max(0.0, (group.signal - group.trace / group.draws) / group.trace))
@@ -124,29 +130,19 @@ def variance_trace(group: Tally) -> float:
 
 
 def replicate(mean: Tensor, m2: Tensor, draws: int, block_mean: Tensor, block_m2: Tensor, block: int) -> float:
-    r"""Blow one block of draws up to a replicate of sqrt(T) * sum_j |mean_j| / std_j; only its spread has a meaning.
+    """Scale one block of draws up to a replicate of sqrt(T) * sum_j |mean_j| / std_j.
 
-    *Why not the SNR of each block?* A block of b draws has its own, higher floor sqrt(2 / (pi b)) and, for small b,
-    the heavy tails of a t-statistic; a parameter that stands clear of the noise over T draws drowns in it over b.
-    The delta method errs the other way: it takes |.| as linear and is 1.66 times too wide at the floor. Here the block
-    gives the noise, with all correlations between parameters, and the draws before it give the place where it acts:
-
-        c_j = sqrt(n) mean_j / s_j,  put to 0 where |c_j| < 1.5 (``FLOOR``)
-        z_j = sqrt(n b / (n + b)) (block mean_j - mean_j) / s_j       (Helmert's innovation: variance 1, no memory)
-        v_j = sqrt(b (f + 2) / (f - b)) (S_j / (b s_j^2) - 1), f = n + b - 1      (S_j: what the block adds to m2_j)
-        X   = sum_j  |c_j + z_j| - |c_j|  -  |mean_j| / s_j * v_j / 2
-
-    s_j is the standard deviation *after* the block (internal studentisation, hence bounded; the factor of v_j makes its
-    variance 2 for normal draws, as S_j / (f s_j^2) is Beta-distributed). The standard deviation of X is that of sqrt(T)
-    times the sum of |mean| / std, to about 10 % for one parameter at any c, with any correlation of the parameters.
-    (The exception: means of 1 to 3 standard errors whose noise cancels between parameters; X does not know them well
-    enough to see the cancellation and is too wide.) X is free of b and nearly of n, so blocks may grow with the run.
+    Only the spread of replicates has a meaning: it is that of the sum, with any correlation of the parameters. The
+    block gives the noise, and the draws before it the means at which the noise acts. See equation ``replicate`` and
+    the reasons for it in docs/theory/snr.md.
 
     Args:
-        mean: ``[*shape]``, ``m2`` likewise, of the ``draws`` draws before the block.
-        draws: n >= 2.
-        block_mean: ``[*shape]``, ``block_m2`` likewise, of the block's own ``block`` draws.
-        block: b >= 1.
+        mean: ``[*shape]`` means of the draws before the block.
+        m2: ``[*shape]`` their sums of squared deviations.
+        draws: their number, at least 2.
+        block_mean: ``[*shape]`` means of the block's draws.
+        block_m2: ``[*shape]`` their sums of squared deviations.
+        block: their number, at least 1.
     """
     n, b = draws, block
     delta = block_mean - mean
@@ -164,7 +160,7 @@ def replicate(mean: Tensor, m2: Tensor, draws: int, block_mean: Tensor, block_m2
 
 
 class Spread(NamedTuple):
-    """Streaming spread of replicates, by squared successive differences (von Neumann), so that a slow drift cancels.
+    """Streaming spread of replicates by squared successive differences (von Neumann), so that a slow drift cancels.
 
     Attributes:
         last: the replicates of the latest block, one per entity ``[E]``, or None before the first.
@@ -177,11 +173,11 @@ class Spread(NamedTuple):
     squares: dict[int, Tensor] = {}  # noqa: RUF012
 
     def update(self, values: Tensor, draws: int) -> Spread:
-        """After one more block, its replicates ``values`` ``[E]``, recorded on top of ``draws`` draws."""
+        """Return the spread with the replicates ``values`` ``[E]`` of a block that follows ``draws`` draws."""
         if self.last is None:
             return Spread(values, self.pairs, self.squares)
         octave = draws.bit_length()
-        # Older blocks knew too little of where each parameter stands: forget them once newer ones are there.
+        # Older blocks knew the means too badly: forget them once there are newer ones.
         pairs = {o: p for o, p in self.pairs.items() if o > octave - 3}
         squares = {o: s for o, s in self.squares.items() if o > octave - 3}
         step = (values - self.last).square()
@@ -190,7 +186,7 @@ class Spread(NamedTuple):
         return Spread(values, pairs, squares)
 
     def merge(self, other: Spread, draws: int) -> Spread:
-        """Of two recorders with ``draws`` draws together; differences are never taken across them."""
+        """Return the spread of two recorders with ``draws`` draws in all; no difference is taken across them."""
         octave = draws.bit_length()
         pairs = sum(self.pairs.values()) + sum(other.pairs.values())
         if pairs == 0:
@@ -199,10 +195,10 @@ class Spread(NamedTuple):
         return Spread(None, {octave: pairs}, {octave: squares})
 
     def standard_error(self, entity: int, live: int, draws: int) -> float:
-        """Standard error of the SNR of one entity over ``draws`` draws; NaN below 8 blocks or with nothing live."""
+        """Standard error of the SNR of one entity over ``draws`` draws; NaN below 8 blocks or if none is live."""
         pairs = sum(self.pairs.values())
         if pairs < FEWEST_BLOCKS - 1 or live == 0 or draws < 4:
             return math.nan
         variance = math.fsum(float(s[entity]) for s in self.squares.values()) / (2 * pairs)
-        # std is itself estimated: mean/std follows a t-distribution, wider by (T - 1) / (T - 3).
+        # The std is estimated too: mean/std follows a t-distribution, wider by (T - 1) / (T - 3).
         return math.sqrt(variance / draws * (draws - 1) / (draws - 3)) / live

@@ -1,8 +1,8 @@
 """Streaming moments: float64, mergeable, pure functions over NamedTuple state.
 
-Sums are always of *centred* powers (Welford 1962; Chan, Golub & LeVeque 1983; Pebay 2008, SAND2008-6212), never
-``E[g^2] - E[g]^2``, so a mean that dominates the standard deviation by 1e8 costs no digits of the variance.
-Every method leaves its arguments as they are and returns a new state; NaN and Inf in a batch propagate.
+Sums are of *centred* powers (Welford 1962; Chan, Golub & LeVeque 1983; Pebay 2008, SAND2008-6212), never
+``E[g^2] - E[g]^2``, so that a mean of 1e8 standard deviations costs no digits of the variance.
+Methods return a new state and leave their arguments unchanged; NaN and Inf in a batch propagate.
 """
 
 from __future__ import annotations
@@ -54,23 +54,18 @@ class Moments(NamedTuple):
         m2: ``[*shape]`` float64, sum of squared deviations from the mean.
     """
 
-    count: int  # type: ignore[assignment]  # the name is that of the contract; tuple.count is not missed
+    count: int  # type: ignore[assignment]  # shadows tuple.count
     mean: Tensor
     m2: Tensor
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> Moments:
-        """The state before any draw."""
+        """Return the state before any draw."""
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0, zero, zero.clone())
 
-    @classmethod
-    def like(cls, value: Tensor) -> Moments:
-        """The state before any draw, for draws shaped and placed like ``value``."""
-        return cls.init(tuple(value.shape), value.device)
-
     def update(self, batch: Tensor) -> Moments:
-        """The state after a batch of draws ``[n, *shape]`` (Chan).
+        """Return the state after a batch of draws ``[n, *shape]`` (Chan).
 
         Raises:
             GradlabError: a batch of another shape.
@@ -81,7 +76,7 @@ class Moments(NamedTuple):
         return self.merge(Moments(len(batch), mean, deviations.square().sum(0)))
 
     def merge(self, other: Moments) -> Moments:
-        """The state of both sets of draws together (Chan).
+        """Return the state of both sets of draws together (Chan).
 
         Raises:
             GradlabError: states of different shapes.
@@ -105,15 +100,17 @@ class Moments(NamedTuple):
 
 
 class HigherMoments(NamedTuple):
-    """Count, mean and centred sums of powers 2 to 4: what the standard errors of variance and SNR need.
+    """Count, mean and centred sums of powers 2 to 4, as the standard errors of variance and SNR need them.
 
     Attributes:
         count: number of draws.
         mean: ``[*shape]`` float64.
-        m2: ``[*shape]`` sum of squared deviations; ``m3``, ``m4``: of cubed and fourth powers.
+        m2: ``[*shape]`` sum of squared deviations.
+        m3: ``[*shape]`` sum of their third powers.
+        m4: ``[*shape]`` sum of their fourth powers.
     """
 
-    count: int  # type: ignore[assignment]  # the name is that of the contract; tuple.count is not missed
+    count: int  # type: ignore[assignment]  # shadows tuple.count
     mean: Tensor
     m2: Tensor
     m3: Tensor
@@ -121,17 +118,12 @@ class HigherMoments(NamedTuple):
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> HigherMoments:
-        """The state before any draw."""
+        """Return the state before any draw."""
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0, zero, zero.clone(), zero.clone(), zero.clone())
 
-    @classmethod
-    def like(cls, value: Tensor) -> HigherMoments:
-        """The state before any draw, for draws shaped and placed like ``value``."""
-        return cls.init(tuple(value.shape), value.device)
-
     def update(self, batch: Tensor) -> HigherMoments:
-        """The state after a batch of draws ``[n, *shape]``.
+        """Return the state after a batch of draws ``[n, *shape]``.
 
         Raises:
             GradlabError: a batch of another shape.
@@ -144,7 +136,7 @@ class HigherMoments(NamedTuple):
         return self.merge(chunk)
 
     def merge(self, other: HigherMoments) -> HigherMoments:
-        """The state of both sets of draws together (Pebay 2008, eqs. 2.1, III.1 at p = 3, 4).
+        """Return the state of both sets of draws together (Pebay 2008, eqs. 2.1, III.1 at p = 3, 4).
 
         Raises:
             GradlabError: states of different shapes.
@@ -172,7 +164,7 @@ class HigherMoments(NamedTuple):
 
     @classmethod
     def pooled(cls, parts: Sequence[HigherMoments]) -> HigherMoments:
-        """The state of all parts together; one pass over them, where ``merge`` would take one for each.
+        """Return the state of all parts together, in one pass instead of one ``merge`` for each.
 
         Raises:
             GradlabError: no parts, or states of different shapes.

@@ -1,96 +1,149 @@
-"""What there is to run, read from the source text: nothing is imported, so that ``gradlab list`` answers at once."""
+"""The studies, estimators, objectives and proxies that exist, and the studies that a request names.
+
+Names and descriptions are read from the source: ``gradlab list`` imports no study and neither torch nor pandas.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, unknown
+from gradlab.study.assignments import assigned
+from gradlab.study.request import Request
 
 PACKAGE = "gradlab_studies"
+LIBRARY = Path(__file__).parents[1]
 
 
 def studies_folder() -> Path:
-    """Where the study modules lie: the installed package, else ``studies`` beside the library.
+    """Return the folder of the study modules: the installed package, else ``studies`` next to the library.
 
     Raises:
-        GradlabError: neither is there.
+        GradlabError: neither exists.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
-    beside = Path(__file__).resolve().parents[2] / "studies"
-    if not beside.is_dir():
-        raise GradlabError(f"no studies: neither the package {PACKAGE} nor {beside} is there; install from a checkout")
+    checkout = LIBRARY.parent / "studies"
+    if not checkout.is_dir():
+        raise GradlabError(
+            f"no studies: neither the package {PACKAGE} nor {checkout} is there; install from a checkout"
+        )
     if PACKAGE not in sys.modules:
         # Not installed: the same name for the same modules, so that studies can import one another.
         package = ModuleType(PACKAGE)
-        package.__path__ = [str(beside)]
+        package.__path__ = [str(checkout)]
         package.__spec__ = importlib.util.spec_from_loader(PACKAGE, loader=None, is_package=True)
         sys.modules[PACKAGE] = package
-    return beside
+    return checkout
 
 
 def studies() -> dict[str, str]:
-    """Name of each study, as on the command line, to the first line of its docstring.
+    """Return the name of each study, as on the command line, and the first line of its docstring.
 
     Raises:
         GradlabError: no studies, or one that does not parse.
     """
     files = [path for path in studies_folder().glob("*.py") if not path.name.startswith("_")]
-    described = {path.stem.replace("_", "-"): _first_line(_parse(path)) for path in files}
+    described = {path.stem.replace("_", "-"): _first_line(path) for path in files}
     return {name: described[name] for name in sorted(described, key=natural)}
 
 
 def estimators() -> dict[str, str]:
-    """Name of each estimator to the first line of its file's docstring; the files are named after the estimators."""
-    return _entries(Path(__file__).parents[1] / "estimators" / "__init__.py", "ESTIMATORS")
+    """Return the name of each estimator and the first line of its file; files are named after estimators."""
+    folder = LIBRARY / "estimators"
+    return {name: _first_line(folder / f"{_module(name)}.py") for name in _dict(folder / "__init__.py", "ESTIMATORS")}
 
 
 def objectives() -> dict[str, str]:
-    """Name of each objective to its value, from the table in the docstring of ``objectives``."""
-    return _entries(Path(__file__).parents[1] / "objectives" / "bounds.py", "OBJECTIVES")
+    """Return the name and the ``summary`` of each objective."""
+    calls = _dict(LIBRARY / "objectives" / "bounds.py", "OBJECTIVES")
+    return {name: next((ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "summary"), "")
+            for name, call in calls.items()}  # fmt: skip
 
 
 def proxies() -> dict[str, str]:
-    """Name of each proxy of rounding to the first line of its file's docstring."""
-    return _entries(Path(__file__).parents[1] / "objectives" / "proxies" / "__init__.py", "PROXIES")
+    """Return the name of each proxy of rounding and the first line of its file."""
+    folder = LIBRARY / "objectives" / "proxies"
+    return {name: _first_line(folder / f"{_module(name)}.py") for name in _dict(folder / "__init__.py", "PROXIES")}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which ``table10`` follows ``table9``."""
+    """Sort key that puts ``table10`` after ``table9``."""
     return [(int(part or 0), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _entries(path: Path, table: str) -> dict[str, str]:
-    """Keys of the dict literal ``table`` in ``path``, each with what its file or the docstring there says of it."""
-    if not path.is_file():
-        return {}
-    module = _parse(path)
-    rows = (ast.get_docstring(module) or "").splitlines()
-    entries = {}
-    for key in _keys(module, table):
-        file = path.with_name(f"{key.replace('-', '_')}.py")
-        if path.name == "__init__.py" and file.is_file():
-            entries[key] = _first_line(_parse(file))
-        else:  # a table in the docstring: name, two blanks or more, meaning, two blanks or more, ...
-            cells = (re.split(r"\s{2,}", row.strip("-* ").replace("``", "")) for row in rows)
-            entries[key] = next((row[1] for row in cells if len(row) > 1 and row[0] == key), "")
-    return entries
+def load(names: Sequence[str], request: Request) -> dict[str, ModuleType]:
+    """Import the studies that are named, each once, in that order.
+
+    Raises:
+        GradlabError: no study or an unknown one, an incomplete one, one without the profile, or an assignment that the
+            settings of one of them refuse.
+    """
+    known = studies()
+    names = list(dict.fromkeys(name.replace("_", "-") for name in names))
+    if not names:
+        raise GradlabError(f"no study named: name some of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise unknown("study", name, known)
+    modules = {name: importlib.import_module(f"{PACKAGE}.{_module(name)}") for name in names}
+    for name, module in modules.items():
+        for part in ("PROFILES", "measure"):
+            if not hasattr(module, part):
+                raise GradlabError(f"study {name} has no {part}: add it to {module.__file__}")
+        if request.profile not in module.PROFILES:
+            raise GradlabError(f"study {name} has no profile {request.profile!r}: it has {', '.join(module.PROFILES)}")
+        try:
+            _check_assignments(module.PROFILES[request.profile], request.assignments)
+            settings_of(module, request)
+        except GradlabError as error:
+            raise GradlabError(f"{name}: {error}") from error
+    return modules
 
 
-def _keys(module: ast.Module, table: str) -> list[str]:
-    for node in module.body:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(node.value, ast.Dict):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == table for target in targets):
-            return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
-    return []
+def settings_of(module: ModuleType, request: Request) -> Any:
+    """Return the settings of a study: those of the profile, with the seed and the assignments of the request."""
+    return assigned(replace(module.PROFILES[request.profile], seed=request.seed), request.assignments)
+
+
+def _check_assignments(settings: Any, assignments: Sequence[str]) -> None:
+    """Reject assignments to fields that another option would silently overwrite."""
+    from gradlab.training import TrainSettings
+
+    for assignment in assignments:
+        path = assignment.partition("=")[0].strip()
+        *groups, name = path.split(".")
+        group = functools.reduce(lambda parent, part: getattr(parent, part, None), groups, settings)
+        options = {"seed": "--seed"} if group is settings else {}
+        options |= {"seed": "--seed", "data": "--train-images"} if isinstance(group, TrainSettings) else {}
+        if name in options:
+            raise GradlabError(f"--set {path}: {options[name]} decides it, give that")
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _dict(path: Path, name: str) -> dict[str, Any]:
+    """Keys, and values as syntax trees, of the dict literal that a module assigns to ``name``."""
+    literal: Any = next(node.value for node in _parse(path).body
+                        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name)  # fmt: skip
+    return dict(zip(map(ast.literal_eval, literal.keys), literal.values, strict=True))
+
+
+def _first_line(path: Path) -> str:
+    return (ast.get_docstring(_parse(path)) or "").partition("\n")[0].strip()
 
 
 def _parse(path: Path) -> ast.Module:
@@ -98,7 +151,3 @@ def _parse(path: Path) -> ast.Module:
         return ast.parse(path.read_text("utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise GradlabError(f"{path} does not parse ({error}): correct it") from None
-
-
-def _first_line(module: ast.Module) -> str:
-    return (ast.get_docstring(module) or "").partition("\n")[0].strip()

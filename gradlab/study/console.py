@@ -1,8 +1,8 @@
-"""Tables and verdicts in a terminal; the page of ``report`` shows the same ones."""
+"""Tables, verdicts and lines of text in a terminal; the page of ``report`` shows the same tables and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,29 @@ from gradlab.study.formatting import columns
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
+    from rich.table import Table
 
 ROWS = 40
 HOLDS = {True: "holds", False: "not here", None: "undecided"}
 
 
+def print_line(console: Console, line: str) -> None:
+    """Print text as it is, without wrapping it."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def plain_table(*heads: str, right: Collection[str] = ()) -> Table:
+    """Return an empty table without borders; the columns in ``right`` are aligned right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left")
+    return table
+
+
 def show_table(console: Console, frame: DataFrame, path: Path) -> None:
-    """Prints the first rows, the paper's numbers beside the measured; turned on its side or cut where too wide."""
+    """Print the first rows, the paper's numbers next to the measured; transposed or cut if too wide."""
     from rich.table import Table
 
     heads, cells, right = [], [], []
@@ -40,77 +56,50 @@ def show_table(console: Console, frame: DataFrame, path: Path) -> None:
         kept -= 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head, numeric in zip(heads[:kept], right, strict=False):
-        table.add_column(_plain(head), justify="right" if numeric else "left")
+        table.add_column(head, justify="right" if numeric else "left")
     for row in zip(*cells[:kept], strict=True):
-        table.add_row(*map(_plain, row))
-    console.print(table)
+        table.add_row(*row)
+    console.print(table, markup=False)
     more = [f"{len(frame) - ROWS} more rows"] if len(frame) > ROWS else []
     more += [f"{len(heads) - kept} more columns"] if kept < len(heads) else []
     if more:
-        console.print(f"{' and '.join(more)} in {path}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{' and '.join(more)} in {path}")
 
 
 def show_verdicts(console: Console, verdicts: Iterable[tuple[str, str, bool | None, str]]) -> None:
-    """Prints one line for each claim: ``holds``, ``not here`` or ``undecided``, and why."""
+    """Print a line for each claim: ``holds``, ``not here`` or ``undecided``, and the evidence."""
     for claim, source, holds, evidence in verdicts:
         word = HOLDS[None if holds is None else bool(holds)]
         console.print(f"{word:>9}  {claim} ({source}): {evidence}", markup=False, highlight=False)
 
 
 def show_ledger(console: Console, entries: Iterable[tuple[int, str, str, str, str, str, str]]) -> None:
-    """Prints the claims ledger: number, claim with its source, verdict, evidence with the study and its profile."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
-    for head, share in (("no.", None), ("claim", 3), ("verdict", None), ("evidence", 4)):
-        table.add_column(head, ratio=share, no_wrap=share is None)
+    """Print the claims ledger: number, claim with its source, verdict, evidence with the study and its profile."""
+    table = plain_table("no.", "claim", "verdict", "evidence")
+    for column, share in zip(table.columns, (None, 3, None, 4), strict=True):
+        column.ratio, column.no_wrap = share, share is None
     for number, source, claim, verdict, evidence, study, budget in entries:
         where = f" [{study}, {budget}]" if budget else ""
-        table.add_row(str(number), _plain(f"{claim} ({source})"), verdict, _plain(evidence + where))
-    console.print(table)
+        table.add_row(str(number), f"{claim} ({source})", verdict, evidence + where)
+    console.print(table, markup=False)
 
 
 def show_checks(console: Console, rows: Iterable[tuple[str, int, float, float, float, float, str]]) -> None:
-    """Prints ``(posterior, k, exact, mean, se, z, verdict)`` of an estimator that was checked."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("problem", "k", "exact", "mean", "bias", "z", ""):
-        table.add_column(head, justify="left" if head in ("problem", "") else "right")
+    """Print ``(posterior, k, exact, mean, se, z, verdict)`` of an estimator that was checked."""
+    table = plain_table("problem", "k", "exact", "mean", "bias", "z", "", right=("k", "exact", "mean", "bias", "z"))
     for problem, k, exact, mean, se, z, verdict in rows:
-        bias = f"{mean - exact:+.2g} ± {se:.1g}"
-        table.add_row(problem, str(k), f"{exact:.5g}", f"{mean:.5g}", bias, f"{z:.1f}", _plain(verdict))
-    console.print(table)
+        bias = f"{mean - exact:+.2g} \u00b1 {se:.1g}"
+        table.add_row(problem, str(k), f"{exact:.5g}", f"{mean:.5g}", bias, f"{z:.1f}", verdict)
+    console.print(table, markup=False)
 
 
-def show_prepared(console: Console, made: int, done_before: int, skipped: DataFrame, asked: int, target: Path) -> None:
-    """Prints what ``gradlab data prepare`` did: how many, what it left out and why, and what to do with the set."""
-    if len(skipped):
-        show_table(console, skipped, target / "skipped.csv")
-    words = f"{made} images are in {target}, {done_before} of them done before; {len(skipped)} were left out"
-    if made < asked:
-        words += f"; {asked} were asked for, there are no more"
-    hint = f"train on them with: gradlab run STUDY --train-images {target}" if made else "there is nothing to train on"
-    console.print(f"{words}\n{hint}", markup=False, highlight=False, soft_wrap=True)
-
-
-def show_packed(console: Console, found: Sequence[Any], lines: Iterable[str]) -> None:
-    """Prints the weights that were packed or unpacked (``shards.Packed``), and what else there is to say."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("run", "weights", "iteration", "optimizer", "MB", "SHA-256"):
-        table.add_column(head, justify="right" if head in ("iteration", "MB") else "left")
-    for p in found:
+def show_packed(console: Console, weights: Sequence[Any], lines: Iterable[str]) -> None:
+    """Print the weights that were packed or unpacked (``WeightSet``), then some lines."""
+    table = plain_table("run", "weights", "iteration", "optimizer", "MB", "SHA-256", right=("iteration", "MB"))
+    for p in weights:
         optimizer = "-" if p.kind != "last" else "kept" if p.optimizer else "left out"
-        table.add_row(_plain(p.run), p.kind, str(p.iteration), optimizer, f"{p.megabytes:.1f}", p.digest[:16])
-    if found:
-        console.print(table)
+        table.add_row(p.run, p.kind, str(p.iteration), optimizer, f"{p.megabytes:.1f}", p.digest[:16])
+    if weights:
+        console.print(table, markup=False)
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)  # names such as "[Balle et al., 2018]" are not markup
+        print_line(console, line)

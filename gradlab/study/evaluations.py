@@ -64,7 +64,7 @@ def rate_distortion(
 
     if not pictures:
         raise GradlabError("there are no images to evaluate: give at least one")
-    here, parts = distributed.here(), parts or Parts()
+    group, parts = distributed.group(), parts or Parts()
     name, key = _identity(run, iteration, pictures, hyper_input)
     before = _kept(parts, run, name, key, pictures)
     rows = [] if before is None else [before]
@@ -82,10 +82,10 @@ def rate_distortion(
 
     kept = time.monotonic()
     try:
-        for start in range(done, len(pictures), here.size):
-            if here.size > 1:
+        for start in range(done, len(pictures), group.size):
+            if group.size > 1:
                 stop_together()
-            several = pictures[start : start + here.size]
+            several = pictures[start : start + group.size]
             rows.append(evaluation.rate_distortion(codec, several, run.settings.lam, advance))
             if time.monotonic() - kept > KEEP_SECONDS:
                 keep()

@@ -92,8 +92,8 @@ class Parts:
             key: what the rows depend on.
             folder: where they lie, if not with those of the study.
         """
-        here = distributed.here()
-        record = here.agreed(self._read(name, key, folder or self._folder) if here.first else None)
+        group = distributed.group()
+        record = group.broadcast(self._read(name, key, folder or self._folder) if group.is_main else None)
         if record is None:
             return None
         if record["made"] != self.made:
@@ -125,13 +125,13 @@ class Parts:
         folder = files.ensure_folder(self._study / PARTIAL)
         for table, rows in tables.items():
             files.write_csv(folder / f"{table}.csv", rows)
-        if distributed.here().first:
+        if distributed.group().is_main:
             digests.write_record(folder, {**record, "tables": list(tables)}, [f"{table}.csv" for table in tables])
         return folder
 
     def clear(self) -> None:
         """Delete all of them, and what was written of a study that was cut."""
-        if self._study is None or self._folder is None or not distributed.here().first:
+        if self._study is None or self._folder is None or not distributed.group().is_main:
             return
         for folder, kinds in ((self._folder, ("*.json",)), (self._study / PARTIAL, ("*.csv", digests.RECORD))):
             if folder.is_dir():
@@ -170,6 +170,6 @@ def stop_together() -> None:
     Raises:
         Stopped: it was; in all of them.
     """
-    why = distributed.here().cause(signals.cause())
+    why = distributed.group().coalesce(signals.stop_reason())
     if why is not None:
         raise Stopped(f"stopped {why}")

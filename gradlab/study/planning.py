@@ -1,7 +1,7 @@
-"""What studies need on a device, timed there item by item, and what fits a budget: ``gradlab plan``.
+"""Time what studies need on a device, and choose what fits a budget: ``gradlab plan``.
 
-A study says what it needs by ``work(settings)``: models to train, and what is measured of them. A few steps, draws and
-evaluations of each model are timed; models that studies share are counted once.
+``work(settings)`` of a study lists the models to train and the measurements of them. A few steps, draws and evaluations
+of each model are timed; models that studies share count once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from gradlab import data
 from gradlab.errors import GradlabError
 from gradlab.runtime import files, provenance
 from gradlab.runtime.progress import duration
-from gradlab.study import evaluations, runner
-from gradlab.study.assignments import assigned
+from gradlab.study import catalog, evaluations
+from gradlab.study.console import plain_table, print_line
+from gradlab.study.request import Request, fingerprints
+from gradlab.study.runner import use_all_cores
 from gradlab.study.status import iterations_of
 from gradlab.study.work import UNITS, Timer, Work
-from gradlab.training import Run, RunOptions, run_of
+from gradlab.training import Run, run_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,37 +40,37 @@ class Item:
     """A line of a plan.
 
     Attributes:
-        study: that needs it first.
+        study: the first study that needs it.
         kind: as of ``Work``; ``OTHER`` for a study that is not timed, ``NOTHING`` for one that needs no more.
         model: its name.
         count: units.
-        unit_s: seconds of one.
-        seconds: of all.
+        unit_s: seconds of one unit.
+        seconds: of all units.
         fits: whether it is within the budget.
     """
 
     study: str
     kind: str
-    model: str
-    count: int
-    unit_s: float
-    seconds: float
-    fits: bool
+    model: str = ""
+    count: int = 0
+    unit_s: float = 0.0
+    seconds: float = 0.0
+    fits: bool = True
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What fits, and how it is to be run.
+    """The studies that fit, and the options to run them with.
 
     Attributes:
-        studies: that fit, in the order asked for.
-        left_out: that do not.
+        studies: that fit, in the order of the request.
+        left_out: that do not fit.
         settings: study -> hash of its settings.
         budget_min: minutes, or None.
-        profile, seed, device, precision, step, assignments: of ``gradlab run``.
-        device_name: what was timed.
+        profile, seed, device, precision, step, assignments: options of ``gradlab run``.
+        device_name: the device that was timed.
         folders: fingerprints of the training and test images.
-        items: line by line; empty of a plan that was read.
+        items: line by line; empty in a plan that was read.
     """
 
     studies: tuple[str, ...]
@@ -88,214 +90,207 @@ class Plan:
 
 def plan(
     names: Sequence[str],
-    profile: str = "quick",
-    device: str | None = None,
+    request: Request | None = None,
     budget: float | None = None,
-    *,
-    seed: int = 0,
-    train_images: Path | None = None,
-    test_images: Path | None = None,
-    precision: str | None = None,
-    step: str = "auto",
-    assignments: Sequence[str] = (),
     out: Path | None = None,
+    *,
     say: Callable[[str], object] = lambda line: None,
 ) -> Plan:
     """Time what studies need, and choose what fits.
 
     Args:
-        names: the studies, the most wanted first.
-        profile: as for ``gradlab run``.
-        device: a torch device.
-        budget: minutes; None: everything fits.
-        seed, train_images, test_images, precision, step, assignments: as for ``gradlab run``.
-        out: an output folder that a run would go on in: the iterations that are there need no time.
-        say: told what is timed.
+        names: the studies, the most important first.
+        request: what all of them share, as for ``gradlab run``; by default the profile ``quick``.
+        budget: minutes; with None everything fits.
+        out: output folder of a run that will continue: finished iterations in it need no time.
+        say: called with a line before each timing.
 
     Raises:
-        GradlabError: as ``gradlab.study.check``; a budget below a minute; a device or images that are not there.
+        GradlabError: as ``catalog.load`` and ``Request.resolved``; a budget below a minute; images that are not there.
     """
     if budget is not None and not 1 <= budget < math.inf:
         raise GradlabError(f"the budget is {budget:g} minutes: give at least 1")
     if out is not None and not out.is_dir():
         raise GradlabError(f"there is no folder {out}: give the --out of a run that goes on, or leave out --resume")
-    device = device or runner.usual_device(profile)
-    modules = runner.check(names, profile, seed, None, assignments)
-    runner.options_of(RunOptions(device=device, step=step), profile, precision)  # type: ignore[arg-type]
-    runner.use_all_cores()
-    train, test = runner.images_of("train", train_images), runner.images_of("test", test_images)
-    timer = Timer(train, test[0], device, step, say)
-    there = _There(out, train, test)
-    left = None if budget is None else MARGIN * 60 * budget
+    request = request or Request()
+    modules = catalog.load(names, request)
+    options = request.resolved().options
+    assert options is not None
+    use_all_cores()
+    train, test = request.pictures("train"), request.pictures("test")
+    timer = Timer(train, test[0], options, say)
+    remaining = _Remaining(out, train, test)
+    seconds_left = math.inf if budget is None else MARGIN * 60 * budget
     items: list[Item] = []
-    studies: list[str] = []
-    left_out: list[str] = []
+    fitting: dict[str, bool] = {}
     hashes: dict[str, str] = {}
     for name, module in modules.items():
-        settings = assigned(replace(module.PROFILES[profile], seed=seed), assignments)
+        settings = catalog.settings_of(module, request)
         hashes[name] = provenance.settings_hash(settings)
-        mine, before = [], there.known.copy()
+        needed, counted = [], remaining.counted.copy()
         for work in module.work(settings) if hasattr(module, "work") else ():
-            model = replace(work.settings, seed=seed, precision=precision or work.settings.precision)
-            count = there.lacking(work._replace(settings=model))
+            model = replace(work.settings, seed=request.seed, precision=request.precision or work.settings.precision)
+            count = remaining.units(work._replace(settings=model))
             if count:
                 unit = timer.seconds(work.kind, model, work.name)
-                mine.append(Item(name, work.kind, work.name, count, unit, count * unit, True))
-        total = sum(item.seconds for item in mine)
-        fits = left is None or total <= left
+                needed.append(Item(name, work.kind, work.name, count, unit, count * unit))
+        total = sum(item.seconds for item in needed)
+        fitting[name] = total <= seconds_left
         kind = NOTHING if hasattr(module, "work") else OTHER
-        items += [replace(item, fits=fits) for item in mine or [Item(name, kind, "", 0, 0.0, 0.0, True)]]
-        (studies if fits else left_out).append(name)
-        if not fits:
-            there.known = before
-        elif left is not None:
-            left -= total
+        items += [replace(item, fits=fitting[name]) for item in needed or [Item(name, kind)]]
+        if fitting[name]:
+            seconds_left -= total
+        else:
+            remaining.counted = counted
     return Plan(
-        tuple(studies), tuple(left_out), hashes, budget, profile, seed, device, precision, step,
-        tuple(assignments), provenance.device_name(device), runner.fingerprints(train, test), tuple(items),
-    )  # fmt: skip
+        studies=tuple(name for name, fits in fitting.items() if fits),
+        left_out=tuple(name for name, fits in fitting.items() if not fits),
+        settings=hashes,
+        budget_min=budget,
+        profile=request.profile,
+        seed=request.seed,
+        device=options.device,
+        precision=request.precision,
+        step=options.step,
+        assignments=request.assignments,
+        device_name=provenance.device_name(options.device),
+        folders=fingerprints(train, test),
+        items=tuple(items),
+    )
 
 
-def write(found: Plan, path: Path) -> None:
+def write(plan: Plan, path: Path) -> None:
     """Write a plan for ``gradlab run --plan``.
 
     Raises:
-        GradlabError: the disk or the folder refuses.
+        GradlabError: the file cannot be written.
     """
-    files.write_json(path, {"plan": VERSION, "gradlab": provenance.version("gradlab"), **asdict(found)})
+    files.write_json(path, {"plan": VERSION, "gradlab": provenance.version("gradlab"), **asdict(plan)})
 
 
 def read(path: Path) -> Plan:
-    """The plan that ``write`` wrote.
+    """Read a plan that ``write`` wrote, without its items.
 
     Raises:
-        GradlabError: not there, no plan, or a plan of studies or settings that are others now.
+        GradlabError: no such file, no plan, or a plan of studies or settings that have changed.
     """
     remedy = "make one with gradlab plan"
     try:
         content = files.read_json(path)
     except GradlabError as error:
         raise GradlabError(f"{str(error).partition(':')[0]}: {remedy}") from None
-    known = {field.name for field in fields(Plan)} - {"items"}
+    names = {field.name for field in fields(Plan)} - {"items"}
     try:
-        if content.get("plan") != VERSION or not known <= content.keys():
+        if content.get("plan") != VERSION or not names <= content.keys():
             raise GradlabError(f"{path} is no plan of this version: {remedy}")
-        chosen = {name: content[name] for name in known}
-        chosen |= {name: tuple(map(str, chosen[name])) for name in ("studies", "left_out", "assignments")}
-        chosen |= {name: dict(chosen[name]) for name in ("settings", "folders")}
-        found = Plan(**chosen)
-        if not found.studies:
+        values = {name: content[name] for name in names}
+        values |= {name: tuple(map(str, values[name])) for name in ("studies", "left_out", "assignments")}
+        values |= {name: dict(values[name]) for name in ("settings", "folders")}
+        plan = Plan(**values)
+        if not plan.studies:
             raise GradlabError(f"{path} is a plan in which nothing fits: plan with a larger budget")
-        modules = runner.check(found.studies, found.profile, found.seed, found.budget_min, found.assignments)
+        request = Request(
+            profile=plan.profile, seed=plan.seed, time_limit=plan.budget_min, assignments=plan.assignments
+        )
+        modules = catalog.load(plan.studies, request)
     except GradlabError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
         raise GradlabError(f"{path} is no plan ({error}): {remedy}") from None
     for name, module in modules.items():
-        settings = assigned(replace(module.PROFILES[found.profile], seed=found.seed), found.assignments)
-        if found.settings.get(name) != provenance.settings_hash(settings):
-            raise GradlabError(
-                f"{path} is of other settings of {name} than profile {found.profile} has now: plan again"
-            )
-    return found
+        if plan.settings.get(name) != provenance.settings_hash(catalog.settings_of(module, request)):
+            raise GradlabError(f"{path} is of other settings of {name} than profile {plan.profile} has now: plan again")
+    return plan
 
 
-def agree(found: Plan, path: Path, given: dict[str, Any]) -> None:
+def check_options(plan: Plan, path: Path, options: dict[str, Any]) -> None:
     """Reject options that contradict a plan.
 
     Args:
-        found: the plan.
-        path: of it.
-        given: by field of the plan, None where it was not given.
+        plan: the plan.
+        path: its file.
+        options: by field of the plan; None for options that were not given.
 
     Raises:
-        GradlabError: something is another than in the plan.
+        GradlabError: an option differs from the plan's.
     """
-    for name, value in given.items():
-        if value is not None and value != getattr(found, name):
+    for name, value in options.items():
+        if value is not None and value != getattr(plan, name):
             option = {"assignments": "--set"}.get(name, f"--{name}")
             raise GradlabError(
-                f"{path} was made with {option} {_shown(getattr(found, name))}, not {_shown(value)}: "
+                f"{path} was made with {option} {_text(getattr(plan, name))}, not {_text(value)}: "
                 "leave it out, or plan again"
             )
 
 
-def agree_on_images(found: Plan, path: Path, folders: dict[str, str]) -> None:
-    """Reject images that a plan was not made with.
+def check_images(plan: Plan, path: Path, folders: dict[str, str]) -> None:
+    """Reject images that differ from those of a plan.
 
     Args:
-        found: the plan.
-        path: of it.
-        folders: fingerprints of the images (``gradlab.study.fingerprints``).
+        plan: the plan.
+        path: its file.
+        folders: fingerprints of the images (``gradlab.study.request.fingerprints``).
 
     Raises:
-        GradlabError: they are others.
+        GradlabError: they differ.
     """
     for name, fingerprint in folders.items():
-        if found.folders.get(name) != fingerprint:
+        if plan.folders.get(name) != fingerprint:
             raise GradlabError(
                 f"{path} was made with other images than --{name.replace('_', '-')}: give the same, or plan again"
             )
 
 
-def show(console: Console, found: Plan) -> None:
+def show(console: Console, plan: Plan) -> None:
     """Print a plan: item by item, and what fits."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    heads = ("study", "", "model", "count", "of", "ms each", "time", "in all", "fits")
-    for head in heads:
-        table.add_column(head, justify="right" if head in ("count", "ms each", "time", "in all") else "left")
+    right = ("count", "ms each", "time", "in all")
+    table = plain_table("study", "", "model", "count", "of", "ms each", "time", "in all", "fits", right=right)
     spent = 0.0
-    for item in found.items:
+    for item in plan.items:
         spent += item.seconds if item.fits else 0.0
-        if item.kind in (OTHER, NOTHING):
-            table.add_row(item.study, item.kind)
-            continue
-        table.add_row(
-            item.study, item.kind, escape(item.model), str(item.count), UNITS[item.kind], f"{1e3 * item.unit_s:.3g}",
-            duration(item.seconds), duration(spent) if item.fits else "", "yes" if item.fits else "no",
-        )  # fmt: skip
-    console.print(table)
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    if found.budget_min is None:
-        say(f"all of it: {duration(spent)} on {found.device_name}; a tenth more for start, checkpoints and drawing")
+        cells = [item.study, item.kind]
+        if item.kind in UNITS:
+            cells += [item.model, str(item.count), UNITS[item.kind], f"{1e3 * item.unit_s:.3g}"]
+            cells += [duration(item.seconds), duration(spent) if item.fits else "", "yes" if item.fits else "no"]
+        table.add_row(*cells)
+    console.print(table, markup=False)
+    if plan.budget_min is None:
+        where = f"{duration(spent)} on {plan.device_name}"
+        print_line(console, f"all of it: {where}; a tenth more for start, checkpoints and drawing")
         return
-    fit = f"{', '.join(found.studies)}: {duration(spent)}" if found.studies else "nothing"
-    say(f"of {duration(60 * found.budget_min)} on {found.device_name}, a tenth kept for start and drawing, fits {fit}")
-    for name in found.left_out:
-        needs = sum(item.seconds for item in found.items if item.study == name)
-        rest = MARGIN * 60 * found.budget_min - spent
-        say(f"left out: {name} needs {duration(needs)}, {duration(needs - rest)} more than there is left")
+    budget = f"{duration(60 * plan.budget_min)} on {plan.device_name}"
+    fit = f"{', '.join(plan.studies)}: {duration(spent)}" if plan.studies else "nothing"
+    print_line(console, f"of {budget}, a tenth kept for start and drawing, fits {fit}")
+    seconds_left = MARGIN * 60 * plan.budget_min - spent
+    for name in plan.left_out:
+        seconds = sum(item.seconds for item in plan.items if item.study == name)
+        needs = f"needs {duration(seconds)}, {duration(seconds - seconds_left)} more than there is left"
+        print_line(console, f"left out: {name} {needs}")
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) and value else "none" if value in (None, ()) else str(value)
 
 
-class _There:
-    """What need not be done: in the folder that a run goes on in, or counted for an earlier study of the plan."""
+class _Remaining:
+    """Work that is neither finished in the folder of a run that continues, nor counted for an earlier study."""
 
     def __init__(self, out: Path | None, train: list[Picture], test: list[Picture]) -> None:
         self._out, self._test = out, test
         self._data = "" if out is None else data.fingerprint(train)
-        self.known: set[tuple[object, ...]] = set()
+        self.counted: set[tuple[object, ...]] = set()
 
-    def lacking(self, work: Work) -> int:
-        """Units of work that are still to be done, which are known from now on."""
+    def units(self, work: Work) -> int:
+        """Count the units that remain of some work, and mark it as counted."""
         if work.kind == "train":
             ways = ("watched",) if work.watched else ("plain", "watched")
-            if any(("train", work.settings, way) in self.known for way in ways):
+            if any(("train", work.settings, way) in self.counted for way in ways):
                 return 0
-            self.known.add(("train", work.settings, ways[0]))
+            self.counted.add(("train", work.settings, ways[0]))
             return work.units - self._iterations(work)
         if work.kind == "evaluate":
-            new = [p for p in work.points if ("evaluate", work.settings, p, work.crop) not in self.known]
-            self.known |= {("evaluate", work.settings, p, work.crop) for p in new}
+            new = [p for p in work.points if ("evaluate", work.settings, p, work.crop) not in self.counted]
+            self.counted |= {("evaluate", work.settings, p, work.crop) for p in new}
             return len(self._test) * sum(not self._evaluated(work, *point) for point in new)
         return work.units * (len(self._test) if work.kind == "round" else 1)
 

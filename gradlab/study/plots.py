@@ -38,6 +38,8 @@ __all__ = [
     "title",
 ]
 
+MODES = ("lines+markers", "lines", "markers")
+
 
 def curves(
     ax: Axes,
@@ -47,16 +49,13 @@ def curves(
     yerr: str | None = None,
     hue: str | None = None,
     *,
-    xlabel: str,
-    ylabel: str,
-    xscale: str = "linear",
-    yscale: str = "linear",
     order: Sequence[str] | None = None,
-    points: bool = False,
-    markers: bool = True,
-    first: int = 0,
+    mode: str = "lines+markers",
+    **axes: Any,
 ) -> None:
-    """Lines of ``y`` over ``x``, one for each value of ``hue``, with error bars of one ``yerr`` up and down.
+    """Draw one line of ``y`` over ``x`` for each value of ``hue``, with error bars of one ``yerr`` up and down.
+
+    Further calls on the same axes continue the colours; a value of ``hue`` that is drawn already keeps its own.
 
     Args:
         ax: where to draw.
@@ -65,20 +64,22 @@ def curves(
         y: vertical.
         yerr: standard error, or None.
         hue: which line a row belongs to, or None for one line.
-        xlabel: with its unit; ``ylabel`` likewise.
-        xscale: ``"linear"`` or ``"log"``; ``yscale`` likewise.
-        order: values of ``hue`` in the order of the legend; by default that of the rows.
-        points: markers without a line, e.g. Monte-Carlo values over exact curves, whose entry in a ``shared_legend``
-            they join.
-        markers: False draws the line alone.
-        first: number of the first colour, to continue another call or to keep colours equal.
+        order: values of ``hue`` in the order of the legend; by default the order of the rows.
+        mode: ``"lines+markers"``, ``"lines"`` or ``"markers"``; markers alone, e.g. Monte-Carlo values over exact
+            curves, share the entry of their line in a ``shared_legend``.
+        **axes: properties for ``Axes.set``, e.g. ``xlabel``, ``ylabel``, ``xscale="log"``, ``title``.
 
     Raises:
-        GradlabError: a column that is not there.
+        GradlabError: unknown column or mode.
     """
     _require(frame, x, y, yerr, hue)
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+    labels = dict.fromkeys(str(container.get_label()) for container in ax.containers)
+    numbers = {label: number for number, label in enumerate(labels)}
     with style():
-        for number, (name, rows) in enumerate(_groups(frame, hue, order), first):
+        for name, rows in _groups(frame, hue, order):
+            number = numbers.setdefault(name, len(numbers))
             rows = rows.sort_values(x)
             ax.errorbar(
                 rows[x],
@@ -86,14 +87,14 @@ def curves(
                 rows[yerr] if yerr else None,
                 label=name,
                 color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)] if markers else "",
-                linestyle="none" if points else DASHES[number % len(DASHES)],
+                marker=MARKERS[number % len(MARKERS)] if "markers" in mode else "",
+                linestyle=DASHES[number % len(DASHES)] if "lines" in mode else "none",
                 markeredgecolor="white",
                 markeredgewidth=0.4,
             )
-        ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+        ax.set(**axes)
         _plain_numbers(ax)
-        if hue and not points:
+        if hue and "lines" in mode:
             ax.legend()
 
 
@@ -183,13 +184,11 @@ def bars(
     error: str | None = None,
     hue: str | None = None,
     *,
-    xlabel: str,
-    ylabel: str,
     order: Sequence[str] | None = None,
-    yscale: str = "linear",
     base: float = 0.0,
+    **axes: Any,
 ) -> None:
-    """Bars of ``value`` for each ``category``, one beside the other for each ``hue``, with error bars.
+    """Draw bars of ``value`` for each ``category``, side by side for each ``hue``, with error bars.
 
     Args:
         ax: where to draw.
@@ -198,13 +197,12 @@ def bars(
         value: height.
         error: standard error, or None.
         hue: which bar of the group, or None for one.
-        xlabel: with its unit; ``ylabel`` likewise.
         order: values of ``hue`` in the order of the legend.
-        yscale: ``"linear"`` or ``"log"``.
         base: where bars begin, e.g. 1 for ratios.
+        **axes: properties for ``Axes.set``, e.g. ``xlabel``, ``ylabel``, ``yscale="log"``, ``title``.
 
     Raises:
-        GradlabError: a column that is not there.
+        GradlabError: unknown column.
     """
     _require(frame, category, value, error, hue)
     places = {name: place for place, name in enumerate(dict.fromkeys(frame[category]))}
@@ -229,7 +227,7 @@ def bars(
         ax.set_xticks(range(len(places)), [str(name) for name in places])
         ax.set_xlim(-0.55, len(places) - 0.45)  # a group whose bars are all undefined keeps its place
         ax.grid(visible=False, axis="x")
-        ax.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+        ax.set(**axes)
         _plain_numbers(ax)
         if hue:
             ax.legend()
@@ -241,26 +239,25 @@ def histograms(
     value: str,
     hue: str,
     *,
-    xlabel: str,
-    ylabel: str = "share of dimensions (%)",
     weight: str | None = None,
     bins: int = 60,
     order: Sequence[str] | None = None,
+    **axes: Any,
 ) -> None:
-    """Outlines of the histograms of log ``value``, on shared bins; each sums to 100 %, values of 0 and below included.
+    """Draw outlines of histograms of log ``value`` on shared bins; each sums to 100 %, values of 0 and below included.
 
     Args:
         ax: where to draw.
         frame: the rows.
         value: what is counted; what is not above 0 has no logarithm and is counted in the legend.
         hue: which histogram a row belongs to.
-        xlabel: with its unit; ``ylabel`` likewise.
         weight: how many dimensions a row stands for, for rows that were counted before; None for 1.
         bins: how many.
         order: values of ``hue`` in the order of the legend.
+        **axes: properties for ``Axes.set``; by default ``ylabel`` is the share of dimensions in percent.
 
     Raises:
-        GradlabError: a column that is not there.
+        GradlabError: unknown column.
     """
     _require(frame, value, hue, weight)
     positive = frame[value][frame[value] > 0].to_numpy(float)
@@ -278,7 +275,7 @@ def histograms(
             label = f"{name} (n = {total:.0f}" + (f", {left_out:.0f} at 0)" if left_out else ")")
             colour = COLOURS[number % len(COLOURS)]
             ax.stairs(height, edges, label=label, color=colour, linestyle=DASHES[number % len(DASHES)], linewidth=1.4)
-        ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+        ax.set(**{"xscale": "log", "ylabel": "share of dimensions (%)", **axes})
         ax.set_ylim(bottom=0)
         if len(frame):
             ax.legend()
@@ -291,15 +288,12 @@ def heat(
     column: str,
     value: str,
     *,
-    xlabel: str,
-    ylabel: str,
     label: str,
-    log: bool = False,
-    limits: tuple[float, float] | None = None,
-    digits: int = 2,
+    norm: Normalize | None = None,
     empty: str = "n/a",
+    **axes: Any,
 ) -> None:
-    """A map of ``value`` over ``row`` and ``column`` with the numbers in its cells.
+    """Draw a map of ``value`` over ``row`` and ``column`` with the numbers in its cells.
 
     Args:
         ax: where to draw.
@@ -307,26 +301,26 @@ def heat(
         row: vertical, in the order of the rows, from the top.
         column: horizontal.
         value: colour and number.
-        xlabel: name of ``column``; ``ylabel`` of ``row``.
         label: of the colour bar, with its unit.
-        log: whether the colours are in log scale (what is not above 0 gets the lowest colour).
-        limits: of the colours; numbers beyond have the last one, and the colour bar an arrow.
-        digits: significant digits in the cells.
-        empty: what cells without a value say.
+        norm: scale of the colours, e.g. ``LogNorm()`` (values of 0 and below get the lowest colour) or
+            ``Normalize(0, 100)`` (larger values get the last colour, and the colour bar an arrow); by default linear.
+        empty: the text of cells without a value.
+        **axes: properties for ``Axes.set``, e.g. ``xlabel``, ``ylabel``, ``title``.
 
     Raises:
-        GradlabError: a column that is not there.
+        GradlabError: unknown column.
     """
     _require(frame, row, column, value)
     down, across = list(dict.fromkeys(frame[row])), list(dict.fromkeys(frame[column]))
     values = frame.set_index([row, column])[value].unstack(column).reindex(index=down, columns=across).to_numpy(float)
+    log = isinstance(norm, LogNorm)
     known = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (known.min(), known.max()) if len(known) else (0.1, 1.0)
     extend = "neither"
-    if limits is not None:
-        extend = "max" if high > limits[1] * (1 + 1e-6) else "neither"
-        low, high = limits
-    if not high > low:
+    if norm is not None and norm.vmin is not None and norm.vmax is not None:
+        extend = "max" if high > norm.vmax * (1 + 1e-6) else "neither"
+        low, high = norm.vmin, norm.vmax
+    elif not high > low:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     scale = LogNorm(low, high) if log else Normalize(low, high)
     colours = matplotlib.colormaps["cividis"]
@@ -342,11 +336,11 @@ def heat(
             red, green, blue, _ = colours(scale(shown[i, j]))
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
             ink = "white" if dark else "black"
-            ax.text(j + 0.5, i + 0.5, _short(number, digits), ha="center", va="center", fontsize=6, color=ink)
+            ax.text(j + 0.5, i + 0.5, _short(number), ha="center", va="center", fontsize=6, color=ink)
         ax.set_xticks(np.arange(len(across)) + 0.5, [str(name) for name in across])
         ax.set_yticks(np.arange(len(down)) + 0.5, [str(name) for name in down])
         ax.invert_yaxis()
-        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.set(**axes)
         ax.figure.colorbar(mesh, ax=ax, label=label, extend=extend)
 
 
@@ -363,9 +357,9 @@ def _require(frame: DataFrame, *names: str | None) -> None:
             raise unknown("column", name, map(str, frame.columns))
 
 
-def _short(number: float, digits: int) -> str:
-    """A number that fits a cell: ``0.062``, ``5e-4``."""
+def _short(number: float) -> str:
+    """A number that fits a cell: ``0.062``, ``5e-4``, ``12``, ``340``."""
     if number != 0 and not 0.01 <= abs(number) < 10_000:
         mantissa, _, exponent = f"{number:.0e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{number:.{digits}g}" if abs(number) < 10**digits - 0.5 else f"{number:.0f}"
+    return f"{number:.2g}" if abs(number) < 99.5 else f"{number:.0f}"

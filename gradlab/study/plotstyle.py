@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from gradlab.errors import unknown
 from gradlab.runtime import files
-from gradlab.runtime.progress import end_if_asked
+from gradlab.runtime.progress import stop_if_requested
 from gradlab.study import palette
 
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
@@ -107,7 +107,7 @@ def save(fig: Figure, path: str | Path) -> list[Path]:
         GradlabError: the disk refuses.
         Stopped: time is up, or a signal has come (``gradlab.runtime.signals``).
     """
-    end_if_asked()
+    stop_if_requested()
     # Neither date nor version of the writing program.
     unnamed = {"CreationDate": None, "Creator": None, "Producer": None}
     vector = io.BytesIO()

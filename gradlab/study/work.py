@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gradlab import evaluation
 from gradlab.evaluation import gradients
-from gradlab.training import TrainSettings, build
+from gradlab.training import RunOptions, TrainSettings, build
 from gradlab.training.timing import step_times
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class Timer:
     Args:
         pictures: training images.
         image: the test image that is coded.
-        device: a torch device.
-        step: of training (``RunOptions.step``).
-        say: told what is timed.
+        options: device and step of training.
+        say: called with a line before each timing.
     """
 
     def __init__(
-        self, pictures: list[Picture], image: Picture, device: str, step: str, say: Callable[[str], object]
+        self, pictures: list[Picture], image: Picture, options: RunOptions, say: Callable[[str], object]
     ) -> None:
-        self._pictures, self._image, self._device, self._step, self._say = pictures, image, device, step, say
+        self._pictures, self._image, self._say = pictures, image, say
+        self._device, self._step = options.device, options.step
         self._known: dict[tuple[str, TrainSettings], float] = {}
 
     def seconds(self, kind: str, settings: TrainSettings, name: str) -> float:
@@ -78,7 +78,7 @@ class Timer:
         fast = self._device.startswith("cuda")
         times = step_times(
             {"": settings}, self._pictures, 20 if fast else 3, 5 if fast else 1, self._device,
-            wanted=self._step,
+            step=self._step,
         )  # fmt: skip
         return float(times["seconds"].iloc[0])
 

@@ -1,19 +1,17 @@
-"""Training codecs: settings, options, one loop, its steps and its hooks, and where runs are done.
+"""Training of codecs: settings, options, one loop with its steps and hooks, and engines that execute runs.
 
 =============  ==========================================================================================
-``settings``   ``TrainSettings``: what decides the numbers of a run, and identifies it
-``options``    ``RunOptions``: how it is done
+``settings``   ``TrainSettings``: the settings that determine the results of a run, and identify it
+``options``    ``RunOptions``: how a run is executed
 ``state``      ``TrainState``: codec, optimizer, log; saves and restores itself
 ``steps``      one iteration without a host synchronisation, eager or as a CUDA graph
 ``hooks``      after an iteration: breakdown watch, log, gradient SNR, snapshots, checkpoints
+``breakdown``  detects breakdowns, locates the module and saves the evidence
 ``loop``       ``train``
 ``run``        ``Run``: a trained model on disk
-``engines``    where the runs of a study are done: here, side by side, on a cluster
-``packing``    results and weights in a few small files, kept up to date; ``desk``: where they are written
-``archive``    all but the weights in one zip
-``shards``     weights, cut at tensors
-``unpacking``  packed files back into an output folder
-``cost``       seconds that a step takes
+``timing``     seconds per iteration of several methods
+``engines``    where the runs of a study are executed: in this process, side by side, on a cluster
+``packing``    results and weights in a few small files, and back into an output folder
 =============  ==========================================================================================
 """
 

@@ -1,4 +1,4 @@
-"""What to do when training breaks down: notice, find the module where it began, and keep the evidence."""
+"""Breakdowns of training: detect them, locate the module where they began, and save the evidence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,16 +22,16 @@ FILE = "broken.safetensors"
 WINDOW, PATIENCE = 100, 25  # iterations
 
 
-class Watch:
-    """Notices a loss or a gradient that is not finite, and a loss that explodes.
+class Detector:
+    """Detects a loss or a gradient that is not finite, and a loss that explodes.
 
-    It explodes when it exceeds ``factor`` times the lowest median of any ``WINDOW`` iterations before, for ``PATIENCE``
-    iterations on end. The median does not see a batch that is very easy or very hard, and the patience lets a spike
-    pass. A loss whose lowest median is not positive has no such scale, and is not watched.
+    A loss explodes when it exceeds ``factor`` times the lowest median of any earlier ``WINDOW`` iterations, in
+    ``PATIENCE`` consecutive iterations. The median ignores single batches that are very easy or very hard, and the
+    patience ignores spikes. If the lowest median is not positive, there is no such scale and no explosion.
 
     Args:
-        factor: how much is an explosion; infinity for none.
-        state: what ``state`` gave, of the run that is resumed.
+        factor: threshold of an explosion; infinity for none.
+        state: result of ``state()`` of the run that is resumed.
     """
 
     def __init__(self, factor: float, state: Sequence[float] = ()) -> None:
@@ -40,16 +40,16 @@ class Watch:
         self._above = 0
 
     @property
-    def calm(self) -> bool:
-        """Whether the last loss was ordinary, so that a checkpoint made now is a good one."""
+    def stable(self) -> bool:
+        """Whether the last loss was ordinary, so that a checkpoint of this moment is good."""
         return self._above == 0
 
     def state(self) -> list[float]:
-        """What a resumed run needs to judge as this one would."""
+        """Return the state from which a resumed run judges like this one."""
         return [self._lowest, *self._recent]
 
-    def see(self, loss: float, norm: float) -> str | None:
-        """What is wrong, if anything, with the loss and the norm of the gradient of the next iteration."""
+    def check(self, loss: float, norm: float) -> str | None:
+        """Return what is wrong with the loss or the gradient norm of the next iteration; None if nothing is."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(norm):
@@ -67,18 +67,11 @@ class Watch:
         return None
 
 
-class _Seen(NamedTuple):
-    """The first module whose output is not finite, and the largest finite output of any: name and magnitude."""
-
-    bad: list[str]
-    largest: list[tuple[float, str]]
-
-
-def where(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
-    """Where a breakdown began, by running its iteration again; a clause for the error.
+def locate(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
+    """Find where a breakdown began by running its iteration again; returns a clause for the error.
 
     Args:
-        model: with the weights of that iteration; its gradients are spent.
+        model: with the weights of that iteration; its gradients are overwritten.
         loss_of: the loss of the same batch and the same noise.
     """
     names = {module: name or "the model" for name, module in model.named_modules()}
@@ -86,76 +79,66 @@ def where(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
     broken = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
     if broken:
         return f"the weights {broken} are not finite"
-    seen, gradients = _Seen([], []), list[str]()
+    not_finite, largest, gradients = list[str](), list[tuple[float, str]](), list[str]()
 
-    def after(module: nn.Module, _: Any, output: Any) -> None:
+    def forward_hook(module: nn.Module, _: Any, output: Any) -> None:
         for tensor in _tensors(output):
             if not tensor.isfinite().all():
-                seen.bad.append(names[module])
+                not_finite.append(names[module])
             elif tensor.numel():
-                seen.largest.append((float(tensor.detach().abs().max()), names[module]))
+                largest.append((float(tensor.detach().abs().max()), names[module]))
 
-    def backward(name: str) -> Callable[[Tensor], None]:
-        def note(gradient: Tensor) -> None:
+    def gradient_hook(name: str) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
             if not gradient.isfinite().all():
                 gradients.append(name)
 
-        return note
+        return hook
 
     with ExitStack() as hooks:
         for module in names:
-            hooks.callback(module.register_forward_hook(after).remove)
+            hooks.callback(module.register_forward_hook(forward_hook).remove)
         for name, weight in weights.items():
             if weight.requires_grad:
-                hooks.callback(weight.register_hook(backward(name)).remove)
+                hooks.callback(weight.register_hook(gradient_hook(name)).remove)
         loss = loss_of()
-        if seen.bad:
-            return f"the first module whose output is not finite is {seen.bad[0]}"
+        if not_finite:
+            return f"the first module whose output is not finite is {not_finite[0]}"
         if not loss.isfinite():
             return "the output of every module is finite, so the loss overflows where the objective is formed"
         loss.backward()
     if gradients:
         return f"on the way back the first gradient that is not finite is that of {gradients[0]}"
-    if not seen.largest:
+    if not largest:
         return "no module was called"
-    size, name = max(seen.largest)
+    size, name = max(largest)
     return f"the largest output of a module is {size:.3g}, of {name}"
 
 
-def keep(run: Run, state: TrainState, batch: Tensor, iteration: int, wrong: str) -> GradlabError:
-    """Save the batch and the weights of a breakdown, and make the error that says where to look.
+def breakdown_error(run: Run, state: TrainState, batch: Tensor, iteration: int, problem: str) -> GradlabError:
+    """Save the batch and the weights of a breakdown, and return the error that says where it began.
 
     Args:
         run: ``broken.safetensors`` in its folder gets ``images``, ``model.<name>`` and, as its iteration, that of the
-            breakdown (from 0), from which the noise follows.
-        state: with the weights before the step, where a loss or gradient is not finite; where only the size exploded,
-            the weights have stepped.
+            breakdown (from 0), which determines the noise.
+        state: with the weights before the step if a loss or gradient is not finite; after the step if only the size
+            exploded.
         batch: of the iteration.
         iteration: counted from 0.
-        wrong: what ``Watch.see`` said.
+        problem: result of ``Detector.check``.
     """
-    settings, folder = state.settings, run.folder
+    settings, path, last = state.settings, run.folder / FILE, run.folder / LAST
     noise = stream(settings.seed, PURPOSE, iteration, batch.device)
-
-    def loss() -> Tensor:
-        return settings.loss(state.codec, batch, settings.lam, noise)
-
-    message = f"training broke off at iteration {iteration + 1}: {wrong}; {where(state.codec, loss)}"
-    tensors: Mapping[str, Tensor] = {f"model.{name}": value for name, value in state.codec.state_dict().items()}
+    place = locate(state.codec, lambda: settings.loss(state.codec, batch, settings.lam, noise))
+    message = f"training broke off at iteration {iteration + 1}: {problem}; {place}"
+    tensors = {f"model.{name}": value for name, value in state.codec.state_dict().items()} | {"images": batch}
     try:
-        checkpoints.save(
-            folder / FILE,
-            {**tensors, "images": batch},
-            provenance.settings_hash(settings),
-            iteration,
-            {"error": message},
-        )
-        kept = f"batch and weights are in {folder / FILE}"
+        checkpoints.save(path, tensors, provenance.settings_hash(settings), iteration, {"error": message})
+        saved = f"batch and weights are in {path}"
     except GradlabError as error:
-        kept = f"batch and weights could not be saved: {error}"
-    last = folder / LAST
+        saved = f"batch and weights could not be saved: {error}"
     good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written"
-    return GradlabError(f"{message}; lower the learning rate or clip more ({kept}; {good})")
+    return GradlabError(f"{message}; lower the learning rate or clip more ({saved}; {good})")
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """One training loop, for every codec, loss and device.
 
-A run is identified by the hash of its settings, the fingerprint of its images included, so that studies that need the
-same model share it. Every random number derives from (seed, purpose, iteration): a killed run resumes to the same
-numbers, bit for bit on a CPU.
+A run is identified by the hash of its settings, which include the fingerprint of its images, so studies that need the
+same model share it. All random numbers derive from (seed, purpose, iteration): a resumed run gives the same results as
+an uninterrupted one, bit for bit on a CPU.
 
 From settings to gradient: ``train`` -> ``Step`` -> ``Loss.parts`` -> ``codec.log_terms``, then ``ESTIMATORS[...]`` on
 ``OBJECTIVES[...]``.
@@ -33,7 +33,7 @@ from gradlab.training.options import RunOptions
 from gradlab.training.run import FINAL, LAST, Run, run_of
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
-from gradlab.training.steps import Seen, Step, step_of
+from gradlab.training.steps import Step, StepMetrics, make_step
 from gradlab.validation import checked
 
 Training = Generator[None, None, None]
@@ -42,16 +42,16 @@ Training = Generator[None, None, None]
 
 @checked
 def train(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, options: RunOptions | None = None) -> Run:
-    """Train to the end, or return the run that is already there.
+    """Train to the end, or return the run if it is already trained.
 
-    While another process trains the same run, this one waits for it.
+    If another process trains the same run, this one waits for it.
 
-    Where ``torchrun`` or SLURM started several processes (``gradlab.runtime.distributed``), all call this alike and
-    share each batch: crops and noise are those of one process, gradients are averaged, the first process writes, and
-    when the time is up for one it is up for all.
+    If ``torchrun`` or SLURM started several processes (``gradlab.runtime.distributed``), all make the same call and
+    share each batch: crops and noise are those of a single process, gradients are averaged, the main process writes
+    files, and all stop together at the deadline.
 
     Args:
-        settings: what is trained.
+        settings: of the run.
         pictures: training images; their fingerprint is part of the run's identity.
         runs: folder of all runs.
         options: device, resume, deadline and so on; the defaults of ``RunOptions``.
@@ -60,11 +60,11 @@ def train(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, opti
         The run; ``run.codec()`` is the model.
 
     Raises:
-        GradlabError: images smaller than a crop, or other images than ``settings.data`` names; a corrupt checkpoint or
-            one of other settings; a precision that the device lacks; a loss or gradient that is not finite or explodes:
-            with the iteration and the module where it began. The batch is in ``broken.safetensors``, the last good
-            checkpoint stays. Of several processes: a batch that they cannot share, or a folder that one of them does
-            not see.
+        GradlabError: images smaller than a crop, or with another fingerprint than ``settings.data``; a checkpoint that
+            is corrupt or of other settings; a precision that the device lacks; a loss or gradient that is not finite or
+            explodes: the error names the iteration and the module where it began, ``broken.safetensors`` holds the
+            batch, and the last good checkpoint stays. With several processes: a batch that they cannot share, or a
+            folder that one of them does not see.
         Stopped: the deadline has passed or a signal has come; a checkpoint was written.
     """
     settings = settings.on(pictures)
@@ -74,7 +74,7 @@ def train(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, opti
 
 
 def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, options: RunOptions) -> Training:
-    """``train`` one iteration at a time, so that several runs can take turns on one device.
+    """Run ``train`` one iteration at a time, so that several runs can take turns on one device.
 
     Args:
         settings: with the fingerprint of the pictures (``settings.on``).
@@ -84,44 +84,44 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
         GradlabError: as for ``train``.
         Stopped: as for ``train``.
     """
-    run, here = run_of(settings, runs), distributed.here()
-    here.rows(settings.batch)
-    if not here.agreed(run.done):
+    run, group = run_of(settings, runs), distributed.group()
+    group.rows(settings.batch)
+    if not group.broadcast(run.done):
         files.ensure_folder(run.folder)
 
         def waiting(holder: str) -> None:
-            signals.check(options.deadline)
+            signals.raise_if_stopped(options.deadline)
             options.progress(0, f"waiting for {holder}")
 
         with contextlib.ExitStack() as held:
-            with here.together():
-                if here.first:
+            with group.shared_errors():
+                if group.is_main:
                     held.enter_context(locks.hold(run.folder, "wait until it has ended", waiting))
-            if not here.agreed(run.done):
+            if not group.broadcast(run.done):
                 yield from _trained(run, pictures, options)
                 return
     checkpoints.load(run.folder / FINAL, provenance.settings_hash(settings))
-    run.note()  # of one that was killed right after its last file
+    run.record_digests()  # in case the run was killed right after its last file
     skip(options.progress, settings.steps, "already trained")
 
 
 def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Training:
-    settings, here = run.settings, distributed.here()
-    if options.snr_every and here.size > 1:
-        raise GradlabError(f"{here.size} processes cannot watch the SNR of one training: start one process")
+    settings, group = run.settings, distributed.group()
+    if options.snr_every and group.size > 1:
+        raise GradlabError(f"{group.size} processes cannot watch the SNR of one training: start one process")
     files.write_json(run.folder / "settings.json", asdict(settings))
-    here.wait()
+    group.barrier()
     if not (run.folder / "settings.json").exists():
-        raise GradlabError(f"process {here.rank} does not see {run.folder}: all machines must share the output folder")
+        raise GradlabError(f"process {group.rank} does not see {run.folder}: all machines must share the output folder")
     batches = settings.batches(pictures, options.device)
     state = TrainState.new(settings, options.device)
-    if here.agreed(options.resume and (run.folder / LAST).exists()):
+    if group.broadcast(options.resume and (run.folder / LAST).exists()):
         state.load(run.folder / LAST)
         skip(options.progress, state.iteration, "resumed")
-    step, computed = step_of(state, batches, options.step, options.log_every)
+    step, computed = make_step(state, batches, options.step, options.log_every)
     if computed.startswith("eager, "):
         options.progress(0, computed)
-    board = tensorboard(run.folder) if options.tensorboard and here.first else None
+    board = tensorboard(run.folder) if options.tensorboard and group.is_main else None
     watch = Watch(state, batches, run, options.explosion)
     hooks: list[Hook] = [watch, Log(state, options.log_every, board)]
     if options.snr_every:
@@ -131,17 +131,17 @@ def _trained(run: Run, pictures: Sequence[Picture], options: RunOptions) -> Trai
         with step.placed():
             snapshots([], False)
     hooks.append(snapshots)
-    if here.first:
-        hooks.append(Checkpoints(state, run, options.checkpoint_seconds, watch))
+    if group.is_main:
+        hooks.append(Checkpoints(state, run, options.checkpoint_seconds, watch.detector))
     try:
         yield from _iterations(state, step, hooks, options)
-        if here.first:
+        if group.is_main:
             with step.placed():
                 write_log(run.folder, state.log)
                 state.finish(run.folder / FINAL, computed)
             files.remove(run.folder / LAST)
-            run.note(run.folder / FINAL)
-        here.wait()
+            run.record_digests(run.folder / FINAL)
+        group.barrier()
     finally:
         step.close()
         if board is not None:
@@ -156,27 +156,27 @@ def _iterations(state: TrainState, step: Step, hooks: list[Hook], options: RunOp
             done = state.iteration
             # In all processes alike, since they compare what they read.
             due = step.synchronous or any(hook.due(done) for hook in hooks)
-            rows: list[Seen] = step.read() if due else []
+            rows: list[StepMetrics] = step.read() if due else []
             note = f"loss {rows[-1].loss:.3f}" if rows else note
-            stop = _cause(options, note, due)
+            stop = _stop_reason(options, note, due)
             if stop and not due:
                 rows = step.read()
             for hook in hooks:
                 hook(rows, stop is not None)
         if stop and done < settings.steps:
-            distributed.here().wait()
+            distributed.group().barrier()
             raise Stopped(f"stopped {stop} after iteration {done} of {settings.steps}")
         yield
 
 
-def _cause(options: RunOptions, note: str, due: bool) -> str | None:
-    """Count an iteration that is done, and say why training is to stop after it, the same in all processes."""
-    stop = signals.cause(options.deadline)
+def _stop_reason(options: RunOptions, note: str, due: bool) -> str | None:
+    """Count a finished iteration, and return why training should stop after it; the same in all processes."""
+    stop = signals.stop_reason(options.deadline)
     try:
         options.progress(1, note)
-    except Stopped:  # a signal, in between: the checkpoint comes first
-        stop = signals.cause(options.deadline) or "early"
-    here = distributed.here()
-    if here.size == 1:
+    except Stopped:  # a signal in between: the checkpoint comes first
+        stop = signals.stop_reason(options.deadline) or "early"
+    group = distributed.group()
+    if group.size == 1:
         return stop
-    return here.cause(stop) if due else None  # to agree is to wait for the device
+    return group.coalesce(stop) if due else None  # agreement waits for the device

@@ -1,4 +1,4 @@
-"""``RunOptions``: how a training run is done, which decides none of its numbers."""
+"""``RunOptions``: the options of a training run that do not change its results."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ STEPS = ("auto", "eager", "graph")
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a training run is done; travels whole from the command line to the loop.
+    """How a training run is executed; passed as a whole from the command line to the loop.
 
     Args:
-        device: a torch device that is there.
+        device: an available torch device.
         resume: continue from the last checkpoint, if there is one; otherwise an unfinished run starts anew.
         deadline: on ``time.monotonic()``; then a checkpoint is written and ``Stopped`` raised. None for no deadline.
-        checkpoint_seconds: seconds between checkpoints, which is what a killed run loses at most (and one reading of
-            the device, see ``log_every``).
-        log_every: iterations between rows of the log. On an accelerator loss and gradient norm stay on the device in
-            between, so that a breakdown is noticed at most so many iterations late.
+        checkpoint_seconds: seconds between checkpoints: a killed run loses at most these, and the iterations since the
+            device was read (``log_every``).
+        log_every: iterations between rows of the log. On an accelerator, loss and gradient norm stay on the device in
+            between, so a breakdown is detected up to this many iterations late.
         snr_every: record the gradient SNR of the codec's groups every so many iterations, on one minibatch that no
             iteration trains on, to ``run.snr(...)``; 0 for never. The weights come out the same.
         snr_draws: gradients of each such point; the cost is that of snr_draws / snr_every more iterations.
         tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
-        explosion: a loss so many times its lowest median is an explosion; infinity for none.
+        explosion: training stops if the loss exceeds its lowest median by this factor; infinity for never.
         step: ``"eager"``, ``"graph"`` (CUDA), or ``"auto"``: the graph on CUDA where it can be captured.
         progress: called as ``progress(n, note)`` after every n iterations.
 
     Raises:
-        GradlabError: a device that is not there, an unknown step, a graph without CUDA, or a number out of range.
+        GradlabError: a device that is not available, an unknown step, a graph without CUDA, or a number out of range.
     """
 
     device: str = "cpu"
@@ -55,8 +55,8 @@ class RunOptions:
         if self.step not in STEPS:
             raise unknown("step", self.step, STEPS)
         check_fields(self)
-        found = validation.device(self.device)
-        if self.step == "graph" and found.type != "cuda":
+        device = validation.device(self.device)
+        if self.step == "graph" and device.type != "cuda":
             raise GradlabError(f"step 'graph' needs CUDA, but the device is {self.device!r}: give 'auto' or 'eager'")
         if self.log_every < 1 or self.snr_every < 0:
             raise GradlabError(

@@ -14,17 +14,17 @@ from gradlab.validation import checked
 
 FINAL, LAST = "final.safetensors", "last.safetensors"
 DIGESTS = "weights.json"
-"""SHA-256 of each file of weights: what was measured of them can be told without them."""
+"""SHA-256 of each file of weights: identifies what was evaluated, also where the weights were left behind."""
 
 
-class Made(NamedTuple):
+class TrainingRecord(NamedTuple):
     """How a finished run was trained.
 
     Attributes:
         warm_restarts: iterations after which training went on with a new optimizer; empty for a run in one piece, or
             resumed.
-        step: how its last part was computed: ``"eager"``, ``"graph"``, or why a graph was not used.
-        device: where, e.g. ``"cpu"`` or ``"cuda:0 (NVIDIA H200), torch 2.11.0"``.
+        step: the step of its last part: ``"eager"``, ``"graph"``, or why a graph was not used.
+        device: e.g. ``"cpu"`` or ``"cuda:0 (NVIDIA H200), torch 2.11.0"``.
     """
 
     warm_restarts: tuple[int, ...]
@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         folder: holds ``log.csv``, ``settings.json``, ``final.safetensors`` and ``snapshot-<iteration>.safetensors``.
-        settings: what it was trained with, the fingerprint of its images included.
+        settings: its settings, with the fingerprint of the training images.
     """
 
     folder: Path
@@ -49,67 +49,51 @@ class Run:
         """Whether the run is complete."""
         return (self.folder / FINAL).exists()
 
-    def made(self) -> Made:
-        """How it was trained; reads and checks the finished weights.
+    def record(self) -> TrainingRecord:
+        """Return how the run was trained; reads and checks the finished weights.
 
         Raises:
             GradlabError: not finished, or a corrupt file.
         """
         extra = checkpoints.load(self.folder / FINAL).extra
-        restarts = tuple(extra.get("warm_restarts", ()))
-        return Made(restarts, str(extra.get("step", "eager")), str(extra.get("device", "cpu")))
-
-    @property
-    def warm_restarts(self) -> tuple[int, ...]:
-        """``made().warm_restarts``."""
-        return self.made().warm_restarts
-
-    @property
-    def step(self) -> str:
-        """``made().step``."""
-        return self.made().step
-
-    @property
-    def device(self) -> str:
-        """``made().device``."""
-        return self.made().device
+        return TrainingRecord(tuple(extra["warm_restarts"]), extra["step"], extra["device"])
 
     def snr(self, every: int, draws: int) -> Path:
-        """The CSV of the gradient SNR recorded during training, ``draws`` gradients every ``every`` iterations."""
+        """Return the path of the CSV of the gradient SNR, of ``draws`` gradients every ``every`` iterations."""
         return self.folder / f"snr-{every}x{draws}.csv"
 
     def snapshot(self, iteration: int) -> Path:
-        """The file of the weights after ``iteration``."""
+        """Return the path of the weights after ``iteration``."""
         return self.folder / f"snapshot-{iteration}.safetensors"
 
     def file(self, iteration: int | None = None) -> Path:
-        """The file of the weights after ``iteration``, or at the end."""
+        """Return the path of the weights after ``iteration``, or at the end."""
         last = iteration is None or iteration == self.settings.steps
         return self.folder / FINAL if last else self.snapshot(iteration or 0)
 
     def digest(self, iteration: int | None = None) -> str:
-        """SHA-256 of the weights after ``iteration``, or at the end (``gradlab.runtime.checkpoints.digest``).
+        """Return the SHA-256 of the weights after ``iteration``, or at the end (``runtime.checkpoints.digest``).
 
-        Where the file was left behind on another machine, the digest that was noted when it was written.
+        If the file was left behind on another machine, this is the digest recorded when it was written.
 
         Raises:
             GradlabError: as ``codec``.
         """
         path = self.file(iteration)
-        noted = None if path.exists() else self._noted().get(path.name)
-        return noted or checkpoints.digest(self._stored(iteration).tensors)
+        recorded = None if path.exists() else self._digests().get(path.name)
+        return recorded or checkpoints.digest(self._stored(iteration).tensors)
 
-    def note(self, *written: Path) -> None:
-        """Note the digests of weights that were just written, and of others that are not noted yet."""
-        before = self._noted()
-        known = {name: digest for name, digest in before.items() if name not in {path.name for path in written}}
+    def record_digests(self, *written: Path) -> None:
+        """Record the digests of weights that were just written, and of others that have none yet."""
+        before = self._digests()
+        digests = {name: digest for name, digest in before.items() if name not in {path.name for path in written}}
         for path in (self.folder / FINAL, *map(self.snapshot, self.settings.snapshots)):
-            if path.name not in known and path.exists():
-                known[path.name] = checkpoints.digest(checkpoints.load(path).tensors)
-        if known != before:
-            files.write_json(self.folder / DIGESTS, dict(sorted(known.items())))
+            if path.name not in digests and path.exists():
+                digests[path.name] = checkpoints.digest(checkpoints.load(path).tensors)
+        if digests != before:
+            files.write_json(self.folder / DIGESTS, dict(sorted(digests.items())))
 
-    def _noted(self) -> dict[str, str]:
+    def _digests(self) -> dict[str, str]:
         try:
             return files.read_json(self.folder / DIGESTS)
         except GradlabError:  # absent or damaged
@@ -125,9 +109,9 @@ class Run:
         return checkpoints.load(path, provenance.settings_hash(self.settings))
 
     def codec(self, iteration: int | None = None, device: str = "cpu") -> Codec:
-        """The model after ``iteration`` (a snapshot), or at the end; in evaluation mode, ready to compress.
+        """Load the model after ``iteration`` (a snapshot), or at the end, in evaluation mode, ready to compress.
 
-        Of a run of ``"ssf2020"`` it is a ``PFrame``.
+        For ``"ssf2020"`` it is a ``PFrame``.
 
         Raises:
             GradlabError: no such snapshot, or a file that is corrupt or of other settings.
@@ -140,7 +124,7 @@ class Run:
 
 @checked
 def run_of(settings: TrainSettings, runs: Path) -> Run:
-    """Where the run of these settings lives below ``runs``.
+    """Return the run of these settings, in its folder below ``runs``.
 
     Raises:
         GradlabError: settings without the fingerprint of their training images, which is part of a run's identity.

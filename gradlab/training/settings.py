@@ -1,4 +1,4 @@
-"""``TrainSettings``: what decides the numbers of a training run, and identifies it."""
+"""``TrainSettings``: the settings that determine the results of a training run, and identify it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlab import codecs
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
-from gradlab.codecs.hyperprior import Hierarchical
+from gradlab.codecs.shared import check_channels
 from gradlab.data import Crops, Picture, VideoCrops, fingerprint
 from gradlab.errors import GradlabError, unknown
 from gradlab.validation import check_fields, checked
@@ -22,16 +22,16 @@ WARM_UP = 300
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What decides the numbers of a training run, and nothing else.
+    """The settings that determine the results of a training run, and no others.
 
-    Sequences and numpy integers are coerced, so that equal settings have one hash.
+    Sequences and numpy integers are coerced, so that equal settings have the same hash.
 
     Args:
         codec: one of ``gradlab.codecs.CODECS``, or ``"ssf2020"`` for a P-frame.
         channels: the codec's own arguments.
         direct_y: False is the paper's 2-level VAE (``gradlab.codecs.build``).
         lam: lambda of the R-D cost, MSE on the 0-255 scale.
-        loss: what is descended (``gl.Loss``); ``PlainLoss()`` trains g_a and g_s alone (Appendix A.10).
+        loss: the loss (``gl.Loss``); ``PlainLoss()`` trains g_a and g_s alone (Appendix A.10).
         steps: iterations.
         batch: crops per iteration.
         crop: pixels per side of a crop.
@@ -41,18 +41,18 @@ class TrainSettings:
         warm_up: iterations over which the learning rate rises linearly; None: 300 where it is scaled by k > 1, else 0.
         betas: of Adam.
         cosine_steps: iterations over which the learning rate falls along a cosine to ``final_fraction`` of its peak,
-            where it then stays; 0 for a constant rate. The paper is silent about what follows its 200 epochs of cosine.
+            where it then stays; 0 for a constant rate. The paper does not say what follows its 200 epochs of cosine.
         final_fraction: see ``cosine_steps``.
         clip: largest gradient norm, in bits per pixel.
-        snapshots: iterations after which the weights are kept.
+        snapshots: iterations after which the weights are saved.
         precision: of the transforms in training (``gradlab.codecs.precision``): ``"float32"``, ``"tf32"``, ``"bf16"``.
         shift: of a P-frame, the largest motion in pixels.
         seed: of weights, crops and noise.
         data: fingerprint of the training images; ``on`` and ``train`` fill it in.
 
     Raises:
-        GradlabError: an unknown codec, channels that do not fit it, a loss that it cannot give, a learning rate that
-            would grow with k for nothing, or a number out of range.
+        GradlabError: an unknown codec, channels that do not fit it, a loss that it does not support, a learning rate
+            that would grow with k without need, or a number out of range.
     """
 
     codec: str = "bmshj2018-hyperprior"
@@ -122,16 +122,13 @@ class TrainSettings:
             object.__setattr__(self, "warm_up", int(self.warm_up))
 
     def _check_codec(self) -> None:
-        if self.codec == video.NAME:
-            video.check_channels(self.channels)
-        elif self.codec not in codecs.CODECS:
-            raise unknown("codec", self.codec, (*codecs.CODECS, video.NAME))
-        else:
-            codecs.check_channels(self.codec, self.channels)
-            if self.shift:
-                raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
-        kind = codecs.CODECS.get(self.codec)
-        has_z = kind is not None and issubclass(kind, Hierarchical)
+        kinds: dict[str, type[Codec | PFrame]] = {**codecs.CODECS, video.NAME: PFrame}
+        if self.codec not in kinds:
+            raise unknown("codec", self.codec, kinds)
+        check_channels(self.codec, self.channels, kinds[self.codec].channel_names)
+        if self.shift and self.codec != video.NAME:
+            raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
+        has_z = kinds[self.codec].has_z
         if not self.direct_y and not has_z:
             raise GradlabError(f"{self.codec} has no z that could read a sample of y: leave direct_y at True")
         if isinstance(self.loss, PlainLoss) and self.codec == video.NAME:
@@ -139,21 +136,21 @@ class TrainSettings:
         self.loss.check(has_z=has_z, direct_y=self.direct_y)
 
     def on(self, pictures: Sequence[Picture]) -> TrainSettings:
-        """These settings with the fingerprint of their training images.
+        """Return these settings with the fingerprint of their training images.
 
         Raises:
             GradlabError: the settings are of other images.
         """
-        found = fingerprint(pictures)
-        if self.data not in ("", found):
+        images = fingerprint(pictures)
+        if self.data not in ("", images):
             raise GradlabError(
-                f"the training images have the fingerprint {found[:12]}, but the settings are of {self.data[:12]}: "
+                f"the training images have the fingerprint {images[:12]}, but the settings are of {self.data[:12]}: "
                 "give the images that they were made for, or replace(settings, data='')"
             )
-        return replace(self, data=found)
+        return replace(self, data=images)
 
     def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | VideoCrops:
-        """The training batches: crops, or videos for a P-frame.
+        """Return the training batches: crops, or videos for a P-frame.
 
         Raises:
             GradlabError: no pictures, or one that is too small.
@@ -163,7 +160,7 @@ class TrainSettings:
         return Crops(pictures, self.crop, self.batch, self.seed, device=device)
 
     def rate_at(self, iteration: int) -> float:
-        """Learning rate of the iteration (counted from 0)."""
+        """Return the learning rate of an iteration, counted from 0."""
         scaled = self.scale_learning_rate and self.loss.k > 1
         peak = self.learning_rate * (self.loss.k if scaled else 1)
         rising = self.warm_up if self.warm_up is not None else WARM_UP if scaled else 0
@@ -177,13 +174,13 @@ class TrainSettings:
 
 @checked
 def build(settings: TrainSettings) -> Codec | PFrame:
-    """The untrained model of these settings, in float32."""
+    """Build the untrained model of these settings, in float32."""
     if settings.codec == video.NAME:
         return video.build(settings.channels, settings.seed)
     return codecs.build(settings.codec, settings.channels, settings.direct_y, seed=settings.seed)
 
 
 def trainable(codec: Codec | PFrame) -> dict[str, Tensor]:
-    """The weights that training moves, by name: those of the codec's groups but the entropy bottlenecks' quantiles."""
+    """Return the trained weights by name: those of the codec's groups except the entropy bottlenecks' quantiles."""
     used = {p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")}
     return {name: p for name, p in codec.named_parameters() if p in used}

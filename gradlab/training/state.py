@@ -1,4 +1,4 @@
-"""``TrainState``: a codec, its optimizer and what training has seen so far, as one checkpoint."""
+"""``TrainState``: a codec, its optimizer and the history of its training, as one checkpoint."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ RESTART = 1000
 
 @dataclass
 class TrainState:
-    """Everything that training changes.
+    """The state that training changes.
 
     Attributes:
         settings: of the run.
         codec: in training mode; on CUDA in channels-last layout.
-        weights: those that training moves, by name.
-        optimizer: fused Adam over them, its learning rate a scalar tensor on their device, so that neither a graph nor
-            the host has to be touched when it changes.
-        iteration: iterations that are done.
+        weights: the trained weights, by name.
+        optimizer: fused Adam; its learning rate is a scalar tensor on the device, so that it can change without
+            re-recording a graph or synchronising with the host.
+        iteration: number of finished iterations.
         log: rows of ``log.csv``.
         restarts: iterations after which training went on with a new optimizer.
-        watched: state of the breakdown watch (``gradlab.training.breakdown.Watch``).
+        detector: state of the breakdown detector (``gradlab.training.breakdown.Detector``).
     """
 
     settings: TrainSettings
@@ -43,11 +43,11 @@ class TrainState:
     iteration: int = 0
     log: list[dict[str, float]] = field(default_factory=list)
     restarts: list[int] = field(default_factory=list)
-    watched: list[float] = field(default_factory=list)
+    detector: list[float] = field(default_factory=list)
 
     @classmethod
     def new(cls, settings: TrainSettings, device: str | torch.device = "cpu") -> TrainState:
-        """The state before the first iteration.
+        """Return the state before the first iteration.
 
         Raises:
             GradlabError: a precision that the device lacks.
@@ -58,7 +58,7 @@ class TrainState:
 
     @classmethod
     def of(cls, codec: Codec | PFrame, settings: TrainSettings) -> TrainState:
-        """The state before the first iteration of a codec that is there, in the precision of its weights."""
+        """Return the state before the first iteration of an existing codec, in the precision of its weights."""
         codec.precision = settings.precision
         at = next(codec.parameters())
         cuda = at.device.type == "cuda"
@@ -70,7 +70,7 @@ class TrainState:
             settings.learning_rate, device=at.device, dtype=torch.float64 if at.device.type == "cpu" else torch.float32
         )
         adam = torch.optim.Adam(list(weights.values()), lr=rate, betas=settings.betas, fused=True, capturable=cuda)
-        adam._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # eager steps are no mistake
+        adam._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # eager steps are intended
         return cls(settings, codec, weights, adam)
 
     @property
@@ -79,7 +79,7 @@ class TrainState:
         return next(self.codec.parameters()).device
 
     def set_rate(self) -> float:
-        """Put the learning rate of the next iteration into the optimizer; returns it."""
+        """Set the learning rate of the next iteration in the optimizer, and return it."""
         rate = self.settings.rate_at(self.iteration)
         if self.restarts:
             # Adam's first steps have full size whatever the gradient, so a new optimizer starts gently.
@@ -88,17 +88,17 @@ class TrainState:
         return rate
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: ``model.<name>`` and ``adam.<moment>.<name>``."""
-        found = {f"model.{name}": value for name, value in self.codec.state_dict().items()}
+        """Return the tensors of a checkpoint: ``model.<name>`` and ``adam.<moment>.<name>``."""
+        tensors = {f"model.{name}": value for name, value in self.codec.state_dict().items()}
         for name, parameter in self.weights.items():
             for key, value in self.optimizer.state[parameter].items():
-                found[f"adam.{key}.{name}"] = torch.as_tensor(value)
-        return found
+                tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
+        return tensors
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what ``tensors`` gave, on whatever device it was.
+        """Restore the result of ``tensors()``, from any device.
 
-        Call it before a step is made: a graph that was recorded would not see it.
+        Call it before a step is made: a recorded graph would not use the new tensors.
 
         Raises:
             GradlabError: the state of another model.
@@ -116,7 +116,7 @@ class TrainState:
                     # Fused Adam wants the moments in the layout of the weights.
                     like = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
                     moments.setdefault(index, {})[key] = like.detach()
-        # torch's own knows on which device a step count belongs.
+        # torch puts the step count on the right device.
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def save(self, path: Path) -> None:
@@ -125,11 +125,11 @@ class TrainState:
         Raises:
             GradlabError: the disk refuses.
         """
-        extra = {"log": self.log, "warm_restarts": self.restarts, "watch": self.watched}
+        extra = {"log": self.log, "warm_restarts": self.restarts, "watch": self.detector}
         checkpoints.save(path, self.tensors(), provenance.settings_hash(self.settings), self.iteration, extra)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. One without the optimizer's state (``gradlab pack``) is a warm restart.
+        """Continue from a checkpoint; without the optimizer's state (``gradlab pack``) this is a warm restart.
 
         Raises:
             GradlabError: a file that is missing, corrupt or of other settings.
@@ -138,13 +138,13 @@ class TrainState:
         self.load_tensors(stored.tensors)
         self.iteration = stored.iteration
         self.log = list(stored.extra["log"])
-        self.watched = list(stored.extra.get("watch", []))
-        self.restarts = list(stored.extra.get("warm_restarts", []))
+        self.detector = list(stored.extra["watch"])
+        self.restarts = list(stored.extra["warm_restarts"])
         if not self.optimizer.state:
             self.restarts.append(self.iteration)
 
     def snapshot(self, path: Path) -> None:
-        """Write the weights so far as a codec that can write bitstreams; the one in training is left as it is."""
+        """Write the current weights as a codec that can write bitstreams; the codec in training is not changed."""
         checkpoints.save(path, self._finished(), provenance.settings_hash(self.settings), self.iteration)
 
     def finish(self, path: Path, step: str) -> None:
@@ -152,7 +152,7 @@ class TrainState:
 
         Args:
             path: the file.
-            step: how it was trained, for ``Run.step``.
+            step: how it was trained, for ``Run.record``.
         """
         device = provenance.device_name(str(self.device))
         if self.device.type != "cpu":
@@ -161,12 +161,12 @@ class TrainState:
         checkpoints.save(path, self._finished(), provenance.settings_hash(self.settings), self.settings.steps, extra)
 
     def _finished(self) -> dict[str, Tensor]:
-        """The state of a finished copy, made on the CPU.
+        """Return the state of a finished copy, made on the CPU.
 
-        Bitstreams are coded there, and asking an accelerator for each of some thousand numbers would hold up all that
-        trains on it.
+        Bitstreams are coded there, and reading thousands of single numbers from an accelerator would delay all models
+        that train on it.
         """
         twin = copy.deepcopy(self.codec).cpu()
         twin.finish()
-        found: dict[str, Tensor] = twin.state_dict()
-        return found
+        tensors: dict[str, Tensor] = twin.state_dict()
+        return tensors

@@ -1,6 +1,6 @@
 """One iteration of training without a host synchronisation, eager or as a CUDA graph.
 
-A step is two things: ``prepare`` writes what the iteration needs into tensors that stay where they are (places of the
+A step has two parts: ``prepare`` writes the inputs of the iteration into tensors with fixed addresses (places of the
 crops, learning rate, seed of the noise), and ``body`` does the device's work: crops, noise, loss, gradient, clipping,
 Adam. Loss, rate, distortion and gradient norm collect on the device until ``read``.
 
@@ -34,14 +34,14 @@ class Batches(Protocol):
     """Where batches come from: ``gradlab.data.Crops`` or ``VideoCrops``."""
 
     def places(self, step: int) -> Tensor:
-        """The places of a batch, ``[B, ...]`` on the CPU."""
+        """Return the places of a batch, ``[B, ...]`` on the CPU."""
 
     def cut(self, places: Tensor) -> Tensor:
-        """The batch at these places, ``[B, ...]`` on the device."""
+        """Return the batch at these places, ``[B, ...]`` on the device."""
 
 
-class Seen(NamedTuple):
-    """What an iteration showed.
+class StepMetrics(NamedTuple):
+    """Metrics of an iteration.
 
     Attributes:
         iteration: counted from 1.
@@ -62,25 +62,25 @@ class Step:
     """The eager step, the reference.
 
     Args:
-        state: what is trained.
+        state: of the run.
         batches: on the device of the codec.
         capacity: iterations between two readings, at most.
     """
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         self.state, self.batches = state, batches
-        self.device, here = state.device, distributed.here()
+        self.device, group = state.device, distributed.group()
         settings = state.settings
         # Every process draws the places of the whole batch and cuts its own rows.
-        self._mine = here.rows(settings.batch)
-        self._places = batches.places(0)[self._mine].to(self.device)
-        self._noise = stream(settings.seed, PURPOSE, 0, self.device, here.part)
-        self._loss = here.data_parallel(state.codec, functools.partial(_parts, state))
+        self._share = group.rows(settings.batch)
+        self._places = batches.places(0)[self._share].to(self.device)
+        self._noise = stream(settings.seed, PURPOSE, 0, self.device, group.part)
+        self._loss = group.data_parallel(state.codec, functools.partial(_parts, state))
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self._rows = torch.zeros(capacity, 4, dtype=exact, device=self.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._broken = torch.zeros((), device=self.device)
-        state.optimizer.found_inf = self._broken  # type: ignore[attr-defined]
+        self._found_inf = torch.zeros((), device=self.device)
+        state.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
         self._queued: list[tuple[int, float]] = []
 
     @property
@@ -95,7 +95,7 @@ class Step:
             yield
 
     def __call__(self) -> None:
-        """Do the iteration that follows, and count it."""
+        """Do the next iteration, and count it."""
         self.prepare()
         self.run()
         self.state.iteration += 1
@@ -103,7 +103,7 @@ class Step:
     def prepare(self) -> None:
         """Write the inputs of the iteration."""
         iteration = self.state.iteration
-        self._places.copy_(self.batches.places(iteration)[self._mine], non_blocking=True)
+        self._places.copy_(self.batches.places(iteration)[self._share], non_blocking=True)
         self._noise.manual_seed(seed_of(self.state.settings.seed, PURPOSE, iteration))
         self._queued.append((iteration + 1, self.state.set_rate()))
 
@@ -112,40 +112,40 @@ class Step:
         self.body()
 
     def body(self) -> None:
-        """The device's work of one iteration; nothing in it waits for the device."""
+        """Do the device's work of one iteration; nothing in it waits for the device."""
         state = self.state
         x = self.batches.cut(self._places)
         if self.device.type == "cuda" and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        loss, shown = self._loss(x.to(next(state.codec.parameters()).dtype), self._noise)
+        loss, logged = self._loss(x.to(next(state.codec.parameters()).dtype), self._noise)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(state.weights.values()), state.settings.clip)
-        row = torch.cat([shown, norm.detach().to(shown.dtype)[None]])
+        row = torch.cat([logged, norm.detach().to(logged.dtype)[None]])
         finite = torch.isfinite(row[0]) & torch.isfinite(row[3])
-        self._broken.copy_(torch.maximum(self._broken, (~finite).to(self._broken.dtype)))
+        self._found_inf.copy_(torch.maximum(self._found_inf, (~finite).to(self._found_inf.dtype)))
         state.optimizer.step()
         self._rows.index_copy_(0, self._at, row[None])
         self._at.add_(1)
 
-    def read(self) -> list[Seen]:
-        """What the iterations since the last reading showed; waits for the device."""
+    def read(self) -> list[StepMetrics]:
+        """Return the metrics of the iterations since the last reading; waits for the device."""
         queued, self._queued = self._queued, []
         if not queued:
             return []
         rows = self._rows[: len(queued)].tolist()
         self._at.zero_()
         return [
-            Seen(iteration, loss, bpp, mse, rate, norm)
+            StepMetrics(iteration, loss, bpp, mse, rate, norm)
             for (iteration, rate), (loss, bpp, mse, norm) in zip(queued, rows, strict=True)
         ]
 
     def close(self) -> None:
-        """Give back what the device holds for this step."""
+        """Free what the device holds for this step."""
 
 
 def _parts(state: TrainState, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The loss, and ``[3]`` loss, rate and distortion for the log."""
+    """Return the loss, and ``[3]`` loss, rate and distortion for the log."""
     settings = state.settings
     parts: LossParts = settings.loss.parts(state.codec, x, settings.lam, noise)
     return parts.loss, torch.stack([parts.loss.detach().to(parts.bpp.dtype), parts.bpp, parts.mse])
@@ -160,16 +160,16 @@ class GraphStep(Step):
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         super().__init__(state, batches, max(capacity, WARM_UP))
-        self._broken.fill_(1)  # the warm-up trains nothing
+        self._found_inf.fill_(1)  # the warm-up trains nothing
         with super().placed():
             self._replay: Replay | None = Replay(self.body, self._noise)
         with self.placed():
-            self._broken.zero_()
+            self._found_inf.zero_()
             self._at.zero_()
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
-        """The same, on the stream of the graph."""
+        """Return the same context, on the stream of the graph."""
         assert self._replay is not None
         with super().placed(), self._replay.placed():
             yield
@@ -184,20 +184,23 @@ class GraphStep(Step):
         self._replay = None
 
 
-def step_of(state: TrainState, batches: Batches, wanted: str, capacity: int) -> tuple[Step, str]:
-    """The step that a device and the options allow, and why it is not the graph where one was to be had.
+def make_step(state: TrainState, batches: Batches, kind: str, capacity: int) -> tuple[Step, str]:
+    """Make the step that the device and the options allow.
 
     Args:
         state, batches, capacity: of the step.
-        wanted: ``"auto"``, ``"eager"`` or ``"graph"``.
+        kind: ``"auto"``, ``"eager"`` or ``"graph"``.
+
+    Returns:
+        The step, and ``"graph"``, ``"eager"`` or why no graph was captured.
 
     Raises:
-        GradlabError: a graph was asked for and cannot be had.
+        GradlabError: a graph was requested and cannot be captured.
     """
-    if wanted == "eager" or state.device.type != "cuda":
+    if kind == "eager" or state.device.type != "cuda":
         return Step(state, batches, capacity), "eager"
-    if distributed.here().size > 1:
-        reason = f"{distributed.here().size} processes share the batch"
+    if distributed.group().size > 1:
+        reason = f"{distributed.group().size} processes share the batch"
     else:
         try:
             return GraphStep(state, batches, capacity), "graph"
@@ -206,6 +209,6 @@ def step_of(state: TrainState, batches: Batches, wanted: str, capacity: int) -> 
             state.optimizer.zero_grad(set_to_none=True)
     gc.collect()  # what the attempt holds
     torch.cuda.empty_cache()
-    if wanted == "graph":
+    if kind == "graph":
         raise GradlabError(f"the training step cannot be captured as a graph ({reason}): give --step eager")
     return Step(state, batches, capacity), f"eager, since a graph was not captured: {reason}"

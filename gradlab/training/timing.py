@@ -1,4 +1,4 @@
-"""How long an iteration of training takes, method beside method (Appendix A.9)."""
+"""Seconds per training iteration of several methods (Appendix A.9)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gradlab.errors import GradlabError
 from gradlab.runtime.progress import quiet
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
-from gradlab.training.steps import Step, step_of
+from gradlab.training.steps import Step, make_step
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class _Same:
-    """One batch, again and again: what reading and cutting images takes is no cost of a method."""
+class _FixedBatch:
+    """The same batch in every iteration, so that the time for reading and cropping images is not measured."""
 
     def __init__(self, batch: Tensor) -> None:
         self._batch = batch
@@ -41,22 +41,22 @@ def step_times(
     warm_up: int = 2,
     device: str = "cpu",
     *,
-    wanted: str = "auto",
+    step: str = "auto",
     clock: Callable[[], float] = time.perf_counter,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Seconds that an iteration takes: loss, gradient, clipping and Adam, by the step that ``train`` takes.
+    """Measure the seconds of an iteration: loss, gradient, clipping and Adam, by the step that ``train`` takes.
 
-    The methods take turns, one iteration each, so that a machine that is busy for a while slows all of them alike.
-    Crops are cut before.
+    The methods alternate, one iteration each, so that a machine that is busy for a while slows all of them equally.
+    Crops are cut beforehand.
 
     Args:
         methods: settings by name.
         pictures: training images.
-        repetitions: iterations of each that count.
-        warm_up: iterations of each that do not, before.
+        repetitions: timed iterations of each method.
+        warm_up: iterations of each method before them, which are not timed.
         device: where to train.
-        wanted: the step (``RunOptions.step``); where ``"auto"`` finds a graph for some methods alone, all are eager.
+        step: as ``RunOptions.step``; if ``"auto"`` captures a graph for some methods only, all are timed eagerly.
         clock: seconds; read when the device has finished.
         advance: called after each iteration.
 
@@ -65,7 +65,7 @@ def step_times(
         or why there is no graph), ``repetitions``, ``threads``.
 
     Raises:
-        GradlabError: no methods, fewer than one repetition or a negative warm-up, images smaller than a crop, a
+        GradlabError: no methods, fewer than one repetition or a negative warm-up, images smaller than a crop, or a
             precision that the device lacks.
     """
     import pandas as pd
@@ -74,48 +74,40 @@ def step_times(
         raise GradlabError("there is no method to time: give at least one")
     if repetitions < 1 or warm_up < 0:
         raise GradlabError(f"{repetitions} repetitions after {warm_up} of warm-up: time at least 1 after at least 0")
-    steps = _steps(methods, pictures, device, wanted)
-    if len({computed for _, computed in steps.values()}) > 1:  # for want of memory, say: time like with like
-        for step, _ in steps.values():
-            step.close()
+    steps = _steps(methods, pictures, device, step)
+    if len({kind for _, kind in steps.values()}) > 1:  # e.g. for lack of memory: compare equal steps
+        for timed, _ in steps.values():
+            timed.close()
         steps = _steps(methods, pictures, device, "eager")
-    took: dict[str, list[float]] = {name: [] for name in methods}
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for repetition in range(warm_up + repetitions):
-        for name, (step, _) in steps.items():
-            with step.placed():
+        for name, (timed, _) in steps.items():
+            with timed.placed():
                 _finish(device)
                 begin = clock()
-                step()
+                timed()
                 _finish(device)
                 if repetition >= warm_up:
-                    took[name].append(clock() - begin)
-                step.read()
+                    times[name].append(clock() - begin)
+                timed.read()
             advance(1, name)
-    rows = [
-        {
-            "method": name,
-            "seconds": statistics.median(t),
-            "seconds_min": min(t),
-            "seconds_max": max(t),
-            "step": steps[name][1],
-        }
-        for name, t in took.items()
-    ]
-    return pd.DataFrame(rows).assign(repetitions=repetitions, threads=torch.get_num_threads())
+    rows = [(name, statistics.median(t), min(t), max(t), steps[name][1]) for name, t in times.items()]
+    table = pd.DataFrame(rows, columns=["method", "seconds", "seconds_min", "seconds_max", "step"])
+    return table.assign(repetitions=repetitions, threads=torch.get_num_threads())
 
 
 def _steps(
-    methods: Mapping[str, TrainSettings], pictures: list[Picture], device: str, wanted: str
+    methods: Mapping[str, TrainSettings], pictures: list[Picture], device: str, kind: str
 ) -> dict[str, tuple[Step, str]]:
-    found = {}
+    steps = {}
     for name, settings in methods.items():
-        batches = _Same(settings.batches(pictures, device).batch(0))
-        found[name] = step_of(TrainState.new(settings, device), batches, wanted, 1)
-    return found
+        batches = _FixedBatch(settings.batches(pictures, device).batch(0))
+        steps[name] = make_step(TrainState.new(settings, device), batches, kind, 1)
+    return steps
 
 
 def _finish(device: str) -> None:
-    """Wait for what was queued on an accelerator."""
+    """Wait for the work that is queued on an accelerator."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     elif device.startswith("mps"):

@@ -196,7 +196,7 @@ def reversal(likelihood_std=0.2, x=1.0):
             mean, variance = problem.exact_moments("pathwise", k)
             rows.append({"posterior": name, "k": k, "snr": abs(mean) / math.sqrt(variance)})
     figure, ax = plots.figure(height=2.7)
-    options = {"xscale": "log", "yscale": "log", "markers": False, "hue": "posterior"}
+    options = {"xscale": "log", "yscale": "log", "mode": "lines", "hue": "posterior"}
     plots.curves(ax, pd.DataFrame(rows), "k", "snr", xlabel="samples k", ylabel="exact SNR of the encoder", **options)
     plots.title(ax, f"likelihood_std = {likelihood_std:g}, x = {x:g}")
     return figure

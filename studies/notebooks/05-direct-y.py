@@ -129,7 +129,7 @@ def ratios(a=0.15):
         rows += [{"phi": phi, "group": g, "ratio": snr[False][g] / snr[True][g]} for g in GROUPS]
     figure, ax = plots.figure(width="page", height=2.8)
     labels = {"xlabel": r"place of the latent $\varphi$", "ylabel": "SNR, 2-level / direct-y"}
-    plots.curves(ax, pd.DataFrame(rows), "phi", "ratio", hue="group", markers=False, **labels)
+    plots.curves(ax, pd.DataFrame(rows), "phi", "ratio", hue="group", mode="lines", **labels)
     with plots.style():
         ax.axhline(1, color="black", linewidth=0.8)
         ax.set(ylim=(0.3, 2.2), title=f"exact, slope of the hyper-encoder a = {a:g}")

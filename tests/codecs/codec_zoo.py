@@ -64,7 +64,7 @@ def compressai_class(codec):
     return next(c for c in type(codec).__mro__ if c.__module__.startswith("compressai.models"))
 
 
-def theirs(codec):
+def compressai_model(codec):
     """CompressAI's own model with these weights; of the small hyperprior, with its four transforms put in."""
     cls = compressai_class(codec)
     model = cls(*channels(next(n for n in NAMES if CODECS[n] is type(codec))))

@@ -31,18 +31,18 @@ def small(direct_y=True, double=False):
 def test_terms_are_compressais_likelihoods_at_the_same_noise():
     """CompressAI's own forward, its quantize replaced by 'add this noise': nothing of our forward is used."""
     ours = gl.codecs.build("bmshj2018-hyperprior", channels=(6, 8), seed=1)
-    theirs = ScaleHyperprior(6, 8)
-    theirs.load_state_dict(ours.state_dict())
+    reference = ScaleHyperprior(6, 8)
+    reference.load_state_dict(ours.state_dict())
     x = images()
     terms, x_hat = ours.log_terms(x, LAM, generator=generator())
     g = generator()
     y_noise = torch.rand(2, 1, 8, 4, 4, generator=g)[:, 0] - 0.5
     z_noise = torch.rand(2, 1, 6, 1, 1, generator=g)[:, 0] - 0.5
-    theirs.gaussian_conditional.quantize = lambda inputs, mode, means=None: inputs + y_noise
-    theirs.entropy_bottleneck.quantize = lambda inputs, mode, means=None: (
+    reference.gaussian_conditional.quantize = lambda inputs, mode, means=None: inputs + y_noise
+    reference.entropy_bottleneck.quantize = lambda inputs, mode, means=None: (
         inputs + z_noise.transpose(0, 1).reshape(6, 1, -1)
     )
-    out = theirs.train()(x)
+    out = reference.train()(x)
     assert torch.allclose(x_hat[:, 0], out["x_hat"], atol=1e-6)
     for name, value in (("y", terms.log_py), ("z", terms.log_pz)):
         assert torch.allclose(value[:, 0, 0], out["likelihoods"][name].log().sum((1, 2, 3)), rtol=1e-5)
@@ -154,12 +154,12 @@ def test_dreg_squared_is_dreg_bit_for_bit_on_a_codec(objective, direct_y, l, wei
     """A codec has no score, whose share of the weights ``dreg`` would correct for; in nats no weight is 1 at this lambda."""
     codec = gl.codecs.build("small-hyperprior", channels=(4, 6), direct_y=direct_y)
     weights = [p for n, p in codec.named_parameters() if not n.endswith("quantiles")]
-    found = []
+    gradients = []
     for name in ("dreg", "dreg-squared", "pathwise"):
         terms, _ = codec.log_terms(images(), 1e-4, 3, l, generator())
         assert not terms.scores
-        found.append(torch.autograd.grad(ESTIMATORS[name](terms, objective, weighting, scale).sum(), weights))
-    dreg, ours, pathwise = found
+        gradients.append(torch.autograd.grad(ESTIMATORS[name](terms, objective, weighting, scale).sum(), weights))
+    dreg, ours, pathwise = gradients
     assert all(torch.equal(a, b) for a, b in zip(dreg, ours, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(pathwise, ours, strict=True))
 
@@ -177,15 +177,15 @@ def test_groups_cover_every_parameter_once_but_the_quantiles(name):
 def test_state_dicts_and_bitstreams_are_compressais_both_ways():
     ours = gl.codecs.build("bmshj2018-hyperprior", channels=(6, 8), seed=1)
     ours.finish()
-    theirs = ScaleHyperprior(6, 8)
-    theirs.load_state_dict(ours.state_dict())
-    assert list(theirs.state_dict()) == list(ours.state_dict())
+    reference = ScaleHyperprior(6, 8)
+    reference.load_state_dict(ours.state_dict())
+    assert list(reference.state_dict()) == list(ours.state_dict())
     again = gl.codecs.build("bmshj2018-hyperprior", channels=(6, 8), seed=2)
-    again.load_state_dict(theirs.state_dict())
+    again.load_state_dict(reference.state_dict())
     x = images()
     stream = ours.eval().compress(x)
-    assert stream["strings"] == theirs.eval().compress(x)["strings"]
-    assert torch.equal(theirs.decompress(**stream)["x_hat"], again.eval().decompress(**stream)["x_hat"])
+    assert stream["strings"] == reference.eval().compress(x)["strings"]
+    assert torch.equal(reference.decompress(**stream)["x_hat"], again.eval().decompress(**stream)["x_hat"])
 
 
 @pytest.mark.parametrize("hyper_input", ["rounded", "mean"])
@@ -198,12 +198,12 @@ def test_forward_and_bitstream_use_one_rule_at_test_time(direct_y, hyper_input):
         codec.finish()
         x = images()
         out = codec(x)
-        found = codec.latents(x)
+        latents = codec.latents(x)
         decoded = codec.decompress(**codec.compress(x))["x_hat"]
     assert torch.equal(out["x_hat"].clamp(0, 1), decoded)
-    read = found.y if direct_y or hyper_input == "mean" else torch.round(found.y)
-    assert torch.equal(found.z, codec.h_a(read.abs()))
-    for bits, name in ((found.y_bits, "y"), (found.z_bits, "z")):
+    read = latents.y if direct_y or hyper_input == "mean" else torch.round(latents.y)
+    assert torch.equal(latents.z, codec.h_a(read.abs()))
+    for bits, name in ((latents.y_bits, "y"), (latents.z_bits, "z")):
         assert torch.allclose(bits, -out["likelihoods"][name].log2().sum((1, 2, 3)), rtol=1e-6)
 
 
@@ -216,13 +216,23 @@ def test_forward_in_training_adds_noise():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: gl.codecs.build("bmshj2018-hyper", (6, 8)), "did you mean 'bmshj2018-hyperprior'"),
-        (lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)"),
-        (lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers"),
-        (lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM), r"give \[batch, 3, height, width\]"),
-        (lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16"),
-        (lambda: small().log_terms(images(), LAM, k=0), "at least one sample"),
-        (lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1"),
+        pytest.param(
+            lambda: gl.codecs.build("bmshj2018-hyper", (6, 8)),
+            "did you mean 'bmshj2018-hyperprior'",
+            id="unknown codec",
+        ),
+        pytest.param(
+            lambda: gl.codecs.build("small-hyperprior", (6,)), r"two positive integers \(N, M\)", id="one channel count"
+        ),
+        pytest.param(lambda: gl.codecs.build("small-hyperprior", (6, 0)), "two positive integers", id="no channels"),
+        pytest.param(
+            lambda: small().log_terms(torch.rand(2, 1, 64, 64), LAM),
+            r"give \[batch, 3, height, width\]",
+            id="one colour",
+        ),
+        pytest.param(lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16", id="odd size"),
+        pytest.param(lambda: small().log_terms(images(), LAM, k=0), "at least one sample", id="no samples"),
+        pytest.param(lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1", id="pairs with l = 2"),
     ],
 )
 def test_bad_input(call, match):

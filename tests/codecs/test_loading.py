@@ -10,7 +10,7 @@ import torch
 import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints
-from tests.codecs.codec_zoo import LAM, NAMES, amplified, build, channels, generator, images, theirs
+from tests.codecs.codec_zoo import LAM, NAMES, amplified, build, channels, compressai_model, generator, images
 
 
 def finished(name, direct_y=True):
@@ -50,13 +50,13 @@ WRITTEN = {
 def test_compressais_checkpoints(tmp_path, name, written):
     codec = finished(name)
     path = tmp_path / "weights-3-6d87dff7.pth.tar"
-    torch.save(WRITTEN[written](dict(theirs(codec).state_dict())), path)
-    found = gl.codecs.load(path, name)
-    assert type(found) is type(codec)
-    assert not found.training
-    assert all(torch.equal(found.state_dict()[n], t) for n, t in codec.state_dict().items())
+    torch.save(WRITTEN[written](dict(compressai_model(codec).state_dict())), path)
+    loaded = gl.codecs.load(path, name)
+    assert type(loaded) is type(codec)
+    assert not loaded.training
+    assert all(torch.equal(loaded.state_dict()[n], t) for n, t in codec.state_dict().items())
     stream = amplified(codec).eval().compress(images())
-    assert amplified(found).compress(images())["strings"] == stream["strings"]
+    assert amplified(loaded).compress(images())["strings"] == stream["strings"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,21 +66,21 @@ def test_our_checkpoints_and_compressais_class_read_each_other(tmp_path, name):
     training = {f"model.{n}": t for n, t in codec.state_dict().items()} | {"adam.step.g_a.0.bias": torch.tensor(4.0)}
     checkpoints.save(tmp_path / "last.safetensors", training, "hash", 4)
     for file in ("final", "last"):
-        found = gl.codecs.load(str(tmp_path / f"{file}.safetensors"), name, channels(name))
-        assert all(torch.equal(found.state_dict()[n], t) for n, t in codec.state_dict().items())
-    model = theirs(found)
-    torch.save(model.state_dict(), tmp_path / "theirs.pth")
-    terms, _ = gl.codecs.load(tmp_path / "theirs.pth", name).log_terms(images(), LAM, generator=generator())
+        loaded = gl.codecs.load(str(tmp_path / f"{file}.safetensors"), name, channels(name))
+        assert all(torch.equal(loaded.state_dict()[n], t) for n, t in codec.state_dict().items())
+    model = compressai_model(loaded)
+    torch.save(model.state_dict(), tmp_path / "compressai.pth")
+    terms, _ = gl.codecs.load(tmp_path / "compressai.pth", name).log_terms(images(), LAM, generator=generator())
     assert torch.equal(terms.log_w(), codec.log_terms(images(), LAM, generator=generator())[0].log_w())
 
 
 def test_the_switch_is_set_anew_and_a_codec_without_tables_can_be_finished(tmp_path):
     torch.save(build("mbt2018-mean").state_dict(), tmp_path / "raw.pth")
-    found = gl.codecs.load(tmp_path / "raw.pth", "mbt2018-mean", direct_y=False)
-    assert found.direct_y is False
-    assert found.entropy_bottleneck.quantized_cdf.numel() == 0
-    found.finish()
-    assert found.compress(images())["strings"]
+    loaded = gl.codecs.load(tmp_path / "raw.pth", "mbt2018-mean", direct_y=False)
+    assert loaded.direct_y is False
+    assert loaded.entropy_bottleneck.quantized_cdf.numel() == 0
+    loaded.finish()
+    assert loaded.compress(images())["strings"]
 
 
 @pytest.mark.parametrize("true", NAMES)
@@ -103,14 +103,14 @@ def write(path, content):
 
 
 @pytest.mark.parametrize(("content", "match"), [
-    (b"no checkpoint at all", "is corrupt, or holds more than tensors"),
-    (b"", "is corrupt, or holds more than tensors"),
-    (pickle.dumps(Harmful()), "never executed"),
-    ({"state_dict": {"g_a.0.weight": Harmful()}}, "never executed"),
-    ({"epoch": 3}, "holds no state dict"),
-    ({}, "holds no state dict"),
-    ([torch.ones(3)], "holds no state dict"),
-    ({"conv.weight": torch.ones(3)}, "it is none of bmshj2018-factorized, "),
+    pytest.param(b"no checkpoint at all", "is corrupt, or holds more than tensors", id="another file"),
+    pytest.param(b"", "is corrupt, or holds more than tensors", id="empty"),
+    pytest.param(pickle.dumps(Harmful()), "never executed", id="harmful"),
+    pytest.param({"state_dict": {"g_a.0.weight": Harmful()}}, "never executed", id="harmful weights"),
+    pytest.param({"epoch": 3}, "holds no state dict", id="no weights"),
+    pytest.param({}, "holds no state dict", id="empty dict"),
+    pytest.param([torch.ones(3)], "holds no state dict", id="a list"),
+    pytest.param({"conv.weight": torch.ones(3)}, "it is none of bmshj2018-factorized, ", id="another model"),
 ])  # fmt: skip
 def test_bad_files(tmp_path, monkeypatch, content, match):
     monkeypatch.chdir(tmp_path)

@@ -140,8 +140,8 @@ def flags():
 def test_cudnn_is_set_and_put_back(name):
     cudnn, before = torch.backends.cudnn, flags()
     with pytest.raises(ZeroDivisionError), precision.cudnn_precision(name, torch.device("cuda")):
-        wanted = [value for _, _, value in precision._flags("tf32" if name == "tf32" else "ieee")]
-        assert flags() == [True, *wanted]
+        expected = [value for _, _, value in precision._flags("tf32" if name == "tf32" else "ieee")]
+        assert flags() == [True, *expected]
         raise ZeroDivisionError
     assert flags() == before
     cudnn.deterministic = True

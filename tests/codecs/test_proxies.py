@@ -31,8 +31,8 @@ def terms_of(codec, proxy, k=3):
 
 
 def test_additive_noise_is_the_default(codec):
-    ours, theirs = terms_of(codec, "noise"), codec.log_terms(X, LAM, 3, 1, stream(0, "noise"))
-    assert torch.equal(ours[0].log_w(), theirs[0].log_w()) and torch.equal(ours[1], theirs[1])
+    by_name, default = terms_of(codec, "noise"), codec.log_terms(X, LAM, 3, 1, stream(0, "noise"))
+    assert torch.equal(by_name[0].log_w(), default[0].log_w()) and torch.equal(by_name[1], default[1])
 
 
 @pytest.mark.parametrize("name", list(PROXIES))

@@ -99,14 +99,14 @@ def test_gradients_of_the_residual_are_finite_differences():
     gradient = torch.autograd.grad(value(), weights)
     g = generator(11)
     direction = [torch.randn(p.shape, generator=g, dtype=p.dtype) * (1e-3 + p.detach().abs()) for p in weights]
-    before, found = [p.detach().clone() for p in weights], []
+    before, values = [p.detach().clone() for p in weights], []
     with torch.no_grad():
         for sign in (1, -1):
             for p, start, d in zip(weights, before, direction, strict=True):
                 p.copy_(start + sign * 1e-6 * d)
-            found.append(float(value()))
+            values.append(float(value()))
     along = sum(float((a * b).sum()) for a, b in zip(gradient, direction, strict=True))
-    assert along == pytest.approx((found[0] - found[1]) / 2e-6, rel=1e-5)
+    assert along == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dreg", "dreg-squared"])
@@ -149,11 +149,11 @@ def test_the_rounded_frame_is_what_compressai_encodes_and_decodes():
 
 
 def test_state_dicts_are_compressais_both_ways():
-    ours, theirs = video.build(seed=1), ScaleSpaceFlow()
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    theirs.load_state_dict(ours.state_dict())
+    ours, reference = video.build(seed=1), ScaleSpaceFlow()
+    assert list(ours.state_dict()) == list(reference.state_dict())
+    reference.load_state_dict(ours.state_dict())
     again = video.build(seed=2)
-    again.load_state_dict(theirs.state_dict())
+    again.load_state_dict(reference.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), ours.state_dict().values(), strict=True))
 
 
@@ -170,13 +170,13 @@ def test_groups_are_the_parts_that_a_p_frame_uses():
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    (lambda: small().log_terms(videos(frames=1), LAM), "the video has one frame: .* at least two"),
-    (lambda: small().rounded(videos(frames=1)), "the video has one frame"),
-    (lambda: small().log_terms(torch.rand(2, 3, 128, 128), LAM), r"give \[batch, frames, 3, height, width\]"),
-    (lambda: small().log_terms(torch.rand(1, 2, 3, 64, 128), LAM), "multiples of 128"),
-    (lambda: small().log_terms(videos(), LAM, l=2), "exactly one of z"),
-    (lambda: small().log_terms(videos(), LAM, k=0), "at least one sample of y"),
-    (lambda: video.build((4,)), r"two positive integers \(N, M\)"),
+    pytest.param(lambda: small().log_terms(videos(frames=1), LAM), "the video has one frame: .* at least two", id="one frame in training"),
+    pytest.param(lambda: small().rounded(videos(frames=1)), "the video has one frame", id="one frame"),
+    pytest.param(lambda: small().log_terms(torch.rand(2, 3, 128, 128), LAM), r"give \[batch, frames, 3, height, width\]", id="an image"),
+    pytest.param(lambda: small().log_terms(torch.rand(1, 2, 3, 64, 128), LAM), "multiples of 128", id="odd size"),
+    pytest.param(lambda: small().log_terms(videos(), LAM, l=2), "exactly one of z", id="two samples of z"),
+    pytest.param(lambda: small().log_terms(videos(), LAM, k=0), "at least one sample of y", id="no samples"),
+    pytest.param(lambda: video.build((4,)), r"two positive integers \(N, M\)", id="one channel count"),
 ])  # fmt: skip
 def test_bad_input(call, match):
     with pytest.raises(GradlabError, match=match):
@@ -187,11 +187,11 @@ def test_qrelu_is_compressais_without_a_synchronisation():
     from compressai.layers import QReLU
 
     x = torch.tensor([-300.0, -3.0, -1e-3, 0.0, 0.4, 100.0, 254.9, 255.0, 255.1, 256.0, 900.0])
-    found = []
+    outputs = []
     for qrelu in (lambda t: QReLU.apply(t, 8, 100), video._QReLU.apply):
         leaf = x.clone().requires_grad_()
         y = qrelu(leaf)
         (gradient,) = torch.autograd.grad((y * torch.arange(1.0, len(x) + 1)).sum(), leaf)
-        found.append((y.detach(), gradient))
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
-    assert 0 < found[0][1][8] < 9  # between the bound and far beyond
+        outputs.append((y.detach(), gradient))
+    assert torch.equal(outputs[0][0], outputs[1][0]) and torch.equal(outputs[0][1], outputs[1][1])
+    assert 0 < outputs[0][1][8] < 9  # between the bound and far beyond

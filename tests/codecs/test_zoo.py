@@ -24,10 +24,10 @@ from tests.codecs.codec_zoo import (
     amplified,
     build,
     channels,
+    compressai_model,
     generator,
     images,
     off_the_bounds,
-    theirs,
 )
 
 AUTOREGRESSIVE = ["mbt2018", "cheng2020-anchor", "cheng2020-attn"]
@@ -77,7 +77,7 @@ def test_terms_are_compressais_modules_composed_by_hand(name, direct_y, trained)
     terms, x_hat = codec.log_terms(x, LAM, k, l, generator(7))
     assert len(calls) == len(set(calls)) == len(handles)
 
-    model = as_given(theirs(codec))
+    model = as_given(compressai_model(codec))
     g = generator(7)
     y_mean = model.g_a(x)
     y = y_mean[:, None] + torch.rand(2, k, *y_mean.shape[1:], generator=g, dtype=torch.float64) - 0.5
@@ -118,14 +118,14 @@ def test_gradients_are_finite_differences_away_from_the_bounds(name, direct_y):
         if n == "context_prediction.weight":
             d *= codec.context_prediction.mask  # the masked taps are set to 0 in forward, whatever they are
     step = 1e-6
-    found = []
+    values = []
     with torch.no_grad():
         before = [p.clone() for p in weights.values()]
         for sign in (1, -1):
             for p, start, d in zip(weights.values(), before, direction, strict=True):
                 p.copy_(start + sign * step * d)
-            found.append(float(value()))
-    expected = (found[0] - found[1]) / (2 * step)
+            values.append(float(value()))
+    expected = (values[0] - values[1]) / (2 * step)
     assert sum(float((a * b).sum()) for a, b in zip(gradient, direction, strict=True)) == pytest.approx(
         expected, rel=2e-6
     )
@@ -154,7 +154,7 @@ def test_dreg_rescales_what_the_context_model_reads(name, direct_y, weighting, e
     terms, _ = codec.log_terms(x, lam, 3, 1, generator())
     ours = torch.autograd.grad(ESTIMATORS[estimator](terms, objective, weighting, "bpp").sum(), infer)
 
-    model = as_given(theirs(codec))
+    model = as_given(compressai_model(codec))
     for part in ("g_a", "h_a"):
         setattr(model, part, getattr(codec, part))  # so that gradients land on the same weights
     y, z = codec.log_terms(x, lam, 3, 1, generator())[0].samples
@@ -190,25 +190,25 @@ def test_compressais_own_class_decodes_our_bitstream(name, direct_y, hyper_input
     codec = amplified(build(name, direct_y, trained=True)).eval()
     codec.hyper_input = hyper_input
     codec.finish()
-    model = amplified(theirs(codec)).eval()
+    model = amplified(compressai_model(codec)).eval()
     x = images(b=3)
     with torch.no_grad():
         stream = codec.compress(x)
-        found = codec.latents(x)
+        latents = codec.latents(x)
         out = codec(x)
         decoded = model.decompress(**stream)["x_hat"]
-        assert float(found.y_hat.std()) > 1
-        assert torch.equal(decoded, codec.g_s(found.y_hat).clamp(0, 1))
+        assert float(latents.y_hat.std()) > 1
+        assert torch.equal(decoded, codec.g_s(latents.y_hat).clamp(0, 1))
         assert torch.equal(decoded, out["x_hat"].clamp(0, 1))
         if direct_y:
             assert stream["strings"] == model.compress(x)["strings"]
         elif name in HIERARCHICAL:
-            read = torch.round(found.y) if hyper_input == "rounded" else found.y
-            assert torch.equal(found.z, hyper_mean(codec, name, read))
-        for bits, latent in ((found.y_bits, "y"), (found.z_bits, "z")):
-            own = out["likelihoods"].get(latent, torch.ones(3, 1, 1, 1)).log2().sum((1, 2, 3))
-            assert torch.allclose(bits, -own, rtol=1e-6)
-    assert ((found.y_hat - found.y).abs() <= 0.5 + 1e-5).all()
+            read = torch.round(latents.y) if hyper_input == "rounded" else latents.y
+            assert torch.equal(latents.z, hyper_mean(codec, name, read))
+        for bits, latent in ((latents.y_bits, "y"), (latents.z_bits, "z")):
+            log2_mass = out["likelihoods"].get(latent, torch.ones(3, 1, 1, 1)).log2().sum((1, 2, 3))
+            assert torch.allclose(bits, -log2_mass, rtol=1e-6)
+    assert ((latents.y_hat - latents.y).abs() <= 0.5 + 1e-5).all()
 
 
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
@@ -216,35 +216,37 @@ def test_rounding_is_sequential(name):
     """Each position is its mean, given the rounded ones before it, plus an integer; CompressAI's forward rounds otherwise."""
     codec = amplified(build(name, trained=True, double=True)).eval()
     with torch.no_grad():
-        found = codec.latents(images().double())
-        hyper = codec.entropy_parameters(torch.cat((codec.h_s(found.z_hat), codec.context_prediction(found.y_hat)), 1))
+        latents = codec.latents(images().double())
+        hyper = codec.entropy_parameters(
+            torch.cat((codec.h_s(latents.z_hat), codec.context_prediction(latents.y_hat)), 1)
+        )
         mean = hyper.chunk(2, 1)[1]
-        integers = found.y_hat - mean
+        integers = latents.y_hat - mean
         assert torch.allclose(integers, integers.round(), atol=1e-9)
-        assert torch.allclose(integers, (found.y - mean).round(), atol=1e-9)
-    assert not torch.allclose(found.y_hat, torch.round(found.y), atol=0.05)
+        assert torch.allclose(integers, (latents.y - mean).round(), atol=1e-9)
+    assert not torch.allclose(latents.y_hat, torch.round(latents.y), atol=0.05)
 
 
 @pytest.mark.parametrize(("name", "direct_y"), SWITCHED)
 def test_universal_quantization_scores_what_it_decodes(name, direct_y):
     codec = amplified(build(name, direct_y, trained=True)).eval()
     x = images()
-    found = codec.universal(x, generator(4))
+    latents = codec.universal(x, generator(4))
     g = generator(4)
     with torch.no_grad():
         y = codec.g_a(x)
         u = torch.rand(y.shape, generator=g) - 0.5
-        assert torch.equal(found.y_hat, torch.round(y - u) + u)
+        assert torch.equal(latents.y_hat, torch.round(y - u) + u)
         z_hat = None
         if name in HIERARCHICAL:
-            z = hyper_mean(codec, name, y if direct_y else found.y_hat)
+            z = hyper_mean(codec, name, y if direct_y else latents.y_hat)
             u = torch.rand(z.shape, generator=g) - 0.5
             z_hat = torch.round(z - u) + u
-            assert torch.equal(found.z_hat, z_hat)
-        py, pz = log_p(as_given(theirs(codec)), found.y_hat, z_hat)
-    assert torch.allclose(found.y_bits, -py / math.log(2), rtol=1e-5)
-    assert torch.allclose(found.z_bits, -pz / math.log(2) + torch.zeros(2), rtol=1e-5)
-    error = found.y_hat - found.y  # uniform on the box, whatever y is (Schuchman 1964)
+            assert torch.equal(latents.z_hat, z_hat)
+        py, pz = log_p(as_given(compressai_model(codec)), latents.y_hat, z_hat)
+    assert torch.allclose(latents.y_bits, -py / math.log(2), rtol=1e-5)
+    assert torch.allclose(latents.z_bits, -pz / math.log(2) + torch.zeros(2), rtol=1e-5)
+    error = latents.y_hat - latents.y  # uniform on the box, whatever y is (Schuchman 1964)
     n = error.numel()
     assert error.abs().max() <= 0.5 + 1e-5
     assert abs(float(error.mean())) < 4.5 / math.sqrt(12 * n)
@@ -306,14 +308,14 @@ def factorized():
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    (lambda: gl.codecs.build("cheng2020-attn", (6, 8)), r"channels of cheng2020-attn are \(6, 8\): give one positive integer \(N\)"),
-    (lambda: gl.codecs.build("mbt2018", (6,)), r"two positive integers \(N, M\)"),
-    (lambda: gl.codecs.build("bmshj2018-factorized", (6, 8), direct_y=False), "no z that could read a sample of y"),
-    (lambda: factorized().log_terms(images(), LAM, k=2, l=2), "has no z: l must be 1"),
-    (lambda: setattr(factorized(), "direct_y", False), "leave direct_y at True"),
-    (lambda: build("mbt2018", False).log_terms(images(), LAM, k=2, l=2), "l must be 1"),
-    (lambda: build("cheng2020-anchor").universal(torch.rand(1, 3, 32, 64)), "multiples of 64"),
-    (lambda: build("cheng2020-anchor").compress(torch.rand(1, 3, 32, 64)), "multiples of 64"),
+    pytest.param(lambda: gl.codecs.build("cheng2020-attn", (6, 8)), r"channels of cheng2020-attn are \(6, 8\): give one positive integer \(N\)", id="too many channel counts"),
+    pytest.param(lambda: gl.codecs.build("mbt2018", (6,)), r"two positive integers \(N, M\)", id="too few channel counts"),
+    pytest.param(lambda: gl.codecs.build("bmshj2018-factorized", (6, 8), direct_y=False), "no z that could read a sample of y", id="no z for direct_y"),
+    pytest.param(lambda: factorized().log_terms(images(), LAM, k=2, l=2), "has no z: l must be 1", id="no z for l = 2"),
+    pytest.param(lambda: setattr(factorized(), "direct_y", False), "leave direct_y at True", id="no switch"),
+    pytest.param(lambda: build("mbt2018", False).log_terms(images(), LAM, k=2, l=2), "l must be 1", id="pairs with l = 2"),
+    pytest.param(lambda: build("cheng2020-anchor").universal(torch.rand(1, 3, 32, 64)), "multiples of 64", id="odd size in evaluation"),
+    pytest.param(lambda: build("cheng2020-anchor").compress(torch.rand(1, 3, 32, 64)), "multiples of 64", id="odd size in coding"),
 ])  # fmt: skip
 def test_bad_input(call, match):
     with pytest.raises(GradlabError, match=match):
@@ -324,7 +326,7 @@ def test_bad_input(call, match):
 def test_state_dicts_go_both_ways(name):
     codec = build(name, trained=True)
     codec.finish()
-    model = theirs(codec)
+    model = compressai_model(codec)
     assert list(model.state_dict()) == list(codec.state_dict())
     again = gl.codecs.build(name, channels(name), seed=9)
     again.load_state_dict(model.state_dict())

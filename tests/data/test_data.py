@@ -32,20 +32,20 @@ def saved(tmp_path, image, name="a.png", **options):
 def test_pixels_come_back(tmp_path):
     pixels = noise(5, 7)
     for name in ("a.png", "a.bmp", "a.ppm", "a.tif"):
-        found = read_image(saved(tmp_path, Image.fromarray(pixels), name))
-        assert found.dtype == torch.uint8 and found.shape == (3, 5, 7) and found.is_contiguous()
-        assert (found.numpy().transpose(1, 2, 0) == pixels).all()
+        image = read_image(saved(tmp_path, Image.fromarray(pixels), name))
+        assert image.dtype == torch.uint8 and image.shape == (3, 5, 7) and image.is_contiguous()
+        assert (image.numpy().transpose(1, 2, 0) == pixels).all()
     assert read_image(saved(tmp_path, Image.fromarray(pixels), "a.jpg")).shape == (3, 5, 7)
     assert read_image(str(saved(tmp_path, Image.fromarray(pixels), "a.webp", lossless=True))).shape == (3, 5, 7)
 
 
 def test_grey_palette_and_opaque_images_become_rgb(tmp_path):
     grey = noise(4, 6, 1)
-    found = read_image(saved(tmp_path, Image.fromarray(grey)))
-    assert (found.numpy() == grey[None]).all()
+    image = read_image(saved(tmp_path, Image.fromarray(grey)))
+    assert (image.numpy() == grey[None]).all()
     palette = Image.fromarray(noise(4, 6)).quantize(16)
-    wanted = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
-    assert (read_image(saved(tmp_path, palette)).numpy() == wanted).all()
+    expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
+    assert (read_image(saved(tmp_path, palette)).numpy() == expected).all()
     rgba = np.dstack([noise(4, 6), np.full((4, 6), 255, np.uint8)])
     assert (read_image(saved(tmp_path, Image.fromarray(rgba))).numpy() == rgba[..., :3].transpose(2, 0, 1)).all()
     bits = Image.fromarray(grey).convert("1")
@@ -139,9 +139,9 @@ def test_load_folder(tmp_path):
     (tmp_path / "SOURCES.md").write_text("terms")
     (tmp_path / "deeper").mkdir()
     Image.fromarray(noise(8, 8)).save(tmp_path / "deeper" / "d.png")
-    found = load(tmp_path, "train", 8)
-    assert [p.name for p in found] == ["A.JPG", "b.png", "c.webp"]
-    assert found[1].sha256 == hashlib.sha256((tmp_path / "b.png").read_bytes()).hexdigest()
+    pictures = load(tmp_path, "train", 8)
+    assert [p.name for p in pictures] == ["A.JPG", "b.png", "c.webp"]
+    assert pictures[1].sha256 == hashlib.sha256((tmp_path / "b.png").read_bytes()).hexdigest()
     with pytest.raises(GradlabError, match=r"A.JPG has 9 x 8 pixels, too small for 9 x 9"):
         load(tmp_path, "train", 9)
 

@@ -51,7 +51,7 @@ def test_the_largest_are_taken_and_the_manifest_says_how(tree, tmp_path):
     done = prepare(tree, tmp_path / "set", 3, seed=5, workers=1)
     manifest = files.read_csv(tmp_path / "set" / "manifest.csv")
     assert list(manifest["source"]) == ["a/largest.png", "second.jpg", "b/c/third.png"]
-    assert done.found == 4 and done.done_before == 0 and len(done.skipped) == 0
+    assert done.total == 4 and done.done_before == 0 and len(done.skipped) == 0
     for row in manifest.itertuples():
         made = pixels(tmp_path / "set" / row.file)
         assert made.shape == (row.height, row.width, 3)
@@ -154,7 +154,7 @@ def test_what_is_left_out_is_listed_and_the_next_takes_its_place(tree, tmp_path,
     assert "damaged" in reasons["broken.jpg"] and "cannot be read" in reasons["text.png"]
     assert "100 % of its pixels are fully saturated" in reasons["drawing.png"] and "bomb" in reasons["bomb.png"]
     assert files.read_csv(tmp_path / "set" / "skipped.csv").equals(done.skipped)
-    assert done.found == images_in(tree) == 8
+    assert done.total == images_in(tree) == 8
 
 
 @pytest.mark.parametrize(("colour", "full"), [
@@ -210,9 +210,9 @@ def test_the_command(tree, tmp_path, capsys):
     (tree / "text.png").write_text("not a picture")
     arguments = ["data", "prepare", str(tree), str(tmp_path / "set"), "--count", "9", "--workers", "1"]
     assert cli.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "4 images are in" in said and "9 were asked for, there are no more" in said
-    assert "text.png" in said and "cannot be read" in said and "4/5" in said
+    output = capsys.readouterr().out
+    assert "4 images are in" in output and "9 were asked for, there are no more" in output
+    assert "text.png" in output and "cannot be read" in output and "4/5" in output
     assert cli.main(arguments) == 0
     assert "4 of them done before" in capsys.readouterr().out
     assert cli.main(["data", "prepare", str(tmp_path / "gone"), str(tmp_path / "set")]) == 2

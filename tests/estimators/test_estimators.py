@@ -8,7 +8,7 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
-from gradlab.estimators import ESTIMATORS, estimator
+from gradlab.estimators import ESTIMATORS, get_estimator
 from gradlab.objectives.posteriors import Box, Normal
 from gradlab.objectives.terms import LogTerms
 from tests.estimators.two_latents import S_Z, A, log_joint, model
@@ -244,7 +244,7 @@ def test_dreg_without_taps_says_so(name):
 
 def test_unknown_estimator_names_the_nearest():
     with pytest.raises(GradlabError, match="did you mean 'pathwise'"):
-        estimator("pathwize")
+        get_estimator("pathwize")
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))

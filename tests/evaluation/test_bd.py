@@ -29,11 +29,11 @@ PUBLISHED = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_compressais_models_against_its_hyperprior(model, method):
-    ours, theirs = (evaluation.published_results(name).head(6) for name in ("bmshj2018-hyperprior", model))
-    found = evaluation.bd(ours["bpp"], ours["psnr"], theirs["bpp"], theirs["psnr"], method)
+    ours, other = (evaluation.published_results(name).head(6) for name in ("bmshj2018-hyperprior", model))
+    result = evaluation.bd(ours["bpp"], ours["psnr"], other["bpp"], other["psnr"], method)
     rate, quality = PUBLISHED[model][method]
-    assert abs(found.rate - rate) < 0.01
-    assert abs(found.quality - quality) < 0.0002
+    assert abs(result.rate - rate) < 0.01
+    assert abs(result.quality - quality) < 0.0002
 
 
 def test_references_are_complete_and_monotone():
@@ -59,16 +59,16 @@ def test_references_are_complete_and_monotone():
 @pytest.mark.parametrize("method", METHODS)
 def test_exact_where_the_curves_are_straight(method):
     # 0.9 times the rate at every quality is -10 %; a line of slope 10 dB per decade turns that into -10 log10(0.9) dB.
-    found = evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method)
-    assert found.rate == pytest.approx(-10, abs=1e-9)
-    assert found.quality == pytest.approx(-10 * math.log10(0.9), abs=1e-9)
+    result = evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method)
+    assert result.rate == pytest.approx(-10, abs=1e-9)
+    assert result.quality == pytest.approx(-10 * math.log10(0.9), abs=1e-9)
     assert evaluation.bd(RATE, QUALITY, RATE, QUALITY, method) == pytest.approx((0, 0), abs=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_points_may_come_from_high_to_low_and_in_other_numbers(method):
-    found = evaluation.bd(RATE, QUALITY, 0.9 * RATE[::-1], QUALITY[::-1], method)
-    assert found == pytest.approx(evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method))
+    result = evaluation.bd(RATE, QUALITY, 0.9 * RATE[::-1], QUALITY[::-1], method)
+    assert result == pytest.approx(evaluation.bd(RATE, QUALITY, 0.9 * RATE, QUALITY, method))
     assert evaluation.bd(RATE, QUALITY, RATE[:4], QUALITY[:4], method).rate == pytest.approx(0, abs=1e-9)
 
 

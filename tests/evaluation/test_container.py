@@ -47,14 +47,14 @@ def test_every_codec_comes_back_bit_for_bit(name, tmp_path):
     padded, margins = pad(x[None], codec.downsampling_factor)
     with torch.no_grad():
         stream = codec.compress(padded)
-        own = crop(codec.decompress(**stream)["x_hat"], margins)[0]
+        expected = crop(codec.decompress(**stream)["x_hat"], margins)[0]
     assert unpack(data).strings == tuple(s[0] for s in stream["strings"])
     assert unpack(data).size == SIZE
     assert unpack(data).shape == tuple(stream["shape"])
     write(tmp_path / "x.glc", data)
     got = decode(codec, read(tmp_path / "x.glc"))
     assert got.shape == x.shape
-    assert torch.equal(got, own)
+    assert torch.equal(got, expected)
 
 
 def test_the_container_costs_what_its_docstring_says_and_no_rate_counts_it(codec, data):

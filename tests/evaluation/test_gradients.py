@@ -50,13 +50,13 @@ def test_snr_of_the_five_groups_is_that_of_stored_gradients(direct_y):
 
 def test_the_switch_is_flipped_on_the_same_noise_and_put_back():
     codec = small()
-    found = compare_direct_y(codec, images(), LAM, 6, seed=1)
+    recorders = compare_direct_y(codec, images(), LAM, 6, seed=1)
     assert codec.direct_y is True
     alone = record(small(False), images(), LAM, 6, seed=1)
-    a, b = (r.summary().set_index("group")["variance_trace"] for r in (found["2-level"], alone))
+    a, b = (r.summary().set_index("group")["variance_trace"] for r in (recorders["2-level"], alone))
     assert torch.allclose(torch.tensor(a.values), torch.tensor(b.values))
     # g_s sees the same y in both, so that its gradient is the same draw by draw; h_a does not.
-    one, two = (found[s].summary().set_index("group")["snr"] for s in ("direct-y", "2-level"))
+    one, two = (recorders[s].summary().set_index("group")["snr"] for s in ("direct-y", "2-level"))
     assert one["y gen"] == pytest.approx(two["y gen"], rel=1e-6)
     assert one["z infer"] != pytest.approx(two["z infer"], rel=1e-3)
 

@@ -37,25 +37,25 @@ def test_spread_is_the_variance_of_each_dimension(codec, images):
         y = torch.stack([codec.g_a(x[None])[0] for x in images]).flatten(1).double()
         z = torch.stack([codec.h_a(codec.g_a(x[None]).abs())[0] for x in images]).flatten(1).double()
         medians = codec.entropy_bottleneck.quantiles[:, 0, 1].double()
-    found = moments_over_images(codec, images)
+    latent_moments = moments_over_images(codec, images)
     m = medians[:, None].expand(-1, z.shape[1] // len(medians)).flatten()
     expected = {"y": y, "z": z, "y_hat": y.round(), "z_hat": (z - m).round() + m}
     for name, values in expected.items():
-        assert torch.allclose(found[name].variance, values.var(0), rtol=1e-6, atol=1e-6), name
-        assert torch.allclose(found[name].mean, values.mean(0), rtol=1e-6, atol=1e-6), name
+        assert torch.allclose(latent_moments[name].variance, values.var(0), rtol=1e-6, atol=1e-6), name
+        assert torch.allclose(latent_moments[name].mean, values.mean(0), rtol=1e-6, atol=1e-6), name
 
 
 def test_statistics(codec, images):
     table = statistics(codec, images).set_index("latent")
-    found = moments_over_images(codec, images)
+    latent_moments = moments_over_images(codec, images)
     assert list(table.index) == ["y", "z", "y_hat", "z_hat"]
-    y = found["y"]
+    y = latent_moments["y"]
     assert table.loc["y", "dimensions"] == 6 * 4 * 6
     assert table.loc["y", "variance"] == pytest.approx(float(y.variance.mean()))
     cov = y.variance.sqrt() / y.mean.abs()
     assert table.loc["y", "cov"] == pytest.approx(float(cov.mean()))
     assert table.loc["y", "cov_median"] == pytest.approx(float(cov.median()))
-    assert table.loc["y_hat", "dead"] == int((found["y_hat"].variance < 1e-3).sum())
+    assert table.loc["y_hat", "dead"] == int((latent_moments["y_hat"].variance < 1e-3).sum())
     stream = [codec.latents(x[None]) for x in images]
     assert table.loc["y_hat", "bpp"] == pytest.approx(sum(float(s.y_bits) for s in stream) / 5 / (32 * 48), rel=1e-6)
     assert table["bpp"].isna().tolist() == [True, True, False, False]
@@ -82,9 +82,9 @@ def test_portraits_are_rotated_and_sizes_made_equal():
 
 def test_tiles_cover_the_picture_once():
     pixels = torch.arange(3 * 40 * 70).remainder(256).to(torch.uint8).reshape(3, 40, 70)
-    found = tiles([Picture("p", pixels, "")], 16)
-    assert len(found) == 2 * 4
-    assert torch.equal(found[5], pixels[:, 16:32, 16:32].float() / 255)
+    crops = tiles([Picture("p", pixels, "")], 16)
+    assert len(crops) == 2 * 4
+    assert torch.equal(crops[5], pixels[:, 16:32, 16:32].float() / 255)
 
 
 @pytest.mark.parametrize(("images", "match"), [

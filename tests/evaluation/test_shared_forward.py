@@ -18,7 +18,9 @@ def codec():
     return made
 
 
-@pytest.mark.parametrize("loss", [gl.Loss(), gl.Loss("ms-nic-mix", k=3)])
+@pytest.mark.parametrize(
+    "loss", [pytest.param(gl.Loss(), id="elbo"), pytest.param(gl.Loss("ms-nic-mix", k=3), id="ms-nic-mix")]
+)
 def test_draws_that_share_the_encoder_are_those_that_do_not(codec, loss):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     calls = []

@@ -28,7 +28,7 @@ def coordinates():
 
 
 def test_a_window_moves_over_the_picture_by_whole_pixels():
-    shift, seen = 8, []
+    shift, motions = 8, []
     videos = VideoCrops([coordinates()], 128, 16, shift, seed=1)
     for step in range(8):
         for first, second in (videos.batch(step) * 255).round().int():
@@ -37,8 +37,8 @@ def test_a_window_moves_over_the_picture_by_whole_pixels():
             moved = second - first
             down, right = int(moved[0, 0, 0]), int(moved[1, 0, 0])
             assert (moved[0] == down).all() and (moved[1] == right).all()
-            seen.append((down, right))
-    motion = torch.tensor(seen)
+            motions.append((down, right))
+    motion = torch.tensor(motions)
     assert motion.min() == -shift and motion.max() == shift
     assert motion[:, 0].unique().numel() > 12 and motion[:, 1].unique().numel() > 12
     again = VideoCrops([coordinates()], 128, 16, shift, seed=1)
@@ -112,10 +112,10 @@ def test_rate_and_distortion_add_up():
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    (lambda: VideoCrops(data.embedded("test"), 128, 1, -1, 0), "largest motion"),
-    (lambda: VideoCrops(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328"),
-    (lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "lambda must be positive"),
-    (lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 1, 3, 128, 128), 0.1), "the video has one frame"),
+    pytest.param(lambda: VideoCrops(data.embedded("test"), 128, 1, -1, 0), "largest motion", id="negative motion"),
+    pytest.param(lambda: VideoCrops(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328", id="large crops"),
+    pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "lambda must be positive", id="no lambda"),
+    pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 1, 3, 128, 128), 0.1), "the video has one frame", id="one frame"),
 ])  # fmt: skip
 def test_bad_input(call, match):
     with pytest.raises(GradlabError, match=match):

@@ -11,7 +11,7 @@ from scipy import integrate, stats
 import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.noise import stream, uniform
-from gradlab.objectives.proxies import PROXIES, GumbelAnnealing, SoftRounding, proxy
+from gradlab.objectives.proxies import PROXIES, GumbelAnnealing, SoftRounding, get_proxy
 
 MEANS = (-1.7, -0.5, 0.0, 0.3, 0.5, 0.999, 2.2)
 
@@ -26,7 +26,7 @@ def z_of(values, expected):
 
 @pytest.mark.parametrize("name", list(PROXIES))
 def test_a_proxy_has_its_own_name_and_keeps_the_shape_of_the_noise(name):
-    p = proxy(name)
+    p = get_proxy(name)
     assert p.name == name
     mean = torch.tensor([[0.3], [1.7]], dtype=torch.float64, requires_grad=True)
     y = p.sample(mean, noise(10).reshape(2, 5))
@@ -37,7 +37,7 @@ def test_a_proxy_has_its_own_name_and_keeps_the_shape_of_the_noise(name):
 
 def test_the_straight_through_estimator_rounds_and_passes_the_gradient_on():
     mean = torch.tensor(MEANS, dtype=torch.float64, requires_grad=True)
-    y = proxy("straight-through").sample(mean, torch.zeros(7, dtype=torch.float64))
+    y = get_proxy("straight-through").sample(mean, torch.zeros(7, dtype=torch.float64))
     assert y.tolist() == [-2.0, -0.0, 0.0, 0.0, 0.0, 1.0, 2.0]
     (grad,) = torch.autograd.grad((y * torch.arange(7.0)).sum(), mean)
     assert grad.tolist() == [0, 1, 2, 3, 4, 5, 6]
@@ -46,7 +46,7 @@ def test_the_straight_through_estimator_rounds_and_passes_the_gradient_on():
 @pytest.mark.parametrize("mean", MEANS)
 def test_universal_quantization_is_uniform_around_the_mean_and_can_be_sent(mean):
     u = noise(100_000)
-    y = proxy("universal").sample(torch.tensor(mean, dtype=torch.float64), u)
+    y = get_proxy("universal").sample(torch.tensor(mean, dtype=torch.float64), u)
     sent = y - u
     assert torch.allclose(sent, sent.round(), rtol=0, atol=1e-12)  # an integer crosses the channel
     assert stats.kstest((y - mean + 0.5).numpy(), "uniform").pvalue > 1e-5
@@ -150,18 +150,18 @@ def test_the_derivative_of_soft_rounding_stays_finite_on_the_edge_of_a_cell():
 
 
 def test_a_parameter_may_follow_the_name():
-    assert proxy("soft-rounding:8") == SoftRounding(8.0) and proxy("sga:0.25") == GumbelAnnealing(0.25)
+    assert get_proxy("soft-rounding:8") == SoftRounding(8.0) and get_proxy("sga:0.25") == GumbelAnnealing(0.25)
     with pytest.raises(GradlabError, match="'noise' takes no parameter"):
-        proxy("noise:1")
+        get_proxy("noise:1")
     with pytest.raises(GradlabError, match="give a number after the colon"):
-        proxy("sga:cold")
+        get_proxy("sga:cold")
     with pytest.raises(GradlabError, match="temperature of sga is 2"):
-        proxy("sga:2")
+        get_proxy("sga:2")
 
 
 def test_bad_parameters_are_refused():
     with pytest.raises(GradlabError, match="unknown proxy"):
-        proxy(["noise"])
+        get_proxy(["noise"])
     for alpha in (0.0, -1.0, 15.0, math.nan, "4", 1e-300):
         with pytest.raises(GradlabError, match="alpha of soft rounding is"):
             SoftRounding(alpha)
@@ -169,7 +169,7 @@ def test_bad_parameters_are_refused():
         with pytest.raises(GradlabError, match="temperature of sga is"):
             GumbelAnnealing(temperature)
     with pytest.raises(GradlabError, match="did you mean 'sga'"):
-        proxy("sgd")
+        get_proxy("sgd")
 
 
 def test_proxies_are_a_public_table():

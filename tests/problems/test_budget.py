@@ -7,7 +7,7 @@ import torch
 
 import gradlab as gl
 from gradlab.errors import GradlabError
-from gradlab.estimators import estimator
+from gradlab.estimators import get_estimator
 from gradlab.noise import stream
 from gradlab.problems.budget import at_equal_cost, evaluations
 from gradlab.problems.comparison import gradients
@@ -19,16 +19,15 @@ NORMAL = gl.problems.NormalGaussian(0.3, 0.5, 1.0)
 @pytest.mark.parametrize(
     ("problem", "name", "k", "expected"),
     [
-        (BOX, "pathwise", 5, 5),
-        (BOX, "dreg", 5, 5),
-        (BOX, "measure-valued", 5, 7),  # the two walls are the same for all samples
-        (BOX, "dreg-boundary", 5, 7),
-        (NORMAL, "measure-valued", 5, 15),  # a pair of its own for each sample
-        (
-            gl.problems.BoxGaussian(0.3, 1.0, dim=3),
-            "measure-valued",
-            5,
-            15,
+        pytest.param(BOX, "pathwise", 5, 5, id="pathwise"),
+        pytest.param(BOX, "dreg", 5, 5, id="dreg"),
+        pytest.param(BOX, "measure-valued", 5, 7, id="measure-valued"),  # the two walls are the same for all samples
+        pytest.param(BOX, "dreg-boundary", 5, 7, id="dreg-boundary"),
+        pytest.param(
+            NORMAL, "measure-valued", 5, 15, id="measure-valued on a Normal"
+        ),  # a pair of its own for each sample
+        pytest.param(
+            gl.problems.BoxGaussian(0.3, 1.0, dim=3), "measure-valued", 5, 15, id="measure-valued in three dimensions"
         ),  # phi's coordinate alone, each sample its own
     ],
 )
@@ -43,7 +42,7 @@ def test_the_error_is_that_of_an_average_over_as_many_draws_as_the_budget_buys(n
     table = at_equal_cost(gl.compare(BOX, (name,), k, 100_000, allow_biased=True), BOX, budget)
     (row,) = table.to_dict("records")
     noise = BOX.draw_noise(draws * repeats, k, stream(0, "equal cost"))
-    means = gradients(BOX, estimator(name), noise).reshape(repeats, draws).mean(dim=1)
+    means = gradients(BOX, get_estimator(name), noise).reshape(repeats, draws).mean(dim=1)
     squares = (means - BOX.exact_gradient(k)) ** 2
     se = float(squares.std() / math.sqrt(repeats))
     assert abs(float(squares.mean()) - row["exact_mse"]) < 4.5 * se

@@ -13,10 +13,10 @@ from gradlab.estimators import ESTIMATORS
 from gradlab.noise import stream
 from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian, dimension_map
 from gradlab.problems._oracle import integrals, moments, product
-from tests.problems import brute
+from tests.problems import brute_force
 
 SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
-MODEL = brute.Model(**SETTINGS)
+MODEL = brute_force.Model(**SETTINGS)
 PHI, MEAN, STD = 0.3, 0.4, 0.7
 
 
@@ -34,7 +34,7 @@ def log_weight(posterior, base):
         y = PHI + base
         return y, MODEL.log_joint(y)
     y = MEAN + STD * base
-    return y, MODEL.log_joint(y) - brute.log_normal(base, 0.0, 1.0) + math.log(STD)
+    return y, MODEL.log_joint(y) - brute_force.log_normal(base, 0.0, 1.0) + math.log(STD)
 
 
 def derivatives(posterior, base, y):
@@ -58,40 +58,40 @@ def close(found, expected, digits=1e-8):
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("dim, points", [(2, 24), (3, 11)])
 def test_box_by_product_grids(dim, points, k):
-    one, weight = brute.box_points(0.0, points)
+    one, weight = brute_force.box_points(0.0, points)
     index = np.indices((points,) * dim).reshape(dim, -1).T
     base, p = one[index], weight[index].prod(1)
     y, log_w = log_weight("box", base)
     log_w = log_w.sum(1)
     problem, wanted = box(dim), derivatives("box", base, y)
     for wrt in ("phi", "prior_std", "slope"):
-        expected = brute.moments(log_w, p, "linear", wanted[wrt][0], k)
+        expected = brute_force.moments(log_w, p, "linear", wanted[wrt][0], k)
         close(problem.exact_moments("pathwise", k, wrt), expected)
         assert problem.exact_gradient(k, wrt) == pytest.approx(expected[0], rel=1e-8)
     for name in ("dreg", "dreg-squared"):
-        close(problem.exact_moments(name, k), brute.moments(log_w, p, "squared", wanted["phi"][1], k))
-    assert problem.exact_bound(k) == pytest.approx(brute.moments(log_w, p, "bound", log_w, k)[0], rel=1e-10)
+        close(problem.exact_moments(name, k), brute_force.moments(log_w, p, "squared", wanted["phi"][1], k))
+    assert problem.exact_bound(k) == pytest.approx(brute_force.moments(log_w, p, "bound", log_w, k)[0], rel=1e-10)
     assert problem.exact_concentration(k) == pytest.approx(
-        brute.moments(log_w, p, "squared", 0 * p + 1, k)[0], rel=1e-9
+        brute_force.moments(log_w, p, "squared", 0 * p + 1, k)[0], rel=1e-9
     )
 
 
 def test_normal_by_a_product_grid():
-    one, weight = brute.normal_points(36, 6.0)
+    one, weight = brute_force.normal_points(36, 6.0)
     index = np.indices((36, 36)).reshape(2, -1).T
     base, p = one[index], weight[index].prod(1)
     y, log_w = log_weight("normal", base)
     log_w, problem = log_w.sum(1), normal(2)
     for wrt, (total, path) in derivatives("normal", base, y).items():
-        close(problem.exact_moments("pathwise", 2, wrt), brute.moments(log_w, p, "linear", total, 2), 1e-6)
+        close(problem.exact_moments("pathwise", 2, wrt), brute_force.moments(log_w, p, "linear", total, 2), 1e-6)
         if wrt in ("phi", "std"):
             for name in ("dreg", "dreg-squared"):
-                close(problem.exact_moments(name, 2, wrt), brute.moments(log_w, p, "squared", path, 2), 1e-6)
-            close(problem.exact_moments("stl", 2, wrt), brute.moments(log_w, p, "linear", path, 2), 1e-6)
+                close(problem.exact_moments(name, 2, wrt), brute_force.moments(log_w, p, "squared", path, 2), 1e-6)
+            close(problem.exact_moments("stl", 2, wrt), brute_force.moments(log_w, p, "linear", path, 2), 1e-6)
 
 
 @pytest.mark.parametrize("k", [2, 30, 10_000, 1_000_000])
-@pytest.mark.parametrize("make", [box, normal, lambda dim: box(dim, likelihood_std=0.1)])
+@pytest.mark.parametrize("make", [box, normal, pytest.param(lambda dim: box(dim, likelihood_std=0.1), id="narrow box")])
 def test_one_coordinate_is_the_plain_oracle(make, k, monkeypatch):
     """At D = 1 the transforms give what the sums over nodes give."""
     problem = make(1)
@@ -139,7 +139,7 @@ def test_by_seeded_draws(posterior, dim, k, draws):
         shape = (draws // 10, k, dim)
         base = rng.random(shape) - 0.5 if posterior == "box" else rng.standard_normal(shape)
         y, log_w = log_weight(posterior, base)
-        share, bound = brute.weights(log_w.sum(-1))
+        share, bound = brute_force.weights(log_w.sum(-1))
         parts.setdefault(("", "bound"), []).append(bound)
         parts.setdefault(("", "concentration"), []).append((share**2).sum(1))
         for wrt, (total, path) in derivatives(posterior, base, y).items():
@@ -209,7 +209,7 @@ def test_closed_forms():
 
 def reference(name, noise, values):
     """``[B, K]`` log-weights at changed parameters of the first coordinate, or of all for the model's."""
-    model = brute.Model(**{key: values.get(key, value) for key, value in SETTINGS.items()})
+    model = brute_force.Model(**{key: values.get(key, value) for key, value in SETTINGS.items()})
     first = np.zeros(noise.shape[-1])
     first[0] = 1.0
     if name == "box":
@@ -217,7 +217,7 @@ def reference(name, noise, values):
     mean = MEAN + first * (values.get("mean", MEAN) - MEAN)
     std = STD + first * (values.get("std", STD) - STD)
     y = mean + std * noise
-    return (model.log_joint(y) - brute.log_normal(y, mean, std)).sum(-1)
+    return (model.log_joint(y) - brute_force.log_normal(y, mean, std)).sum(-1)
 
 
 @pytest.mark.parametrize("name", ["box", "normal"])
@@ -233,7 +233,7 @@ def test_samples_and_gradients_are_the_formula(name):
         override = torch.full((5,), value, dtype=torch.float64, requires_grad=True)
         log_w = problem.log_terms(noise, {wrt: override}).log_w().squeeze(-1)
         (found,) = torch.autograd.grad(torch.logsumexp(log_w, 1).sum(), override)
-        share, _ = brute.weights(reference(name, base, {}))
+        share, _ = brute_force.weights(reference(name, base, {}))
         key = "mean" if (name, wrt) == ("normal", "phi") else wrt
         moved = np.imag(reference(name, base, {key: value + 1e-30j})) / 1e-30
         np.testing.assert_allclose(found, (share * moved).sum(1), rtol=1e-10)
@@ -282,7 +282,7 @@ def test_tempered_weights_by_seeded_draws(posterior, dim=20, k=10, draws=20_000,
     rng = np.random.default_rng(6)
     base = rng.random((draws, k, dim)) - 0.5 if posterior == "box" else rng.standard_normal((draws, k, dim))
     y, log_w = log_weight(posterior, base)
-    share, bound = brute.weights(log_w.sum(-1) / temperature)
+    share, bound = brute_force.weights(log_w.sum(-1) / temperature)
     total, path = derivatives(posterior, base, y)["phi"]
     problem = box(dim) if posterior == "box" else normal(dim)
     row = dimension_map(problem, k=(k,), dim=(dim,), temperature=(temperature,)).iloc[0]
@@ -295,17 +295,17 @@ def test_tempered_weights_by_seeded_draws(posterior, dim=20, k=10, draws=20_000,
 
 
 @pytest.mark.parametrize("ask, error, message", [
-    (lambda: box(0), GradlabError, "dim is 0: give a whole number of coordinates"),
-    (lambda: normal(1.5), GradlabError, "dim is 1.5: give a whole number of coordinates"),
-    (lambda: box(3).exact_moments("dreg-boundary", 2), NotExact, "dreg-boundary are known in one dimension, not in 3"),
-    (lambda: normal(3).exact_moments("vimco", 2), NotExact, "vimco are known in one dimension, not in 3"),
-    (lambda: normal(3).exact_moments("gdreg", 2, "prior_std"), NotExact, "gdreg by prior_std are known in one dimension"),
-    (lambda: box(3).log_terms(torch.zeros(5, 4)), GradlabError, r"noise has shape \(5, 4\): give \[draws, k, 3\]"),
-    (lambda: box(3).log_terms(torch.zeros(5, 4, 2)), GradlabError, r"give \[draws, k, 3\]"),
-    (lambda: dimension_map(BoxProblem(lambda y: y, 0.3)), GradlabError, "takes a BoxGaussian or a NormalGaussian, not a"),
-    (lambda: dimension_map(box(1), k=()), GradlabError, "k is empty: give at least one value"),
-    (lambda: dimension_map(box(1), dim=(0,)), GradlabError, "dim is 0"),
-    (lambda: dimension_map(box(1), temperature=(0.0,)), GradlabError, "temperature is 0.0"),
+    pytest.param(lambda: box(0), GradlabError, "dim is 0: give a whole number of coordinates", id="no coordinate"),
+    pytest.param(lambda: normal(1.5), GradlabError, "dim is 1.5: give a whole number of coordinates", id="half a coordinate"),
+    pytest.param(lambda: box(3).exact_moments("dreg-boundary", 2), NotExact, "dreg-boundary are known in one dimension, not in 3", id="dreg-boundary"),
+    pytest.param(lambda: normal(3).exact_moments("vimco", 2), NotExact, "vimco are known in one dimension, not in 3", id="vimco"),
+    pytest.param(lambda: normal(3).exact_moments("gdreg", 2, "prior_std"), NotExact, "gdreg by prior_std are known in one dimension", id="gdreg by prior_std"),
+    pytest.param(lambda: box(3).log_terms(torch.zeros(5, 4)), GradlabError, r"noise has shape \(5, 4\): give \[draws, k, 3\]", id="noise of one coordinate"),
+    pytest.param(lambda: box(3).log_terms(torch.zeros(5, 4, 2)), GradlabError, r"give \[draws, k, 3\]", id="noise of two coordinates"),
+    pytest.param(lambda: dimension_map(BoxProblem(lambda y: y, 0.3)), GradlabError, "takes a BoxGaussian or a NormalGaussian, not a", id="another problem"),
+    pytest.param(lambda: dimension_map(box(1), k=()), GradlabError, "k is empty: give at least one value", id="no k"),
+    pytest.param(lambda: dimension_map(box(1), dim=(0,)), GradlabError, "dim is 0", id="dim 0"),
+    pytest.param(lambda: dimension_map(box(1), temperature=(0.0,)), GradlabError, "temperature is 0.0", id="temperature 0"),
 ])  # fmt: skip
 def test_bad_input(ask, error, message):
     with pytest.raises(error, match=message):

@@ -12,8 +12,8 @@ import gradlab as gl
 from gradlab.errors import GradlabError, NotExact
 from gradlab.noise import stream
 from gradlab.problems import TwoLevel
-from tests.problems.brute import log_normal
-from tests.problems.test_exact_large_k import z_scores
+from tests.problems.brute_force import log_normal
+from tests.problems.test_moments_large_k import z_scores
 
 VALUES = {
     "phi": 0.3, "a": 0.6, "b": 0.1, "c": 0.8, "d": -0.2, "y_std": 0.7, "likelihood_std": 0.6, "prior_std": 1.3,
@@ -118,7 +118,7 @@ def test_eq_14_by_quadrature():
         assert problem.exact_gradient(2, wrt, 2, NESTED) == pytest.approx(expected, abs=1e-10)
 
 
-@pytest.mark.parametrize("values", [VALUES, OTHER])
+@pytest.mark.parametrize("values", [VALUES, OTHER], ids=["near", "far"])
 @pytest.mark.parametrize("direct_y", [True, False])
 def test_closed_forms_of_one_sample(values, direct_y):
     """The table of the module, in its own letters."""
@@ -257,7 +257,7 @@ def test_compare_where_samples_are_shared():
     assert gl.compare(make(), ("pathwise",), (4,), 5000, objective="elbo").z_variance.abs().max() < 4.5
 
 
-@pytest.mark.parametrize("values", [VALUES, OTHER])
+@pytest.mark.parametrize("values", [VALUES, OTHER], ids=["near", "far"])
 @pytest.mark.parametrize("k, l", [(2, 2), (3, 2), (2, 3), (3, 3), (8, 2), (2, 20), (200, 3)])
 def test_chain_of_bounds(values, k, l):
     problem = make(values=values)

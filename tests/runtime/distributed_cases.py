@@ -66,7 +66,7 @@ def trained(folder: Path) -> dict[str, Any]:
     try:
         # The time is up for one process only, in the middle; all leave the same checkpoint behind.
         counted = []
-        late = time.monotonic() if distributed.here().rank == distributed.here().size - 1 else None
+        late = time.monotonic() if distributed.group().rank == distributed.group().size - 1 else None
 
         def advance(n: int = 1, note: str = "") -> None:
             counted.append(n)
@@ -89,7 +89,7 @@ def trained(folder: Path) -> dict[str, Any]:
         return item
 
     try:
-        distributed.here().share([("a", 1), ("b", 2), ("c", 3)], break_one)
+        distributed.group().map([("a", 1), ("b", 2), ("c", 3)], break_one)
     except GradlabError as error:
         said["share"] = str(error)
     return said
@@ -97,7 +97,7 @@ def trained(folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Write everything below ``folder``; each process its own weights and sentences."""
-    here = distributed.here()
+    group = distributed.group()
     tensors = {f"{case}/{n}": t for case, settings in CASES.items() for n, t in descended(settings).items()}
     codec = codecs.build("small-hyperprior", channels=(4, 6), seed=1).double()
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -105,8 +105,8 @@ def main(folder: Path) -> None:
     for part in ("mean", "m2"):
         tensors |= {f"record/{part}.{i}": t for i, t in enumerate(state[part])}
     tensors["record/draws"] = torch.tensor(state["draws"])
-    (folder / f"sentences-{here.rank}.json").write_text(json.dumps(trained(folder)))
-    safetensors.torch.save_file(tensors, str(folder / f"tensors-{here.rank}.safetensors"))
+    (folder / f"sentences-{group.rank}.json").write_text(json.dumps(trained(folder)))
+    safetensors.torch.save_file(tensors, str(folder / f"tensors-{group.rank}.safetensors"))
     codec = codecs.build("small-hyperprior", channels=(4, 6), seed=1)
     codec.finish()
     files.write_csv(folder / "coded.csv", evaluation.rate_distortion(codec, tested(), 0.015))
@@ -120,12 +120,12 @@ def command_line(folder: Path) -> None:
     from gradlab_studies import table11
 
     images = folder / "images"
-    if distributed.here().first:
+    if distributed.group().is_main:
         images.mkdir()
         for number in range(3):
             pixels = torch.randint(0, 256, (80, 96, 3), generator=torch.Generator().manual_seed(number))
             Image.fromarray(pixels.to(torch.uint8).numpy()).save(images / f"{number}.png")
-    distributed.here().wait()
+    distributed.group().barrier()
     usual, table11.PROFILES["quick"] = table11.PROFILES["quick"], table11.SMALLEST
     arguments = ["run", "table11", "--train-images", images, "--test-images", images, "--out", folder / "out"]
     code = cli.main([str(argument) for argument in arguments])
@@ -135,5 +135,5 @@ def command_line(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with distributed.started("cpu"):
+    with distributed.initialized("cpu"):
         main(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from rich.console import Console
 from gradlab import compare, data, evaluation, problems, training
 from gradlab.errors import GradlabError
 from gradlab.runtime import determinism, files
-from gradlab.study import runner
+from gradlab.study import Request, runner
 from gradlab.training import RunOptions
 from tests.study.fake_studies import studies
 from tests.training.test_training import TINY
@@ -25,11 +25,6 @@ __all__ = ["studies"]  # a fixture
 
 TABLES = ("table1", "table2", "bounds")
 """Two that train, and share a model; one that is exact."""
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +43,13 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Any:
             for module in modules:
                 patch.setitem(module.PROFILES, "quick", module.SMALLEST)
             folders = {"train_images": root / "train", "test_images": root / "test"}
-            assert runner.run(names, "quick", out, console=Console(file=io.StringIO()), **folders, **options) == 0
+            assert runner.run(names, Request(**folders, **options), out, console=Console(file=io.StringIO())) == 0
         return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in out.glob("*/*.csv")}
 
     return run
 
 
+@pytest.mark.slow
 def test_what_else_is_run_and_in_which_order_changes_no_byte(smallest: Any, tmp_path: Path) -> None:
     together = smallest(TABLES, tmp_path / "together")
     assert {name.partition("/")[0] for name in together} == set(TABLES)
@@ -83,7 +79,7 @@ def test_what_deterministic_sets_is_set_back() -> None:
         cudnn.benchmark,
         cudnn.deterministic,
     )
-    with determinism.enforced():
+    with determinism.deterministic_mode():
         assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
         assert cudnn.deterministic and not cudnn.benchmark
     after = (
@@ -105,9 +101,10 @@ def test_an_operation_without_a_fixed_order_is_refused(studies: Path) -> None:
         r"^table2: put_.* does not have a deterministic implementation.*: give --device cpu, or leave out --determin"
     )
     with pytest.raises(GradlabError, match=message):
-        runner.run(["table2"], out="b", console=Console(file=io.StringIO()), deterministic=True)
+        runner.run(["table2"], Request(deterministic=True), "b", console=Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
 def test_over_thread_counts_the_first_iterations_and_the_evaluation_agree(
     pictures: list[data.Picture], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from gradlab.runtime import checkpoints, distributed, files
 from tests.runtime import distributed_cases as cases
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,7 @@ def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun("-m", "tests.ranks_cases", folder)
+    done = torchrun("-m", "tests.runtime.distributed_cases", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "said.txt").write_text(done.stdout)
     return folder
@@ -123,8 +124,8 @@ def test_the_command_line_needs_no_change(one: Path, two: Path) -> None:
 def test_srun_starts_it_as_well() -> None:
     """The variables that SLURM's srun sets for two processes on one machine."""
     program = (
-        "from gradlab.runtime import distributed\nwith distributed.started('cpu') as here:\n"
-        "    print(here.gather(here.rank), here.any(here.rank == 1), here.cause('by SIGTERM' if here.rank else None))"
+        "from gradlab.runtime import distributed\nwith distributed.initialized('cpu') as group:\n"
+        "    print(group.all_gather(group.rank), group.any(group.rank == 1), group.coalesce('by SIGTERM' if group.rank else None))"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -164,16 +165,16 @@ def test_what_cannot_be_shared(
     elastic = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     for name, value in (environment or elastic).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(GradlabError, match=match), distributed.started(device):
+    with pytest.raises(GradlabError, match=match), distributed.initialized(device):
         pass
-    assert distributed.here() is distributed.ALONE
+    assert distributed.group() is distributed.SINGLE
 
 
 def test_alone_nothing_is_imported() -> None:
     program = (
         "import sys\nfrom gradlab.runtime import distributed\n"
-        "with distributed.started('cpu') as here:\n    assert here.any(True) and here.agreed(3) == 3 and here.mean({'a': 1.0})\n"
-        "    here.wait()\nsys.exit('torch' in sys.modules or 'lightning_fabric' in sys.modules)"
+        "with distributed.initialized('cpu') as group:\n    assert group.any(True) and group.broadcast(3) == 3 and group.mean({'a': 1.0})\n"
+        "    group.barrier()\nsys.exit('torch' in sys.modules or 'lightning_fabric' in sys.modules)"
     )
     environment = {n: v for n, v in os.environ.items() if not n.startswith(("SLURM_", "TORCHELASTIC"))}
     # A batch script of SLURM's that starts one process: SLURM_NTASKS is set, but srun did not start it.

@@ -62,11 +62,6 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
-@pytest.fixture(scope="module")
 def whole(pictures: list[data.Picture], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing disturbs."""
     return contents(training.train(TINY, pictures, tmp_path_factory.mktemp("whole"), RunOptions(log_every=1)).folder)
@@ -107,9 +102,9 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_bits(
         if count[0] == 3:
             os.kill(os.getpid(), getattr(signal, name))
 
-    with signals.listening(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
+    with signals.handled(), pytest.raises(Stopped, match=f"stopped by {name} after iteration [34] of 6"):
         training.train(TINY, pictures, tmp_path, RunOptions(progress=at_three, log_every=1))
-    assert signal.getsignal(getattr(signal, name)) == before and signals.cause() is None
+    assert signal.getsignal(getattr(signal, name)) == before and signals.stop_reason() is None
     run = training.run_of(TINY.on(pictures), tmp_path)
     assert checkpoints.load(run.folder / "last.safetensors").iteration in (3, 4)
     training.train(TINY, pictures, tmp_path, RunOptions(resume=True, log_every=1))
@@ -306,9 +301,10 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
     assert contents(folder) == whole
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A handful of the trials of ``make faults``."""
-    command = [sys.executable, "benchmarks/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "tests/trials/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     table = files.read_csv(tmp_path / "kills.csv")
@@ -364,7 +360,7 @@ def test_threads_are_none_of_the_signals_business() -> None:
     seen = []
 
     def elsewhere() -> None:
-        with signals.listening():
+        with signals.handled():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)

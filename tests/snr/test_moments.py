@@ -85,13 +85,15 @@ def test_a_mean_that_dominates_costs_no_digits(kind):
 
 def test_shapes_dtypes_and_purity():
     draws = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(2))
-    start = Moments.like(draws[0])
+    start = Moments.init(draws[0].shape)
     state = start.update(draws.to(torch.bfloat16)[:20]).update(draws[20:])
     assert state.mean.dtype == torch.float64 and state.mean.shape == (2, 3)
     assert start.count == 0 and not start.mean.any()
     stored = torch.cat([draws.to(torch.bfloat16)[:20].double(), draws[20:].double()])
     torch.testing.assert_close(state.variance(), stored.var(0), rtol=1e-12, atol=0)
-    torch.testing.assert_close(HigherMoments.like(draws[0]).update(stored).mean, stored.mean(0), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        HigherMoments.init(draws[0].shape).update(stored).mean, stored.mean(0), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_bad_input():

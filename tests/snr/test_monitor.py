@@ -85,7 +85,10 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize(
     "groups",
     # The encoder alone: the gradients of the decoder are nobody's, and stay.
-    [lambda model: None, lambda model: {"encoder": model.encoder.parameters()}],
+    [
+        pytest.param(lambda model: None, id="children"),
+        pytest.param(lambda model: {"encoder": model.encoder.parameters()}, id="encoder"),
+    ],
 )
 def test_training_is_the_same_bit_for_bit(tmp_path: Path, groups: Any) -> None:
     without = fit()
@@ -163,6 +166,22 @@ def test_draws_that_are_not_finite_are_left_out() -> None:
     assert monitor.after_step(1, lambda: model(torch.ones(1, 2)).sum() * next(factors)).empty
 
 
+def test_a_recorder_says_what_to_leave_out_and_frozen_parameters_are_dead() -> None:
+    model = nn.Linear(2, 2)
+    recorder = gl.GradientRecorder({"all": model}, exclude=["bias"])
+    recorder.add([torch.ones(2, 2)])
+    monitor = gl.SNRMonitor(model, recorder, every=1, draws=3)
+    loss = lambda: model(torch.rand(4, 2)).square().sum()  # noqa: E731
+    assert monitor.step(loss)[["parameters", "dead", "draws"]].to_numpy().tolist() == [[4, 0, 3]]
+    assert recorder.draws == 0
+    model.weight.requires_grad_(False)
+    with pytest.raises(GradlabError, match="every recorded parameter is frozen"):
+        monitor.step(loss)
+    both = gl.SNRMonitor(model.requires_grad_(True), {"all": model}, every=1, draws=3)
+    model.weight.requires_grad_(False)
+    assert both.step(loss)[["parameters", "dead", "draws"]].to_numpy().tolist() == [[6, 4, 3]]
+
+
 class Trainer:
     """Calls like Lightning's, with two minibatches to a step of the optimizer."""
 
@@ -226,8 +245,7 @@ def test_bad_losses_hooks_and_files(tmp_path: Path) -> None:
 TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=6, learning_rate=1e-3)
 
 
-def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path: Path) -> None:
-    pictures = [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
+def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path: Path, pictures: list[data.Picture]) -> None:
     plain = training.train(TINY, pictures, tmp_path / "plain")
     watched = training.train(TINY, pictures, tmp_path / "watched", RunOptions(snr_every=2, snr_draws=3))
     assert watched.folder.name == plain.folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import math
 
@@ -394,6 +395,14 @@ def test_memory_is_constant_in_draws():
     assert sum(v.numel() for name in ("mean", "m2", "block_mean", "block_m2") for v in plain[name]) == 2 * scalars
 
 
+def test_a_reset_recorder_starts_anew():
+    net = model()
+    recorder = record(GradientRecorder(net, standard_errors=False), net, range(70))
+    recorder.reset()
+    assert recorder.draws == 0
+    same(record(recorder, net, range(5)).state_dict(), record(GradientRecorder(net, False), net, range(5)).state_dict())
+
+
 def test_damaged_states_are_refused():
     net = model()
     recorder = record(GradientRecorder(net), net, range(70))
@@ -417,7 +426,7 @@ def test_damaged_states_are_refused():
 def test_merge_is_recording_in_one_go(cuts):
     a, b = sorted(cuts)
     net = model()
-    draws = DRAWS[:90]
+    draws = noisy_draws()[:90]
     whole = fed(draws)
     parts = [fed(draws[:a]), fed(draws[a:b]), fed(draws[b:])]
     parts[1].merge(parts[2])
@@ -428,7 +437,9 @@ def test_merge_is_recording_in_one_go(cuts):
     assert net is not None
 
 
-DRAWS = torch.randn(700, 30, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 1.0
+@functools.cache
+def noisy_draws():
+    return torch.randn(700, 30, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 1.0
 
 
 def fed(draws, standard_errors=True):
@@ -462,7 +473,7 @@ def test_fast_replicates_are_the_plain_ones(large, monkeypatch):
     stream = Stream([torch.zeros(30)], [[0]], True)
     stream.allocate([torch.device("cpu")])
     scale = torch.logspace(-30, 30, 30, dtype=torch.float64)  # float32 could not hold their squares
-    draws = DRAWS * scale * torch.tensor([1.0, -1.0, 0.2]).repeat(10)  # means of both signs and near the floor
+    draws = noisy_draws() * scale * torch.tensor([1.0, -1.0, 0.2]).repeat(10)  # means of both signs and near the floor
     draws[:, 3] = 5.0
     seen = 0
     for t in range(700):
@@ -495,7 +506,7 @@ def test_chunks_of_large_parameters():
 
 
 def test_a_mean_that_dominates_costs_no_digits():
-    row = DRAWS[:, :1].expand(-1, 3) + 1e8
+    row = noisy_draws()[:, :1].expand(-1, 3) + 1e8
     stream = fed(row)
     _, m2 = stream.totals(0)
     assert float(m2[0] / 699) == pytest.approx(float(row[:, 0].var()), rel=1e-6)
@@ -553,15 +564,15 @@ def test_recorded_snr_has_the_known_mean():
     assert np.abs(z).max() < 4.5
 
 
-def passed(means, m2s, others, other_m2s, n, b, replicated):
-    """``passes`` in the form of ``compiled.update``."""
+def updated(update, means, m2s, others, other_m2s, n, b, replicated):
+    """The replicates of ``update``, which changes ``means`` and ``m2s``."""
     layout = Layout([m.shape for m in means], [m.device for m in means])
     into, other = Moments(layout), Moments(layout)
     for i, (mean, m2) in enumerate(zip(means, m2s, strict=True)):
         into.put(i, mean, m2)
         if other_m2s:
             other.put(i, others[i], other_m2s[i])
-    values = passes.join(into, other, n, b, replicated) if other_m2s else passes.draw(into, others, n, replicated)
+    values = update(into, other if other_m2s else others, n, b, replicated)
     for ours, theirs in zip((*means, *m2s), (*into.mean, *into.m2), strict=True):
         ours.copy_(theirs)
     return values
@@ -575,15 +586,16 @@ def test_loops_and_passes_are_one_arithmetic(b):
     new = [torch.randn(size, generator=g) for size in sizes]
     new_m2 = [] if b == 1 else [torch.rand(size, generator=g, dtype=torch.float64) * b for size in sizes]
     found = []
-    for update in (compiled.update, passed):
+    for update in (compiled.update, passes.update):
         g.manual_seed(7)
         mean = [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]
         m2 = [torch.rand(size, generator=g, dtype=torch.float64) * 9 for size in sizes]
         mean[0][0] = m2[0][0] = new[0][0] = 0.0
         for some in new_m2:
             some[0] = 0.0
-        values = list(update(mean, m2, new, new_m2, 10, b, replicated=True))
-        assert not any(update([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1], 10, b, replicated=False))
+        values = list(updated(update, mean, m2, new, new_m2, 10, b, replicated=True))
+        first = ([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1])
+        assert not any(updated(update, *first, 10, b, replicated=False))
         found.append((values, mean, m2))
     (values, mean, m2), (other, other_mean, other_m2) = found
     assert values == pytest.approx(other, rel=1e-4)

@@ -12,7 +12,7 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests, provenance
-from gradlab.study.runner import check
+from gradlab.study import Request, catalog
 from gradlab.training.settings import WARM_UP
 from gradlab_studies import _models as models
 
@@ -196,8 +196,8 @@ def test_a_big_batch_of_as_many_epochs():
 )
 def test_settings_that_no_study_could_read_are_refused_before_training(study, given, sentence):
     with pytest.raises(GradlabError, match=re.escape(f"{study}: {sentence}")):
-        check([study], assignments=[given])
+        catalog.load([study], Request(assignments=(given,)))
 
 
 def test_a_setting_of_a_study_may_be_called_as_an_option_decides_elsewhere():
-    check(["snr-scaling"], assignments=["data=32"])
+    catalog.load(["snr-scaling"], Request(assignments=("data=32",)))

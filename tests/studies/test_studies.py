@@ -18,12 +18,13 @@ import torch
 from rich.console import Console
 
 from gradlab.runtime import digests, files, signals
-from gradlab.study import paper, plots, report, runner
+from gradlab.study import PROFILES, Request, catalog, paper, plots, report, runner
 from gradlab.study.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
 from tests.codecs.codec_zoo import nudge
 
-STUDIES = list(runner.discover())
+STUDIES = list(catalog.studies())
+pytestmark = pytest.mark.slow
 
 
 def module(name):
@@ -64,7 +65,7 @@ def out(tmp_path_factory):
             watched(name, part, parts)
     try:
         console = Console(file=io.StringIO(), width=200)
-        assert runner.run(STUDIES, "quick", folder, console=console) == 0
+        assert runner.run(STUDIES, Request(), folder, console=console) == 0
         (folder / "printed.txt").write_text(console.file.getvalue())
         yield folder
     finally:
@@ -219,13 +220,13 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
     """Cut by the time limit in its first piece, and further on; then resumed."""
 
     def run(resume, after=None):
-        asked, cause = itertools.count(), signals.cause
+        asked, cause = itertools.count(), signals.stop_reason
         if after is not None:
             late = {False: None, True: "at the time limit"}
-            monkeypatch.setattr(signals, "cause", lambda deadline=None: late[next(asked) >= after])
+            monkeypatch.setattr(signals, "stop_reason", lambda deadline=None: late[next(asked) >= after])
         console = Console(file=io.StringIO(), width=200)
-        assert runner.run([name], "quick", trained, RunOptions(resume=resume), console=console) == 0
-        monkeypatch.setattr(signals, "cause", cause)
+        assert runner.run([name], Request(options=RunOptions(resume=resume)), trained, console=console) == 0
+        monkeypatch.setattr(signals, "stop_reason", cause)
         return console.file.getvalue()
 
     monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
@@ -273,7 +274,8 @@ def table3(tmp_path, monkeypatch):
             return record(codec, batches, lam, draws, switches, **how)
 
         monkeypatch.setattr(study_module.gradients, "compare_direct_y", counted)
-        assert runner.run(["table3"], "quick", tmp_path, RunOptions(resume=resume), console=console, **options) == 0
+        request = Request(options=RunOptions(resume=resume), **options)
+        assert runner.run(["table3"], request, tmp_path, console=console) == 0
         return console.file.getvalue()
 
     run.folder = tmp_path / "table3"
@@ -401,7 +403,7 @@ def test_the_report_holds_every_study(out):
 def test_every_profile_has_valid_settings():
     for name in STUDIES:
         for profile, settings in module(name).PROFILES.items():
-            assert profile in runner.PROFILES
+            assert profile in PROFILES
             base = getattr(settings, "base", None)
             assert base is None or isinstance(base, TrainSettings)
 

@@ -29,7 +29,7 @@ NAN = math.nan
 @pytest.fixture
 def context(tmp_path):
     return Context(
-        out=tmp_path, folder=tmp_path / "table8", runs=tmp_path / "runs", profile="quick", seed=0,
+        out=tmp_path, folder=tmp_path / "table8", profile="quick", seed=0,
         options=RunOptions(), train_images=None, test_images=None,
         progress=Progress(Console(file=io.StringIO())),
     )  # fmt: skip

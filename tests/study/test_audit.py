@@ -10,7 +10,7 @@ from scipy.interpolate import PchipInterpolator
 
 from gradlab.study import paper
 from gradlab.study.audit import COLUMNS, audit, curves, tables
-from gradlab.study.audit.checks import NO, UNDEFINED, YES, Printed, at_least, at_most, equal, read
+from gradlab.study.audit.checks import NO, UNDEFINED, YES, Rounded, at_least, at_most, equal, read
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,16 @@ def test_slips_that_are_known(checks):
 
 
 def test_rounding_is_read_off_the_digits():
-    assert read("1.000") == Printed(1.0, 0.0005)
+    assert read("1.000") == Rounded(1.0, 0.0005)
     assert read("0.01418").half == pytest.approx(5e-6)
     assert read("-2.318").value == -2.318
     assert math.isnan(read("-").value)
+
+
+def test_rounding_adds_up():
+    total = Rounded(1.0, 0.05) + 0.5 * Rounded(3.0, 0.5)
+    assert (total.value, total.half) == (2.5, pytest.approx(0.3))
+    assert -1 * Rounded(1.0, 0.05) == Rounded(-1.0, 0.05)
 
 
 @pytest.mark.parametrize(("text", "recomputed", "slack", "holds"), [
@@ -134,16 +140,16 @@ def test_rounding_is_read_off_the_digits():
     ("1.0", math.nan, 0.0, UNDEFINED),
 ])  # fmt: skip
 def test_equal(text, recomputed, slack, holds):
-    assert equal("", "", "", "", read(text), recomputed, slack=slack).holds == holds
+    assert equal("", "", "", "", read(text), Rounded(recomputed, slack)).holds == holds
 
 
 def test_bounds():
-    one, more = Printed(1.0, 0.05), Printed(1.1, 0.05)
+    one, more = Rounded(1.0, 0.05), Rounded(1.1, 0.05)
     assert at_most("", "", "", "", one, more).holds == at_least("", "", "", "", more, one).holds == YES
     assert at_most("", "", "", "", more, one).holds == YES  # both may be 1.05
     assert at_most("", "", "", "", more, one, strict=True).holds == NO
     assert at_least("", "", "", "", one, one, strict=True).holds == NO
-    assert at_least("", "", "", "", Printed(0.8, 0.05), one).holds == NO
+    assert at_least("", "", "", "", Rounded(0.8, 0.05), one).holds == NO
 
 
 def test_a_slip_put_into_a_table_is_found(monkeypatch):

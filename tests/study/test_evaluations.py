@@ -134,7 +134,13 @@ def test_what_was_evaluated_is_read_without_the_weights(run, counted):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda text: text[:-9], lambda text: "", lambda text: "{}", lambda text: text.replace("0.", "1.", 1)]
+    "damage",
+    [
+        pytest.param(lambda text: text[:-9], id="cut"),
+        pytest.param(lambda text: "", id="empty"),
+        pytest.param(lambda text: "{}", id="no rows"),
+        pytest.param(lambda text: text.replace("0.", "1.", 1), id="other digit"),
+    ],
 )
 def test_damaged_rows_are_as_if_there_were_none(run, counted, damage):
     before = evaluations.rate_distortion(run, 4, IMAGES)
@@ -152,6 +158,7 @@ def test_without_images_and_without_the_weights(run):
         evaluations.rate_distortion(run, 3, IMAGES)
 
 
+@pytest.mark.slow
 def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
     seen = []
     with evaluations.Background(IMAGES, 1) as beside:
@@ -187,7 +194,7 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
     monkeypatch.setattr(models, "_free_cores", lambda context: 1)
     console = Console(file=io.StringIO(), width=160)
     context = Context(
-        out=tmp_path, folder=tmp_path / "table2", runs=tmp_path / "runs", profile="quick", seed=0, options=RunOptions(),
+        out=tmp_path, folder=tmp_path / "table2", profile="quick", seed=0, options=RunOptions(),
         train_images=None, test_images=None, progress=Progress(console),
     )  # fmt: skip
     wanted = [(name, models.method(SETTINGS, name)) for name in (models.TWO_LEVEL, models.BASELINE)]
@@ -208,7 +215,7 @@ def test_a_run_that_was_killed_before_its_last_note_is_noted_later(run):
     noted = json.loads((run.folder / "weights.json").read_text())
     assert set(noted) == {"snapshot-2.safetensors", "snapshot-4.safetensors", "final.safetensors"}
     (run.folder / "weights.json").write_text(json.dumps({"snapshot-4.safetensors": "of an earlier run"}))
-    run.note(run.snapshot(4))
+    run.record_digests(run.snapshot(4))
     assert json.loads((run.folder / "weights.json").read_text()) == noted
     (run.folder / "weights.json").unlink()
     training.train(SETTINGS, data.load(None, "train", SETTINGS.crop), run.folder.parent)

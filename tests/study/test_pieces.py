@@ -44,14 +44,19 @@ def test_a_part_of_other_things_is_not_read(tmp_path, other):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: text.replace("0.3333", "0.3334"),
-        lambda text: text.replace("32\\n", ""),
-        lambda text: "[]",
-        lambda text: "\x00" * 40,
-        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k not in ("sealed", "digest")}),
-        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "digest"}),
+        pytest.param(lambda text: text[: len(text) // 2], id="cut"),
+        pytest.param(lambda text: "", id="empty"),
+        pytest.param(lambda text: text.replace("0.3333", "0.3334"), id="other digit"),
+        pytest.param(lambda text: text.replace("32\\n", ""), id="row missing"),
+        pytest.param(lambda text: "[]", id="a list"),
+        pytest.param(lambda text: "\x00" * 40, id="zeros"),
+        pytest.param(
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k not in ("sealed", "digest")}),
+            id="no seal",
+        ),
+        pytest.param(
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "digest"}), id="no digest"
+        ),
     ],
 )
 def test_a_damaged_part_is_as_if_there_were_none(tmp_path, damage):
@@ -108,7 +113,9 @@ def test_a_record_is_sealed(tmp_path):
 def ends_the_work(monkeypatch, after):
     """Time is up when so many pieces were measured."""
     asked = iter(range(1000))
-    monkeypatch.setattr(signals, "cause", lambda deadline=None: "at the time limit" if next(asked) >= after else None)
+    monkeypatch.setattr(
+        signals, "stop_reason", lambda deadline=None: "at the time limit" if next(asked) >= after else None
+    )
 
 
 def pieces(measured, *keys):

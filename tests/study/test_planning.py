@@ -13,13 +13,14 @@ from rich.console import Console
 from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import files
-from gradlab.study import planning, runner
+from gradlab.runtime.progress import Progress
+from gradlab.study import Context, Request, catalog, planning, runner
 from gradlab.training import RunOptions, run_of
 from gradlab_studies import _models as models
 
 NAMES = [
     name
-    for name in runner.discover()
+    for name in catalog.studies()
     if hasattr(importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}"), "work")
 ]
 SECONDS = {"train": 1.0, "record": 0.5, "evaluate": 2.0, "round": 0.25}
@@ -61,13 +62,13 @@ def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
     used = module(name)
     # The one that studies hold now: other tests import the studies anew.
     monkeypatch.setattr(importlib.import_module("gradlab_studies._models"), "train_all", train_all)
-    options = {"out": tmp_path, "folder": tmp_path / name, "runs": tmp_path / "runs", "profile": "quick", "seed": 0}
-    context = runner.Context(
+    options = {"out": tmp_path, "folder": tmp_path / name, "profile": "quick", "seed": 0}
+    context = Context(
         **options,
         options=RunOptions(),
         train_images=None,
         test_images=None,
-        progress=runner.Progress(Console(file=io.StringIO())),
+        progress=Progress(Console(file=io.StringIO())),
     )
     measure = used.on_codec if name == "rounding" else used.measure
     with pytest.raises(Enough):
@@ -80,7 +81,7 @@ def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
 
 
 def test_models_that_studies_share_count_once(clock):
-    found = planning.plan(["table3", "table2"], test_images=None)
+    found = planning.plan(["table3", "table2"])
     images = len(data.load(None, "test", 1))
     assert found.studies == ("table3", "table2") and found.left_out == () and found.budget_min is None
     assert lines(found, "table3") == [
@@ -141,7 +142,8 @@ def test_what_was_trained_before_needs_no_time(clock, tmp_path):
     assert (run_of(models.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert [line for line in lines(found, "table2") if line[0] == "train"] == [("train", models.BASELINE, 3)]
-    runner.run(["table2"], "quick", tmp_path / "before", RunOptions(resume=True), console=Console(file=io.StringIO()))
+    request = Request(options=RunOptions(resume=True))
+    runner.run(["table2"], request, tmp_path / "before", console=Console(file=io.StringIO()))
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert lines(found, "table2") == [(planning.NOTHING, "", 0)]
 
@@ -183,7 +185,7 @@ def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
 
 def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
     seen = {}
-    monkeypatch.setattr(runner, "run", lambda names, profile, out, options, **how: seen.update(how, names=names) or 0)
+    monkeypatch.setattr(runner, "run", lambda names, request, out, **how: seen.update(vars(request), names=names) or 0)
     assert cli.main(["plan", "figure4", "--budget", "2", "--out", "plan.json"]) == 0
     assert cli.main(["run", "--plan", "plan.json"]) == 0 and seen["time_limit"] == 2 and seen["names"] == ["figure4"]
     assert cli.main(["run", "--plan", "plan.json", "--time-limit", "1"]) == 0 and seen["time_limit"] == 1
@@ -213,21 +215,21 @@ def test_what_cannot_be_planned(clock, capsys, arguments, sentence):
 @pytest.mark.parametrize(
     ("change", "arguments", "sentence"),
     [
-        (None, ["--profile", "gpu"], "plan.json was made with --profile quick, not gpu: leave it out, or plan again"),
-        (None, ["--seed", "4"], "plan.json was made with --seed 0, not 4"),
-        (None, ["--set", "bins=3"], "plan.json was made with --set none, not bins=3"),
-        (None, ["--device", "cuda"], "plan.json was made with --device cpu, not cuda"),
-        (None, ["--test-images", "images"], "plan.json was made with other images than --test-images"),
-        (None, ["figure4"], "studies are given twice, by name and by plan.json"),
-        (lambda plan: plan | {"settings": {"figure4": "0" * 12}}, [], "plan.json is of other settings of figure4"),
-        (lambda plan: plan | {"studies": []}, [], "error: plan.json is a plan in which nothing fits"),
-        (lambda plan: plan | {"studies": ["figure5"]}, [], "error: unknown study 'figure5'"),
-        (lambda plan: plan | {"plan": 2}, [], "plan.json is no plan of this version"),
-        (lambda plan: plan | {"settings": 3}, [], "plan.json is no plan"),
-        (lambda plan: plan | {"seed": "x"}, [], "plan.json is no plan"),
-        (lambda plan: plan | {"studies": 3}, [], "plan.json is no plan"),
-        (lambda plan: {}, [], "plan.json is no plan of this version"),
-        (lambda plan: [], [], "plan.json holds no JSON object: make one with gradlab plan"),
+        pytest.param(None, ["--profile", "gpu"], "plan.json was made with --profile quick, not gpu: leave it out, or plan again", id="profile"),
+        pytest.param(None, ["--seed", "4"], "plan.json was made with --seed 0, not 4", id="seed"),
+        pytest.param(None, ["--set", "bins=3"], "plan.json was made with --set none, not bins=3", id="set"),
+        pytest.param(None, ["--device", "cuda"], "plan.json was made with --device cpu, not cuda", id="device"),
+        pytest.param(None, ["--test-images", "images"], "plan.json was made with other images than --test-images", id="images"),
+        pytest.param(None, ["figure4"], "studies are given twice, by name and by plan.json", id="studies"),
+        pytest.param(lambda plan: plan | {"settings": {"figure4": "0" * 12}}, [], "plan.json is of other settings of figure4", id="settings"),
+        pytest.param(lambda plan: plan | {"studies": []}, [], "error: plan.json is a plan in which nothing fits", id="empty"),
+        pytest.param(lambda plan: plan | {"studies": ["figure5"]}, [], "error: unknown study 'figure5'", id="unknown study"),
+        pytest.param(lambda plan: plan | {"plan": 2}, [], "plan.json is no plan of this version", id="version"),
+        pytest.param(lambda plan: plan | {"settings": 3}, [], "plan.json is no plan", id="settings a number"),
+        pytest.param(lambda plan: plan | {"seed": "x"}, [], "plan.json is no plan", id="seed a text"),
+        pytest.param(lambda plan: plan | {"studies": 3}, [], "plan.json is no plan", id="studies a number"),
+        pytest.param(lambda plan: {}, [], "plan.json is no plan of this version", id="no keys"),
+        pytest.param(lambda plan: [], [], "plan.json holds no JSON object: make one with gradlab plan", id="a list"),
     ],
 )  # fmt: skip
 def test_a_plan_that_is_not_of_this(clock, capsys, change, arguments, sentence):
@@ -248,4 +250,4 @@ def test_no_plan_at_all(capsys):
     assert cli.main(["run"]) == 2
     assert "no study named: name some of" in capsys.readouterr().err
     with pytest.raises(GradlabError, match="the seed is -1"):
-        planning.plan(["figure4"], seed=-1)
+        planning.plan(["figure4"], Request(seed=-1))

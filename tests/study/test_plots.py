@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import LogNorm, Normalize
 
 from gradlab.errors import GradlabError
 from gradlab.study import plots
@@ -37,7 +38,7 @@ def draw_histograms(ax: Any) -> None:
 
 
 def draw_heat(ax: Any) -> None:
-    plots.heat(ax, HEAT, "e", "k", "bias", xlabel="k", ylabel="estimator", label="|bias| (nats)", log=True)
+    plots.heat(ax, HEAT, "e", "k", "bias", xlabel="k", ylabel="estimator", label="|bias| (nats)", norm=LogNorm())
 
 
 DRAWERS = [draw_curves, draw_bars, draw_histograms, draw_heat]
@@ -82,8 +83,8 @@ def test_as_many_lines_as_colours_are_told_apart_in_grey() -> None:
 
 def test_a_shared_legend_shows_line_and_marker_of_one_name() -> None:
     fig, axes = plots.figure(1, 2, width="page")
-    plots.curves(axes[0], CURVES, "k", "snr", None, "estimator", xlabel="k", ylabel="SNR", markers=False)
-    plots.curves(axes[0], CURVES, "k", "snr", "se", "estimator", xlabel="k", ylabel="SNR", points=True)
+    plots.curves(axes[0], CURVES, "k", "snr", None, "estimator", xlabel="k", ylabel="SNR", mode="lines")
+    plots.curves(axes[0], CURVES, "k", "snr", "se", "estimator", xlabel="k", ylabel="SNR", mode="markers")
     plots.shared_legend(fig, axes[:1], at=axes[1])
     legend = axes[1].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"] and not axes[1].axison
@@ -166,7 +167,9 @@ def test_histograms_of_next_to_nothing(tmp_path: Path, values: list[float]) -> N
 def test_heat_writes_every_cell() -> None:
     _, ax = plots.figure()
     draw_heat(ax)
-    plots.heat(plots.figure()[1], HEAT, "e", "k", "bias", xlabel="k", ylabel="e", label="|bias|", limits=(0, 0.1))
+    plots.heat(
+        plots.figure()[1], HEAT, "e", "k", "bias", xlabel="k", ylabel="e", label="|bias|", norm=Normalize(0, 0.1)
+    )
     assert [text.get_text() for text in ax.texts] == ["0.5", "0", "1e-4", "n/a"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top

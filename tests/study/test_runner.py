@@ -17,7 +17,7 @@ from rich.console import Console
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests, files
 from gradlab.runtime.progress import Progress, duration
-from gradlab.study import catalog, runner
+from gradlab.study import Request, catalog, runner
 from gradlab.training import RunOptions
 from tests.study.fake_studies import studies
 
@@ -25,16 +25,17 @@ __all__ = ["studies"]  # a fixture
 
 
 def run(*names: str, **options: Any) -> tuple[int, str]:
-    console = Console(file=io.StringIO(), width=120)
-    own = {name: options.pop(name) for name in ("device", "resume") if name in options}
-    code = runner.run(names, console=console, options=RunOptions(**own) if own else None, **options)
+    console, out = Console(file=io.StringIO(), width=120), options.pop("out", None)
+    training = {name: options.pop(name) for name in ("device", "resume") if name in options}
+    request = Request(options=RunOptions(**training) if training else None, **options)
+    code = runner.run(names, request, out, console=console)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_discover_imports_nothing(studies: Path) -> None:
     (studies / "table10.py").write_text('"""Ten."""\nraise SystemExit("imported")\n')
     (studies / "table2.py").write_text("x = 1\n")
-    found = runner.discover()
+    found = catalog.studies()
     assert found == {
         "an-other": "Another, with a hyphen.",
         "table1": "A table <of> numbers.",
@@ -47,7 +48,7 @@ def test_discover_imports_nothing(studies: Path) -> None:
 def test_a_study_that_does_not_parse(studies: Path) -> None:
     (studies / "table2.py").write_text("def\n")
     with pytest.raises(GradlabError, match=r"table2\.py does not parse"):
-        runner.discover()
+        catalog.studies()
 
 
 def test_a_run_writes_everything(studies: Path) -> None:
@@ -86,17 +87,17 @@ def test_default_folder_and_profile(studies: Path) -> None:
 
 
 def test_settings_from_the_command_line_are_recorded_and_part_of_the_identity(studies: Path) -> None:
-    code, said = run("table1", out="out", assignments=["rows=2"], commit="0123abc")
+    code, said = run("table1", out="out", assignments=("rows=2",), commit="0123abc")
     assert code == 0 and len(files.read_csv("out/table1/table1.csv")) == 2
     record = files.read_json("out/table1/provenance.json")
     assert record["settings"] == {"rows": 2, "seed": 0}
     assert (record["commit"], record["dirty"]) == ("0123abc", None)  # whatever git says of this folder
     assert set(record["git"]) == {"commit", "dirty"} and record["set"] == ["rows=2"]
-    run("table1", out="out", resume=True, assignments=["rows=2"])
+    run("table1", out="out", resume=True, assignments=("rows=2",))
     assert log() == "table1 "
     run("table1", out="out", resume=True)
     assert log() == "table1 table1 "
-    code, said = run("table1", out="out", time_limit=1e-9, assignments=["rows=2"], commit="0123abc")
+    code, said = run("table1", out="out", time_limit=1e-9, assignments=("rows=2",), commit="0123abc")
     assert "--commit 0123abc" in said and "--set rows=2" in said and said.rstrip().endswith("--resume")
 
 
@@ -117,7 +118,7 @@ def test_a_precision_that_is_given_twice_is_refused(studies: Path) -> None:
     )
     (studies / "table2.py").write_text(text)
     with pytest.raises(GradlabError, match="given twice, by --precision and by --set: give one of the two"):
-        run("table2", out="out", assignments=["precision=float32"], precision="float32")
+        run("table2", out="out", assignments=("precision=float32",), precision="float32")
 
 
 def test_same_seed_same_bytes(studies: Path) -> None:
@@ -134,14 +135,14 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1", "tabel1"), {}, "unknown study 'tabel1': did you mean 'table1'"),
         (("table1",), {"profile": "quik"}, "unknown profile 'quik': did you mean 'quick'"),
         (("table1", "an-other"), {"profile": "gpu"}, "study an-other has no profile 'gpu': it has quick"),
-        (("table1",), {"assignments": ["seed=3"]}, "table1: --set seed: --seed decides it"),
-        (("table1",), {"assignments": ["base.data=x"]}, "unknown setting 'base'"),
-        (("table1",), {"assignments": ["rows=3"], "out": None}, "--set changes what profile quick is: say with --out"),
+        (("table1",), {"assignments": ("seed=3",)}, "table1: --set seed: --seed decides it"),
+        (("table1",), {"assignments": ("base.data=x",)}, "unknown setting 'base'"),
+        (("table1",), {"assignments": ("rows=3",), "out": None}, "--set changes what profile quick is: say with --out"),
         (("table1",), {"commit": "main"}, "the commit is 'main': give its hash, 7 hexadecimal digits or more"),
         (("table1",), {"commit": ""}, "the commit is '': give its hash"),
-        (("table1",), {"assignments": ["row=3"]}, "table1: unknown setting 'row': did you mean 'rows'"),
-        (("table1", "an-other"), {"assignments": ["rows=5"]}, "an-other: unknown setting 'rows': known are seed"),
-        (("table1", "an-other"), {"assignments": ["rows=x"]}, "table1: --set rows is 'x': give a whole number"),
+        (("table1",), {"assignments": ("row=3",)}, "table1: unknown setting 'row': did you mean 'rows'"),
+        (("table1", "an-other"), {"assignments": ("rows=5",)}, "an-other: unknown setting 'rows': known are seed"),
+        (("table1", "an-other"), {"assignments": ("rows=x",)}, "table1: --set rows is 'x': give a whole number"),
         (("table1",), {"seed": -1}, "the seed is -1: give a whole number"),
         (("table1",), {"seed": 2**63}, "give a whole number"),
         (("table1",), {"time_limit": 0.0}, "time limit is 0 minutes: give more than 0"),

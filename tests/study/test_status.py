@@ -112,7 +112,7 @@ def test_damaged_files_are_nobodys_end(out: Path, damage: bytes) -> None:
 def test_a_pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     with heartbeat.running(tmp_path / "a", 100, "table8") as pulse:
-        assert heartbeat.read(tmp_path / "a").alive  # type: ignore[union-attr]
+        assert heartbeat.read(tmp_path / "a").current == "running"  # type: ignore[union-attr]
         pulse(50, "resumed")
         time.sleep(0.05)
         pulse(10, "loss 2")
@@ -126,8 +126,8 @@ def test_a_pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("error", "end"), [
-    (GradlabError("a sentence"), ("failed", "a sentence")), (Stopped("late"), ("stopped", "loss 2")),
-    (KeyboardInterrupt(), ("stopped", "loss 2")), (MemoryError(), ("failed", "MemoryError")),
+    pytest.param(GradlabError("a sentence"), ("failed", "a sentence"), id="refused"), pytest.param(Stopped("late"), ("stopped", "loss 2"), id="stopped"),
+    pytest.param(KeyboardInterrupt(), ("stopped", "loss 2"), id="interrupted"), pytest.param(MemoryError(), ("failed", "MemoryError"), id="out of memory"),
 ])  # fmt: skip
 def test_how_it_ended(tmp_path: Path, error: BaseException, end: tuple[str, str]) -> None:
     with pytest.raises(type(error)), heartbeat.running(tmp_path, 9) as pulse:

@@ -18,7 +18,7 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, provenance
 from gradlab.training import RunOptions, breakdown
 from gradlab.training import settings as settings_
-from gradlab.training.breakdown import PATIENCE, WINDOW, Watch
+from gradlab.training.breakdown import PATIENCE, WINDOW, Detector
 from tests.training.test_training import TINY
 
 
@@ -26,11 +26,6 @@ from tests.training.test_training import TINY
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here cuts the power."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
 
 
 class _BadOnTheWayBack(torch.autograd.Function):
@@ -63,12 +58,23 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, name: str, good: int, spoil: Any) 
 @pytest.mark.parametrize(
     ("name", "spoil", "sentence"),
     [
-        ("h_s.2", lambda y: y * math.nan, r"the loss is nan; the first module whose output is not finite is h_s\.2"),
-        ("g_a.2", lambda y: y / 0, r"the loss is (nan|inf); the first module whose output is not finite is g_a\.2"),
-        (
+        pytest.param(
+            "h_s.2",
+            lambda y: y * math.nan,
+            r"the loss is nan; the first module whose output is not finite is h_s\.2",
+            id="nan in the output",
+        ),
+        pytest.param(
+            "g_a.2",
+            lambda y: y / 0,
+            r"the loss is (nan|inf); the first module whose output is not finite is g_a\.2",
+            id="division by zero",
+        ),
+        pytest.param(
             "g_s.2",
             _BadOnTheWayBack.apply,
             r"the norm of the gradient is nan; on the way back the first gradient that is not finite is that of g_s\.2\.",
+            id="gradient nan",
         ),
     ],
 )
@@ -142,13 +148,13 @@ def ordinary(seed: int, iterations: int = 3000) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ordinary_losses_are_no_explosion(seed: int) -> None:
-    watch = Watch(20)
-    assert not any(watch.see(loss, 1.0) for loss in ordinary(seed))
+    watch = Detector(20)
+    assert not any(watch.check(loss, 1.0) for loss in ordinary(seed))
 
 
 def first(losses: list[float], factor: float = 20) -> int | None:
-    watch = Watch(factor)
-    return next((i for i, loss in enumerate(losses) if watch.see(loss, 1.0)), None)
+    watch = Detector(factor)
+    return next((i for i, loss in enumerate(losses) if watch.check(loss, 1.0)), None)
 
 
 def test_what_is_an_explosion() -> None:
@@ -163,11 +169,11 @@ def test_what_is_an_explosion() -> None:
 
 def test_a_resumed_watch_judges_as_one_that_never_stopped() -> None:
     losses = [*ordinary(0, 500), *[1e4] * 50]
-    whole, half = Watch(20), Watch(20)
+    whole, half = Detector(20), Detector(20)
     for loss in losses[:500]:
-        assert whole.see(loss, 1.0) is half.see(loss, 1.0) is None
-    again = Watch(20, half.state())
-    said = [(whole.see(loss, 1.0), again.see(loss, 1.0)) for loss in losses[500:]]
+        assert whole.check(loss, 1.0) is half.check(loss, 1.0) is None
+    again = Detector(20, half.state())
+    said = [(whole.check(loss, 1.0), again.check(loss, 1.0)) for loss in losses[500:]]
     assert all(a == b for a, b in said) and any(a for a, _ in said)
 
 
@@ -175,5 +181,5 @@ def test_weights_that_are_not_finite_are_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with torch.no_grad():
         model[1].bias.fill_(math.inf)
-    assert breakdown.where(model, lambda: model(torch.ones(1, 2)).sum()) == "the weights 1.bias are not finite"
+    assert breakdown.locate(model, lambda: model(torch.ones(1, 2)).sum()) == "the weights 1.bias are not finite"
     assert not model._forward_hooks and not model[0].weight._backward_hooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -23,19 +24,35 @@ from gradlab.runtime.progress import Progress
 from gradlab.study import status
 from gradlab.training import RunOptions, TrainSettings, engines
 from gradlab.training.engines import Engine, Sweep, Task, _task, local
-from gradlab.training.engines._task import TOKEN, Order, carry_out
-
-PICTURES = data.embedded("train")
-TINY = TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=60, learning_rate=1e-3, snapshots=(1,),
-                     data=data.fingerprint(PICTURES))  # fmt: skip
-TASKS = tuple(Task(f"lambda {lam}", replace(TINY, lam=lam)) for lam in (0.01, 0.02, 0.03))
+from gradlab.training.engines._task import TOKEN_FILE, WorkerTask, execute
 
 
-def sweep(runs: Path, tasks: tuple[Task, ...] = TASKS, **more: object) -> tuple[Sweep, io.StringIO]:
+@functools.cache
+def photographs() -> list[data.Picture]:
+    return data.embedded("train")
+
+
+@functools.cache
+def tiny() -> TrainSettings:
+    return TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=60, learning_rate=1e-3,
+                         snapshots=(1,), data=data.fingerprint(photographs()))  # fmt: skip
+
+
+def three_tasks() -> tuple[Task, ...]:
+    return tuple(Task(f"lambda {lam}", replace(tiny(), lam=lam)) for lam in (0.01, 0.02, 0.03))
+
+
+def sweep(runs: Path, tasks: tuple[Task, ...] = (), **more: object) -> tuple[Sweep, io.StringIO]:
     said = io.StringIO()
     progress = Progress(Console(file=said, width=160))
     return Sweep(
-        tasks, runs, None, PICTURES, progress, study="table8", options=RunOptions(checkpoint_seconds=0, **more)
+        tasks or three_tasks(),
+        runs,
+        None,
+        photographs(),
+        progress,
+        study="table8",
+        options=RunOptions(checkpoint_seconds=0, **more),
     ), said  # type: ignore[arg-type]
 
 
@@ -99,6 +116,7 @@ class Killer(threading.Thread):
         self.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_killed_worker_changes_nothing(
     engine: str, undisturbed: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -109,10 +127,10 @@ def test_a_killed_worker_changes_nothing(
     asked, said = sweep(runs)
     with Killer(runs) as killer:
         found = engines.train(asked, Engine(engine, jobs=2))
-    assert killer.killed and killer.at < TINY.steps
+    assert killer.killed and killer.at < tiny().steps
     assert killer.early.stat().st_mtime < killer.when  # it went on from the checkpoint, not from the start
-    assert [run.folder for run in found] == [task.run(runs).folder for task in TASKS]
-    for task in TASKS:
+    assert [run.folder for run in found] == [task.run(runs).folder for task in three_tasks()]
+    for task in three_tasks():
         here, there = final(task, runs), final(task, undisturbed)
         assert all(torch.equal(here[n], there[n]) for n in there), task.name
         assert f"training {task.name}: 60/60 in" in said.getvalue()
@@ -123,7 +141,7 @@ def test_a_killed_worker_changes_nothing(
 
 def test_one_fails_and_the_others_are_finished(tmp_path: Path, ray: None) -> None:
     runs = tmp_path / "out" / "runs"
-    tasks = (Task("bad", replace(TINY, lam=1e38)), Task("good", replace(TINY, steps=3)))
+    tasks = (Task("bad", replace(tiny(), lam=1e38)), Task("good", replace(tiny(), steps=3)))
     with pytest.raises(GradlabError, match=r"^training bad: training broke off at iteration 1"):
         engines.train(sweep(runs, tasks)[0], Engine("ray", jobs=2))
     assert tasks[1].run(runs).done
@@ -133,45 +151,45 @@ def test_one_fails_and_the_others_are_finished(tmp_path: Path, ray: None) -> Non
 
 
 def test_a_time_limit_stops_all_and_they_go_on(undisturbed: Path, tmp_path: Path, ray: None) -> None:
-    tasks = TASKS[:2]
+    tasks = three_tasks()[:2]
     with pytest.raises(Stopped):
         engines.train(sweep(tmp_path, tasks, deadline=time.monotonic() - 1)[0], Engine("ray"))
     assert not any(task.run(tmp_path).done for task in tasks)
     engines.train(sweep(tmp_path, tasks, resume=True)[0], Engine())
-    assert torch.equal(*(final(TASKS[0], at)["g_a.0.weight"] for at in (tmp_path, undisturbed)))
+    assert torch.equal(*(final(three_tasks()[0], at)["g_a.0.weight"] for at in (tmp_path, undisturbed)))
 
 
-def order(runs: Path, **change: object) -> Order:
-    (runs / TOKEN).write_text("abc")
-    return Order(Task("tiny", replace(TINY, steps=2)), str(runs), "abc", None, "", None, RunOptions(), False)._replace(
-        **change
-    )
+def order(runs: Path, **change: object) -> WorkerTask:
+    (runs / TOKEN_FILE).write_text("abc")
+    return WorkerTask(
+        Task("tiny", replace(tiny(), steps=2)), str(runs), "abc", None, "", None, RunOptions(), False
+    )._replace(**change)
 
 
 def test_what_an_order_refuses(tmp_path: Path) -> None:
-    assert carry_out(order(tmp_path, token="other")).sentence.endswith(
+    assert execute(order(tmp_path, token="other")).message.endswith(
         f"does not see {tmp_path}: on a cluster the output folder must lie on a disk that all machines share"
     )
-    task = Task("tiny", replace(TINY, steps=2, data="0123"))
-    assert "sees other training images" in carry_out(order(tmp_path, task=task)).sentence
-    assert "there is no folder" in carry_out(order(tmp_path, images="/nowhere")).sentence
-    assert carry_out(order(tmp_path, until=time.time() - 1)).status == "stopped"
-    assert carry_out(order(tmp_path)).status == "done"
+    task = Task("tiny", replace(tiny(), steps=2, data="0123"))
+    assert "sees other training images" in execute(order(tmp_path, task=task)).message
+    assert "there is no folder" in execute(order(tmp_path, images="/nowhere")).message
+    assert execute(order(tmp_path, until=time.time() - 1)).status == "stopped"
+    assert execute(order(tmp_path)).status == "done"
 
 
 def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_task, "LOOK_SECONDS", 0.0)
-    task = Task("long", replace(TINY, steps=100_000))
+    monkeypatch.setattr(_task, "TOKEN_SECONDS", 0.0)
+    task = Task("long", replace(tiny(), steps=100_000))
     asked = order(tmp_path, task=task)
 
     def take_back() -> None:
         while heartbeat.read(task.run(tmp_path).folder) is None:
             time.sleep(0.01)
-        (tmp_path / TOKEN).unlink()
+        (tmp_path / TOKEN_FILE).unlink()
 
     thread = threading.Thread(target=take_back)
     thread.start()
-    assert carry_out(asked).status == "stopped"
+    assert execute(asked).status == "stopped"
     thread.join()
     assert checkpoints.load(task.run(tmp_path).folder / "last.safetensors").iteration >= 1
     state = heartbeat.read(task.run(tmp_path).folder)
@@ -182,7 +200,7 @@ def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeyp
 def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if engine == "ray":
         request.getfixturevalue("ray")
-    tasks = tuple(Task(f"{lam}", replace(TINY, steps=100_000, lam=lam)) for lam in (0.01, 0.02))
+    tasks = tuple(Task(f"{lam}", replace(tiny(), steps=100_000, lam=lam)) for lam in (0.01, 0.02))
 
     def terminate() -> None:
         while sum(1 for _ in tmp_path.glob("*/last.safetensors")) < 2:
@@ -190,7 +208,7 @@ def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: p
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=terminate, daemon=True)
-    with signals.listening(), pytest.raises(Stopped, match="by SIGTERM"):
+    with signals.handled(), pytest.raises(Stopped, match="by SIGTERM"):
         thread.start()
         engines.train(sweep(tmp_path, tasks)[0], Engine(engine, jobs=2))
     found = [heartbeat.read(task.run(tmp_path).folder) for task in tasks]
@@ -198,7 +216,7 @@ def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: p
 
 
 def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
-    folder = TASKS[0].run(tmp_path).folder
+    folder = three_tasks()[0].run(tmp_path).folder
     folder.mkdir()
     heartbeat.write(folder, heartbeat.State("running", 60))
     with pytest.raises(GradlabError, match=r"process \d+ on .* is training in .*: wait for it"):
@@ -230,7 +248,7 @@ def test_bad_engines(arguments: dict[str, object], match: str) -> None:
 
 
 def test_processes_that_share_a_model_take_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_here", distributed.Ranks(0, 2))
+    monkeypatch.setattr(distributed, "_group", distributed.ProcessGroup(0, 2))
     assert Engine().jobs is None
     for arguments in ({"jobs": 2}, {"name": "ray"}):
         with pytest.raises(GradlabError, match="2 processes share every model"):
@@ -242,7 +260,7 @@ def test_on_cuda_models_take_turns_in_this_process_each_run_once(
 ) -> None:
     begun: list[int] = []
     monkeypatch.setattr(local, "take_turns", lambda trainings, jobs: begun.extend([len(trainings), jobs]))
-    asked, _ = sweep(tmp_path, (*TASKS, TASKS[0]._replace(name="the same again")))
+    asked, _ = sweep(tmp_path, (*three_tasks(), three_tasks()[0]._replace(name="the same again")))
     object.__setattr__(asked.options, "device", "cuda")  # there is none here
     engines.train(asked, Engine(jobs=2))
     assert begun == [3, 2]

@@ -19,10 +19,9 @@ import torch
 from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import checkpoints, files, locks
-from gradlab.training import RunOptions, archive, packing
-from gradlab.training.packing import PackOptions, pack, pack_every
+from gradlab.training import RunOptions
+from gradlab.training.packing import PackOptions, _pack, archive, pack, pack_every, unpack
 from gradlab.training.state import RESTART
-from gradlab.training.unpacking import unpack
 from gradlab_studies import _models as models
 from tests.training.packs import contents, model, names, shards, study
 
@@ -117,7 +116,7 @@ def test_links_are_followed_inside_only(tmp_path):
     (out / "self").symlink_to(".")
     (out / "table1" / "nested").symlink_to("../.measured/table2")
     assert len(pack(out, tmp_path / "pack").sets) == 1
-    inside = archive.contents(tmp_path / "pack" / "results.zip")
+    inside = archive.read(tmp_path / "pack" / "results.zip")
     assert inside["table1/again.csv"] == inside["table1/table1.csv"]
     assert {"runs/run-1/log.csv"} <= inside.keys()
     assert inside["table2/table2.csv"] == (out / ".measured" / "table2" / "table2.csv").read_bytes()
@@ -145,7 +144,7 @@ def test_with_the_optimizer_an_unfinished_run_goes_on_to_the_same_numbers(finish
     assert (entry.kind, entry.iteration, entry.optimizer) == ("last", 3, True)
     unpack(tmp_path / "pack", tmp_path / "there")
     run = training.train(SETTINGS, pictures, tmp_path / "there" / "runs", RunOptions(resume=True))
-    assert run.warm_restarts == ()
+    assert run.record().warm_restarts == ()
     one, two = (checkpoints.load(r.folder / "final.safetensors").tensors for r in (undisturbed, run))
     assert all(torch.equal(one[n], two[n]) for n in one)
 
@@ -158,7 +157,7 @@ def test_without_it_the_restart_is_warm_and_says_so(tmp_path, pictures):
     runs = tmp_path / "there" / "runs"
     stop_after(pictures, runs, 5, resume=True)  # seen: 3 resumed, 2 trained
     run = training.train(SETTINGS, pictures, runs, RunOptions(resume=True, log_every=1))  # a resume with its optimizer
-    assert run.warm_restarts == (3,)
+    assert run.record().warm_restarts == (3,)
     log = files.read_csv(run.folder / "log.csv")
     warm = log.loc[log["iteration"] == 6, "learning_rate"].item()
     assert warm == pytest.approx(SETTINGS.rate_at(5) * 3 / RESTART)
@@ -198,7 +197,7 @@ def test_limits_hold_and_the_most_valuable_comes_first(tmp_path, limit, count, t
     assert len(sizes) == made.files <= (count or 99)
     assert max(sizes) <= limit * 2**20
     assert sum(sizes) == made.megabytes * 2**20 <= (total or 99) * 2**20
-    listed = files.rows_of(archive.contents(target / "results.zip")["weights.csv"], "weights.csv")
+    listed = files.rows_of(archive.read(target / "results.zip")["weights.csv"], "weights.csv")
     assert list(listed["digest"]) == [p.digest for p in made.sets]
     assert sorted(names(unpack(target, tmp_path / "there"))) == sorted(names(made))
 
@@ -218,12 +217,12 @@ def test_pictures_are_left_out_before_results_are_refused(tmp_path):
     out = tmp_path / "out"
     model(out, tensors=1, kb=1)
     study(out)
-    assert "table1/table1.png" in archive.contents(pack(out, tmp_path / "a") and tmp_path / "a" / "results.zip")
+    assert "table1/table1.png" in archive.read(pack(out, tmp_path / "a") and tmp_path / "a" / "results.zip")
     lines = []
     made = pack_every(out, tmp_path / "b", 1, PackOptions(limit_mb=0.015), lines.append, idle=-1)
     assert lines[0].endswith("left out: 1 pictures, which make results.zip too large")
     assert made.notes == ("1 pictures, which make results.zip too large",)
-    assert "table1/table1.csv" in (inside := archive.contents(tmp_path / "b" / "results.zip"))
+    assert "table1/table1.csv" in (inside := archive.read(tmp_path / "b" / "results.zip"))
     assert "table1/table1.png" not in inside
     (out / "train.log").write_bytes(random.Random(0).randbytes(30_000))
     with pytest.raises(GradlabError, match=r"tables and logs take .* MB .*: raise the limit, or take train.log \("):
@@ -287,15 +286,15 @@ def test_a_study_that_ends_while_it_is_read_is_packed(tmp_path, monkeypatch, at)
             (out / "table3" / "parts" / "part.json").unlink()
             (out / "table3" / "parts").rmdir()
 
-    def below(folder, prefix, original=archive._below):
+    def below(folder, prefix, original=archive._walk):
         for name, path in original(folder, prefix):
             end(path)
             yield name, path
 
-    monkeypatch.setattr(archive, "_below", below)
+    monkeypatch.setattr(archive, "_walk", below)
     made = pack(out, tmp_path / "pack")
     assert not made.errors
-    inside = archive.contents(tmp_path / "pack" / "results.zip")
+    inside = archive.read(tmp_path / "pack" / "results.zip")
     assert {name for name in inside if "table3" in name} == {
         f"table3/{n}" for n in ("table3.csv", "table3.png", "provenance.json")
     }
@@ -357,8 +356,8 @@ LOOPS = """
 import os, sys
 from pathlib import Path
 import filelock, pandas
-from gradlab.training import packing
-packing.SHORTEST = 0.02
+from gradlab.training.packing import _pack
+_pack.SHORTEST_SECONDS = 0.02
 out, target = map(Path, sys.argv[1:])
 for _ in sys.stdin:
     child = os.fork()
@@ -367,10 +366,11 @@ for _ in sys.stdin:
         print("ended", flush=True)
     else:
         print(os.getpid(), flush=True)
-        packing.pack_every(out, target, 0.02, packing.PackOptions(limit_mb=0.25), lambda line: print(line, flush=True))
+        _pack.pack_every(out, target, 0.02, _pack.PackOptions(limit_mb=0.25), lambda line: print(line, flush=True))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_loop_loses_one_interval_at_most(tmp_path):
     draw = random.Random(7)
     out, target = tmp_path / "out", tmp_path / "pack"
@@ -417,16 +417,16 @@ def test_a_signal_packs_once_more(tmp_path, monkeypatch, number):
 
     made = pack_every(out, target, 30, say=say)
     assert len(lines) == 2 and "new: results, run-1/final (6)" in lines[0] and lines[1].endswith("new: results")
-    assert "table1/table1.csv" in archive.contents(target / "results.zip")
+    assert "table1/table1.csv" in archive.read(target / "results.zip")
     assert names(made) == ["run-1/final"]
 
 
 def test_the_loop_waits_for_a_folder_and_ends_when_no_process_works(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHORTEST", 0.05)
+    monkeypatch.setattr(_pack, "SHORTEST_SECONDS", 0.05)
     out, target, lines = tmp_path / "out", tmp_path / "pack", []
     looks = 0
 
-    def survey(folder, original=archive.survey):
+    def scan(folder, original=archive.scan):
         nonlocal looks
         looks += 1
         if looks == 4:
@@ -434,7 +434,7 @@ def test_the_loop_waits_for_a_folder_and_ends_when_no_process_works(tmp_path, mo
             model(out)
         return original(folder)
 
-    monkeypatch.setattr(archive, "survey", survey)
+    monkeypatch.setattr(archive, "scan", scan)
     held = iter([True] * 20)
     monkeypatch.setattr(locks, "held", lambda folder: next(held, False))
     begin = time.monotonic()
@@ -449,13 +449,13 @@ def test_a_held_folder_is_known(tmp_path):
     assert not locks.held(tmp_path) and not list(tmp_path.iterdir())
     with locks.hold(tmp_path, "wait"):
         assert locks.held(tmp_path)
-        assert packing._busy(tmp_path)
+        assert _pack._busy(tmp_path)
     (tmp_path / locks.HOLDER).write_text("{}")  # of one that was killed
     assert not locks.held(tmp_path)
 
 
 def test_the_loop_says_a_failure_once_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHORTEST", 0.02)
+    monkeypatch.setattr(_pack, "SHORTEST_SECONDS", 0.02)
     out, target, lines = tmp_path / "out", tmp_path / "pack", []
     model(out)
     study(out)
@@ -466,12 +466,12 @@ def test_the_loop_says_a_failure_once_and_goes_on(tmp_path, monkeypatch):
     assert [path.name for path in target.iterdir()] == ["results.zip"]
     failures = iter([OSError(28, "No space left on device", "x"), GradlabError("cannot write")] * 2)
 
-    def _pack(*arguments, original=packing._pack):
+    def packed(*arguments, original=_pack._pack):
         for error in failures:
             raise error
         return original(*arguments)
 
-    monkeypatch.setattr(packing, "_pack", _pack)
+    monkeypatch.setattr(_pack, "_pack", packed)
     lines.clear()
     assert names(pack_every(out, tmp_path / "b", 0.02, say=lines.append, idle=0.3)) == ["run-1/final"]
     assert len(lines) == 3 and "No space left" in lines[0] and "cannot write" in lines[1]
@@ -491,7 +491,7 @@ def test_where_nothing_can_be_staged_files_go_straight_to_the_target(tmp_path, m
     monkeypatch.setattr(os, "replace", elsewhere)
     pack(out, tmp_path / "a")
     assert len(moved) == 2
-    (out / packing.Desk(out, tmp_path / "b")._folder.name).write_text("in the way")
+    (out / _pack.Staging(out, tmp_path / "b")._folder.name).write_text("in the way")
     pack(out, tmp_path / "b")
     assert len(moved) == 2
     assert contents(tmp_path / "a") == contents(tmp_path / "b") and len(contents(tmp_path / "a")) == 2
@@ -603,4 +603,4 @@ def test_the_loop_on_the_command_line(tmp_path):
         said = process.stdout.read()
     assert process.returncode == 0
     assert "new: results" in said and "1 sets of weights and the results are in" in said
-    assert "table1/table1.csv" in archive.contents(target / "results.zip")
+    assert "table1/table1.csv" in archive.read(target / "results.zip")

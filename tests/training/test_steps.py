@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from gradlab import data, objectives, training
+from gradlab import data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.evaluation import gradients
 from gradlab.noise import stream
-from gradlab.objectives import OBJECTIVES
+from gradlab.objectives import OBJECTIVES, bounds
 from gradlab.runtime import checkpoints, files
 from gradlab.runtime.cuda_graph import WARM_UP
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings, TrainState, loop, steps
@@ -54,11 +54,6 @@ CODECS = {
     "cheng2020-attn": {"crop": 64, "channels": (4,)},
     "ssf2020": {"crop": 128, "shift": 3, "batch": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[data.Picture]:
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
 
 
 def settings_of(codec: str, loss: Loss | PlainLoss) -> TrainSettings:
@@ -117,7 +112,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(codec, Loss("iwae-2level" if codec == "2-level" else "elbo", k=1), id=codec)
 
 
-@pytest.mark.parametrize(("codec", "loss"), cases())
+@pytest.mark.parametrize(("codec", "loss"), list(cases()))
 def test_the_body_of_a_step_is_adam_on_the_gradient_in_float64(
     pictures: list[data.Picture], codec: str, loss: Loss | PlainLoss
 ) -> None:
@@ -179,7 +174,7 @@ def test_nothing_in_a_step_asks_the_device_for_a_number(
     step = Step(state, on_accelerator(settings, pictures))
     step()  # the optimizer makes its state
     step.prepare()
-    monkeypatch.setattr(objectives, "SurrogateLoss", Tensor)  # a fake tensor can be no other kind of tensor
+    monkeypatch.setattr(bounds, "SurrogateLoss", Tensor)  # a fake tensor can be no other kind of tensor
     with FakeTensorMode(allow_non_fake_inputs=True):
         step.body()
 
@@ -362,16 +357,16 @@ def test_where_a_graph_cannot_be_captured_training_is_eager_and_says_why(
     monkeypatch.setattr(steps, "Replay", refuses)
     monkeypatch.setattr(TrainState, "device", property(lambda self: torch.device("cuda")))
     monkeypatch.setattr(
-        Step, "__init__", lambda self, state, batches, capacity: setattr(self, "_broken", torch.zeros(()))
+        Step, "__init__", lambda self, state, batches, capacity: setattr(self, "_found_inf", torch.zeros(()))
     )
     monkeypatch.setattr(Step, "placed", lambda self: contextlib.nullcontext())
     monkeypatch.setattr(GraphStep, "__init__", lambda self, *_: refuses())
     state, batches = TrainState.new(TINY), TINY.batches(pictures)
-    step, computed = steps.step_of(state, batches, "auto", 5)
+    step, computed = steps.make_step(state, batches, "auto", 5)
     assert type(step) is Step
     assert computed == "eager, since a graph was not captured: operation not permitted when stream is capturing"
     with pytest.raises(GradlabError, match=r"cannot be captured as a graph \(operation.*give --step eager"):
-        steps.step_of(state, batches, "graph", 5)
+        steps.make_step(state, batches, "graph", 5)
 
 
 def test_coding_tables_are_built_on_a_copy_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,17 +382,17 @@ def test_coding_tables_are_built_on_a_copy_on_the_cpu(tmp_path: Path, monkeypatc
 
 
 def test_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path: Path) -> None:
-    assert training.train(TINY, pictures, tmp_path).device == "cpu"
+    assert training.train(TINY, pictures, tmp_path).record().device == "cpu"
 
 
 def test_a_run_says_how_it_was_computed(
     pictures: list[data.Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert training.train(TINY, pictures, tmp_path / "a").step == "eager"
+    assert training.train(TINY, pictures, tmp_path / "a").record().step == "eager"
     reason, said = "eager, since a graph was not captured: no", []
-    monkeypatch.setattr(loop, "step_of", lambda state, batches, *_: (Step(state, batches, 50), reason))
+    monkeypatch.setattr(loop, "make_step", lambda state, batches, *_: (Step(state, batches, 50), reason))
     options = RunOptions(progress=lambda n=1, note="": said.append(note))
-    assert training.train(TINY, pictures, tmp_path / "b", options).step == reason
+    assert training.train(TINY, pictures, tmp_path / "b", options).record().step == reason
     assert said[0] == reason
 
 
@@ -483,12 +478,12 @@ def test_a_state_comes_back_in_the_layout_of_the_weights(pictures: list[data.Pic
     state = TrainState.new(TINY)
     step = Step(state, TINY.batches(pictures))
     step()
-    state.log, state.watched = [{"iteration": 1.0}], [2.0, 3.0]
+    state.log, state.detector = [{"iteration": 1.0}], [2.0, 3.0]
     state.save(tmp_path / "last.safetensors")
     other = TrainState.new(TINY)
     other.codec.to(memory_format=torch.channels_last)
     other.load(tmp_path / "last.safetensors")
-    assert (other.iteration, other.log, other.watched, other.restarts) == (1, state.log, state.watched, [])
+    assert (other.iteration, other.log, other.detector, other.restarts) == (1, state.log, state.detector, [])
     strided = 0
     for name, p in other.weights.items():
         moments = other.optimizer.state[p]
@@ -579,4 +574,5 @@ def test_on_cuda_a_stopped_run_resumes(pictures: list[data.Picture], tmp_path: P
 @cuda
 def test_on_cuda_a_run_says_where_it_was_trained(pictures: list[data.Picture], tmp_path: Path) -> None:
     run = training.train(TINY, pictures, tmp_path, RunOptions(device="cuda"))
-    assert run.device.startswith("cuda") and torch.cuda.get_device_name() in run.device and "torch" in run.device
+    device = run.record().device
+    assert device.startswith("cuda") and torch.cuda.get_device_name() in device and "torch" in device

@@ -49,12 +49,12 @@ def test_where_one_method_cannot_be_a_graph_none_is(pictures, monkeypatch):
     """A table of graphs and eager steps would compare unlike things."""
     asked = []
 
-    def step_of(state, batches, wanted, capacity):
-        asked.append(wanted)
-        graph = wanted == "auto" and state.settings.lam == 0.01
+    def make_step(state, batches, kind, capacity):
+        asked.append(kind)
+        graph = kind == "auto" and state.settings.lam == 0.01
         return steps.Step(state, batches, capacity), "graph" if graph else "eager"
 
-    monkeypatch.setattr(timing, "step_of", step_of)
+    monkeypatch.setattr(timing, "make_step", make_step)
     table = timing.step_times({"a": replace(TINY, lam=0.01), "b": TINY}, pictures, 1, 0)
     assert asked == ["auto", "auto", "eager", "eager"] and (table["step"] == "eager").all()
 

@@ -22,11 +22,6 @@ TINY = TrainSettings(
 )
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
-
-
 def tensors(path):
     return checkpoints.load(path).tensors
 

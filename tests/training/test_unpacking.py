@@ -12,8 +12,7 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files
-from gradlab.training.packing import PackOptions, pack
-from gradlab.training.unpacking import unpack
+from gradlab.training.packing import PackOptions, pack, unpack
 from tests.training.packs import contents, model, shards, study
 
 
@@ -140,17 +139,24 @@ def rewritten(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
+        pytest.param(
             lambda s: s.update(run="../../evil"),
             r"it names '\.\./\.\./evil'/'final', which is no plain name\): pack again",
+            id="run above",
         ),
-        (lambda s: s.update(run="/evil"), r"no plain name\): pack again"),
-        (lambda s: s.update(run=".."), r"no plain name\): pack again"),
-        (lambda s: s.update(kind="../final"), r"no plain name\): pack again"),
-        (lambda s: s.update(digest="0" * 64), "do not match their digest: pack again"),
-        (lambda s: s.update(iteration="many"), r"is not what gradlab pack writes \(.*: pack again"),
-        (lambda s: s.pop("of"), r"is not what gradlab pack writes \(.*: pack again"),
-        (lambda s: s.update(about=[]), r"is not what gradlab pack writes \(.*: pack again"),
+        pytest.param(lambda s: s.update(run="/evil"), r"no plain name\): pack again", id="run absolute"),
+        pytest.param(lambda s: s.update(run=".."), r"no plain name\): pack again", id="run dots"),
+        pytest.param(lambda s: s.update(kind="../final"), r"no plain name\): pack again", id="kind above"),
+        pytest.param(lambda s: s.update(digest="0" * 64), "do not match their digest: pack again", id="digest"),
+        pytest.param(
+            lambda s: s.update(iteration="many"),
+            r"is not what gradlab pack writes \(.*: pack again",
+            id="iteration text",
+        ),
+        pytest.param(lambda s: s.pop("of"), r"is not what gradlab pack writes \(.*: pack again", id="of missing"),
+        pytest.param(
+            lambda s: s.update(about=[]), r"is not what gradlab pack writes \(.*: pack again", id="about a list"
+        ),
     ],
 )
 def test_weights_write_below_their_folder_only(tmp_path, change, message):

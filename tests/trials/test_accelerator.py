@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,9 +13,8 @@ import pytest
 
 from gradlab import data, training
 from gradlab.runtime import files
-from gradlab.study import runner
+from gradlab.study import Request, runner
 from gradlab.training import RunOptions
-from tests.trials import benches
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accelerator.py"
 
@@ -54,15 +54,23 @@ def test_every_variant_is_timed_or_says_why_not(tmp_path):
     assert (record["device"], record["commit"], record["dirty"]) == ("cpu", "abc", None)
 
 
+def load(path):
+    """A script of ``benchmarks/``, which is no package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def bench():
-    """The script as a module."""
-    return benches.bench("accelerator")
+    return load(SCRIPT)
 
 
 @pytest.fixture(scope="module")
 def stay():
-    return benches.bench("stay")
+    return load(SCRIPT.with_name("stay.py"))
 
 
 @pytest.mark.parametrize("method", ["2-level", "MIX, k = 5", "MIX, k = 5, dreg-squared", "MIX, k = 8", "DMS, 8 x 8"])
@@ -113,6 +121,7 @@ def test_a_stay_that_is_cut_is_the_same_training_ended_earlier(stay, steps):
     assert curve.points == (*(p for p in (25_000,) if p < steps), steps)
 
 
+@pytest.mark.slow
 def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
     """At a small size to its end; ``gradlab run`` then finds the models there."""
     stay = SCRIPT.with_name("stay.py")
@@ -128,5 +137,6 @@ def test_a_stay_trains_the_models_that_its_studies_read(tmp_path):
     told = {path.name: path.read_text().splitlines() for path in (tmp_path / "set").iterdir()}
     assert set(told) == set(names)
     for name, own in {"table3": ["draws=4"], "table1": [], "figure3": []}.items():
-        runner.run([name], "stay", tmp_path, RunOptions(resume=True), assignments=[*told[name], *own])
+        request = Request(profile="stay", options=RunOptions(resume=True), assignments=(*told[name], *own))
+        runner.run([name], request, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/final.safetensors")} == before

@@ -1,4 +1,4 @@
-"""A few hundred damaged files of every kind, and the bench itself; ``make fuzz`` runs thousands."""
+"""A few hundred damaged files of every kind, and the driver itself; ``make fuzz`` runs thousands."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
-from tests.trials.benches import bench
+from tests.trials import fuzz
 
 FILES = 400
-
-
-fuzz = bench("fuzz")
 TRIAL = fuzz.trial
 
 
@@ -61,13 +58,13 @@ def raises(error):
 @pytest.mark.parametrize(
     ("read", "outcome"),
     [
-        (lambda: 1, "same"),
-        (lambda: 2, "wrong"),
-        (raises(GradlabError("a sentence that is long enough")), "refused"),
-        (raises(GradlabError("")), "traceback"),
-        (raises(KeyError("x")), "traceback"),
-        (raises(MemoryError()), "memory"),
-        (raises(RecursionError()), "traceback"),
+        pytest.param(lambda: 1, "same", id="same"),
+        pytest.param(lambda: 2, "wrong", id="wrong"),
+        pytest.param(raises(GradlabError("a sentence that is long enough")), "refused", id="refused"),
+        pytest.param(raises(GradlabError("")), "traceback", id="empty sentence"),
+        pytest.param(raises(KeyError("x")), "traceback", id="another error"),
+        pytest.param(raises(MemoryError()), "memory", id="out of memory"),
+        pytest.param(raises(RecursionError()), "traceback", id="endless recursion"),
     ],
 )
 def test_outcomes(laboratory, read, outcome):

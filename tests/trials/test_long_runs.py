@@ -1,4 +1,4 @@
-"""The benchmark of long runs at its smallest: exact to rounding, flat in memory of the state, and resumed to the bit."""
+"""The driver of long runs at its smallest: exact to rounding, flat in memory of the state, and resumed to the bit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from gradlab.runtime import files
-from tests.trials.benches import bench
+from tests.trials import long_runs
 
-long_runs = bench("long_runs")
 SIZES = ["--recorder-draws", "2000", "--moment-draws", "6e5", "--toy-draws", "6e5"]
 MEASURED = ["mean_error", "variance_error", "naive_variance_error", "z_mean", "z_variance", "snr", "snr_se"]
 

@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gradlab.study import runner
+from gradlab.study import Request, runner
 from gradlab.training import RunOptions
-from gradlab.training.unpacking import unpack
+from gradlab.training.packing import unpack
 
 STUDIES = ["table3", "table2", "table6"]
 INTERVAL = 1.0
+pytestmark = pytest.mark.slow
 # Every study at its smallest, and each unit of work slowed down, so that a kill lands in the middle of something.
 DRIVER = """
 import importlib, sys, time
@@ -34,8 +35,8 @@ catalog.studies_folder()
 for name in {studies}:
     module = importlib.import_module("gradlab_studies." + name)
     module.PROFILES["quick"] = module.SMALLEST
-count = progress._Counter.__call__
-progress._Counter.__call__ = lambda self, n=1, note="": (time.sleep({pause}), count(self, n, note))[1]
+stop_if_requested = progress.stop_if_requested
+progress.stop_if_requested = lambda: (time.sleep({pause}), stop_if_requested())
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -58,7 +59,7 @@ def smallest(monkeypatch):
 def finish(folder):
     """``gradlab run --resume`` at home; what it printed, and every table."""
     console = Console(file=io.StringIO(), width=200)
-    assert runner.run(STUDIES, "quick", folder, RunOptions(resume=True), console=console) == 0
+    assert runner.run(STUDIES, Request(options=RunOptions(resume=True)), folder, console=console) == 0
     return console.file.getvalue(), tables(folder)
 
 

@@ -13,6 +13,7 @@ from gradlab.objectives.proxies.sga import GumbelAnnealing
 from gradlab.objectives.proxies.soft_rounding import SoftRounding
 from gradlab.objectives.proxies.straight_through import StraightThrough
 from gradlab.objectives.proxies.universal import UniversalQuantization
+from gradlab.validation import checked_after
 
 PROXIES: dict[str, Proxy] = {
     "noise": AdditiveNoise(),
@@ -24,7 +25,8 @@ PROXIES: dict[str, Proxy] = {
 """Name -> proxy of rounding, with its usual parameter."""
 
 
-def proxy(name: str | Proxy) -> Proxy:
+@checked_after
+def get_proxy(name: str | Proxy) -> Proxy:
     """The proxy of that name, with its usual parameter or with that after a colon: ``"sga"``, ``"soft-rounding:8"``.
 
     Raises:
@@ -52,5 +54,5 @@ __all__ = [
     "SoftRounding",
     "StraightThrough",
     "UniversalQuantization",
-    "proxy",
+    "get_proxy",
 ]

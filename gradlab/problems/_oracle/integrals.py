@@ -1,19 +1,14 @@
-"""Integrals over t that turn expectations over k samples into expectations over one.
+"""Integrals over t that turn expectations over k samples into expectations over one (``docs/theory/oracle.md``).
 
-With ``S = w_1 + ... + w_k`` and ``M(t) = E[exp(-t w)]``,
-
-    log S = int_0^inf (exp(-t) - exp(-t S)) / t dt,      S^-n = int_0^inf t^(n-1) exp(-t S) / (n-1)! dt,
-
-so that every expectation over k independent samples factorises under the integral into expectations over one sample.
-Everything is written in ``u = log t`` and ``h = exp(u + log w)``: w alone underflows where the likelihood is narrow.
-The trapezoid rule in u converges like ``exp(-pi^2/step)``, since the integrands are analytic for ``|Im u| < pi/2``.
-
-The nodes come from ``quadrature``, the integrands from ``moments``.
+The variables are ``u = log t`` and ``h = exp(u + log w)``, since w alone underflows where the likelihood is narrow. The
+trapezoid rule in u converges like ``exp(-pi^2/step)``. The nodes come from ``quadrature``, the integrands from
+``moments``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,13 +22,13 @@ WIDE = 320  # the same where there are few nodes: up to k = ANCHOR one slice the
 FEW = 512  # nodes whose slices are kept, since they are the same for every k
 ANCHOR = 1024.0  # sample size for which the first point of u is the first that matters
 MOST = 64 * np.log(2)  # log of the largest k
-LOW = 40.0  # exp(-LOW) / k is dropped beside 1
+LOW = 40.0  # exp(-LOW) / k is dropped compared with 1
 HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
 NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
 
 
 class Slice:
-    """All samples at some values of u: expectations over one sample under ``exp(-t w)``, whatever k is.
+    """Expectations over one sample under ``exp(-t w)`` at some values of u, for any k.
 
     ``step`` is that of u. Only nodes with ``-LOW - MOST < u + log w < HIGH`` are evaluated (the band); below it exp(-h)
     is 1, above it 0.
@@ -42,7 +37,7 @@ class Slice:
     step = STEP
 
     def __init__(self, nodes: Nodes, u: Array) -> None:
-        """Evaluates the band of ``nodes`` at ``u [U]``."""
+        """Evaluate the band of ``nodes`` at ``u [U]``."""
         first = int(np.searchsorted(nodes.log_w, -LOW - MOST - u[-1]))
         last = int(np.searchsorted(nodes.log_w, HIGH - u[0]))
         self.u, self._nodes, self._last, self._band = u, nodes, last, slice(first, last)
@@ -51,36 +46,34 @@ class Slice:
         self._h = np.exp(u - u[0])[:, None] * np.exp(nodes.log_w[self._band] + u[0])
         self._decay = np.exp(-self._h)
         self._kernels = {1: self._h * self._decay}
-        self._risen: Array | None = None
         self.log_m = self._log_m(nodes.p[:first].sum() + _times(self._decay, self._p))
 
     def _log_m(self, m: Array) -> Array:
         with np.errstate(divide="ignore"):
             if m[0] < 0.5:
                 return np.asarray(np.log(m))
-            gap = _times(self._rise(), self._p) + self._above
+            gap = _times(self._rise, self._p) + self._above
             return np.asarray(np.where(gap < 0.5, np.log1p(-np.minimum(gap, 0.5)), np.log(m)))
 
+    @cached_property
     def _rise(self) -> Array:
-        if self._risen is None:
-            self._risen = -np.expm1(-self._h)
-        return np.asarray(self._risen)
+        return np.asarray(-np.expm1(-self._h))
 
     def t(self) -> Array:
-        """t itself, for weights near 1; capped far beyond the range that matters, where it would overflow."""
+        """Return t, for weights near 1; capped far beyond the range that matters, where it would overflow."""
         return np.asarray(np.exp(np.minimum(self.u, 600.0)))
 
     def m(self, n: int) -> Array:
-        """``M(t)^n``, for n >= 0."""
+        """Return ``M(t)^n``, for n >= 0."""
         return np.asarray(np.exp(n * self.log_m)) if n > 0 else np.ones_like(self.u)
 
     def gap(self, values: Array) -> Array:
-        """``E[values (1 - exp(-h))]`` without cancellation at small t; ``values [N]``."""
+        """Return ``E[values (1 - exp(-h))]`` without cancellation at small t; ``values [N]``."""
         above = self._nodes.p[self._last :] @ values[self._last :]
-        return _times(self._rise(), self._p * values[self._band]) + above
+        return _times(self._rise, self._p * values[self._band]) + above
 
     def mean(self, order: int, *values: Array) -> list[Array]:
-        """``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
+        """Return ``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
         kernel = self._kernel(order)
         return [_times(kernel, self._p * v[self._band]) for v in values]
 
@@ -90,16 +83,16 @@ class Slice:
         return np.asarray(self._kernels[order])
 
     def peak(self, log_w: float) -> Array:
-        """``h exp(-h)`` at a point whose log-weight is ``log_w``."""
+        """Return ``h exp(-h)`` at a point whose log-weight is ``log_w``."""
         h = self._wall(log_w)
         return np.asarray(h * np.exp(-h))
 
     def rise(self, log_w: float) -> Array:
-        """``1 - exp(-h)`` at a point whose log-weight is ``log_w``."""
+        """Return ``1 - exp(-h)`` at a point whose log-weight is ``log_w``."""
         return np.asarray(-np.expm1(-self._wall(log_w)))
 
     def drop(self, low: float, high: float) -> Array:
-        """``exp(-h_low) - exp(-h_high)`` at points of these log-weights, ``low < high``, without cancellation."""
+        """Return ``exp(-h_low) - exp(-h_high)`` at these log-weights, ``low < high``, without cancellation."""
         return np.asarray(np.exp(-self._wall(low)) * np.expm1(self._wall(high) * np.expm1(low - high))) * -1.0
 
     def _wall(self, log_w: float) -> Array:
@@ -113,7 +106,7 @@ def _times(matrix: Array, vector: Array) -> Array:
 
 
 def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
-    """The slices that matter for k >= 2 samples, from small t to large; in several dimensions there is one.
+    """Yield the slices that matter for k >= 2 samples, from small t to large; a single one in several dimensions.
 
     Args:
         nodes: the posterior.
@@ -140,12 +133,12 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
 
 
 def integrate(nodes: Nodes, k: int, integrand: Callable[[Any], tuple[Array, ...]]) -> Array:
-    """Trapezoid sums over u of the integrands ``[m]``, functions of a :class:`Slice` or a ``ProductSlice``."""
+    """Return trapezoid sums over u of the integrands ``[m]``, functions of a :class:`Slice` or a ``ProductSlice``."""
     return np.asarray(sum(s.step * np.array([part.sum() for part in integrand(s)]) for s in slices(nodes, k)))
 
 
-def beside(log_factor: Array, factor: Array, kt: Array) -> Array:
-    """``factor - exp(-kt)`` without cancellation where both are near 1; ``log_factor`` is only read there."""
+def difference_to_exp(log_factor: Array, factor: Array, kt: Array) -> Array:
+    """Return ``factor - exp(-kt)`` without cancellation where both are near 1; ``log_factor`` is read only there."""
     near = np.minimum(kt, 1.0)
     close = np.exp(-near) * np.expm1(np.where(kt < 1, log_factor + near, 0.0))
     return np.asarray(np.where(kt < 1, close, factor - np.exp(-kt)))

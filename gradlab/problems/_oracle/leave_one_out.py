@@ -1,22 +1,9 @@
-"""Moments of estimators that look at one sample while the others stay where they are.
+"""Moments of estimators that move one sample and leave the others where they are.
 
 Such an estimator is ``G = sum_i f(y_i, S_-i)``, with ``S_-i`` the sum of the other weights and
-``f(y, s) = int_0^inf exp(-t s) a(t; y) dt``. Moving sample i to a wall of the support, or to a point of a
-measure-valued decomposition, is of this form, and so is every sum of ``w~_i b_i`` and ``w~_i^2 b_i``:
-
-    w_i / (w_i + s)              a = w_i exp(-t w_i)
-    w_i^2 / (w_i + s)^2          a = t w_i^2 exp(-t w_i)
-    log (w_up + s)/(w_down + s)  a = (exp(-t w_down) - exp(-t w_up)) / t
-
-Hence, with two times for two factors and ``M(t) = E[exp(-t w)]``,
-
-    E G   = k int M^(k-1)(t) E[a(t)] dt
-    E G^2 = k int int M^(k-1)(t+s) E[a(t) a(s)] dt ds
-          + k(k-1) int int M^(k-2)(t+s) E[a(t) exp(-s w)] E[a(s) exp(-t w)] dt ds.
-
-The weights sum to 1, so that ``w~_i mean`` is taken off each term first: then every piece is small where the variance
-is, and no digits are lost. Both integrals are trapezoid sums over ``log t`` and ``log s``; every expectation of a
-product is a matrix product over the nodes.
+``f(y, s) = int_0^inf exp(-t s) a(t; y) dt``. Its second moment is a double integral over two times, a trapezoid sum
+over ``log t`` and ``log s`` in which every expectation of a product is a matrix product over the nodes. See
+``docs/theory/oracle.md``, "Estimators that move one sample".
 """
 
 from __future__ import annotations
@@ -32,7 +19,7 @@ from gradlab.problems._oracle.quadrature import Array, Nodes
 Kernel = Callable[[Array, slice], Array]
 
 STEP = 0.25  # in log t: the trapezoid rule is then right to exp(-pi^2/STEP) = 7e-18
-LOW = 36.0  # exp(-LOW) / k is dropped beside 1
+LOW = 36.0  # exp(-LOW) / k is dropped compared with 1
 HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
 NEGLIGIBLE = -60.0  # log of a power of M from which on the integrals are over
 BLOCK = 2**21  # matrix entries at a time
@@ -40,19 +27,19 @@ BUDGET = 3e10  # multiplications; a likelihood that needs more takes many second
 
 
 def rise(u: Array, log_w: Array | float) -> Array:
-    """``h = t w`` at ``u = log t``, capped where ``exp(-h)`` is 0 anyway; broadcasts."""
+    """Return ``h = t w`` at ``u = log t``, capped where ``exp(-h)`` is 0 anyway; broadcasts."""
     return np.asarray(np.exp(np.minimum(u + log_w, HIGH + 2.5)))
 
 
 def drop(u: Array, high: Array | float, low: Array | float) -> Array:
-    """``exp(-t w_low) - exp(-t w_high)`` without cancellation, at log-weights ``high`` and ``low``; broadcasts."""
+    """Return ``exp(-t w_low) - exp(-t w_high)`` without cancellation, at log-weights that broadcast."""
     least, most = np.minimum(high, low), np.maximum(high, low)
     value = -np.exp(-rise(u, least)) * np.expm1(rise(u, least) - rise(u, most))
     return np.asarray(np.where(np.asarray(high) >= np.asarray(low), value, -value))
 
 
 def dreg_boundary(nodes: Nodes, slope: Array, low: float, high: float, k: int) -> tuple[float, float]:
-    """Mean and variance of DReG with the boundary of the unit box put back.
+    """Return mean and variance of DReG with the boundary of the unit box put back.
 
     ``G = sum_i [w~_i^2 g_i + w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``, ``w~_i(y_i = u) = w_u / (w_u + S_-i)``.
 
@@ -75,7 +62,7 @@ def dreg_boundary(nodes: Nodes, slope: Array, low: float, high: float, k: int) -
 
 
 def measure_valued(nodes: Nodes, low: float, high: float, k: int) -> tuple[float, float]:
-    """Mean and variance of ``G = sum_i [L(y_i = phi + 1/2) - L(y_i = phi - 1/2)]``, ``L = log (1/k sum w)``.
+    """Return mean and variance of ``G = sum_i [L(y_i = phi + 1/2) - L(y_i = phi - 1/2)]``, ``L = log (1/k sum w)``.
 
     Arguments as in :func:`dreg_boundary`.
     """
@@ -86,14 +73,14 @@ def measure_valued(nodes: Nodes, low: float, high: float, k: int) -> tuple[float
 
 
 def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[float, float]) -> float:
-    """Variance of ``G`` over k >= 2 samples.
+    """Return the variance of ``G`` over k >= 2 samples.
 
     Args:
         nodes: the posterior ``[N]``.
         kernel: maps ``u [1, U]`` and a slice of the nodes ``[n]`` to ``t a(t; y)`` ``[n or 1, U]`` at ``t = exp(u)``.
         k: samples.
         mean: ``E G``.
-        reach: least and greatest log-weight that the kernel looks at besides the nodes' own, nats.
+        reach: least and greatest log-weight that the kernel evaluates besides those of the nodes, nats.
 
     Raises:
         NotExact: log w varies too much over the support for the matrices to be of a reasonable size.
@@ -108,18 +95,18 @@ def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[flo
             "widen the likelihood or the prior, or draw samples"
         )
     shape = (len(u), len(u))
-    decayed, own, cross = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    decayed, same, cross = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for part in _parts(nodes, u):
         h = rise(u, nodes.log_w[part, None])
         decay = np.exp(-h)
         a = kernel(u[None], part) - mean * h * decay
         weighted = nodes.p[part, None] * a
         decayed += decay.T @ (nodes.p[part, None] * decay)
-        own += weighted.T @ a
+        same += weighted.T @ a
         cross += weighted.T @ decay
     with np.errstate(divide="ignore"):
         power = np.exp((k - 2) * np.log(decayed)) if k > 2 else np.ones(shape)
-    return float(STEP**2 * (k * (power * decayed * own).sum() + k * (k - 1) * (power * cross * cross.T).sum()))
+    return float(STEP**2 * (k * (power * decayed * same).sum() + k * (k - 1) * (power * cross * cross.T).sum()))
 
 
 def _parts(nodes: Nodes, u: Array) -> list[slice]:

@@ -20,14 +20,14 @@ from gradlab.problems._oracle import leave_one_out
 from gradlab.problems._oracle.quadrature import VARIATION, Array, Evaluate, Nodes, adaptive
 
 RADIUS = 9.0  # standard deviations, of the noise or of P; the mass beyond is 2e-17
-GRID = 4001  # points on which the steepest slope is looked for
+GRID = 4001  # points at which the steepest slope is sought
 PANELS = 1500
 
 
 def variance(
     evaluate: Evaluate, score: Callable[[Array], Array], std: float, by_std: bool, k: int, mean: float
 ) -> float:
-    """Variance of ``G`` over k samples.
+    """Return the variance of ``G`` over k samples.
 
     Args:
         evaluate: noise (any shape) -> log-weights, nats, and their derivative by it.

@@ -1,17 +1,8 @@
 """The integrals of ``integrals`` in D dimensions, for a product of D equal coordinates.
 
-There ``log w = l(y_1) + R``, with R the sum of D - 1 independent copies of ``l(y)``, and the gradient is that of the
-first coordinate. Convolving D - 1 times is a power in Fourier space, and ``exp(-t w)`` is known there too, so that no
-law is ever put on a grid: with ``s = alpha + i omega``, ``u = log t`` and ``h = exp(u + log w)``
-
-    E[a(y_1) h^n exp(-h)]     = 1/(2 pi) int Gamma(n - s) exp(s u) E[a exp(s l)] E[exp(s l)]^(D-1) d omega,  alpha < n
-    E[a(y_1) (1 - exp(-h))]   = the same with Gamma(1 - s)/s, 0 < alpha < 1
-    -E[a(y_1) exp(-h)]        = the same with Gamma(1 - s)/s, alpha < 0.
-
-One inverse FFT gives it at all u. The line ``Re s = alpha`` (exponential tilting) is laid through the saddle point at
-the u where ``1 - M`` is ``1/k``: rounding is then relative to the part of the law of log w that k samples reach,
-however far in its tail. Few samples also see its lower tail, for which more lines follow. Gamma falls like
-``exp(-pi omega/2)``, so that a step of 0.1 in u is exact to rounding.
+``log w`` is a sum over independent coordinates, whose law is a power in Fourier space; one inverse FFT gives the
+expectations at all u, along lines ``Re s = tilt`` through saddle points. See ``docs/theory/oracle.md``, "Many
+dimensions". A step of 0.1 in u is exact to rounding.
 """
 
 from __future__ import annotations
@@ -32,14 +23,13 @@ DIGITS = 36.0  # exp(-DIGITS) is dropped
 NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
 GROWTH = 9.0  # log of how much rounding may grow from the saddle point of a line on
 FADED = -50.0  # log of a characteristic function that counts as 0
-LOOKS = 200  # frequencies at which it is looked at
+PROBES = 200  # frequencies at which the characteristic function is probed
 FAINT = 1e-24  # share of a node under a tilt that is dropped
 BLOCK = 128  # frequencies that share one table of exponentials
-STEEPEST = 60.0  # tilts that are looked at
+STEEPEST = 60.0  # of the tilts that are tried
 MARGIN = 0.15  # of a tilt to the pole of Gamma: closer, the periods of the FFT get long
 
-
-# The transform of what is asked for, from those of one coordinate.
+# The transform of the required expectation, from those of one coordinate.
 Transform = Callable[["Line"], Complex]
 
 
@@ -50,7 +40,7 @@ class ProductSlice:
     """
 
     def __init__(self, nodes: Nodes, k: int) -> None:
-        """Lays out u and computes M."""
+        """Lay out u and compute M."""
         self._nodes, self.step = nodes, STEP
         self._bounds: dict[int, tuple[Array, Array]] = {}
         up = np.geomspace(1e-7, 0.97, 160)
@@ -70,32 +60,32 @@ class ProductSlice:
             self.u, self.log_m = self.u[: over[0]], self.log_m[: over[0]]
 
     def m(self, n: int) -> Array:
-        """``M(t)^n``, for n >= 0."""
+        """Return ``M(t)^n``, for n >= 0."""
         return np.asarray(np.exp(n * self.log_m)) if n > 0 else np.ones_like(self.u)
 
     def mean(self, order: int, *values: Array) -> list[Array]:
-        """``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
+        """Return ``E[values h^order exp(-h)]`` for each of ``values [N]``; order >= 1."""
         return list(self._joined(order, lambda line: line.others(1) * line.transforms[1:], values))
 
     def pair(self, order: int, values: Array) -> Array:
-        """``E[values(y_1) values(y_2) h^order exp(-h)]``, of two coordinates."""
+        """Return ``E[values(y_1) values(y_2) h^order exp(-h)]``, of two coordinates."""
         return self._joined(order, lambda line: line.others(2) * line.transforms[1] ** 2, (values,))
 
     def peak(self, log_w: float) -> Array:
-        """``E[h exp(-h)]`` with the first coordinate at a point whose log-weight is ``log_w``."""
+        """Return ``E[h exp(-h)]`` with the first coordinate at a point whose log-weight is ``log_w``."""
         return self._joined(1, lambda line: line.others(1) * line.point(log_w))
 
     def drop(self, low: float, high: float) -> Array:
-        """``E[exp(-h_low) - exp(-h_high)]`` with the first coordinate at points of these log-weights."""
+        """Return ``E[exp(-h_low) - exp(-h_high)]`` with the first coordinate at these log-weights."""
         return self._joined(0, lambda line: line.others(1) * (line.point(high) - line.point(low)))
 
     def _joined(self, order: int, transform: Transform, values: tuple[Array, ...] = ()) -> Array:
         return np.concatenate([part for _, part in self._inverse(order, transform, values)], axis=-1)
 
     def _inverse(self, order: int, transform: Transform, values: tuple[Array, ...] = ()) -> list[tuple[float, Array]]:
-        """What has this transform ``[..., omega]``, piece by piece of u, each with its tilt.
+        """The functions of u with this transform ``[..., omega]``, in pieces of u, each with its tilt.
 
-        To the right of a saddle point rounding grows like ``exp(tilt u)``, so that the next one takes over in time.
+        To the right of a saddle point rounding errors grow like ``exp(tilt u)``, so that the next piece starts in time.
         """
         parts, first, centre = [], 0, self._centre
         while first < len(self.u):
@@ -117,9 +107,9 @@ class ProductSlice:
         return np.asarray(self._nodes.dim * (top + np.log(np.exp(exponents - top[:, None]) @ self._nodes.p)))
 
     def _saddle(self, order: int, centre: float) -> tuple[float, Array, Array]:
-        """The tilt whose bound ``exp(tilt u + bound)`` on the function is least at ``centre``, and all of them.
+        """The tilt whose bound ``exp(tilt u + bound)`` on the function is least at ``centre``, all tilts, their bounds.
 
-        With order 0 those of ``1 - M`` (positive) or of M (negative), whichever is smaller there.
+        With order 0 the tilts of ``1 - M`` (positive) or of M (negative), whichever is smaller at ``centre``.
         """
         pole = max(order, 1)
         if order not in self._bounds:
@@ -139,7 +129,7 @@ class ProductSlice:
 
 
 def _points(u: Array, order: int, tilt: float, tilts: Array, bound: Array) -> int:
-    """How many points in u an FFT needs so that its periods do not overlap on ``u``."""
+    """The number of points in u that an FFT needs so that its periods do not overlap on ``u``."""
     best = int(np.searchsorted(tilts, tilt))
     floor = float(bound[best]) - DIGITS - 4  # log of what is negligible of exp(-tilt u) F(u)
     left = np.max((floor - bound[best + 1 :]) / (tilts[best + 1 :] - tilt), initial=-np.inf)
@@ -153,7 +143,7 @@ def _points(u: Array, order: int, tilt: float, tilts: Array, bound: Array) -> in
 
 
 class Line:
-    """Transforms along ``Re s = tilt`` of functions of one coordinate, and the way back to u.
+    """Transforms along ``Re s = tilt`` of functions of one coordinate, and their inverse in u.
 
     ``E[exp(tilt l)]`` and, so that phases stay small, the mean of l under that tilt are taken out.
 
@@ -164,7 +154,7 @@ class Line:
     def __init__(
         self, nodes: Nodes, order: int, tilt: float, size: int, cumulant: float, values: tuple[Array, ...]
     ) -> None:
-        """Evaluates the transforms at the frequencies of an FFT of ``size`` points, ``STEP`` apart in u."""
+        """Evaluate the transforms at the frequencies of an FFT of ``size`` points, ``STEP`` apart in u."""
         self._dim, self._tilt, self._size, self._cumulant = nodes.dim, tilt, size, cumulant
         tilted = nodes.p * np.exp(tilt * nodes.log_w - cumulant / nodes.dim)
         kept = tilted > FAINT
@@ -178,18 +168,18 @@ class Line:
         self._s = tilt + 1j * self._omega
         self._kernel = np.exp(loggamma(max(order, 1) - self._s)) / (1.0 if order else self._s)
 
-    def others(self, known: int) -> Complex:
-        """Transform of all coordinates but ``known``, ``[omega]``."""
+    def others(self, excluded: int) -> Complex:
+        """Return the transform of all coordinates but ``excluded`` of them, ``[omega]``."""
         with np.errstate(divide="ignore"):
-            return np.asarray(np.exp((self._dim - known) * np.log(self.transforms[0])))
+            return np.asarray(np.exp((self._dim - excluded) * np.log(self.transforms[0])))
 
     def point(self, log_w: float) -> Complex:
-        """Transform of a coordinate at a point whose log-weight is ``log_w``, ``[omega]``."""
+        """Return the transform of a coordinate at a point whose log-weight is ``log_w``, ``[omega]``."""
         size = self._cumulant / self._dim - self._tilt * self._middle
         return np.asarray(np.exp(self._s * (log_w - self._middle) - size))
 
     def at(self, u: Array, transform: Complex) -> Array:
-        """The functions of u, which is equally spaced, from their transforms ``[..., omega]``."""
+        """Return the functions at equally spaced u, from their transforms ``[..., omega]``."""
         phase = np.exp(1j * self._omega * (u[0] + self._dim * self._middle))
         back = irfft(self._kernel * phase * transform, self._size)[..., : len(u)] / STEP
         return np.asarray(back * np.exp(self._tilt * u + self._cumulant))
@@ -198,23 +188,22 @@ class Line:
 def _transform(spacing: float, count: int, centred: Array, columns: Array) -> Complex:
     """``sum_i columns_i exp(i omega centred_i)`` for each of ``columns [m, N]``, at ``omega = spacing * range(count)``.
 
-    Frequencies are a block and a place in it, so that one table of exponentials serves all blocks.
+    Frequencies are split into blocks, so that one table of exponentials serves all blocks.
     """
     table = np.exp(1j * spacing * np.arange(BLOCK) * centred[:, None])
     blocks = np.exp(1j * spacing * BLOCK * np.arange(-(-count // BLOCK))[:, None] * centred)
-    found = [((blocks * column) @ table).ravel()[:count] for column in columns]
-    return np.stack(found)
+    return np.stack([((blocks * column) @ table).ravel()[:count] for column in columns])
 
 
 def _reach(spacing: float, centred: Array, p: Array, dim: int) -> int:
-    """How many frequencies count: none where the power of the characteristic function has faded for good.
+    """The number of frequencies up to which the power of the characteristic function is not negligible.
 
     l is smooth and not constant on any interval, so that its characteristic function, once small, does not come back.
     """
     highest, std = np.pi / STEP, float(np.sqrt(p @ centred**2))
     if dim < 3 or std * highest < 1:
         return int(highest / spacing) + 2
-    looks = np.geomspace(1e-4 / std, highest, LOOKS)
-    size = np.abs(np.exp(1j * looks[:, None] * centred) @ p)
+    probes = np.geomspace(1e-4 / std, highest, PROBES)
+    size = np.abs(np.exp(1j * probes[:, None] * centred) @ p)
     alive = np.flatnonzero((dim - 2) * np.log(np.minimum(size, 1.0)) > FADED)
-    return int(looks[min(alive[-1] + 2, LOOKS - 1)] / spacing) + 2
+    return int(probes[min(alive[-1] + 2, PROBES - 1)] / spacing) + 2

@@ -25,7 +25,7 @@ ORDER = 16  # nodes per panel
 VARIATION = 3.0  # nats that log w may vary by on a panel: exp(-t w) is then resolved to 1e-13
 TOLERANCE = 1e-11  # tail of the Legendre series of a panel
 KINK = 1e-6  # nats that log w may vary by on a panel that holds a kink
-FLAT = 1e-2  # slopes are resolved beside the steepest of them, or beside this, nats per unit
+FLAT = 1e-2  # slopes are resolved relative to the steepest of them, or to this, nats per unit
 DEPTH = 44  # halvings; a panel that still is not resolved there holds a jump or a pole
 PANELS = 40_000
 
@@ -43,7 +43,7 @@ class Nodes:
         p: ``[N]`` probabilities, summing to 1.
         log_w: ``[N]`` log-weights, nats, ascending.
         dim: coordinates: of a product of that many independent posteriors and log-weights, one of them.
-        kept: what integrals over these nodes share (:mod:`gradlab.problems._oracle.integrals`).
+        kept: cache that integrals over these nodes share (:mod:`gradlab.problems._oracle.integrals`).
     """
 
     y: Array
@@ -53,23 +53,23 @@ class Nodes:
     kept: dict[int, Any] = field(init=False, repr=False, default_factory=dict)
 
     def mean(self, values: Array) -> float:
-        """E_q of ``values [N]``."""
+        """Return E_q of ``values [N]``."""
         return float(self.p @ values)
 
     @cached_property
     def centred(self) -> tuple[Nodes, float]:
-        """The same nodes with ``E[w] = 1``, and the ``log E[w]`` taken out, nats."""
+        """The same nodes scaled to ``E[w] = 1``, and ``log E[w]`` before, nats."""
         shift = self.log_mean_weight()
         return replace(self, log_w=self.log_w - shift), shift
 
     def log_mean_weight(self) -> float:
-        """log E_q[w], nats, of all coordinates: what the bound tends to as k grows."""
+        """Return ``log E_q[w]`` of all coordinates, nats: the limit of the bound as k grows."""
         top = float(self.log_w[-1])
         return self.dim * (top + float(np.log(self.p @ np.exp(self.log_w - top))))
 
 
 def _unresolved(log_w: Array, slope: Array, scale: float, share: Array) -> NDArray[np.bool_]:
-    """``[panels]`` whether to halve each; ``log_w, slope [panels, ORDER]``, ``share [panels]`` of the whole range."""
+    """``[panels]`` whether to halve; ``log_w, slope [panels, ORDER]``, ``share [panels]`` of the whole range."""
     spread = np.ptp(log_w, axis=1)
     middle = 0.5 * (log_w.max(1, keepdims=True) + log_w.min(1, keepdims=True))
     d = np.clip(log_w - middle, -VARIATION, VARIATION)
@@ -84,15 +84,15 @@ def _unresolved(log_w: Array, slope: Array, scale: float, share: Array) -> NDArr
 
 
 def _jump(y: Array, log_w: Array, slope: Array) -> float | None:
-    """Where log w jumps between panels (one that lies on an edge is seen by neither side); ``[panels, ORDER]``."""
+    """The point at which log w jumps between panels, if it does; arguments ``[panels, ORDER]``."""
     order = np.argsort(y[:, 0])
     y, log_w, slope = y[order], log_w[order], slope[order]
     before, after = slope[:-1, -1], slope[1:, 0]
     distance = y[1:, 0] - y[:-1, -1]
     expected = 0.5 * (before + after) * distance
     slack = np.abs(after - before) * distance + 1e-4 + 1e-14 * np.abs(log_w).max()
-    found = np.flatnonzero(np.abs(log_w[1:, 0] - log_w[:-1, -1] - expected) > slack)
-    return float(0.5 * (y[found[0], -1] + y[found[0] + 1, 0])) if len(found) else None
+    jumps = np.flatnonzero(np.abs(log_w[1:, 0] - log_w[:-1, -1] - expected) > slack)
+    return float(0.5 * (y[jumps[0], -1] + y[jumps[0] + 1, 0])) if len(jumps) else None
 
 
 def _check(y: Array, log_w: Array, slope: Array) -> None:
@@ -106,14 +106,14 @@ def _check(y: Array, log_w: Array, slope: Array) -> None:
 
 
 def adaptive(evaluate: Evaluate, lower: float, upper: float, density: Callable[[Array], Array], panels: int) -> Nodes:
-    """Composite Gauss-Legendre nodes on ``[lower, upper]``, panels halved until ``exp(-t w)`` is resolved.
+    """Return composite Gauss-Legendre nodes on ``[lower, upper]`` whose panels resolve ``exp(-t w)``.
 
     Args:
         evaluate: maps points (any shape) to ``(log w, d log w/dy)``, nats.
         lower: left end.
         upper: right end.
         density: q at the points; normalised over the nodes afterwards.
-        panels: how many panels to start from.
+        panels: number of panels to start from.
 
     Raises:
         GradlabError: log w is not finite somewhere, jumps or has a pole, or varies too much to be resolved.

@@ -1,6 +1,6 @@
 """The exact answers of :class:`gradlab.problems.TwoLevel`: bounds, gradients, moments and SNR by group.
 
-Quadrature is in ``two_level_bounds``; what the numbers say, in :mod:`gradlab.problems.two_level`.
+The quadrature is in ``two_level_bounds``, the theory in ``docs/theory/hierarchy.md`` and ``docs/theory/bounds.md``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.problems._oracle import moments, two_level_bounds
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import Moments, Problem, check_k
+from gradlab.problems.base import Problem, check_count, check_k
+from gradlab.problems.one_latent import Moments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,21 +100,22 @@ class TwoLevelOracle(Problem):
         if objective == NESTED:
             raise NotExact(f"{NESTED} is a nested expectation that no estimator samples: take ms-nic-dms")
         inference = wrt in INFERENCE
-        known: dict[str, Moments] = dict.fromkeys(
-            ("pathwise", "stl"), lambda _: self._pathwise(k, l, objective, wrt)
-        )  # the score is 0, so that dropping it changes nothing
-        # Everything that multiplies a score is 0 in every draw.
-        scored: Moments = (lambda _: (0.0, 0.0)) if inference else known["pathwise"]
-        known |= dict.fromkeys(("score", "nvil", "rws"), scored)
-        if k > 1 and objective in PAIRS:  # its baseline is made of the other samples, each to be replaced alone
-            known["vimco"] = scored
+
+        def pathwise(k: int) -> tuple[float, float]:
+            return self._pathwise(k, l, objective, wrt)
+
+        # The score is 0: stl drops nothing, and estimators that multiply a score are 0 in every draw.
+        scored: Moments = (lambda k: (0.0, 0.0)) if inference else pathwise
+        table = dict.fromkeys(("pathwise", "stl"), pathwise) | dict.fromkeys(("score", "nvil", "rws"), scored)
+        if k > 1 and objective in PAIRS:  # its baseline is made of the other samples, each replaced alone
+            table["vimco"] = scored
         if not inference or objective == "elbo":
-            known |= dict.fromkeys(("dreg", "dreg-squared"), known["pathwise"])
+            table |= dict.fromkeys(("dreg", "dreg-squared"), pathwise)
         elif objective in PAIRS:
-            known |= dict.fromkeys(("dreg", "dreg-squared"), lambda _: self._dreg(k, wrt))
-        if estimator not in known:
-            raise NotExact(f"no exact moments on TwoLevel ({objective}): {unknown('estimator', estimator, known)}")
-        return known[estimator](k)
+            table |= dict.fromkeys(("dreg", "dreg-squared"), lambda k: self._dreg(k, wrt))
+        if estimator not in table:
+            raise NotExact(f"no exact moments on TwoLevel ({objective}): {unknown('estimator', estimator, table)}")
+        return table[estimator](k)
 
     def exact_limit(self, objective: str | None = None) -> float:
         """What ``exact_bound`` tends to as k (and l) grow, nats: the log evidence *inside the boxes*.
@@ -171,22 +173,13 @@ class TwoLevelOracle(Problem):
                 )
         return pd.DataFrame(rows)
 
-    def _moments(self, wrt: str) -> dict[str, Moments]:
-        def moments(name: str) -> Moments:
-            return lambda k: self.exact_moments(name, k, wrt)
-
-        names = ("pathwise", "stl", "dreg", "dreg-squared", "score", "nvil", "rws", "vimco")
-        return {name: moments(name) for name in names}
-
     def _pathwise(self, k: int, l: int, objective: str, wrt: str) -> tuple[float, float]:
-        if objective == "elbo":
-            case = two_level_bounds.pairs(self.model, 1, wrt)
-            mean, variance = moments.linear(case.nodes, case.values, 1)
-            return mean, variance / k
-        if objective in PAIRS:
-            case = two_level_bounds.pairs(self.model, k, wrt)
-            return moments.linear(case.nodes, case.values, k)
-        return two_level_bounds.linear(two_level_bounds.shared(self.model, k, l, wrt), max(k, l))
+        if objective in SHARED:
+            return two_level_bounds.linear(two_level_bounds.shared(self.model, k, l, wrt), max(k, l))
+        size, averaged = (1, k) if objective == "elbo" else (k, 1)
+        case = two_level_bounds.pairs(self.model, size, wrt)
+        mean, variance = moments.linear(case.nodes, case.values, size)
+        return mean, variance / averaged
 
     def _dreg(self, k: int, wrt: str) -> tuple[float, float]:
         case = two_level_bounds.pairs(self.model, k, wrt)
@@ -198,7 +191,7 @@ class TwoLevelOracle(Problem):
         objective = self.objective if objective is None else objective
         if objective not in (*PAIRS, *SHARED, NESTED):
             raise unknown("objective of TwoLevel:", objective, (*PAIRS, *SHARED, NESTED))
-        k, l = check_k(k), _check_l(l)
+        k, l = check_k(k), check_count("l", l, "samples of z")
         if not self.direct_y and objective not in PAIRS:
             raise GradlabError(
                 f"{objective} combines samples of y and z that are independent, but without direct-y each z is drawn "
@@ -207,9 +200,3 @@ class TwoLevelOracle(Problem):
         if l > 1 and objective not in ("ms-nic-dms", NESTED):
             raise GradlabError(f"{objective} takes no l, but l = {l}: use l = 1, or ms-nic-dms")
         return k, l, objective
-
-
-def _check_l(l: int) -> int:
-    if isinstance(l, bool) or not hasattr(l, "__index__") or l < 1:
-        raise GradlabError(f"l is {l!r}: give a whole number of samples of z, at least 1")
-    return int(l)

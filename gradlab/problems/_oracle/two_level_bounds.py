@@ -1,15 +1,15 @@
-"""Quadrature over the two noises of :class:`gradlab.problems.TwoLevel`: the numbers behind its exact answers.
+"""Quadrature over the two noises of :class:`gradlab.problems.TwoLevel`.
 
 Pairs are independent, so that k of them are k samples of one weight ``w(u, v)`` on the unit square. Where all y meet
 all z (MIX, DMS) nothing is independent, but *given the samples of one latent* the others are: with ``z_1 .. z_l`` fixed
 
     sum_ij w(y_i, z_j) = sum_i s(y_i),     s(y) = sum_j w(y, z_j),
 
-so that k samples of ``s`` remain, and the identities of ``integrals`` serve for any k. Over the fixed
-ones (the fewer of the two, at most ``FEW``) goes a tensor rule, each unordered set once.
+so that k samples of ``s`` remain, and the identities of ``integrals`` apply for any k. The given samples (the fewer of
+the two, at most ``FEW``) are integrated by a tensor rule that visits each unordered set once.
 
-Accuracy: 1e-9 nats and 1e-8 relative (tested). The given samples get one Gauss-Legendre rule, in which nothing is a
-step any more; the others get panels on which log w varies by ``VARIATION`` nats at most, which resolve ``exp(-t w)``.
+Accuracy: 1e-9 nats and 1e-8 relative (tested). The given samples get one Gauss-Legendre rule, since their integrand is
+smooth; the others get panels on which log w varies by ``VARIATION`` nats at most, which resolve ``exp(-t w)``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ NODES = 1_000_000  # on the square
 
 
 class Weighted(NamedTuple):
-    """Samples of one weight, with something to average.
+    """Samples of one weight, with values to average.
 
     Attributes:
-        p: probability of this case.
+        p: probability of these given samples.
         nodes: the weight ``[N]``.
         values: ``[N]`` in the order of the nodes.
     """
@@ -48,7 +48,7 @@ class Weighted(NamedTuple):
 
 
 def panels(variation: float) -> tuple[Array, Array]:
-    """Points and probabilities on (-1/2, 1/2) that resolve ``exp(-t w)`` where log w varies by ``variation`` nats.
+    """Return points and probabilities on (-1/2, 1/2) that resolve ``exp(-t w)`` for this range of log w, nats.
 
     Raises:
         GradlabError: it varies too much.
@@ -62,10 +62,10 @@ def panels(variation: float) -> tuple[Array, Array]:
 
 
 def smooth(variation: float, m: int) -> tuple[Array, Array]:
-    """The same for each of m samples of ``log (w_1 + w_2 + ...)``, which has no steps: one Gauss-Legendre rule.
+    """Return points and probabilities for each of m given samples: one Gauss-Legendre rule.
 
     Raises:
-        NotExact: the sets of m points are too many.
+        NotExact: there are too many sets of m points.
     """
     count = 10 + int(np.ceil(0.8 * variation))
     if count > POINTS or comb(count + m - 1, m) > SETS:
@@ -78,27 +78,24 @@ def smooth(variation: float, m: int) -> tuple[Array, Array]:
 
 
 def pairs(model: Hierarchy, k: int, wrt: str | None = None) -> Weighted:
-    """k independent pairs (y_i, z_i); ``values`` are ``d log w/d wrt``.
+    """Return k independent pairs (y_i, z_i); ``values`` are ``d log w/d wrt``.
 
-    At k = 1 all that is averaged is a polynomial of degree at most 4 in each noise, and one panel is exact.
+    At k = 1 the integrand is a polynomial of degree at most 4 in each noise, for which one panel is exact.
 
     Raises:
         GradlabError: log w varies too much.
     """
-    along_u, along_v = model.variation() if k > 1 else (0.0, 0.0)
-    (u, p_u), (v, p_v) = panels(along_u), panels(along_v)
-    if len(u) * len(v) > NODES:
-        raise _too_narrow()
+    (u, p_u), (v, p_v) = _grid(*model.variation()) if k > 1 else _grid(0.0, 0.0)
     return _case(1.0, np.outer(p_u, p_v), model.log_w(u[:, None], v), _values(model, wrt, u[:, None], v))
 
 
 def shared(model: Hierarchy, k: int, l: int, wrt: str | None = None) -> Iterator[Weighted]:
-    """k samples of y with each of l samples of z: cases whose ``nodes`` are the sum over the fewer of the two.
+    """Yield k samples of y with each of l samples of z, for each set of the fewer of the two, which is given.
 
-    The other, ``max(k, l)`` samples, are independent in each case.
+    The other ``max(k, l)`` samples are independent in each case, with weights that are sums over the given ones.
 
     Raises:
-        NotExact: k and l are both above ``FEW``, or the sets of given samples are too many.
+        NotExact: k and l are both above ``FEW``, or there are too many sets of given samples.
         GradlabError: log w varies too much.
     """
     m = min(k, l)
@@ -122,15 +119,12 @@ def shared(model: Hierarchy, k: int, l: int, wrt: str | None = None) -> Iterator
 
 
 def nested(model: Hierarchy, k: int, wrt: str | None = None) -> Weighted:
-    """Eq. 14 as samples of z with the weight ``p(z) exp(E log 1/k sum_i p(x|y_i) p(y_i|z))``.
+    """Return eq. 14 as samples of z with the weight ``p(z) exp(E log 1/k sum_i p(x|y_i) p(y_i|z))``.
 
     Raises:
         GradlabError: log w varies too much.
     """
-    along_u, along_v = model.variation()
-    (u, p_u), (v, p_v) = panels(along_u), panels(along_v)
-    if len(u) * len(v) > NODES:
-        raise _too_narrow()
+    (u, p_u), (v, p_v) = _grid(*model.variation())
     log_w, values = model.log_w(u[:, None], v), _values(model, wrt, u[:, None], v)
     columns = [_case(1.0, p_u, log_w[:, j], values[:, j]) for j in range(len(v))]
     inner = np.array([moments.bound(c.nodes, k) for c in columns])
@@ -139,17 +133,25 @@ def nested(model: Hierarchy, k: int, wrt: str | None = None) -> Weighted:
 
 
 def bound(cases: Iterable[Weighted], k: int) -> float:
-    """The mean over cases of ``E log 1/k sum_i s_i``, nats."""
+    """Return the mean over cases of ``E log 1/k sum_i s_i``, nats."""
     return float(sum(case.p * moments.bound(case.nodes, k) for case in cases))
 
 
 def linear(cases: Iterable[Weighted], k: int) -> tuple[float, float]:
-    """Mean and variance of ``sum_i s~_i value_i`` over the cases too."""
+    """Return mean and variance of ``sum_i s~_i value_i`` over samples and cases."""
     cases = list(cases)
     p = np.array([case.p for case in cases])
-    found = np.array([moments.linear(case.nodes, case.values, k) for case in cases])
-    mean = float(p @ found[:, 0])
-    return mean, float(p @ (found[:, 1] + (found[:, 0] - mean) ** 2))
+    means, variances = np.array([moments.linear(case.nodes, case.values, k) for case in cases]).T
+    mean = float(p @ means)
+    return mean, float(p @ (variances + (means - mean) ** 2))
+
+
+def _grid(along_u: float, along_v: float) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Panels along u and along v for these variations of log w."""
+    by_u, by_v = panels(along_u), panels(along_v)
+    if len(by_u[0]) * len(by_v[0]) > NODES:
+        raise _too_narrow()
+    return by_u, by_v
 
 
 def _values(model: Hierarchy, wrt: str | None, u: Array, v: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The linear-Gaussian hierarchy x <- y <- z as plain formulas; what they say stands in ``two_level``."""
+"""The linear-Gaussian hierarchy x <- y <- z as plain formulas; see ``docs/theory/hierarchy.md``."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Hierarchy:
     direct_y: bool
 
     def place(self, u: Array, v: Array) -> tuple[Array, Array]:
-        """``(y, z)``."""
+        """Return ``(y, z)``."""
         y = self.phi + u
         return y, self.a * (self.phi if self.direct_y else y) + self.b + v
 
     def log_w(self, u: Array, v: Array) -> Array:
-        """The log-weight, of the shape that u and v broadcast to."""
+        """Return the log-weight, of the shape that u and v broadcast to."""
         y, z = self.place(u, v)
         x_error = (self.x - self.slope * y - self.offset) / self.likelihood_std
         y_error = (y - self.c * z - self.d) / self.y_std
@@ -53,14 +53,14 @@ class Hierarchy:
         return np.asarray(-0.5 * (x_error**2 + y_error**2 + (z / self.prior_std) ** 2) - constant)
 
     def slopes(self, u: Array, v: Array) -> tuple[Array, Array]:
-        """``d log w/dy`` at fixed z and ``d log w/dz`` at fixed y."""
+        """Return ``d log w/dy`` at fixed z and ``d log w/dz`` at fixed y."""
         y, z = self.place(u, v)
         residual = (y - self.c * z - self.d) / self.y_std**2
         by_y = self.slope * (self.x - self.slope * y - self.offset) / self.likelihood_std**2 - residual
         return by_y, self.c * residual - z / self.prior_std**2
 
     def by(self, wrt: str, u: Array, v: Array) -> Array:
-        """``d log w/d wrt`` with the noises held fixed: the pathwise gradient of one draw."""
+        """Return ``d log w/d wrt`` at fixed noises: the pathwise gradient of one draw."""
         y, z = self.place(u, v)
         x_error, y_error = self.x - self.slope * y - self.offset, y - self.c * z - self.d
         if wrt in ("phi", "a", "b"):
@@ -79,14 +79,14 @@ class Hierarchy:
         return value + 0.0 * (u + v)
 
     def variation(self) -> tuple[float, float]:
-        """Upper bounds on how far log w varies along u and along v, nats; its slopes are steepest at a corner."""
+        """Return upper bounds on the range of log w along u and along v, nats; it is steepest at a corner."""
         corner = np.array([-0.5, 0.5])
         by_y, by_z = self.slopes(corner[:, None], corner)
         along_u = by_y if self.direct_y else by_y + self.a * by_z
         return float(np.abs(along_u).max()), float(np.abs(by_z).max())
 
     def evidence(self) -> float:
-        """``log p(x)``, nats."""
+        """Return ``log p(x)``, nats."""
         mean = self.slope * self.d + self.offset
         variance = self.likelihood_std**2 + self.slope**2 * (self.y_std**2 + (self.c * self.prior_std) ** 2)
         return -0.5 * (self.x - mean) ** 2 / variance - 0.5 * log(2 * pi * variance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MOST = 3
 
 
 def check_vimco(k: int) -> int:
-    """``k`` itself; VIMCO is undefined at 1 even where its scores are zero.
+    """Return ``k``, which must be at least 2 for VIMCO, even where its scores are zero.
 
     Raises:
         GradlabError: k is 1: there is no other sample to take the baseline from.
@@ -28,9 +29,10 @@ def check_vimco(k: int) -> int:
 
 
 def vimco_variance(evaluate: Callable[[Array], tuple[Array, Array]], k: int, mean: float) -> float:
-    """Variance of ``V = sum_i (L - L_-i) s_i - sum_i w~_i s_i`` under standard normal base noise (Mnih & Rezende 2016).
+    """Return the variance of ``V = sum_i (L - L_-i) s_i - sum_i w~_i s_i`` under standard normal base noise.
 
     ``L = log (1/k sum w)``, and ``L_-i`` is the same with w_i replaced by the geometric mean of the other weights.
+    Source: Mnih & Rezende 2016.
 
     Args:
         evaluate: maps noise ``[n]`` to ``(log w, s)``, s the score of the posterior.
@@ -64,18 +66,11 @@ def _sum(log_w: Array, s: Array, p: Array, k: int, mean: float) -> float:
     total = 0.0
     for first in range(len(p)):  # the first sample in a loop, so that triples fit in memory
         logs, scores = [log_w[first], *(log_w[i] for i in rest)], [s[first], *(s[i] for i in rest)]
-        everything = _logsum(logs)
+        log_total = reduce(np.logaddexp, logs)
         value = -mean
         for i in range(k):
             others = logs[:i] + logs[i + 1 :]
-            baseline = _logsum([*others, sum(others) / (k - 1)])
-            value = value + (everything - baseline - np.exp(logs[i] - everything)) * scores[i]
+            baseline = reduce(np.logaddexp, [*others, sum(others) / (k - 1)])
+            value = value + (log_total - baseline - np.exp(logs[i] - log_total)) * scores[i]
         total += p[first] * float((mass * value**2).sum())
-    return total
-
-
-def _logsum(logs: list[Array]) -> Array:
-    total = logs[0]
-    for log in logs[1:]:
-        total = np.logaddexp(total, log)
     return total

@@ -14,9 +14,7 @@ Every draw is one backward pass (or several that accumulate) with fresh noise at
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,7 +24,6 @@ from gradlab.errors import GradlabError, unknown
 from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
-from gradlab.snr.recorder.state import load, pack
 from gradlab.snr.recorder.stream import Stream
 from gradlab.validation import checked_after
 
@@ -72,10 +69,9 @@ class GradientRecorder:
         exclude: Iterable[str] = (),
     ) -> None:
         """Resolve the groups; nothing is hooked and no memory taken yet."""
-        names = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self._members: Members = resolve(groups, names)
+        self._members: Members = resolve(groups, (exclude,) if isinstance(exclude, str) else tuple(exclude))
         self._entities = self._members.entities()
-        self._stream = Stream(self._members.parameters, [rows for _, rows in self._entities], standard_errors)
+        self._stream = self._empty(standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
         self._pending: dict[int, Tensor] = {}
         self._suspect: set[int] = set()
@@ -107,10 +103,8 @@ class GradientRecorder:
                 self._handles.append(hook)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the hooks and put ``.grad`` back, whatever happened.
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Remove the hooks and put ``.grad`` back, after an error too.
 
         Raises:
             GradlabError: a backward pass was never followed by ``step``.
@@ -136,10 +130,14 @@ class GradientRecorder:
         gradient = gradient.detach() if gradient.requires_grad else gradient
         before = self._pending.get(index)
         self._pending[index] = gradient if before is None else before + gradient
-        # What has just been computed is still in the cache of a CPU; everything else waits for step.
+        # A gradient that has just been computed is still in the cache of a CPU; all others wait for step.
         hot = before is None and self._stream.large and gradient.device.type == "cpu"
-        if not (hot and gradient.layout == torch.strided and _sums_to_finite(gradient)):
-            self._suspect.add(index)
+        if hot and gradient.layout == torch.strided:
+            from gradlab.snr.recorder.compiled import sums_to_finite
+
+            if sums_to_finite(gradient):
+                return
+        self._suspect.add(index)
 
     def step(self) -> None:
         """Finish a draw: everything that went backward since the last step is one draw of the gradient.
@@ -227,9 +225,7 @@ class GradientRecorder:
                     "dead": definitions.dead(group),
                     "draws": self.draws,
                     "snr": definitions.snr(group),
-                    "snr_se": self._stream.spread.standard_error(entity, group.live, self.draws)
-                    if self._stream.standard_errors
-                    else math.nan,
+                    "snr_se": self._stream.spread.standard_error(entity, group.live, self.draws),
                     "noise_floor": definitions.noise_floor(self.draws),
                     "snr_corrected": definitions.snr_corrected(group),
                     "mean_norm": definitions.mean_norm(group),
@@ -238,10 +234,17 @@ class GradientRecorder:
             )
         return pd.DataFrame(rows)
 
-    def merge(self, other: GradientRecorder) -> None:
-        """Take in the draws of another recorder of the same parameters, e.g. of another process (Chan; exact).
+    def reset(self) -> None:
+        """Forget all draws and free their memory; the groups stay."""
+        self._stream = self._empty(self._stream.standard_errors)
 
-        The replicates behind ``snr_se`` are pooled; they know each recorder's own draws only.
+    def _empty(self, standard_errors: bool) -> Stream:
+        return Stream(self._members.parameters, [indices for _, indices in self._entities], standard_errors)
+
+    def merge(self, other: GradientRecorder) -> None:
+        """Add the draws of another recorder of the same parameters, e.g. of another process (Chan; exact).
+
+        The replicates behind ``snr_se`` are pooled; each uses the draws of its own recorder only.
 
         Raises:
             GradlabError: the recorders do not record the same parameters, or a recorder is merged with itself.
@@ -250,33 +253,27 @@ class GradientRecorder:
             raise GradlabError("a recorder cannot be merged with itself: its draws would count twice")
         if not isinstance(other, GradientRecorder):
             raise GradlabError(f"a {type(other).__name__} cannot be merged into a recorder: give a GradientRecorder")
-        self._same(other._members.signature, other._stream.standard_errors)
+        self._check_same(other._members.signature, other._stream.standard_errors)
         self._stream.merge(other._stream)
 
-    def _same(self, signature: object, standard_errors: object) -> None:
-        mine = self._members.signature
-        if signature != mine:
-            theirs = signature if isinstance(signature, list) else []
-            odd = next((n for n in [*mine, *theirs] if (n in mine) != (n in theirs)), "another order")
+    def _check_same(self, parameters: object, standard_errors: object) -> None:
+        signature = self._members.signature
+        if parameters != signature:
+            others = parameters if isinstance(parameters, list) else []
+            odd = next((n for n in [*signature, *others] if (n in signature) != (n in others)), "another order")
             raise GradlabError(f"the recorders hold different parameters ({odd}): build both from the same groups")
         if standard_errors != self._stream.standard_errors:
             raise GradlabError("one recorder has standard errors and the other has not: set standard_errors alike")
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything recorded, as tensors, numbers, strings and lists of them; its size is free of the draws."""
-        return pack(self._members.signature, self._stream)
+        """Return all statistics as tensors, numbers, strings and lists; their size does not grow with the draws."""
+        return {"parameters": self._members.signature, **self._stream.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict()``, to the same numbers; what this recorder held is replaced.
+        """Replace the statistics by those of ``state_dict()``; recording continues to the same numbers.
 
         Raises:
             GradlabError: a state of other parameters, or damaged.
         """
-        self._same(state.get("parameters"), state.get("standard_errors"))
-        load(self._stream, state, [p.device for p in self._members.parameters])
-
-
-def _sums_to_finite(gradient: Tensor) -> bool:
-    from gradlab.snr.recorder.compiled import sums_to_finite
-
-    return sums_to_finite(gradient)
+        self._check_same(state.get("parameters"), state.get("standard_errors"))
+        self._stream.load_state_dict(state, [p.device for p in self._members.parameters])

@@ -1,4 +1,4 @@
-"""What a draw must be before it changes the statistics."""
+"""Checks of a draw before it changes the statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradlab.snr.recorder.members import Members
 
 
 def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
-    """Check gradients that a caller hands over, but for their values; returns them by position, without the Nones.
+    """Check everything but the values of a caller's gradients; return them by position, without the Nones.
 
     Raises:
         GradlabError: no list or tuple, another number of gradients, another shape, no float type, or None throughout.
@@ -28,7 +28,7 @@ def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
             f"there are {len(gradients)} gradients for {len(members.parameters)} parameters: give one for each of "
             "recorder.parameters, None for a gradient of 0"
         )
-    found = {}
+    draw = {}
     for index, (gradient, parameter) in enumerate(zip(gradients, members.parameters, strict=True)):
         if gradient is None:
             continue
@@ -40,16 +40,16 @@ def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
                 f"the gradient of {members.label(index)} has shape {list(gradient.shape)}, the parameter "
                 f"{list(parameter.shape)}: give the gradients in the order of recorder.parameters"
             )
-        found[index] = gradient.detach() if gradient.requires_grad else gradient
-    if not found:
+        draw[index] = gradient.detach() if gradient.requires_grad else gradient
+    if not draw:
         raise GradlabError(
             "every gradient is None: give those of a loss that depends on at least one of recorder.parameters"
         )
-    return found
+    return draw
 
 
 def refuse_non_finite(members: Members, gradients: Mapping[int, Tensor], draw: int) -> None:
-    """Raise for the first gradient, by position, that is not finite; reads one number per device.
+    """Refuse the first gradient, by position, that is not finite; reads one number per device.
 
     Raises:
         NonFinite: names the parameter and the draw.

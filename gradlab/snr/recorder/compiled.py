@@ -1,8 +1,7 @@
-"""The recorder's arithmetic on a CPU, as compiled loops: every number is read once, and stays in a register.
+"""The recorder's arithmetic on a CPU as compiled loops, which read every number once.
 
-A draw is bound by the memory that it must go through (gradient, mean and M2: 36 bytes a scalar); as passes of torch it
-took three times as long (``passes``, for accelerators and small models). The replicate is that of
-``definitions.replicate``; the tests hold the three against each other.
+A draw is bound by memory traffic (gradient, mean and M2: 36 bytes a scalar); torch operations (``passes``, for
+accelerators and small models) took three times as long. The tests compare both with ``definitions.replicate``.
 """
 
 from __future__ import annotations
@@ -14,21 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradlab.kernels import compiled
 from gradlab.snr.definitions import FLOOR
+from gradlab.snr.recorder.layout import Moments
 
 PIECE = 1 << 18
-"""Scalars of one parameter that one thread takes at a time; sums are merged in the order of the pieces."""
+"""Scalars of one parameter that a thread takes at a time; sums are merged in the order of the pieces."""
 
 
 @compiled
-def _update(mean, m2, other, other_m2, n, b, replicated):  # type: ignore[no-untyped-def]
-    """Chan's update by the mean and M2 of b draws on top of n, Welford's where b is 1; returns the replicate.
+def _update(mean, m2, other, other_m2, counts, replicated):  # type: ignore[no-untyped-def]
+    """Add the mean and M2 of b draws to those of n, ``counts = (n, b)``, in place; return the replicate, or 0.0.
 
-    A single draw has no M2: ``other_m2`` is then empty. 0.0 where no replicate is asked for.
+    This is Chan's update, and Welford's where b is 1: a single draw has no M2, and ``other_m2`` is empty.
     """
+    n, b = counts
     old, new, single = n * b / (n + b), b / (n + b), len(other_m2) == 0
     if not replicated:
         for i in range(len(mean)):
@@ -64,60 +66,41 @@ def _sum(values):  # type: ignore[no-untyped-def]
 
 
 def sums_to_finite(values: Tensor) -> bool:
-    """Whether the sum of a tensor on the CPU is finite, as it is not where a term is NaN or infinite."""
+    """Whether the sum of a tensor on the CPU is finite, which it is not if a term is NaN or infinite."""
     return math.isfinite(_sum(_flat(values)))
 
 
-_NO_M2 = np.empty(0)
-
-
 def update(
-    means: Sequence[Tensor],
-    m2s: Sequence[Tensor],
-    others: Sequence[Tensor],
-    other_m2s: Sequence[Tensor],
-    n: int,
-    b: int,
-    *,
-    replicated: bool,
-) -> list[float]:
-    """Merge b draws into n of every parameter, in place; returns their replicates, 0.0 where none is asked for.
-
-    Args:
-        means: flat float64 vectors on the CPU; ``m2s`` likewise.
-        others: of each the mean of the b draws, of any float type and shape; the gradient itself where b is 1.
-        other_m2s: their M2, flat float64; empty where b is 1.
-        n: draws so far, at least 2 for a replicate.
-        b: draws to merge.
-        replicated: whether to compute replicates.
-    """
-    before = [(m.numpy(), s.numpy()) for m, s in zip(means, m2s, strict=True)]
-    new = [_flat(o) for o in others]
-    new_m2 = [_flat(s) for s in other_m2s] or [_NO_M2] * len(new)
-    pieces = [(i, slice(at, at + PIECE)) for i, o in enumerate(new) for at in range(0, len(o), PIECE)]
-    found = [0.0] * len(pieces)
-    # For some milliseconds torch's own threads wait for more to do on half of the processor's time.
-    threads = min(torch.get_num_threads() // 2, len(pieces))
+    into: Moments, new: Moments | Sequence[Tensor | None], n: int, b: int, replicated: bool
+) -> NDArray[np.float64]:
+    """Add b draws to the n draws in ``into``, in place; arguments and result as for ``passes.update``."""
+    if isinstance(new, Moments):
+        means, m2s = [mean.numpy() for mean in new.mean], [m2.numpy() for m2 in new.m2]
+    else:
+        means = [np.zeros(len(mean)) if g is None else _flat(g) for g, mean in zip(new, into.mean, strict=True)]
+        m2s = [np.empty(0)] * len(means)
+    old = [(mean.numpy(), m2.numpy()) for mean, m2 in zip(into.mean, into.m2, strict=True)]
+    pieces = [(i, slice(start, start + PIECE)) for i, mean in enumerate(means) for start in range(0, len(mean), PIECE)]
+    values, counts = np.zeros(len(pieces)), (float(n), float(b))
+    # torch's own threads spin for some milliseconds after their work, on half of the processor's time.
+    threads = max(1, min(torch.get_num_threads() // 2, len(pieces)))
 
     def work(first: int) -> None:
-        for at in range(first, len(pieces), max(1, threads)):
-            i, part = pieces[at]
-            mean, m2 = before[i]
-            found[at] = _update(mean[part], m2[part], new[i][part], new_m2[i][part], float(n), float(b), replicated)
+        for index in range(first, len(pieces), threads):
+            i, part = pieces[index]
+            mean, m2 = old[i]
+            values[index] = _update(mean[part], m2[part], means[i][part], m2s[i][part], counts, replicated)
 
-    if threads < 2:
+    if threads == 1:
         work(0)
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
-    sums = [0.0] * len(new)
-    for (i, _), value in zip(pieces, found, strict=True):
-        sums[i] += value
-    return sums
+    return np.bincount([i for i, _ in pieces], values)  # type: ignore[return-value]
 
 
 def _flat(values: Tensor) -> Any:
-    """A vector that the loops take: float32 or float64, contiguous."""
+    """Return a contiguous float32 or float64 vector, as the loops take it."""
     values = values.reshape(-1)
     array = (values if values.dtype in (torch.float32, torch.float64) else values.float()).cpu().numpy()
     return np.ascontiguousarray(array)

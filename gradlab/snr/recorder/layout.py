@@ -1,7 +1,6 @@
-"""How a recorder's statistics lie in memory: one float64 vector a device, cut by parameters and cut by pieces.
+"""Memory of a recorder's statistics: one float64 vector per device, with views by parameter and by piece.
 
-An accelerator pays for each operation that it is handed, so ``passes`` goes through whole pieces.
-Everything else goes by parameter. Both are views of the same numbers.
+Each operation costs an accelerator a launch, so ``passes`` works on pieces; everything else works on parameters.
 """
 
 from __future__ import annotations
@@ -41,24 +40,28 @@ class Piece(NamedTuple):
 
 def pieces(sizes: Sequence[int], devices: Sequence[torch.device]) -> list[Piece]:
     """Cut parameters of these sizes into pieces, in order."""
-    found: list[Piece] = []
-    room = 0  # in the last piece
+    cut: list[Piece] = []
+    free = 0  # scalars that still fit into the last piece
     for row, (size, device) in enumerate(zip(sizes, devices, strict=True)):
         if size > CHUNK:
-            found += [Piece(device, [row], [min(CHUNK, size - at)], at) for at in range(0, size, CHUNK)]
-            room = 0
-        elif size <= room and found[-1].device == device:
-            found[-1].rows.append(row)
-            found[-1].sizes.append(size)
-            room -= size
+            cut += [Piece(device, [row], [min(CHUNK, size - start)], start) for start in range(0, size, CHUNK)]
+            free = 0
+        elif size <= free and cut[-1].device == device:
+            cut[-1].rows.append(row)
+            cut[-1].sizes.append(size)
+            free -= size
         else:
-            found.append(Piece(device, [row], [size], None))
-            room = CHUNK - size
-    return found
+            cut.append(Piece(device, [row], [size], None))
+            free = CHUNK - size
+    return cut
 
 
 class Layout:
     """Where the statistics of parameters are kept.
+
+    Args:
+        shapes: of the parameters.
+        devices: of the parameters; MPS has no float64 and keeps its statistics on the CPU.
 
     Attributes:
         shapes: of the parameters.
@@ -68,15 +71,14 @@ class Layout:
     """
 
     def __init__(self, shapes: Sequence[torch.Size] = (), devices: Sequence[torch.device] = ()) -> None:
-        """``devices``: of the parameters; MPS has no float64 and keeps its statistics on the CPU."""
-        homes = [torch.device("cpu") if d.type == "mps" else d for d in devices]
+        devices = [torch.device("cpu") if d.type == "mps" else d for d in devices]
         self.shapes = list(shapes)
         self.sizes = [shape.numel() for shape in shapes]
-        self.pieces = pieces(self.sizes, homes)
-        self.on_cpu = all(home.type == "cpu" for home in homes)
+        self.pieces = pieces(self.sizes, devices)
+        self.on_cpu = all(device.type == "cpu" for device in devices)
 
     def zeros(self) -> tuple[list[Tensor], list[Tensor]]:
-        """New float64 zeros; flat views of them by parameter, and by piece."""
+        """Allocate float64 zeros; return flat views of them by parameter and by piece."""
         by_row: list[Tensor] = []
         by_piece: list[Tensor] = []
         for device, group in groupby(self.pieces, key=lambda piece: piece.device):
@@ -96,16 +98,16 @@ class Layout:
         """
         flat: Tensor | None = None
         for piece, (vector, views) in zip(self.pieces, self._work, strict=True):
-            given = [gradients[row] for row in piece.rows]
-            if piece.start is not None and given[0] is not None:
-                flat = given[0].reshape(-1) if flat is None or piece.start == 0 else flat
-                given = [flat[piece.start : piece.start + piece.size]]
-            absent = [view for view, gradient in zip(views, given, strict=True) if gradient is None]
-            present = [view for view, gradient in zip(views, given, strict=True) if gradient is not None]
+            sources = [gradients[row] for row in piece.rows]
+            if piece.start is not None and sources[0] is not None:
+                flat = sources[0].reshape(-1) if flat is None or piece.start == 0 else flat
+                sources = [flat[piece.start : piece.start + piece.size]]
+            absent = [view for view, source in zip(views, sources, strict=True) if source is None]
+            present = [view for view, source in zip(views, sources, strict=True) if source is not None]
             if absent:
                 torch._foreach_zero_(absent)
             if present:
-                torch._foreach_copy_(present, [gradient for gradient in given if gradient is not None])
+                torch._foreach_copy_(present, [source for source in sources if source is not None])
             yield vector
 
     @cached_property
@@ -115,32 +117,36 @@ class Layout:
         for piece in self.pieces:
             largest[piece.device] = max(piece.size, largest.get(piece.device, 0))
         vectors = {device: torch.empty(n, dtype=torch.float64, device=device) for device, n in largest.items()}
-        found = []
+        work = []
         for piece in self.pieces:
             vector = vectors[piece.device][: piece.size]
             parts = vector.split(piece.sizes)
             shapes = [self.shapes[row] for row in piece.rows] if piece.start is None else [vector.shape]
-            found.append((vector, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]))
-        return found
+            work.append((vector, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]))
+        return work
 
 
 class Moments:
     """Welford's mean and M2 of every parameter, 0 at first.
 
+    Args:
+        layout: where they are kept.
+
     Attributes:
         layout: where they are kept.
-        mean: flat float64 vectors, one per parameter; ``m2`` is the sum of squared deviations, in the same form.
-        piece_mean: the same numbers, one vector per piece; ``piece_m2`` in the same form.
+        mean: flat float64 vectors, one per parameter.
+        m2: sums of squared deviations, in the same form.
+        piece_mean: the means, one vector per piece.
+        piece_m2: the sums of squared deviations, one vector per piece.
     """
 
     def __init__(self, layout: Layout) -> None:
-        """Take the memory."""
         self.layout = layout
         self.mean, self.piece_mean = layout.zeros()
         self.m2, self.piece_m2 = layout.zeros()
 
     def put(self, index: int, mean: Tensor, m2: Tensor) -> None:
-        """Copy the moments of one parameter, from any device."""
+        """Copy the moments of one parameter from any device."""
         self.mean[index].copy_(mean)
         self.m2[index].copy_(m2)
 

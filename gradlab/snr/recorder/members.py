@@ -1,4 +1,4 @@
-"""Who is recorded: groups of parameters, resolved to the distinct tensors behind them."""
+"""Groups of parameters, resolved to the distinct tensors behind them."""
 
 from __future__ import annotations
 
@@ -53,31 +53,31 @@ class Members:
 
     @property
     def signature(self) -> list[str]:
-        """What must be equal for two recordings to be of the same parameters."""
+        """Texts that are equal if two recorders record the same parameters."""
         return [f"{m.group}/{m.name}/{m.slot}/{tuple(self.parameters[m.slot].shape)}" for m in self.members]
 
     def label(self, index: int) -> str:
-        """The name of a distinct parameter, for errors."""
+        """Name a distinct parameter, for errors."""
         first = next(m for m in self.members if m.slot == index)
         return f"{first.name!r} of group {first.group!r}"
 
     def entities(self) -> list[tuple[tuple[str, ...], list[int]]]:
-        """Everything that gets a row: ``(names, indices)`` of groups, then modules, then parameters."""
-        found: dict[tuple[str, ...], list[int]] = {}
-        for names in (lambda m: (m.group,), lambda m: (m.group, m.module), lambda m: (m.group, m.module, m.name)):
-            for member in self.members:
-                found.setdefault(names(member), []).append(member.slot)
-        return list(found.items())
+        """List ``(names, indices)`` of every row of a summary: of groups, then modules, then parameters."""
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for depth in (1, 2, 3):
+            for m in self.members:
+                rows.setdefault((m.group, m.module, m.name)[:depth], []).append(m.slot)
+        return list(rows.items())
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` wrapped: the same parameters under their own names."""
+    """Return the module that ``torch.compile`` wrapped, with the same parameters under their own names."""
     inner = getattr(module, "_orig_mod", module)
     return inner if isinstance(inner, nn.Module) else module
 
 
 def children(model: nn.Module) -> dict[str, Group]:
-    """A model's children that have trainable parameters, and its own parameters as ``(own)``."""
+    """Return a model's children that have trainable parameters, and its own parameters as ``(own)``."""
     model = unwrap(model)
     groups: dict[str, Group] = {
         name: child for name, child in model.named_children() if any(p.requires_grad for p in child.parameters())
@@ -91,7 +91,7 @@ def children(model: nn.Module) -> dict[str, Group]:
 
 
 def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
-    """``(name, parameter)`` of a group, frozen ones included."""
+    """List ``(name, parameter)`` of a group, frozen ones included."""
     if isinstance(group, nn.Module):
         return list(unwrap(group).named_parameters())
     if isinstance(group, Tensor):
@@ -116,23 +116,23 @@ def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
 
 
 def _masks(groups: Mapping[str, Group]) -> dict[int, Tensor]:
-    """By id of a weight, the mask of a convolution that zeroes its weight through ``.data``.
+    """Map the id of a weight to the mask of a convolution that zeroes its weight through ``.data``.
 
-    Autograd knows nothing of that: its gradient is not zero at taps that are never used. Any module with a ``weight``
-    and a buffer ``mask`` of its shape is taken as one (CompressAI's and most PixelCNNs').
+    Autograd does not see that, so that the gradient is not zero at masked taps. Any module with a ``weight`` and a
+    buffer ``mask`` of its shape counts as one (CompressAI's and most PixelCNNs').
     """
-    found: dict[int, Tensor] = {}
+    masks: dict[int, Tensor] = {}
     for group in groups.values():
         for module in group.modules() if isinstance(group, nn.Module) else ():
             weight = module._parameters.get("weight")
             mask = module._buffers.get("mask")
             if weight is not None and mask is not None and weight.shape == mask.shape:
-                found[id(weight)] = mask
-    return found
+                masks[id(weight)] = mask
+    return masks
 
 
 def resolve(groups: nn.Module | Mapping[str, Group], exclude: tuple[str, ...]) -> Members:
-    """Resolve what the user handed over.
+    """Resolve groups to their members.
 
     Raises:
         GradlabError: no groups, a group without trainable parameters or of an unknown kind, a tensor that is no leaf.

@@ -1,8 +1,7 @@
 """Welford's moments of many parameters, in place, with the replicates that standard errors need.
 
-Cost per draw decides whether people leave a recorder on: the arithmetic of large models on a CPU is in compiled loops
-that read every number once (``compiled``), that of small ones and on accelerators in few calls of torch (``passes``).
-What is here is their order.
+This module orders the work. On a CPU the arithmetic of large models is in compiled loops that read every number once
+(``compiled``); for small models and on accelerators it is in a few calls of torch (``passes``).
 
 Memory, in float64 copies of the parameters: mean and M2 (2 copies); with standard errors and 64 draws or more also mean
 and M2 of the current block (4 copies). ``passes`` adds working memory of bounded size (``layout.CHUNK``), and
@@ -11,34 +10,43 @@ a merge two copies while it lasts. Nothing grows with the number of draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gradlab.errors import GradlabError
 from gradlab.snr.definitions import Spread
 from gradlab.snr.recorder import passes
 from gradlab.snr.recorder.layout import Layout, Moments
 
 LARGE = 1 << 16
-"""Parameters from which on the compiled loops are worth their loading, half a second."""
+"""Scalars from which on the compiled loops are worth their import, half a second."""
 
 BURN_IN = 8
-"""Draws before the first replicate: fewer do not know where a parameter stands."""
+"""Draws before the first replicate: fewer do not determine the mean of a parameter well enough."""
 
 BLOCKS = 32
-"""Blocks per doubling of the draws, hence at most 96 that count; single draws are the blocks below 64 draws."""
+"""Blocks per doubling of the draws, hence at most 96 that count; below 64 draws every draw is a block."""
+
+VECTORS = ("mean", "m2", "block_mean", "block_m2")
+"""Keys of a state whose values are lists of flat vectors, one per parameter."""
 
 
 def block_size(draws: int) -> int:
-    """Draws of the block that starts on top of ``draws`` draws: a power of two, 1 below 64."""
+    """Return the size of the block that starts after ``draws`` draws: a power of two, 1 below 64."""
     return max(1, 1 << max(0, (draws // BLOCKS).bit_length() - 1))
 
 
 class Stream:
     """Running moments of a list of tensors.
+
+    Args:
+        parameters: the tensors.
+        entities: for each row of the summary, the positions of its parameters.
+        standard_errors: whether to compute replicates.
 
     Attributes:
         draws: draws so far, those of the open block included.
@@ -51,7 +59,6 @@ class Stream:
     """
 
     def __init__(self, parameters: Sequence[Tensor], entities: Sequence[Sequence[int]], standard_errors: bool) -> None:
-        """``entities``: for each row of the summary, the positions of its parameters."""
         self.shapes = [p.shape for p in parameters]
         self.entities = len(entities)
         self._members = np.concatenate(entities)
@@ -63,39 +70,30 @@ class Stream:
         self.spread = Spread()
 
     def allocate(self, devices: Sequence[torch.device]) -> None:
-        """Make room, once; a device without float64 keeps its statistics on the CPU."""
+        """Allocate the moments, once; a device without float64 keeps its statistics on the CPU."""
         if not self.moments.mean:
             self.moments = Moments(Layout(self.shapes, devices))
 
     def update(self, gradients: Sequence[Tensor | None]) -> None:
-        """One more draw; None is a gradient of 0. Any float dtype, any device, shapes as the parameters'."""
+        """Add a draw of the parameters' shapes, of any float type and on any device; None is a gradient of 0."""
         closed = self.draws - self.opened
         size = block_size(closed) if self.standard_errors else 1
         if size == 1:
-            self._draw(self.moments, gradients, closed, self.standard_errors and closed >= BURN_IN)
+            self._add(self.moments, gradients, closed, 1, self.standard_errors and closed >= BURN_IN)
             self.draws += 1
             return
         if not self.block.mean:
             self.block = Moments(self.moments.layout)
         if self.opened == 0:
             self.block.zero_()
-        self._draw(self.block, gradients, self.opened, False)
+        self._add(self.block, gradients, self.opened, 1, False)
         self.draws += 1
         self.opened += 1
         if self.opened >= size:
             self._close(replicated=True)
 
-    def flush(self) -> None:
-        """Close the open block without a replicate."""
-        if self.opened:
-            self._close(replicated=False)
-
-    def _close(self, replicated: bool) -> None:
-        n, b, self.opened = self.draws - self.opened, self.opened, 0
-        self._join(self.block, n, b, replicated)
-
     def totals(self, index: int) -> tuple[Tensor, Tensor]:
-        """Mean and M2 of one parameter over all draws, flat; the state is left as it is."""
+        """Return mean and M2 of one parameter over all draws, flat; the state is left as it is."""
         mean, m2 = self.moments.mean[index], self.moments.m2[index]
         if not self.opened:
             return mean, m2
@@ -104,47 +102,86 @@ class Stream:
         return mean + delta * (b / (n + b)), m2 + self.block.m2[index] + delta.square_() * (n * b / (n + b))
 
     def merge(self, other: Stream) -> None:
-        """Take in the draws of another stream over the same parameters (Chan)."""
+        """Add the draws of another stream over the same parameters (Chan)."""
         if other.draws == 0:
             return
-        self.flush()
-        self.allocate([m.device for m in other.moments.mean])
-        theirs = Moments(self.moments.layout)
+        if self.opened:
+            self._close(replicated=False)
+        self.allocate([mean.device for mean in other.moments.mean])
+        totals = Moments(self.moments.layout)
         for index in range(len(self.shapes)):
-            theirs.put(index, *other.totals(index))
-        self._join(theirs, self.draws, other.draws, replicated=False)
+            totals.put(index, *other.totals(index))
+        self._add(self.moments, totals, self.draws, other.draws, False)
         self.draws += other.draws
         self.spread = self.spread.merge(other.spread, self.draws)
 
-    def _draw(self, into: Moments, gradients: Sequence[Tensor | None], n: int, replicated: bool) -> None:
-        """Add one draw to the n draws in ``into``, and its replicates to the spread, where asked for."""
-        if self._compiled:
+    def _close(self, replicated: bool) -> None:
+        """Add the open block to the closed draws."""
+        block, self.opened = self.opened, 0
+        self._add(self.moments, self.block, self.draws - block, block, replicated)
+
+    def _add(self, into: Moments, new: Moments | Sequence[Tensor | None], n: int, b: int, replicated: bool) -> None:
+        """Add b draws, the moments of several or the gradients of one, to the n in ``into``; record their replicates.
+
+        The replicates of the parameters add up to those of every entity.
+        """
+        if self.large and self.moments.layout.on_cpu:
             from gradlab.snr.recorder import compiled
 
-            given = [m.new_zeros(len(m)) if g is None else g for g, m in zip(gradients, into.mean, strict=True)]
-            values = np.array(compiled.update(into.mean, into.m2, given, [], n, 1, replicated=replicated))
+            values = compiled.update(into, new, n, b, replicated)
         else:
-            values = passes.draw(into, gradients, n, replicated)
+            values = passes.update(into, new, n, b, replicated)
         if replicated:
-            self._spread(values, n)
+            sums = np.add.reduceat(values[self._members], self._starts)
+            self.spread = self.spread.update(torch.from_numpy(sums), n)
 
-    def _join(self, other: Moments, n: int, b: int, replicated: bool) -> None:
-        """Add the b draws in ``other`` to the n closed draws, and their replicates to the spread, where asked for."""
-        if self._compiled:
-            from gradlab.snr.recorder import compiled
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data, safe for ``torch.load(weights_only=True)``; tensors are copies."""
+        last, pairs, squares = self.spread
+        vectors = (self.moments.mean, self.moments.m2, self.block.mean, self.block.m2)
+        return {
+            "standard_errors": self.standard_errors,
+            "draws": self.draws,
+            "opened": self.opened,
+            **{name: [v.clone() for v in group] for name, group in zip(VECTORS, vectors, strict=True)},
+            "last": None if last is None else last.clone(),
+            "pairs": dict(pairs),
+            "squares": {octave: s.clone() for octave, s in squares.items()},
+        }
 
-            mine = self.moments
-            values = np.array(compiled.update(mine.mean, mine.m2, other.mean, other.m2, n, b, replicated=replicated))
-        else:
-            values = passes.join(self.moments, other, n, b, replicated)
-        if replicated:
-            self._spread(values, n)
+    def load_state_dict(self, state: Mapping[str, Any], devices: Sequence[torch.device]) -> None:
+        """Replace the state; nothing is changed unless all of it fits.
 
-    @property
-    def _compiled(self) -> bool:
-        return self.large and self.moments.layout.on_cpu
-
-    def _spread(self, values: NDArray[np.float64], n: int) -> None:
-        """The replicates of the parameters add up to those of every entity."""
-        sums = np.add.reduceat(values[self._members], self._starts)
-        self.spread = self.spread.update(torch.from_numpy(sums), n)
+        Raises:
+            GradlabError: something is missing or has another shape.
+        """
+        sizes, entities = [shape.numel() for shape in self.shapes], (self.entities,)
+        try:
+            draws, opened = int(state["draws"]), int(state["opened"])
+            mean, m2, block_mean, block_m2 = ([v.reshape(-1) for v in state[name]] for name in VECTORS)
+            pairs = {int(octave): int(n) for octave, n in state["pairs"].items()}
+            squares = {int(octave): s.clone() for octave, s in state["squares"].items()}
+            last = None if state["last"] is None else state["last"].clone()
+            held, held_m2, in_block, in_block_m2 = (
+                [len(v) for v in group] for group in (mean, m2, block_mean, block_m2)
+            )
+            fits = (
+                0 <= opened <= draws
+                and pairs.keys() == squares.keys()
+                and all(s.shape == entities for s in squares.values())
+                and (last is None or last.shape == entities)
+                and held == held_m2 == (sizes if draws else [])
+                and in_block == in_block_m2
+                and in_block in (held, [])
+                and (opened == 0 or in_block == held)
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GradlabError(f"the recorder's state is damaged ({error!r}): record again") from None
+        if not fits:
+            raise GradlabError("the recorder's state is damaged (numbers and shapes do not fit together): record again")
+        layout = Layout(self.shapes, devices) if draws else Layout()
+        self.moments, self.block = Moments(layout), Moments(layout if block_mean else Layout())
+        for moments, means, m2s in ((self.moments, mean, m2), (self.block, block_mean, block_m2)):
+            for index, values in enumerate(zip(means, m2s, strict=True)):
+                moments.put(index, *values)
+        self.draws, self.opened, self.spread = draws, opened, Spread(last, pairs, squares)

@@ -1,116 +1,105 @@
-"""What a check is, and numbers with the uncertainty that printing leaves them."""
+"""Checks of printed numbers, and arithmetic that tracks how far rounding may have moved them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 YES, NO, UNDEFINED = "yes", "no", "undefined"
 
 FUZZ = 1e-9
-"""Relative: two intervals that touch share their end, which binary fractions miss."""
+"""Relative tolerance: two intervals that touch share their end, which binary fractions miss."""
 
 
-class Printed(NamedTuple):
-    """A number of the paper.
+@dataclass(frozen=True)
+class Rounded:
+    """A number of the paper, or one computed from such numbers.
 
     Attributes:
         value: as printed.
-        half: half a unit of its last digit, which is how far off the unrounded number may be.
+        half: half a unit of the last digit: how far the unrounded number may be from ``value``.
     """
 
     value: float
-    half: float
+    half: float = 0.0
 
     @property
     def low(self) -> float:
-        """The least that is printed so."""
+        """The smallest number that is printed like this one."""
         return self.value - self.half
 
-    @property
-    def high(self) -> float:
-        """The most that is printed so."""
-        return self.value + self.half
+    def __add__(self, other: Rounded) -> Rounded:
+        """The sum, with the halves added."""
+        return Rounded(self.value + other.value, self.half + other.half)
+
+    def __rmul__(self, factor: float) -> Rounded:
+        """The product with an exact factor."""
+        return Rounded(factor * self.value, abs(factor) * self.half)
 
 
-def read(text: str) -> Printed:
-    """``"1.000"`` is 1 with a half unit of 0.0005; a dash is NaN."""
+def read(text: str) -> Rounded:
+    """Read ``"1.000"`` as 1 with a half unit of 0.0005, and a dash as NaN."""
     if text == "-":
-        return Printed(math.nan, math.nan)
+        return Rounded(math.nan, math.nan)
     decimals = len(text.partition(".")[2])
-    return Printed(float(text), 0.5 * 10.0**-decimals)
+    return Rounded(float(text), 0.5 * 10.0**-decimals)
 
 
 class Check(NamedTuple):
-    """One number of the paper beside what it should be.
+    """One number of the paper next to the value that it should have.
 
     Attributes:
         claim: what is checked, the same words for all checks of a kind.
         table: where the number stands, e.g. ``"4"`` or ``"section 5.3"``.
-        method: the row; metric: the column.
+        method: the row.
+        metric: the column.
         interpolation: of Bjontegaard's figures, empty elsewhere.
         paper: the number as printed.
         recomputed: what follows from other numbers of the paper, or the bound that the number must keep.
         allowed: by how much the two may differ, because all of them are rounded.
         holds: yes, no or undefined.
-        note: why, where it is not obvious.
+        note: the reason, where it is not obvious.
     """
 
     claim: str
     table: str
     method: str
     metric: str
+    interpolation: str
     paper: float
     recomputed: float
     allowed: float
     holds: str
-    interpolation: str = ""
-    note: str = ""
+    note: str
 
 
 def equal(
-    claim: str,
-    table: str,
-    method: str,
-    metric: str,
-    paper: Printed,
-    recomputed: float,
-    *,
-    slack: float,
+    claim: str, table: str, method: str, metric: str, paper: Rounded, recomputed: Rounded, *, note: str = "",
     interpolation: str = "",
-    note: str = "",
-) -> Check:
-    """A number that must equal another, up to the rounding of both.
-
-    Args:
-        claim, table, method, metric, interpolation, note: as of ``Check``.
-        paper: the number.
-        recomputed: what it should be.
-        slack: by how much ``recomputed`` may be off, because what it was computed from is rounded.
-    """
-    allowed = paper.half + slack
-    if math.isnan(paper.value) or math.isnan(recomputed):
-        holds = UNDEFINED
-    else:
-        holds = YES if abs(paper.value - recomputed) <= allowed + FUZZ * abs(paper.value) else NO
-    return Check(claim, table, method, metric, paper.value, recomputed, allowed, holds, interpolation, note)
+) -> Check:  # fmt: skip
+    """Check that a number equals another, up to the rounding of both."""
+    allowed = paper.half + recomputed.half
+    gap = abs(paper.value - recomputed.value)
+    holds = YES if gap <= allowed + FUZZ * abs(paper.value) else UNDEFINED if math.isnan(gap) else NO
+    return Check(claim, table, method, metric, interpolation, paper.value, recomputed.value, allowed, holds, note)
 
 
 def at_most(
-    claim: str, table: str, method: str, metric: str, paper: Printed, bound: Printed, *, strict: bool = False,
+    claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """A number that must not exceed another, up to the rounding of both; ``strict``: it must be below, as printed."""
+    """Check that a number does not exceed a bound, up to the rounding of both; ``strict``: is below it, as printed."""
     allowed = 0.0 if strict else paper.half + bound.half
-    fine = paper.value < bound.value if strict else paper.value <= bound.value + allowed + FUZZ * abs(bound.value)
-    return Check(claim, table, method, metric, paper.value, bound.value, allowed, YES if fine else NO, note=note)
+    gap = paper.value - bound.value
+    fine = gap < 0 if strict else gap <= allowed + FUZZ * abs(bound.value)
+    return Check(claim, table, method, metric, "", paper.value, bound.value, allowed, YES if fine else NO, note)
 
 
 def at_least(
-    claim: str, table: str, method: str, metric: str, paper: Printed, bound: Printed, *, strict: bool = False,
+    claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """A number that must not be less than another, likewise."""
-    allowed = 0.0 if strict else paper.half + bound.half
-    fine = paper.value > bound.value if strict else paper.value >= bound.value - allowed - FUZZ * abs(bound.value)
-    return Check(claim, table, method, metric, paper.value, bound.value, allowed, YES if fine else NO, note=note)
+    """Check that a number is not below a bound, up to the rounding of both; ``strict``: is above it, as printed."""
+    check = at_most(claim, table, method, metric, -1 * paper, -1 * bound, strict=strict, note=note)
+    return check._replace(paper=paper.value, recomputed=bound.value)

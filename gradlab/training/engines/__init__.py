@@ -1,6 +1,13 @@
-"""Engines: where the training runs of a study are done; one file each, and one line here.
+"""Engines: where the training runs of a study are executed; one file each, and one line here.
 
-A training run is a task that lives in a folder. Whoever does it can be killed: the next goes on from its checkpoint.
+A training run is a task with a folder of its own. If its process is killed, the next one continues from its checkpoint.
+
+============  ==================================================================
+``local``     in this process, or side by side in worker processes
+``ray``       on a Ray cluster
+``_task``     ``Task``, ``Sweep``, and the execution of a task
+``_follow``   dispatching tasks to other processes, and showing their progress
+============  ==================================================================
 """
 
 from __future__ import annotations
@@ -20,17 +27,18 @@ __all__ = ["ENGINES", "Engine", "Sweep", "Task", "train"]
 
 @dataclass(frozen=True)
 class Engine:
-    """Where training runs are done, and how many at a time.
+    """Where training runs are executed, and how many at a time.
 
     Attributes:
         name: a key of ``ENGINES``.
-        jobs: training runs side by side; None is one on the local engine, and as many as fit on a cluster.
-        address: of a Ray cluster that runs (``"auto"``: the one of this machine); None starts one on this machine.
+        jobs: training runs side by side; None: one on the local engine, as many as fit on a cluster.
+        address: of a running Ray cluster (``"auto"``: that of this machine); None: the one that this process is
+            connected to, else a new one on this machine.
         cpus: cores of each run on a cluster.
-        gpus: accelerators of each run on a cluster, fractions share one; None is 1 on CUDA and 0 elsewhere.
+        gpus: accelerators of each run on a cluster, fractions share one; None: 1 on CUDA, 0 elsewhere.
 
     Raises:
-        GradlabError: unknown name, a number that is too small, or what the engine does not take.
+        GradlabError: an unknown name, a number that is too small, or an option that the engine does not take.
     """
 
     name: str = "local"
@@ -50,32 +58,29 @@ class Engine:
             )
         if self.name == "local" and (self.address is not None or self.cpus != 1 or self.gpus is not None):
             raise GradlabError("--address, --cpus and --gpus are of a cluster: add --engine ray, or leave them out")
-        size = distributed.here().size
+        size = distributed.group().size
         if size > 1 and (self.name != "local" or self.jobs not in (None, 1)):
             raise GradlabError(
                 f"{size} processes share every model: leave out --jobs and --engine {self.name}, or start one process"
             )
 
 
-ENGINES: dict[str, Callable[[Sweep, Engine], None]] = {
-    "local": lambda sweep, engine: local.train(sweep, engine.jobs or 1),
-    "ray": lambda sweep, engine: ray.train(sweep, engine.jobs, engine.address, engine.cpus, engine.gpus),
-}
+ENGINES: dict[str, Callable[[Sweep, Engine], None]] = {"local": local.train, "ray": ray.train}
 
 
 def train(sweep: Sweep, engine: Engine) -> list[Run]:
-    """Train every model that is not there yet.
+    """Train every model that is not trained yet.
 
     Args:
-        sweep: the runs, and what they need.
-        engine: where they are done.
+        sweep: the runs.
+        engine: where they are executed.
 
     Returns:
         The runs, in the order of the tasks.
 
     Raises:
-        GradlabError: a run failed; side by side the others are finished first.
-        Stopped: the deadline has passed; every run that had begun left a checkpoint.
+        GradlabError: a run failed; runs side by side are finished first.
+        Stopped: the deadline has passed; every run that had started left a checkpoint.
     """
     ENGINES[engine.name](sweep, engine)
     return [task.run(Path(sweep.runs)) for task in sweep.tasks]

@@ -1,8 +1,7 @@
-"""A training run as a task: what it needs, and what the process does that takes it."""
+"""A training run as a task, and its execution in this process or in a worker."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
@@ -11,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -19,26 +18,26 @@ from gradlab import data
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import determinism, heartbeat, provenance, signals
-from gradlab.runtime.progress import Progress, skip
+from gradlab.runtime.progress import Combined, Progress
 from gradlab.training.loop import Training, training
 from gradlab.training.options import RunOptions
 from gradlab.training.run import Run, run_of
 from gradlab.training.settings import TrainSettings
 
-TOKEN = ".seen"
-LOOK_SECONDS = 2.0
+TOKEN_FILE = ".seen"
+TOKEN_SECONDS = 2.0
 RETRIES = 3
-"""How often a run is taken up again after its process died."""
+"""How often a run is continued after its process died."""
 
 
 class Task(NamedTuple):
     """A training run.
 
     Attributes:
-        name: in the terminal.
-        settings: what is trained; its ``data`` is the fingerprint of the sweep's images (``settings.on``).
+        name: shown in the terminal.
+        settings: of the run; ``data`` is the fingerprint of the sweep's images (``settings.on``).
         snr: iterations between records of the gradient SNR (0: none), and draws of each.
-        within: folder below that of all runs; for a second training, beside which the first stays.
+        within: folder below that of all runs, for a second training next to the first.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Task(NamedTuple):
     within: str = ""
 
     def run(self, runs: Path) -> Run:
-        """Where it lives."""
+        """Return the run on disk."""
         return run_of(self.settings, runs / self.within)
 
 
@@ -58,13 +57,13 @@ class Sweep:
     Attributes:
         tasks: the runs; the ``data`` of their settings is the fingerprint of the images.
         runs: folder of all runs.
-        images: folder of the images; None stands for the embedded photographs.
-        pictures: the same, loaded.
-        progress: shows how far the runs have come.
-        study: for which they are done.
-        options: how each is done; its ``progress`` and ``snr_every`` are the tasks' own.
-        deterministic: whether other processes, too, are to compute the same bits every time.
-        finished: called in this process with each task that is done.
+        images: folder of the images; None: the embedded photographs.
+        pictures: the same images, loaded.
+        progress: shows the progress of the runs.
+        study: the study that the runs are trained for.
+        options: of each run; ``progress`` and ``snr_every`` are replaced by those of the task.
+        deterministic: whether worker processes compute bitwise reproducible results.
+        finished: called in this process with each finished task.
     """
 
     tasks: tuple[Task, ...]
@@ -77,18 +76,26 @@ class Sweep:
     deterministic: bool = False
     finished: Callable[[Task], None] = lambda task: None
 
+    def distinct(self) -> list[Task]:
+        """Return the tasks, each run once: a run that comes twice would wait for its own lock."""
+        return list({task.run(self.runs).folder: task for task in self.tasks}.values())
 
-class Order(NamedTuple):
+    def pending(self) -> list[Task]:
+        """Return the tasks that are not done yet, each run once."""
+        return [task for task in self.distinct() if not task.run(self.runs).done]
+
+
+class WorkerTask(NamedTuple):
     """A task for another process, in plain data.
 
     Attributes:
         task: the run.
         runs: absolute path of the folder of all runs.
-        token: what the file ``TOKEN`` in it says to whoever sees the folder.
+        token: content of ``TOKEN_FILE`` in that folder, while the task is not withdrawn.
         images: absolute path, or None.
-        study, options, deterministic: as of the sweep, without progress and deadline.
+        study, options, deterministic: those of the sweep, without progress and deadline.
         until: deadline in seconds since 1970, or None.
-        shares: how many processes share the cores of this machine; 0 where the engine divides them itself.
+        shares: how many processes share the cores of this machine; 0 if the engine divides them itself.
     """
 
     task: Task
@@ -103,102 +110,76 @@ class Order(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an order ended: ``"done"``, ``"stopped"`` or ``"failed"`` with a sentence."""
+    """How a task ended: ``"done"``, ``"stopped"`` or ``"failed"``, the last two with a message."""
 
     status: str
-    sentence: str = ""
+    message: str = ""
 
 
-def doing(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> Training:
-    """Train one model in this process, an iteration at a time, and say so in its folder."""
-    run = task.run(runs)
-    with heartbeat.running(run.folder, task.settings.steps, study) as pulse:
+def train_task(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> Training:
+    """Train one model in this process, an iteration at a time, and keep the state of its folder up to date."""
+    with heartbeat.running(task.run(runs).folder, task.settings.steps, study) as beat:
         every, draws = task.snr
-        mine = replace(options, snr_every=every, snr_draws=draws, progress=Both(pulse, options.progress))
-        yield from training(task.settings, pictures, runs / task.within, mine)
+        options = replace(options, snr_every=every, snr_draws=draws, progress=Combined(beat, options.progress))
+        yield from training(task.settings, pictures, runs / task.within, options)
 
 
-def do(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> None:
-    """Train one model in this process to its end."""
-    for _ in doing(task, runs, pictures, options, study):
-        pass
+def execute(task: WorkerTask) -> Outcome:
+    """Train a model in this worker process, from the last checkpoint if there is one."""
+    with signals.handled(), determinism.deterministic_mode(task.deterministic):
+        try:
+            _execute(task)
+            return Outcome("done")
+        except Stopped as stopped:
+            return Outcome("stopped", str(stopped))
+        except GradlabError as error:
+            return Outcome("failed", str(error))
+        except Exception as error:  # e.g. too little memory for one run: the others may go on
+            traceback.print_exc()
+            return Outcome("failed", f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
-class Both:
-    """Tells two of what is done, in turn."""
+def _execute(task: WorkerTask) -> None:
+    if task.shares and not task.deterministic and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, provenance.cores() // task.shares))
+    deadline = None if task.until is None else time.monotonic() + task.until - time.time()
+    runs = Path(task.runs)
+    if not _has_token(runs, task.token):
+        raise GradlabError(
+            f"the machine {socket.gethostname()} does not see {task.runs}: on a cluster the output folder must lie on "
+            "a disk that all machines share"
+        )
+    signals.raise_if_stopped(deadline)
+    pictures = _pictures(task.images, task.task.settings.crop)
+    if data.fingerprint(pictures) != task.task.settings.data:
+        raise GradlabError(
+            f"the machine {socket.gethostname()} sees other training images than the one that ordered the run: "
+            "give a folder that all machines share"
+        )
+    checked_at = 0.0
 
-    def __init__(self, one: Any, other: Any) -> None:
-        self._them = one, other
-
-    def __call__(self, n: int = 1, note: str = "") -> None:
-        for advance in self._them:
-            advance(n, note)
-
-    def skip(self, n: int, note: str = "") -> None:
-        for advance in self._them:
-            skip(advance, n, note)
-
-
-class _Withdrawal:
-    """Ends the work when whoever ordered it has taken the order back, and with it the file that says so."""
-
-    def __init__(self, order: Order) -> None:
-        self._order, self._next = order, 0.0
-
-    def __call__(self, n: int = 1, note: str = "") -> None:
+    def check_token(n: int = 1, note: str = "") -> None:
+        nonlocal checked_at
         now = time.monotonic()
-        if now > self._next:
-            self._next = now + LOOK_SECONDS
-            if not _sees(Path(self._order.runs) / TOKEN, self._order.token):
+        if now > checked_at + TOKEN_SECONDS:
+            checked_at = now
+            if not _has_token(runs, task.token):
                 raise Stopped("stopped with the process that ordered it")
 
-    def skip(self, n: int, note: str = "") -> None:
+    options = replace(task.options, resume=True, deadline=deadline, progress=check_token)
+    for _ in train_task(task.task, runs, pictures, options, task.study):
         pass
 
 
-def carry_out(order: Order) -> Outcome:
-    """Do an order in this process, whoever did a part of it before: from the last checkpoint, if there is one."""
-    with signals.listening(), determinism.enforced() if order.deterministic else contextlib.nullcontext():
-        return _carry_out(order)
-
-
-def _carry_out(order: Order) -> Outcome:
-    if order.shares and not order.deterministic and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, provenance.cores() // order.shares))
-    deadline = None if order.until is None else time.monotonic() + order.until - time.time()
+def _has_token(runs: Path, token: str) -> bool:
+    """Whether this machine sees the folder of the runs, and the tasks in it are not withdrawn."""
     try:
-        if not _sees(Path(order.runs) / TOKEN, order.token):
-            raise GradlabError(
-                f"the machine {socket.gethostname()} does not see {order.runs}: on a cluster the output folder must "
-                "lie on a disk that all machines share"
-            )
-        signals.check(deadline)
-        pictures = _pictures(order.images, order.task.settings.crop)
-        if data.fingerprint(pictures) != order.task.settings.data:
-            raise GradlabError(
-                f"the machine {socket.gethostname()} sees other training images than the one that ordered the run: "
-                "give a folder that all machines share"
-            )
-        options = replace(order.options, resume=True, deadline=deadline, progress=_Withdrawal(order))
-        do(order.task, Path(order.runs), pictures, options, order.study)
-        return Outcome("done")
-    except Stopped as stopped:
-        return Outcome("stopped", str(stopped))
-    except GradlabError as error:
-        return Outcome("failed", str(error))
-    except Exception as error:  # one run's trouble, e.g. memory that is too small, is not that of the others
-        traceback.print_exc()
-        return Outcome("failed", f"{type(error).__name__}: {error}".partition("\n")[0])
-
-
-def _sees(path: Path, token: str) -> bool:
-    try:
-        return path.read_text() == token
+        return (runs / TOKEN_FILE).read_text() == token
     except OSError:
         return False
 
 
 @functools.lru_cache(maxsize=1)
 def _pictures(images: str | None, crop: int) -> list[Picture]:
-    """A process that does one order after the other reads the images once."""
+    """Load the training images; a process that executes several tasks reads them once."""
     return data.load(images, "train", crop)

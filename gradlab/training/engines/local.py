@@ -1,4 +1,4 @@
-"""On this machine: one run after the other in this process, or several side by side in processes of their own."""
+"""Training on this machine: one run after the other in this process, or several in worker processes."""
 
 from __future__ import annotations
 
@@ -11,99 +11,103 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gradlab.errors import GradlabError, Stopped
-from gradlab.runtime.progress import Advance, quiet
-from gradlab.training.engines._follow import announced, follow, orders, undone
-from gradlab.training.engines._task import RETRIES, Both, Order, Outcome, Sweep, Task, carry_out, doing
+from gradlab.runtime.progress import Advance, Combined, quiet
+from gradlab.training.engines._follow import dispatched, follow, marked_waiting
+from gradlab.training.engines._task import RETRIES, Outcome, Sweep, Task, WorkerTask, execute, train_task
 from gradlab.training.loop import Training
 
+if TYPE_CHECKING:
+    from gradlab.training.engines import Engine
 
-def train(sweep: Sweep, jobs: int = 1) -> None:
-    """Train every model that is not there yet.
 
-    On CUDA several jobs take turns in this process, each on a stream of its own. Elsewhere each job is a process with
-    its share of the cores. The number of threads changes the order of sums, and after thousands of iterations the
-    numbers: compare runs that had as many.
+def train(sweep: Sweep, engine: Engine) -> None:
+    """Train every model that is not trained yet.
+
+    On CUDA several jobs take turns in this process, each on its own stream. Elsewhere each job is a process with its
+    share of the cores. The number of threads changes the order of sums and, after thousands of iterations, the results:
+    compare runs with the same number.
 
     Args:
         sweep: the runs.
-        jobs: how many side by side.
+        engine: its ``jobs`` is the number of runs side by side, 1 by default.
 
     Raises:
         GradlabError: a run failed.
         Stopped: the deadline has passed.
     """
+    jobs = engine.jobs or 1
     if jobs == 1 or sweep.options.device.startswith("cuda"):
-        with announced(sweep, undone(sweep)), contextlib.ExitStack() as shown:
+        with marked_waiting(sweep, sweep.pending()), contextlib.ExitStack() as stack:
             total: Advance = quiet
             if jobs > 1:  # a bar that outlives those of the models
                 steps = sum(task.settings.steps for task in sweep.tasks)
-                total = shown.enter_context(sweep.progress.track(f"training {len(sweep.tasks)} models", steps))
-            each = {task.run(sweep.runs).folder: task for task in sweep.tasks}  # a run would wait for its own lock
-            take_turns([functools.partial(_begun, sweep, task, total) for task in each.values()], jobs)
+                total = stack.enter_context(sweep.progress.track(f"training {len(sweep.tasks)} models", steps))
+            take_turns([functools.partial(_training, sweep, task, total) for task in sweep.distinct()], jobs)
         return
-    with orders(sweep, jobs) as wanted:
-        if wanted:
-            with _Pools(min(jobs, len(wanted))) as pools:
-                pools.submit(wanted)
-                follow(sweep, wanted, pools.wait)
+    with dispatched(sweep, jobs) as tasks:
+        if tasks:
+            with _Pools(min(jobs, len(tasks))) as pools:
+                pools.submit(tasks)
+                follow(sweep, tasks, pools.wait)
 
 
-def _begun(sweep: Sweep, task: Task, total: Advance) -> Training:
+def _training(sweep: Sweep, task: Task, total: Advance) -> Training:
     with sweep.progress.track(f"training {task.name}", task.settings.steps) as advance:
-        options = replace(sweep.options, progress=Both(total, advance))
-        yield from doing(task, sweep.runs, sweep.pictures, options, sweep.study)
+        options = replace(sweep.options, progress=Combined(total, advance))
+        yield from train_task(task, sweep.runs, sweep.pictures, options, sweep.study)
     sweep.finished(task)
 
 
 def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
-    """Train models an iteration each in turn, so many at a time, in this process.
+    """Train several models in this process, one iteration each in turn.
 
-    An iteration only queues work on an accelerator, so that models on streams of their own run side by side there.
+    An iteration only queues work on an accelerator, so models on separate streams run side by side there.
 
     Args:
-        trainings: each begins a run.
-        jobs: how many at a time.
+        trainings: each starts a run.
+        jobs: number of models at a time.
 
     Raises:
         Exception: of the first run that failed; the others are finished first.
-        Stopped: a run was stopped, as the others will be by the same cause.
+        Stopped: a run was stopped; the cause stops the others too.
     """
-    later, now = list(trainings), list[Training]()
+    waiting, active = list(trainings), list[Training]()
     failed: Exception | None = None
     stopped: Stopped | None = None
     try:
-        while now or (later and stopped is None):
-            while later and len(now) < jobs and stopped is None:
-                now.append(later.pop(0)())
-            for one in list(now):
+        while active or (waiting and stopped is None):
+            while waiting and len(active) < jobs and stopped is None:
+                active.append(waiting.pop(0)())
+            for training in list(active):
                 try:
-                    next(one)
+                    next(training)
+                    continue
                 except StopIteration:
-                    now.remove(one)
+                    pass
                 except Stopped as error:
-                    now.remove(one)
                     stopped = error
                 except Exception as error:  # e.g. too little memory: the others may go on
                     if jobs == 1:
                         raise
-                    now.remove(one)
                     failed = failed or error
+                active.remove(training)
     finally:
-        for one in now:
-            one.close()
+        for training in active:
+            training.close()
     if failed is not None or stopped is not None:
         raise failed or stopped  # type: ignore[misc]
 
 
 class _Pools:
-    """Worker processes. When one dies, a new pool takes over its runs, which go on from their checkpoints."""
+    """Worker processes. When one dies, a new pool continues its runs from their checkpoints."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs, self._deaths = jobs, 0
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        self._futures: dict[concurrent.futures.Future[Outcome], Order] = {}
+        self._futures: dict[concurrent.futures.Future[Outcome], WorkerTask] = {}
 
     def __enter__(self) -> _Pools:
         return self
@@ -112,26 +116,26 @@ class _Pools:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, wanted: list[Order]) -> None:
-        """Order the runs of a pool of fresh processes."""
+    def submit(self, tasks: list[WorkerTask]) -> None:
+        """Submit the tasks to a pool of new processes."""
         # Spawned: a fork of a process that has started threads of torch or CUDA may hang.
         self._pool = concurrent.futures.ProcessPoolExecutor(
             self._jobs, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
         )
-        self._futures = {self._pool.submit(carry_out, order): order for order in wanted}
+        self._futures = {self._pool.submit(execute, task): task for task in tasks}
 
-    def wait(self, seconds: float) -> list[tuple[Order, Outcome]]:
-        """What has ended."""
+    def wait(self, seconds: float) -> list[tuple[WorkerTask, Outcome]]:
+        """Return the tasks that have ended."""
         finished, _ = concurrent.futures.wait(self._futures, seconds, concurrent.futures.FIRST_COMPLETED)
         ended, again = [], []
         for future in finished:
-            order = self._futures.pop(future)
+            task = self._futures.pop(future)
             try:
-                ended.append((order, future.result()))
+                ended.append((task, future.result()))
             except BrokenProcessPool:
-                again.append(order)
+                again.append(task)
         if again:
-            # A pool that lost a process is gone as a whole.
+            # A pool that lost a process is unusable as a whole.
             again += self._futures.values()
             self._deaths += 1
             if self._deaths > RETRIES:

@@ -1,4 +1,4 @@
-"""On a Ray cluster: every run is a task with its cores and accelerators, taken up elsewhere when its worker dies."""
+"""Training on a Ray cluster: one Ray task per run, with its own resources, retried when its worker dies."""
 
 from __future__ import annotations
 
@@ -8,91 +8,91 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradlab.errors import GradlabError
-from gradlab.training.engines._follow import follow, orders
-from gradlab.training.engines._task import RETRIES, Order, Outcome, Sweep, carry_out
+from gradlab.training.engines._follow import dispatched, follow
+from gradlab.training.engines._task import RETRIES, Outcome, Sweep, WorkerTask, execute
 
-# Results are sentences; the runs themselves lie in the shared folder.
+if TYPE_CHECKING:
+    from gradlab.training.engines import Engine
+
+# Results are messages; the runs themselves are in the shared folder.
 STORE_BYTES = 80 * 1024**2
 GRACE_SECONDS = 60.0
 
 
-def train(sweep: Sweep, jobs: int | None, address: str | None, cpus: float, gpus: float | None) -> None:
-    """Train every model that is not there yet.
+def train(sweep: Sweep, engine: Engine) -> None:
+    """Train every model that is not trained yet.
 
     Args:
-        sweep: the runs; their folder is one that every machine of the cluster sees.
-        jobs: how many at a time; None is as many as the cluster has room for.
-        address: of the cluster; None takes the one that this process is connected to, or starts one on this machine.
-        cpus: cores of each run.
-        gpus: accelerators of each run; None is 1 on CUDA and 0 elsewhere.
+        sweep: the runs; every machine of the cluster sees their folder.
+        engine: the cluster, how many runs at a time, and the resources of each.
 
     Raises:
         GradlabError: Ray is not installed or the cluster is not reached; a run failed.
         Stopped: the deadline has passed.
     """
-    share = (1.0 if sweep.options.device.startswith("cuda") else 0.0) if gpus is None else gpus
+    gpus = float(sweep.options.device.startswith("cuda")) if engine.gpus is None else engine.gpus
     with contextlib.ExitStack() as stack:
-        wanted = stack.enter_context(orders(sweep))
-        if not wanted:
+        tasks = stack.enter_context(dispatched(sweep))
+        if not tasks:
             return
-        ray = stack.enter_context(_connected(address))
-        _fits(ray, cpus, share)
-        # Exceptions are no reason to try again, a worker or a machine that died is.
-        remote = ray.remote(num_cpus=cpus, num_gpus=share, max_retries=RETRIES)(carry_out)
-        tasks = _Tasks(ray, remote, wanted, jobs or len(wanted))
+        ray = stack.enter_context(_connected(engine.address))
+        _fits(ray, engine.cpus, gpus)
+        # Ray retries only after the death of a worker or a machine, not after exceptions.
+        remote = ray.remote(num_cpus=engine.cpus, num_gpus=gpus, max_retries=RETRIES)(execute)
+        queue = _Queue(ray, remote, tasks, engine.jobs or len(tasks))
         try:
-            follow(sweep, wanted, tasks.wait)
+            follow(sweep, tasks, queue.wait)
         except BaseException:
-            tasks.end()
+            queue.end()
             raise
 
 
-class _Tasks:
-    """Orders that the cluster has, and those that it is to get later."""
+class _Queue:
+    """Tasks that the cluster works on, and those that it gets later."""
 
-    def __init__(self, ray: Any, remote: Any, wanted: list[Order], jobs: int) -> None:
+    def __init__(self, ray: Any, remote: Any, tasks: list[WorkerTask], jobs: int) -> None:
         self._ray, self._remote, self._jobs = ray, remote, jobs
-        self._later = list(wanted)
-        self._now: dict[Any, Order] = {}
+        self._waiting = list(tasks)
+        self._active: dict[Any, WorkerTask] = {}
         self._fill()
 
     def _fill(self) -> None:
-        while self._later and len(self._now) < self._jobs:
-            order = self._later.pop(0)
-            self._now[self._remote.options(name=f"gradlab {order.task.name}").remote(order)] = order
+        while self._waiting and len(self._active) < self._jobs:
+            task = self._waiting.pop(0)
+            self._active[self._remote.options(name=f"gradlab {task.task.name}").remote(task)] = task
 
-    def wait(self, seconds: float) -> list[tuple[Order, Outcome]]:
-        """What has ended."""
-        finished, _ = self._ray.wait(list(self._now), num_returns=1, timeout=seconds)
+    def wait(self, seconds: float) -> list[tuple[WorkerTask, Outcome]]:
+        """Return the tasks that have ended."""
+        finished, _ = self._ray.wait(list(self._active), num_returns=1, timeout=seconds)
         ended = []
         for reference in finished:
-            order = self._now.pop(reference)
+            task = self._active.pop(reference)
             try:
                 outcome = Outcome(*self._ray.get(reference))
             except self._ray.exceptions.RayError as error:
                 outcome = Outcome("failed", f"the cluster gave it up ({str(error).splitlines()[0]})")
-            ended.append((order, outcome))
+            ended.append((task, outcome))
         self._fill()
         return ended
 
     def end(self) -> None:
-        """Give those at work the time to leave a checkpoint, now that their orders were taken back.
+        """Give the active tasks, which are withdrawn, the time to leave a checkpoint.
 
-        Whatever is left then ends with this process. Nothing is cancelled: where a task answers while it is cancelled
+        Tasks that still run then end with this process. Nothing is cancelled: if a task returns while it is cancelled,
         Ray 2.60 aborts the whole process ("Tried to complete task that was not pending").
         """
-        if self._now:
-            self._ray.wait(list(self._now), num_returns=len(self._now), timeout=GRACE_SECONDS)
+        if self._active:
+            self._ray.wait(list(self._active), num_returns=len(self._active), timeout=GRACE_SECONDS)
 
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Any:
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what its next release does
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of its next release
         import ray
     except ImportError:
         raise GradlabError("Ray is not installed: pip install 'gradlab[cluster]', or take --engine local") from None
@@ -118,21 +118,21 @@ def _connected(address: str | None) -> Any:
 
 @contextlib.contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, and would leave at once; here it asks for an orderly end (``runtime.signals``)."""
+    """Keep our signal handlers: Ray's own exits at once on SIGTERM, ours stop in good order (``runtime.signals``)."""
     main = threading.current_thread() is threading.main_thread()
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fits(ray: Any, cpus: float, gpus: float) -> None:
     """Fail early if no node can satisfy the request.
 
     Raises:
-        GradlabError: there is no such machine.
+        GradlabError: names the largest node.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):

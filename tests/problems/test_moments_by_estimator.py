@@ -11,10 +11,10 @@ from scipy import stats
 from gradlab.errors import GradlabError, NotExact
 from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
 from gradlab.problems._oracle import leave_one_out, moments
-from tests.problems import brute
+from tests.problems import brute_force
 
 SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
-MODEL = brute.Model(**SETTINGS)
+MODEL = brute_force.Model(**SETTINGS)
 PHI, MEAN, STD = 0.3, 0.4, 0.7
 BOX = BoxGaussian(PHI, **SETTINGS)
 NORMAL = NormalGaussian(MEAN, STD, **SETTINGS)
@@ -31,7 +31,7 @@ def replaced(log_w, i, value):
 
 def box_estimates(y, log_w, wanted):
     """name -> per-draw estimates of ``y, log_w [draws, k]``, by plain formulas."""
-    share, _ = brute.weights(log_w)
+    share, _ = brute_force.weights(log_w)
     up, down = MODEL.log_joint(np.array([PHI + 0.5, PHI - 0.5]))
     k = y.shape[1]
     found = {}
@@ -57,7 +57,7 @@ def box_estimates(y, log_w, wanted):
 
 
 def normal_estimates(noise, log_w, wrt, plus=None):
-    share, bound = brute.weights(log_w)
+    share, bound = brute_force.weights(log_w)
     k = noise.shape[1]
     y = MEAN + STD * noise
     score = (noise**2 - 1 if wrt == "std" else noise) / STD
@@ -76,7 +76,7 @@ def normal_estimates(noise, log_w, wrt, plus=None):
     found["measure-valued"] = -found["rws"]
     for i in range(k):
         ends = [
-            MODEL.log_joint(MEAN + STD * e[:, i]) - brute.log_normal(e[:, i], 0, 1) + math.log(STD)
+            MODEL.log_joint(MEAN + STD * e[:, i]) - brute_force.log_normal(e[:, i], 0, 1) + math.log(STD)
             for e in (plus, minus)
         ]
         change = logsum(replaced(log_w, i, ends[0])) - logsum(replaced(log_w, i, ends[1]))
@@ -104,7 +104,7 @@ def check(found, values, mass, digits=1e-8):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_box_by_tensor_sums(k):
-    y, p = brute.box_points(PHI, {1: 60, 2: 60, 3: 40}[k])
+    y, p = brute_force.box_points(PHI, {1: 60, 2: 60, 3: 40}[k])
     y, mass = tensor(y, p, k)
     found = box_estimates(y, MODEL.log_joint(y), ("dreg-boundary", "dreg-squared", "measure-valued", "gdreg", "ess"))
     for name in ("dreg-boundary", "measure-valued"):
@@ -127,14 +127,14 @@ def test_normal_by_tensor_sums(k, wrt):
     points, radius = {1: (4000, 10.0), 2: (600, 9.0), 3: (72, 7.0)}[k]
     if wrt == "std" and k > 1:
         points = {2: 300, 3: 90}[k]
-    noise, p = brute.normal_points(points, radius)
+    noise, p = brute_force.normal_points(points, radius)
     plus = noise
     if wrt == "std":  # the quantile function starts like a cube root: points in the Maxwell variable instead
         noise = np.sign(plus) * stats.chi.isf(stats.maxwell.sf(abs(plus)), 1)
         p = plus**2 * p / (plus**2 * p).sum()
     noise, mass = tensor(noise, p, k)
     plus, _ = tensor(plus, p, k)
-    log_w = MODEL.log_joint(MEAN + STD * noise) - brute.log_normal(noise, 0, 1) + math.log(STD)
+    log_w = MODEL.log_joint(MEAN + STD * noise) - brute_force.log_normal(noise, 0, 1) + math.log(STD)
     for name, values in normal_estimates(noise, log_w, wrt, plus if wrt == "std" else None).items():
         digits = 1e-8 if k < 3 else 1e-6
         check(NORMAL.exact_moments(name, k, wrt), values, mass, digits)
@@ -172,14 +172,14 @@ def test_box_by_seeded_draws(k, draws):
 @pytest.mark.parametrize("wrt", ["phi", "std", "prior_std"])
 def test_normal_by_seeded_draws(wrt, k=12, draws=100_000):
     noise = np.random.default_rng(12).standard_normal((draws, k))
-    log_w = MODEL.log_joint(MEAN + STD * noise) - brute.log_normal(noise, 0, 1) + math.log(STD)
+    log_w = MODEL.log_joint(MEAN + STD * noise) - brute_force.log_normal(noise, 0, 1) + math.log(STD)
     found = normal_estimates(noise, log_w, wrt)
     if wrt != "prior_std":
         vimco = found.pop("vimco")
         assert abs(vimco.mean() - NORMAL.exact_gradient(k, wrt)) < 4.5 * vimco.std() / math.sqrt(draws)
     for name, values in found.items():
         assert max(map(abs, z_scores(values, *NORMAL.exact_moments(name, k, wrt)))) < 4.5, name
-    share, _ = brute.weights(log_w)
+    share, _ = brute_force.weights(log_w)
     ess = (share**2).sum(1)
     assert abs(ess.mean() - NORMAL.exact_concentration(k)) < 4.5 * ess.std() / math.sqrt(draws)
 
@@ -187,7 +187,7 @@ def test_normal_by_seeded_draws(wrt, k=12, draws=100_000):
 @pytest.mark.parametrize("k", [2, 5, 300, 100_000])
 def test_two_times_and_one_time_agree(k):
     """The identity in two times, on estimators whose moments the oracle has by one: shares only the nodes."""
-    nodes = BOX._nodes
+    nodes = BOX.nodes
     slope = MODEL.by_y(nodes.y)
     prior = -nodes.y / SETTINGS["prior_std"]
     ends = float(nodes.log_w[0]), float(nodes.log_w[-1])
@@ -221,9 +221,9 @@ def test_boundary_terms_of_any_size():
     scaled = [k * BOX.exact_moments("dreg-boundary", k)[1] for k in (10_000, 100_000, 1_000_000)]
     assert scaled == pytest.approx([scaled[-1]] * 3, rel=2e-3)
     assert scaled[-1] == pytest.approx(1_000_000 * BOX.exact_moments("measure-valued", 1_000_000)[1], rel=1e-5)
-    w = np.exp(BOX._nodes.log_w)
+    w = np.exp(BOX.nodes.log_w)
     up, down = np.exp(MODEL.log_joint(np.array([PHI + 0.5, PHI - 0.5])))
-    limit = (BOX._nodes.p @ w**2 / (BOX._nodes.p @ w) ** 2 - 1) * ((up - down) / (BOX._nodes.p @ w)) ** 2
+    limit = (BOX.nodes.p @ w**2 / (BOX.nodes.p @ w) ** 2 - 1) * ((up - down) / (BOX.nodes.p @ w)) ** 2
     assert scaled[-1] == pytest.approx(limit, rel=1e-4)
 
 
@@ -265,9 +265,9 @@ def test_effective_sample_size_between_one_and_k():
 def test_steep_likelihoods():
     """Narrow likelihoods stay exact by quadrature, or are refused in one sentence."""
     problem = BoxGaussian(0.3, 0.62, likelihood_std=0.1)
-    y, p = brute.box_points(0.3, 40, panels=10)
-    log_w = brute.Model(x=0.62, likelihood_std=0.1).log_joint(y)
-    up, down = brute.Model(x=0.62, likelihood_std=0.1).log_joint(np.array([0.8, -0.2]))
+    y, p = brute_force.box_points(0.3, 40, panels=10)
+    log_w = brute_force.Model(x=0.62, likelihood_std=0.1).log_joint(y)
+    up, down = brute_force.Model(x=0.62, likelihood_std=0.1).log_joint(np.array([0.8, -0.2]))
     pair = sum(np.logaddexp(w, up) - np.logaddexp(w, down) for w in (log_w[:, None], log_w))
     mass = p[:, None] * p
     mean = (mass * pair).sum()

@@ -1,6 +1,6 @@
-"""All files of an output folder but its weights, in one zip file: equal files, equal bytes.
+"""All files of an output folder except its weights, in one zip file: equal files, equal bytes.
 
-``survey`` lists what travels, ``packed`` writes the zip, ``contents`` reads one that may come from elsewhere.
+``scan`` lists the files, ``build`` makes the zip, ``read`` reads one from an untrusted source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from gradlab.errors import GradlabError
 from gradlab.runtime import heartbeat
 
-NAME, LISTED, WEIGHTS = "results.zip", "weights.csv", ".safetensors"
+NAME, LIST, WEIGHTS = "results.zip", "weights.csv", ".safetensors"
 MEGABYTE = 2**20
 PICTURES = (".png", ".pdf", ".svg", ".html")
 COMMENT = b"gradlab pack"
@@ -28,8 +28,8 @@ LARGEST, RATIO, SMALL = 2**30, 200, 2**26  # bytes unpacked; times the size of t
 PLAIN = re.compile(r"[\w(][\w .,()+=@%~-]*")  # of one folder or file: no dot in front, no slash, nothing of a shell
 
 
-class Found(NamedTuple):
-    """A file that travels; a file that changes has another ``inode``, ``size`` or ``changed``."""
+class SourceFile(NamedTuple):
+    """A file to be packed; after a change its ``inode``, ``size`` or ``changed`` differs."""
 
     path: Path
     size: int
@@ -37,32 +37,32 @@ class Found(NamedTuple):
     inode: int
 
 
-def survey(out: Path) -> tuple[dict[str, Found], list[str]]:
-    """List what travels of an output folder.
+def scan(out: Path) -> tuple[dict[str, SourceFile], list[str]]:
+    """List the files of an output folder to be packed.
 
-    Locks, hidden files and states of processes stay, and so do links that lead outside. Of folders that are links
-    ``runs`` is read, and those at the top that lead to a folder inside.
+    Locks, hidden files, states of processes and links that lead outside are left out. Linked folders are read if they
+    are ``runs``, or if they are at the top and lead to a folder inside.
 
     Returns:
-        Name below ``out``, with slashes, to file, weights included; and the names that ``contents`` would refuse.
+        Name below ``out``, with slashes, to file, weights included; and the names that ``read`` would refuse.
     """
     inside = [os.path.realpath(folder) + os.sep for folder in (out, out / "runs")]
-    found, odd = {}, []
-    for name, path in _below(out, ""):
-        if name == LISTED or not path.is_file():  # LISTED: of an earlier pack
+    sources, refused = {}, []
+    for name, path in _walk(out, ""):
+        if name == LIST or not path.is_file():  # LIST: from an earlier pack
             continue
         if path.is_symlink() and not os.path.realpath(path).startswith(tuple(inside)):
             continue
-        with contextlib.suppress(FileNotFoundError):  # it vanished just now
-            said = path.stat()
+        with contextlib.suppress(FileNotFoundError):  # it was removed just now
+            status = path.stat()
             if is_plain(name):
-                found[name] = Found(path, said.st_size, said.st_mtime_ns, said.st_ino)
+                sources[name] = SourceFile(path, status.st_size, status.st_mtime_ns, status.st_ino)
             else:
-                odd.append(name)
-    return found, odd
+                refused.append(name)
+    return sources, refused
 
 
-def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
     try:
         paths = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -74,7 +74,7 @@ def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
         if not path.is_dir():
             yield name, path
         elif not path.is_symlink() or name == "runs" or (not prefix and _inside(path, folder)):
-            yield from _below(path, f"{name}/")
+            yield from _walk(path, f"{name}/")
 
 
 def _inside(link: Path, folder: Path) -> bool:
@@ -82,50 +82,50 @@ def _inside(link: Path, folder: Path) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name stays below the folder that it is unpacked into: a few plain names, with slashes between."""
+    """Whether a name stays below the folder that it is unpacked into: a few plain names, separated by slashes."""
     parts = name.split("/")
     return len(parts) <= LEVELS and all(PLAIN.fullmatch(part) for part in parts)
 
 
-def fitted(found: Mapping[str, Found], limit: float) -> tuple[bytes, int]:
-    """The zip of files, without pictures where it would be too large otherwise.
+def build(sources: Mapping[str, SourceFile], limit: float) -> tuple[bytes, int]:
+    """Make the zip of files, without pictures if it would be too large otherwise.
 
     Returns:
         The zip, and how many pictures are left out.
 
     Raises:
-        GradlabError: too large all the same.
+        GradlabError: too large even without pictures.
         OSError: a file cannot be read.
     """
-    if not found:
+    if not sources:
         return _zipped({}), 0
-    tables = {name: file for name, file in found.items() if not name.lower().endswith(PICTURES)}
+    tables = {name: file for name, file in sources.items() if not name.lower().endswith(PICTURES)}
     content = b""
-    for kept in (found, tables):
-        raw = sum(file.size for file in kept.values())
+    for chosen in (sources, tables):
+        raw = sum(file.size for file in chosen.values())
         if raw <= LARGEST:
-            content = _zipped(kept)
+            content = _zipped(chosen)
             if len(content) <= limit and not _grows(raw, len(content)):
-                return content, len(found) - len(kept)
-    largest = max(tables or found, key=lambda name: found[name].size)
-    takes, free, unpacked, most = (n / MEGABYTE for n in (len(content), limit, raw, found[largest].size))
+                return content, len(sources) - len(chosen)
+    largest = max(tables or sources, key=lambda name: sources[name].size)
+    takes, free, unpacked, most = (n / MEGABYTE for n in (len(content), limit, raw, sources[largest].size))
     raise GradlabError(
         f"tables and logs take {takes:.3g} MB of {max(0.0, free):.3g} MB that are free for them ({unpacked:.3g} MB "
         f"unpacked): raise the limit, or take {largest} ({most:.3g} MB) out of the folder"
     )
 
 
-def _zipped(found: Mapping[str, Found]) -> bytes:
+def _zipped(sources: Mapping[str, SourceFile]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.comment = COMMENT
-        for name in sorted(found):
-            _add(archive, name, found[name].path.read_bytes())
+        for name in sorted(sources):
+            _add(archive, name, sources[name].path.read_bytes())
     return buffer.getvalue()
 
 
-def extended(content: bytes, name: str, text: str) -> bytes:
-    """The zip with one file more."""
+def with_file(content: bytes, name: str, text: str) -> bytes:
+    """Return the zip with one more file."""
     buffer = io.BytesIO(content)
     with zipfile.ZipFile(buffer, "a") as archive:
         _add(archive, name, text.encode())
@@ -139,7 +139,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is a zip that ``fitted`` made."""
+    """Whether a file is a zip of ``build``."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.comment == COMMENT
@@ -147,8 +147,8 @@ def is_packed(path: Path) -> bool:
         return False
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """Name to content of a zip, all of it checked; nothing is written.
+def read(path: Path) -> dict[str, bytes]:
+    """Return name to content of a zip after checking all of it; writes nothing.
 
     Raises:
         GradlabError: damaged, too large, or with a name that no output folder has.

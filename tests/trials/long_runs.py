@@ -13,7 +13,7 @@ A gradient is ``offset + u``, u whole and uniform from 0 to 2^10 - 1. At an offs
 deviations: there ``E[g^2] - E[g]^2`` in float64 keeps three digits at best, even of sums without any rounding
 (``naive_variance_error`` stands beside).
 
-    python benchmarks/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
+    python tests/trials/long_runs.py --recorder-draws 1e7 --moment-draws 1e9 --toy-draws 1e9 --resume
 """
 
 from __future__ import annotations

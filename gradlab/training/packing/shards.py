@@ -1,4 +1,4 @@
-"""Sets of weights in files of bounded size, each of which says which sets it holds tensors of."""
+"""Sets of weights in files of bounded size; the header of each file lists the sets whose tensors it holds."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints
-from gradlab.training.archive import MEGABYTE
+from gradlab.training.packing.archive import MEGABYTE
 
-NAME = re.compile(r"weights-\d{2,}-[0-9a-f]{8}\.safetensors")
+FILE_NAME = re.compile(r"weights-\d{2,}-[0-9a-f]{8}\.safetensors")
 KIND = re.compile(r"final|last|snapshot-\d+")
-HEAD = 1000  # bytes of the header of a file, of which each tensor takes ENTRY more, and its name
+HEAD = 1000  # bytes of the header of a file; each tensor takes ENTRY more, and its name
 ENTRY = 200
 
 
 @dataclass(frozen=True)
-class Packed:
+class WeightSet:
     """A set of weights in a pack.
 
     Attributes:
         run: name of the run's folder.
         kind: ``"final"``, ``"last"`` (of an unfinished run) or ``"snapshot-<iteration>"``.
         iteration: training iterations behind it.
-        optimizer: whether the optimizer's state is there, so that training goes on to the same numbers.
-        megabytes: of its tensors.
+        optimizer: whether the optimizer's state is included, so that training goes on to the same numbers.
+        megabytes: size of its tensors.
         digest: SHA-256 of names, shapes and values (``gradlab.runtime.checkpoints.digest``).
     """
 
@@ -43,21 +43,21 @@ class Packed:
     digest: str
 
 
-def packed(run: str, kind: str, iteration: int, state: Mapping[str, Tensor]) -> Packed:
+def describe(run: str, kind: str, iteration: int, state: Mapping[str, Tensor]) -> WeightSet:
     """Describe a set of weights."""
     size = sum(value.numel() * value.element_size() for value in state.values()) / MEGABYTE
     optimizer = any(name.startswith("adam.") for name in state)
-    return Packed(run, kind, iteration, optimizer, size, checkpoints.digest(state))
+    return WeightSet(run, kind, iteration, optimizer, size, checkpoints.digest(state))
 
 
 class Shards:
-    """Cuts sets of weights at tensors, and fills one file after the other.
+    """Distributes the tensors of sets of weights over files, one file after the other.
 
     Args:
-        limit: bytes of a file at most.
-        files: how many at most; None: any number.
-        total: bytes of all files at most.
-        put: called with name and content of a file that is full.
+        limit: largest size of a file, bytes.
+        files: largest number of files; None: any number.
+        total: largest size of all files, bytes.
+        put: called with name and content of each complete file.
     """
 
     def __init__(self, limit: float, files: int | None, total: float, put: Callable[[str, bytes], object]) -> None:
@@ -66,30 +66,31 @@ class Shards:
         self._sets: list[dict[str, Any]] = []
         self._tensors: dict[str, Tensor] = {}
 
-    def add(self, one: Packed, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    def add(self, weights: WeightSet, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
         """Add a set of weights, or nothing of it.
 
         Args:
-            one: what it is.
+            weights: the set.
             state: its tensors.
             about: JSON-able; stored with the first of them.
 
         Returns:
             Which limit leaves no space for it, and the remedy; empty if it is added.
         """
-        brief = {"run": one.run, "kind": one.kind, "iteration": one.iteration, "digest": one.digest, "of": len(state)}
+        brief = {"run": weights.run, "kind": weights.kind, "iteration": weights.iteration, "digest": weights.digest}
+        brief["of"] = len(state)
         full = brief | {"about": dict(about)}
-        starts, used, spent, entry = set(), self._used, 0.0, _stored(full)
+        starts, used, spent, entry_bytes = set(), self._used, 0.0, _header_bytes(full)
         for name, value in state.items():
-            size = value.numel() * value.element_size() + len(name.encode()) + ENTRY + entry
-            head = HEAD + _stored(brief)
+            size = value.numel() * value.element_size() + len(name.encode()) + ENTRY + entry_bytes
+            head = HEAD + _header_bytes(brief)
             if head + size > self._limit:
                 mb = (head + size) / MEGABYTE
                 return f"{name} alone has {mb:.2g} MB: raise the limit of {self._limit / MEGABYTE:g} MB"
             if used + size > self._limit:
                 starts.add(name)
                 used, spent = head, spent + head
-            used, spent, entry = used + size, spent + size, 0
+            used, spent, entry_bytes = used + size, spent + size, 0
         if self._files is not None and self._count + len(starts) > self._files:
             return (
                 f"{self._files} files of {self._limit / MEGABYTE:g} MB are left for weights: raise --files or --limit"
@@ -97,20 +98,20 @@ class Shards:
         if self._spent + spent > self._total:
             free = max(0.0, self._total - self._spent) / MEGABYTE
             return f"{free:.3g} MB of the total are left for weights: raise --total"
-        said = full
+        entry = full
         for at, (name, value) in enumerate(state.items()):
             if name in starts:
                 self.close()
                 self._count += 1
             if name in starts or at == 0:
-                self._sets.append(said)
-                said = brief
+                self._sets.append(entry)
+                entry = brief
             self._tensors[f"{len(self._sets) - 1}/{name}"] = value
         self._used, self._spent = used, self._spent + spent
         return ""
 
     def close(self) -> None:
-        """Give away the file that is being filled."""
+        """Complete the current file."""
         if self._tensors:
             content = checkpoints.encoded(self._tensors, "pack", self._count, {"sets": self._sets})
             mark = hashlib.sha256(content).hexdigest()[:8]
@@ -118,76 +119,76 @@ class Shards:
         self._sets, self._tensors = [], {}
 
 
-def _stored(entry: Mapping[str, Any]) -> int:
+def _header_bytes(entry: Mapping[str, Any]) -> int:
     return len(json.dumps(json.dumps(entry))) + 2  # a text in a header of JSON
 
 
 @dataclass
-class Stored:
-    """A set of weights that was found in files.
+class LoadedSet:
+    """A set of weights read from files.
 
     Attributes:
-        one: what it is; its size and optimizer are those of the tensors that are there.
-        tensors: those of them that are there.
-        about: what ``Shards.add`` was given.
-        of: how many tensors the whole set has.
+        weights: the set; its size and optimizer are those of the loaded tensors.
+        of: number of tensors in the whole set.
+        about: the argument of ``Shards.add``.
+        tensors: the loaded tensors.
     """
 
-    one: Packed
+    weights: WeightSet
     of: int
     about: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def read(paths: Iterable[Path], is_plain: Callable[[str], bool]) -> tuple[list[Stored], list[Packed]]:
-    """Read files of weights, of which some may be missing.
+def read(paths: Iterable[Path], is_plain: Callable[[str], bool]) -> tuple[list[LoadedSet], list[WeightSet]]:
+    """Read files of weights, some of which may be missing.
 
     Args:
         paths: the files.
-        is_plain: whether a run may be called so.
+        is_plain: whether a name is allowed for a run.
 
     Returns:
-        The sets that are whole, and the others.
+        The complete sets, and the incomplete ones.
 
     Raises:
-        GradlabError: a file is corrupt, or what ``Shards`` does not write.
+        GradlabError: a file is corrupt, or not one that ``Shards`` writes.
     """
-    found: dict[tuple[str, str, str], Stored] = {}
+    loaded: dict[tuple[str, str, str], LoadedSet] = {}
     for path in paths:
         try:
             file = checkpoints.load(path, "pack")
         except GradlabError:
             raise GradlabError(f"{path} is corrupt: copy it again, or delete it to unpack the rest") from None
         try:
-            sets = [_described(said) for said in file.extra["sets"]]
-            for at, part in enumerate(sets):
-                run, kind = part.one.run, part.one.kind
+            sets = []
+            for part in map(_parsed, file.extra["sets"]):
+                run, kind = part.weights.run, part.weights.kind
                 if not (is_plain(run) and KIND.fullmatch(kind)):
                     raise GradlabError(f"it names {run!r}/{kind!r}, which is no plain name")
-                sets[at] = found.setdefault((run, kind, part.one.digest), part)
-                sets[at].about = part.about or sets[at].about
+                sets.append(loaded.setdefault((run, kind, part.weights.digest), part))
+                sets[-1].about = part.about or sets[-1].about
             for name, value in file.tensors.items():
                 number, _, tensor = name.partition("/")
                 sets[int(number)].tensors[tensor] = value
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise GradlabError(f"{path} is not what gradlab pack writes ({error}): pack again") from None
-    whole, parts = [], []
-    for part in found.values():
-        one = part.one
+    complete, incomplete = [], []
+    for part in loaded.values():
+        weights = part.weights
         if len(part.tensors) < part.of or not part.about:
-            parts.append(one)
+            incomplete.append(weights)
             continue
-        part.one = packed(one.run, one.kind, one.iteration, part.tensors)
-        if part.one.digest != one.digest:
-            raise GradlabError(f"the weights of {one.run}/{one.kind} do not match their digest: pack again")
-        whole.append(part)
-    return whole, parts
+        part.weights = describe(weights.run, weights.kind, weights.iteration, part.tensors)
+        if part.weights.digest != weights.digest:
+            raise GradlabError(f"the weights of {weights.run}/{weights.kind} do not match their digest: pack again")
+        complete.append(part)
+    return complete, incomplete
 
 
-def _described(said: Mapping[str, Any]) -> Stored:
-    run, kind, digest = (str(said[name]) for name in ("run", "kind", "digest"))
+def _parsed(entry: Mapping[str, Any]) -> LoadedSet:
+    run, kind, digest = (str(entry[name]) for name in ("run", "kind", "digest"))
     about: dict[str, Any] = {}
-    if "about" in said:
-        about = {"settings_hash": str(said["about"]["settings_hash"]), "extra": dict(said["about"]["extra"])}
-        about["texts"] = {str(name): str(text) for name, text in said["about"]["texts"].items()}
-    return Stored(Packed(run, kind, int(said["iteration"]), False, 0.0, digest), int(said["of"]), about)
+    if "about" in entry:
+        about = {"settings_hash": str(entry["about"]["settings_hash"]), "extra": dict(entry["about"]["extra"])}
+        about["texts"] = {str(name): str(text) for name, text in entry["about"]["texts"].items()}
+    return LoadedSet(WeightSet(run, kind, int(entry["iteration"]), False, 0.0, digest), int(entry["of"]), about)

@@ -1,7 +1,7 @@
 """How far one thread and two come apart, and whether every study writes the same bytes twice.
 
-    python benchmarks/determinism.py --iterations 200     # training, evaluation of the same weights, a toy problem
-    python benchmarks/determinism.py --studies            # every study at its smallest, twice with --deterministic
+    python tests/trials/determinism.py --iterations 200     # training, evaluation of the same weights, a toy problem
+    python tests/trials/determinism.py --studies            # every study at its smallest, twice with --deterministic
 
 The first prints the largest relative difference up to an iteration: sums over threads are added in another order;
 training amplifies the difference of the last digit, evaluation and toy problems do not. The second prints the tables
@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gradlab import compare, data, evaluation, problems, training
 from gradlab.runtime import files
-from gradlab.study import runner
+from gradlab.study import Request, catalog, runner
 from gradlab.training import RunOptions
 
 COLUMNS = ["loss", "bpp", "mse", "gradient_norm"]
@@ -42,14 +42,14 @@ def main() -> None:
 
 def twice() -> None:
     """Runs every study at its smallest twice, and prints which tables differ."""
-    names = list(runner.discover())
+    names = list(catalog.studies())
     for name in names:
         module = importlib.import_module(f"gradlab_studies.{name.replace('-', '_')}")
         module.PROFILES["quick"] = module.SMALLEST
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for out in (Path(folder) / "once", Path(folder) / "again"):
-            runner.run(names, out=out, console=Console(file=io.StringIO()), deterministic=True)
+            runner.run(names, Request(deterministic=True), out, console=Console(file=io.StringIO()))
             tables.append({path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("*/*.csv")})
     once, again = tables
     apart = sorted(name for name in {*once, *again} if once.get(name) != again.get(name))

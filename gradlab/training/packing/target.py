@@ -1,4 +1,4 @@
-"""The folder that packed files are written to: at every moment it holds the earlier pack, or the new one, or both."""
+"""The folder with the packed files: at every moment it holds the earlier pack, or the new one, or both."""
 
 from __future__ import annotations
 
@@ -7,48 +7,46 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
-from gradlab.training import archive
-from gradlab.training.shards import NAME
+from gradlab.training.packing import archive
+from gradlab.training.packing.shards import FILE_NAME
 
 
-def check(out: Path, target: Path) -> None:
-    """Refuse a target that is not for packed files.
+def check_target(out: Path, target: Path) -> None:
+    """Check that a folder is fit for packed files.
 
     Raises:
-        GradlabError: it holds other things, or lies in ``out``, or ``out`` in it.
+        GradlabError: it holds other files, or one of ``target`` and ``out`` lies in the other.
     """
-    at = target.resolve()
+    resolved = target.resolve()
     for folder in (out.resolve(), (out / "runs").resolve()):
-        if at.is_relative_to(folder) or folder.is_relative_to(at):
+        if resolved.is_relative_to(folder) or folder.is_relative_to(resolved):
             raise GradlabError(f"{target} and {out} lie one in the other: pack into a folder outside")
     for path in sorted(target.iterdir()) if target.is_dir() else ():
-        ours = archive.is_packed(path) if path.name == archive.NAME else _is_ours(path)
-        if not ours:
+        if not (archive.is_packed(path) if path.name == archive.NAME else _is_ours(path)):
             raise GradlabError(f"{target} holds other things ({path.name}): pack into a new folder")
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is one of weights, or what a killed writer left."""
-    return bool(NAME.fullmatch(path.name) or re.fullmatch(r"\..*[0-9a-f]{8}\.tmp", path.name))
+    """Whether a file holds weights, or is what a killed writer left."""
+    return bool(FILE_NAME.fullmatch(path.name) or re.fullmatch(r"\..*[0-9a-f]{8}\.tmp", path.name))
 
 
-class Desk:
-    """Holds new files until all are complete: in a hidden folder of ``out``, or where that cannot be, in place."""
+class Staging:
+    """Holds new files until all are complete, in a hidden folder of ``out``; if that is not writable, in place."""
 
     def __init__(self, out: Path, target: Path) -> None:
         self.sizes: dict[str, int] = {}
         self.new: list[str] = []
         mark = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:8]
         self._target, self._folder = target, out / f".pack-{mark}"
-        self.close()  # what a killed one left
+        self.close()  # what a killed process left
 
     def put(self, name: str, content: bytes) -> None:
-        """Take a file, unless it is there."""
+        """Add a file, unless the target has it."""
         self.sizes[name] = len(content)
         with contextlib.suppress(OSError):
             if (self._target / name).read_bytes() == content:
@@ -56,30 +54,25 @@ class Desk:
         self.new.append(name)
         try:
             self._folder.mkdir(exist_ok=True)
-            with open(self._folder / name, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            files.write_synced(self._folder / name, content)
         except OSError:  # read-only, or full
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
             files.write_bytes(self._target / name, content)
 
     def publish(self, keep_weights: bool) -> None:
-        """Move all into place, then remove what they replace."""
-        for path in self._waiting():
+        """Move all files into place, then remove those that they replace."""
+        for path in map(self._folder.joinpath, self.new):
+            if not path.exists():  # written in place
+                continue
             try:
                 os.replace(path, self._target / path.name)
             except OSError:  # another disk
                 files.write_bytes(self._target / path.name, path.read_bytes())
         for path in self._target.iterdir():
-            if path.name not in self.sizes and _is_ours(path) and not (keep_weights and NAME.fullmatch(path.name)):
+            if path.name not in self.sizes and _is_ours(path) and not (keep_weights and FILE_NAME.fullmatch(path.name)):
                 files.remove(path)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove the hidden folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _waiting(self) -> Iterator[Path]:
-        paths = [self._folder / name for name in self.new]
-        return (path for path in paths if path.exists())

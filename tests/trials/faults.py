@@ -1,6 +1,6 @@
 """Kills ``gradlab run`` and ``gradlab report`` at random moments, resumes, and compares with a run that nobody killed.
 
-    python benchmarks/faults.py --trials 60 --out figures/reliability/kills
+    python tests/trials/faults.py --trials 60 --out figures/reliability/kills
 
 Table 1 at its smallest is trained, coded, drawn and reported in a process of its own, which SIGKILL ends: in every
 other trial after a random time, in the others within the n-th file that it writes (half of it written; written but not

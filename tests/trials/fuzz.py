@@ -14,8 +14,8 @@ and, each of which is a failure: ``wrong`` (something else from a file with a ch
 exception), ``hang`` (more than 20 seconds), ``memory`` (more than 2 GiB beyond what the process began with), ``crash``
 (the process died).
 
-    python benchmarks/fuzz.py --seconds 300 --seed 0
-    python benchmarks/fuzz.py --kind png --trial 17        one trial again, with its traceback
+    python tests/trials/fuzz.py --seconds 300 --seed 0
+    python tests/trials/fuzz.py --kind png --trial 17        one trial again, with its traceback
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_against_draws(k: int) -> None:
         assert abs(z) < 4.5
 
 
-@pytest.mark.parametrize("box", [BOX, NARROW])
+@pytest.mark.parametrize("box", [pytest.param(BOX, id="wide"), pytest.param(NARROW, id="narrow")])
 @pytest.mark.parametrize("k", [1, 2, 8, 1000])
 def test_walls_hold_the_gradient_and_what_dreg_drops(box, k: int) -> None:
     low, high = box.wall_flux(k)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
-from tests.problems import brute
+from tests.problems import brute_force
 
 GENERATIVE = ("prior_std", "slope", "offset", "likelihood_std")
 SETTINGS = {"x": 0.8, "slope": 1.3, "offset": -0.2, "likelihood_std": 0.6, "prior_std": 1.4}
@@ -19,16 +19,16 @@ POINTS = {1: 400, 2: 200, 3: 48}
 
 
 def box_case(k):
-    y, p = brute.box_points(PHI, POINTS[k])
-    model = brute.Model(**SETTINGS)
+    y, p = brute_force.box_points(PHI, POINTS[k])
+    model = brute_force.Model(**SETTINGS)
     return y, p, model, model.log_joint(y)
 
 
 def normal_case(k):
-    noise, p = brute.normal_points({1: 2000, 2: 400, 3: 90}[k], {1: 12.0, 2: 10.0, 3: 7.5}[k])
+    noise, p = brute_force.normal_points({1: 2000, 2: 400, 3: 90}[k], {1: 12.0, 2: 10.0, 3: 7.5}[k])
     y = MEAN + STD * noise
-    model = brute.Model(**SETTINGS)
-    return noise, y, p, model, model.log_joint(y) - brute.log_normal(y, MEAN, STD)
+    model = brute_force.Model(**SETTINGS)
+    return noise, y, p, model, model.log_joint(y) - brute_force.log_normal(y, MEAN, STD)
 
 
 def normal_slopes(noise, y, model, wrt):
@@ -37,9 +37,9 @@ def normal_slopes(noise, y, model, wrt):
     mean, std = (MEAN + 1j * step, STD) if wrt != "std" else (MEAN, STD + 1j * step)
     moved = mean + std * noise
     joint = np.imag(model.log_joint(moved)) / step
-    total = joint - np.imag(brute.log_normal(moved, mean, std)) / step
-    path = joint - np.imag(brute.log_normal(moved, MEAN, STD)) / step
-    score = np.imag(brute.log_normal(y, mean, std)) / step
+    total = joint - np.imag(brute_force.log_normal(moved, mean, std)) / step
+    path = joint - np.imag(brute_force.log_normal(moved, MEAN, STD)) / step
+    score = np.imag(brute_force.log_normal(y, mean, std)) / step
     return total, path, score
 
 
@@ -82,15 +82,15 @@ def test_published_bounds():
 def test_box_against_tensor_quadrature(k, estimator):
     problem = BoxGaussian(PHI, **SETTINGS)
     y, p, model, log_w = box_case(k)
-    bound, _ = brute.moments(log_w, p, "bound", log_w, k)
+    bound, _ = brute_force.moments(log_w, p, "bound", log_w, k)
     assert problem.exact_bound(k) == pytest.approx(bound, abs=1e-10)
     if estimator == "score":
         assert problem.exact_moments("score", k) == (0.0, 0.0)
     else:
-        expected = brute.moments(log_w, p, "squared" if estimator == "dreg" else "linear", model.by_y(y), k)
+        expected = brute_force.moments(log_w, p, "squared" if estimator == "dreg" else "linear", model.by_y(y), k)
         check(problem.exact_moments(estimator, k), expected, expected[1] + expected[0] ** 2)
     for wrt in GENERATIVE:
-        expected = brute.moments(log_w, p, "linear", model.by(wrt, y), k)
+        expected = brute_force.moments(log_w, p, "linear", model.by(wrt, y), k)
         check(problem.exact_moments(estimator, k, wrt), expected, expected[1] + expected[0] ** 2)
         assert problem.exact_gradient(k, wrt) == pytest.approx(expected[0], abs=1e-9)
 
@@ -100,10 +100,10 @@ def test_box_against_tensor_quadrature(k, estimator):
 def test_normal_against_tensor_quadrature(k, wrt):
     problem = NormalGaussian(MEAN, STD, **SETTINGS)
     noise, y, p, model, log_w = normal_case(k)
-    bound, _ = brute.moments(log_w, p, "bound", log_w, k)
+    bound, _ = brute_force.moments(log_w, p, "bound", log_w, k)
     assert problem.exact_bound(k) == pytest.approx(bound, abs=1e-10)
     if wrt in GENERATIVE:
-        expected = brute.moments(log_w, p, "linear", model.by(wrt, y), k)
+        expected = brute_force.moments(log_w, p, "linear", model.by(wrt, y), k)
         for estimator in ("pathwise", "stl", "dreg", "score"):
             check(problem.exact_moments(estimator, k, wrt), expected, expected[1] + expected[0] ** 2)
         return
@@ -111,7 +111,7 @@ def test_normal_against_tensor_quadrature(k, wrt):
     for estimator, kind, a in [
         ("pathwise", "linear", total), ("stl", "linear", path), ("dreg", "squared", path), ("score", "score", score)
     ]:  # fmt: skip
-        expected = brute.moments(log_w, p, kind, a, k)
+        expected = brute_force.moments(log_w, p, kind, a, k)
         check(problem.exact_moments(estimator, k, wrt), expected, expected[1] + expected[0] ** 2)
     assert problem.exact_gradient(k, wrt) == problem.exact_moments("pathwise", k, wrt)[0]
 
@@ -142,7 +142,7 @@ def test_normal_closed_forms_at_one_sample():
     assert problem.exact_moments("pathwise", 1) == pytest.approx((x - 2 * m, 8 / 3), rel=1e-12)
     for estimator in ("stl", "dreg"):
         assert problem.exact_moments(estimator, 1) == pytest.approx((x - 2 * m, 1 / 6), rel=1e-12)
-    assert problem.exact_limit() == pytest.approx(brute.log_normal(x, 0.0, math.sqrt(2)), rel=1e-13)
+    assert problem.exact_limit() == pytest.approx(brute_force.log_normal(x, 0.0, math.sqrt(2)), rel=1e-13)
     # G = (log w - 1) noise/s with log w = A + B noise + C noise^2, and Gaussian moments 1, 3, 15.
     a = -0.5 * (x - m) ** 2 - 0.5 * m**2 - 0.5 * math.log(2 * math.pi) + math.log(s) - 1
     b, c = s * (x - 2 * m), 0.5 - s**2
@@ -179,10 +179,10 @@ def test_constant_and_linear_log_weights():
 @pytest.mark.parametrize("kink", [0.0, 0.137])
 def test_kinks_are_resolved(kink):
     problem = BoxProblem(lambda y: -3 * (y - kink).abs(), 0.3)
-    y, p = brute._panels(-0.2, kink, 100, 1)
-    z, q = brute._panels(kink, 0.8, 100, 1)
+    y, p = brute_force._panels(-0.2, kink, 100, 1)
+    z, q = brute_force._panels(kink, 0.8, 100, 1)
     p, q = p * (kink + 0.2), q * (0.8 - kink)
     y, p = np.concatenate([y, z]), np.concatenate([p, q])
-    expected = brute.moments(-3 * abs(y - kink), p, "linear", -3 * np.sign(y - kink), 2)
+    expected = brute_force.moments(-3 * abs(y - kink), p, "linear", -3 * np.sign(y - kink), 2)
     check(problem.exact_moments("pathwise", 2), expected, expected[1] + expected[0] ** 2)
     assert problem.exact_gradient(2) == pytest.approx(expected[0], abs=1e-9)

@@ -1,0 +1,45 @@
+"""Ids of cases, and fixtures that several packages share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gradlab import data
+
+
+def pytest_make_parametrize_id(val: Any) -> str | None:
+    """Write out dicts and sequences (``k=0,l=2``), where pytest would number them (``change6``)."""
+    if isinstance(val, (list, tuple, set)):
+        return " ".join(map(describe, val)) or "empty"
+    return describe(val) if isinstance(val, (dict, torch.dtype)) else None
+
+
+def describe(value: Any) -> str:
+    """A value in few words, the same in every process; of an object its class."""
+    if isinstance(value, dict):
+        text = ",".join(f"{name}={describe(v)}" for name, v in value.items()) or "{}"
+    elif isinstance(value, (list, tuple, set)):
+        text = f"({','.join(map(describe, value))})"
+    elif value is None or isinstance(value, (str, bool, int, float, bytes)):
+        text = ascii(value).strip("'")
+    elif isinstance(value, torch.dtype):
+        text = str(value).removeprefix("torch.")
+    else:
+        text = type(value).__name__
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks are slow."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[data.Picture]:
+    """Two embedded photographs to train on."""
+    return [p for p in data.embedded("train") if p.name in ("coffee.png", "rocket.jpg")]
