@@ -231,7 +231,6 @@ def train_all(
 def work(
     models: Iterable[tuple[str, TrainSettings]],
     *,
-    evaluate: Sequence[int] = (),
     record: int = 0,
     rounded: int = 0,
     watched: bool = False,
@@ -240,17 +239,14 @@ def work(
 
     Args:
         models: name and settings of each.
-        evaluate: iterations after which test images are coded with bitstreams.
         record: gradients of noise draws.
         rounded: how often test images are rounded, without a bitstream.
         watched: whether the gradient SNR is recorded while they train.
     """
     items = []
-    points = tuple((iteration, "") for iteration in evaluate)
     for name, settings in models:
         items.append(Work("train", name, settings, settings.steps, watched=watched))
         items += [Work("record", name, settings, record)] if record else []
-        items += [Work("evaluate", name, settings, points=points)] if points else []
         items += [Work("round", name, settings, rounded)] if rounded else []
     return items
 

@@ -61,9 +61,9 @@ class Settings:
 
 def _longer(profile: str) -> tuple[tuple[str, int, int], ...]:
     """What Table 1 and the latents' studies train in a profile: method, sample size, last iteration."""
-    one, latent = table1.PROFILES[profile], shared.PROFILES[profile]
+    rates, latent = table1.PROFILES[profile], shared.PROFILES[profile]
     return (
-        (models.MIX, one.k, one.points[-1]),
+        (models.MIX, rates.k, rates.points[-1]),
         (models.MIX, latent.k, latent.iterations),
         (models.DMS, latent.k_dms, latent.iterations),
     )
