@@ -34,7 +34,7 @@ from gradlab_studies import _models as models  # noqa: E402
 STUDIES: dict[str, Any] = {"table3": table3, "table2": table2, "table1": table1} | {
     name: _latents for name in ("figure3", "table6", "table10")
 }
-"""The studies that a stay can take, and the module that lists the models of each."""
+"""The studies that a stay can take, and the module that says which models each needs."""
 SLACK = 0.92
 """Of the time, for what is no step: captures, logs, snapshots, checkpoints."""
 
@@ -122,7 +122,7 @@ def planned(names: list[str], profile: str, steps: int | None, changes: list[str
     for name in names:
         module = STUDIES[name]
         settings = assigned(module.PROFILES[profile], [*told(name, profile, steps), *changes])
-        found += [(one[0], one[-1]) for one in module.trained(settings)]
+        found += [(item.name, item.settings) for item in module.work(settings) if item.kind == "train"]
     return [(name, s) for s, name in {s: name for name, s in found}.items()]
 
 

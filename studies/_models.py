@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -65,8 +65,8 @@ STAY = replace(
 
 PAPER_METHODS = {BASELINE: "Balle et al. 2018", TWO_LEVEL: "2-level VAE"}
 """As Tables 2 and 3 print them."""
-RATE_DISTORTION = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "R-D cost": "rd_cost"}
-"""Columns of Tables 1, 2 and 7, and what they are called in ``gradlab.evaluation``."""
+NAMES = {"MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim", "R-D cost": "rd_cost"}
+"""Columns that ``gradlab.evaluation`` calls otherwise than the paper."""
 
 # The smallest that still does everything: what the tests run.
 SMALLEST = replace(QUICK, channels=(6, 8), batch=2, steps=6, snapshots=(2, 4), cosine_steps=6)
@@ -231,7 +231,6 @@ def train_all(
 def work(
     models: Iterable[tuple[str, TrainSettings]],
     *,
-    evaluate: Sequence[int] = (),
     record: int = 0,
     rounded: int = 0,
     watched: bool = False,
@@ -240,17 +239,14 @@ def work(
 
     Args:
         models: name and settings of each.
-        evaluate: iterations after which test images are coded with bitstreams.
         record: gradients of noise draws.
         rounded: how often test images are rounded, without a bitstream.
         watched: whether the gradient SNR is recorded while they train.
     """
     items = []
-    points = tuple((iteration, "") for iteration in evaluate)
     for name, settings in models:
         items.append(Work("train", name, settings, settings.steps, watched=watched))
         items += [Work("record", name, settings, record)] if record else []
-        items += [Work("evaluate", name, settings, points=points)] if points else []
         items += [Work("round", name, settings, rounded)] if rounded else []
     return items
 
@@ -267,65 +263,89 @@ def _free_cores(context: Context) -> int:
     return free if free > 1 else 0
 
 
+class Variant(NamedTuple):
+    """A model in a table of rates and distortions.
+
+    Attributes:
+        name: of the model.
+        settings: how it is trained.
+        points: iterations after which it is evaluated; the last is compared with the paper.
+        labels: columns of its rows that are not measured.
+        paper: its row in the paper, as ``gradlab.study.paper.value`` takes it; empty where it has none.
+        hyper_input: what h_a reads (``codec.hyper_input``); "": the codec's own.
+    """
+
+    name: str
+    settings: TrainSettings
+    points: tuple[int, ...]
+    labels: Mapping[str, Any]
+    paper: Mapping[str, object] = {}
+    hyper_input: str = ""
+
+
+def work_of(variants: Iterable[Variant]) -> list[Work]:
+    """What ``rate_distortion`` needs, for ``gradlab plan``: each model once."""
+    points: dict[tuple[str, TrainSettings], list[tuple[int, str]]] = {}
+    for variant in variants:
+        model = points.setdefault((variant.name, variant.settings), [])
+        model += [(iteration, variant.hyper_input) for iteration in variant.points]
+    items = []
+    for (name, settings), evaluated in points.items():
+        items.append(Work("train", name, settings, settings.steps))
+        items.append(Work("evaluate", name, settings, points=tuple(sorted(evaluated))))
+    return items
+
+
 def rate_distortion(
     context: Context,
-    table: str,
-    items: Sequence[Work],
-    row: Callable[[int, int, str, Mapping[str, float]], dict[str, Any]],
+    n: int,
+    variants: Sequence[Variant],
+    columns: Sequence[str],
     *,
+    table: str = "",
     keys: Sequence[str] = (),
     pictures: Sequence[Picture] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Train models, evaluate them with real bitstreams, and make the tables of means and of images.
+    """Train models, evaluate them with real bitstreams, and make Table ``n`` and the table of its images.
 
     Args:
         context: of the study.
-        table: its name; that of the images ends in ``_images``.
-        items: what the study needs, as ``work`` lists it.
-        row: of the table of means, from the place of the model, iteration, ``hyper_input`` and the means over images;
-            seed, iterations and the number of images are added.
-        keys: columns of the row that stand beside every image; without any there is no table of images.
+        n: of the paper's table.
+        variants: the models.
+        columns: labels and means over images, in order; those of the paper's table have its number beside them. Seed,
+            iterations and the number of images follow.
+        table: its name; ``table<n>`` by default.
+        keys: columns that stand beside every image; without any there is no table of images.
         pictures: test images; those of the context by default.
     """
     pictures = test_pictures(context) if pictures is None else pictures
-    models = [(item.name, item.settings) for item in items if item.kind == "train"]
-    points = [item.points for item in items if item.kind == "evaluate"]
-    runs = train_all(context, models, pictures=pictures, points=points)
+    trained = {(item.name, item.settings): item.points for item in work_of(variants) if item.kind == "evaluate"}
+    models = train_all(context, trained, pictures=pictures, points=list(trained.values()))
+    runs = dict(zip(trained, models, strict=True))
+    table, printed = table or f"table{n}", paper.printed(n).columns
 
-    def measure(at: int, iteration: int, hyper_input: str, advance: Advance) -> Tables:
+    def measure(variant: Variant, run: Run, iteration: int, advance: Advance) -> Tables:
         images = evaluations.rate_distortion(
-            runs[at], iteration, pictures, advance, hyper_input=hyper_input, parts=context.parts
+            run, iteration, pictures, advance, hyper_input=variant.hyper_input, parts=context.parts
         )
-        means = row(at, iteration, hyper_input, evaluation.summary(images))
-        means |= {"seed": context.seed, "iterations": iteration, "images": len(pictures)}
-        beside = {f"{table}_images": images.assign(**{key: means[key] for key in keys})} if keys else {}
-        return {table: pd.DataFrame([means]), **beside}
+        conditions = {"seed": context.seed, "iterations": iteration, "images": len(pictures)}
+        values = {**evaluation.summary(images), **variant.labels, **conditions}
+        known = variant.paper if iteration == variant.points[-1] else {}
+        row: dict[str, Any] = {}
+        for column in (*columns, *conditions):
+            row[column] = values[NAMES.get(column, column)]
+            if column in printed and column not in variant.labels:
+                row[f"{column}_paper"] = paper.value(n, column, **known) if known else math.nan
+        beside = {f"{table}_images": images.assign(**{key: row[key] for key in keys})} if keys else {}
+        return {table: pd.DataFrame([row]), **beside}
 
-    pieces = [
-        Piece(f"{run.folder.name}-{iteration}-{hyper_input}",
-              functools.partial(measure, at, iteration, hyper_input), units=len(pictures))
-        for at, run in enumerate(runs)
-        for iteration, hyper_input in points[at]
-    ]  # fmt: skip
+    pieces = []
+    for variant in variants:
+        run = runs[variant.name, variant.settings]
+        for iteration in variant.points:
+            name = f"{run.folder.name}-{iteration}-{variant.hyper_input}"
+            pieces.append(Piece(name, functools.partial(measure, variant, run, iteration), units=len(pictures)))
     return context.measure("evaluating", pieces)
-
-
-def beside_paper(n: int, columns: Mapping[str, str], means: Mapping[str, float], **where: object) -> dict[str, float]:
-    """Columns of a row, and the number of the paper beside each that its table has.
-
-    Args:
-        n: of the paper's table.
-        columns: name in the table -> name in ``means``.
-        means: what was measured.
-        **where: the row of the paper, as for ``gradlab.study.paper.value``; without any the number is NaN.
-    """
-    row = {}
-    printed = paper.printed(n).columns
-    for column, source in columns.items():
-        row[column] = means[source]
-        if column in printed:
-            row[f"{column}_paper"] = paper.value(n, column, **where) if where else math.nan
-    return row
 
 
 def last_and_training(name: str, table: pd.DataFrame, iterations: int) -> dict[str, pd.DataFrame]:

@@ -7,25 +7,28 @@ same numbers of iterations; an ordering counts where the last two agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from gradlab import data, evaluation
 from gradlab.data import Picture
-from gradlab.study import Context, Verdict, paper
+from gradlab.runtime import files
+from gradlab.study import Context, Verdict, paper, plots
 from gradlab.study.verdicts import Pair, every, last_two, signed
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
+from gradlab_studies._models import Variant
 
 LAMBDAS = (0.0016, 0.0032, 0.0075, 0.015, 0.03, 0.045, 0.08)
 SPREAD = (0.0016, 0.0075, 0.03, 0.08)
-COLUMNS = {"bpp": "bpp", "MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim", "R-D cost": "rd_cost"} | {
-    name: name for name in ("bpp_y", "bpp_z", "bpp_estimate", "psnr_of_mean_mse")
-}
+COLUMNS = ("method", "sample_size", "lambda", "bpp", "MSE", "PSNR", "MS-SSIM", "R-D cost", "bpp_y", "bpp_z",
+           "bpp_estimate", "psnr_of_mean_mse")  # fmt: skip
 PSNR_RATE, SSIM_RATE = "PSNR BD-BR (%)", "MS-SSIM BD-BR (%)"
 FIGURES = (PSNR_RATE, "PSNR BD-Metric", SSIM_RATE, "MS-SSIM BD-Metric")
 MIX = "MS-NIC-MIX"  # as Tables 4, 5, 8 and 9 print it
@@ -33,6 +36,10 @@ METHODS = {models.BASELINE: models.BASELINE, models.IWAE: models.IWAE, MIX: mode
 MULTI = (models.IWAE, MIX, models.DMS)
 SEVERE = 10.0
 """Percent of rate."""
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
+FINER = (0.03, 0.05, 0.07, 0.1, 0.13, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.3, 2, 3, 4, 5)
+PERCENT = (-80, -40, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500)
+MOST = 500.0  # percent; a fit of a few points that fold back may give any number, and would set the scale
 
 ASSUMED = models.ASSUMED | {
     "sample size of IWAE in the sweeps": "5: at lambda 0.015 its row of Table 8 is Table 7's of 5 samples",
@@ -42,31 +49,30 @@ ASSUMED = models.ASSUMED | {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(models.Settings):
     """Models and points.
 
     Attributes:
         base: the baseline, but for lambda and channels.
+        points: iterations at which all methods are compared; the last is the table's.
         lams: lambdas, ascending.
         wide: channels from ``wide_from`` on.
         wide_from: the lambda at which the channels change; None for one size.
         samples: k of IWAE, of MIX, and of DMS (k = l).
-        points: iterations at which all methods are compared; the last is the table's.
         test_crop: side of the central crop that is coded, pixels; 0 codes whole images. A context model decodes
             position by position, in Python.
     """
 
-    base: TrainSettings
+    points: tuple[int, ...] = (1_500_000, 2_000_000)
     lams: tuple[float, ...] = LAMBDAS
     wide: tuple[int, ...] = (192, 320)
     wide_from: float | None = None
     samples: tuple[int, int, int] = (5, 8, 16)
-    points: tuple[int, ...] = (1_500_000, 2_000_000)
     test_crop: int = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         evaluation.check_lambdas(self.lams)
+        super().__post_init__()
 
     def trained(self, name: str, lam: float) -> TrainSettings:
         """The run of a method at a lambda."""
@@ -84,15 +90,20 @@ class Settings:
         return models.printed_size(name, self.k(name))
 
 
-def trained(settings: Settings) -> list[tuple[str, float, TrainSettings]]:
-    """Method, lambda and settings of each model."""
-    return [(name, lam, settings.trained(name, lam)) for lam in settings.lams for name in METHODS]
+def variants(settings: Settings) -> list[Variant]:
+    """Every method at every lambda."""
+
+    def variant(name: str, lam: float) -> Variant:
+        labels = {"method": name, "sample_size": settings.size(name), "lambda": lam}
+        printed = {"method": name, "lam": lam} if lam in LAMBDAS else {}
+        return Variant(f"{name}, lambda {lam:g}", settings.trained(name, lam), settings.points, labels, printed)
+
+    return [variant(name, lam) for lam in settings.lams for name in METHODS]
 
 
 def work(settings: Settings) -> list[Work]:
     """What a study of the sweep needs."""
-    runs = [(f"{name}, lambda {lam:g}", run) for name, lam, run in trained(settings)]
-    return [item._replace(crop=settings.test_crop) for item in models.work(runs, evaluate=settings.points)]
+    return [item._replace(crop=settings.test_crop) for item in models.work_of(variants(settings))]
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:
@@ -115,16 +126,9 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
     Raises:
         Stopped: the deadline has passed; what was trained and coded is kept.
     """
-    runs, images = trained(settings), pictures(settings, context)
-
-    def row(at: int, iteration: int, hyper_input: str, means: Mapping[str, float]) -> dict[str, Any]:
-        name, lam, _ = runs[at]
-        where = {"method": name, "lam": lam} if lam in LAMBDAS else {}
-        first = {"method": name, "sample_size": settings.size(name), "lambda": lam}
-        return first | models.beside_paper(n, COLUMNS, means, **where)
-
-    keys, name = ("method", "lambda", "iterations"), f"table{n}"
-    tables = models.rate_distortion(context, name, work(settings), row, keys=keys, pictures=images)
+    images, name = pictures(settings, context), f"table{n}"
+    keys = ("method", "lambda", "iterations")
+    tables = models.rate_distortion(context, n, variants(settings), COLUMNS, keys=keys, pictures=images)
     place = {method: place for place, method in enumerate(METHODS)}
     table = tables[name].sort_values("method", key=lambda c: c.map(place), kind="stable", ignore_index=True)
     return table, tables[f"{name}_images"], images
@@ -219,3 +223,65 @@ def costs(n: int, tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         quantity = f"R-D cost of {name} over the baseline's"
         verdicts.append(Verdict.compare(claim, f"Table {n}", pairs, expect=expect, quantity=quantity))
     return verdicts
+
+
+def draw_curves(n: int, folder: Path) -> None:
+    """PSNR and MS-SSIM over rate: the four methods; below, with classical codecs and CompressAI's published curves."""
+    table = files.read_csv(folder / f"table{n}.csv")
+    anchors = files.read_csv(folder / f"table{n}_anchors.csv")
+    published = files.read_csv(folder / f"table{n}_references.csv")
+    table["label"] = table["method"] + table["sample_size"].map(lambda s: "" if s == "-" else f" (k = {s})")
+    anchors["label"] = anchors["codec"] + " (" + anchors["chroma"] + ")"
+    figure, axes = plots.figure(2, 2, width="page", height=5.4)
+    # In decibels, since all curves crowd below 1.
+    for frame, column in ((table, "MS-SSIM"), (anchors, "ms_ssim"), (published, "ms_ssim")):
+        frame[column] = -10 * np.log10(1 - frame[column].astype(float))
+    kodak = published[published["model"].isin(["bmshj2018-hyperprior", "cheng2020-attn"])]
+    kodak = kodak.assign(label=kodak["model"] + " (CompressAI)")
+    decibels = "MS-SSIM, $-10\\,\\log_{10}(1-x)$ (dB)"
+    panels = (("PSNR", "psnr", "PSNR (dB)"), ("MS-SSIM", "ms_ssim", decibels))
+    for place, (ax, (column, source, ylabel)) in enumerate(zip(axes.flat, panels * 2, strict=True)):
+        labels = {"xlabel": "rate (bits per pixel)", "ylabel": ylabel}
+        others = [frame for frame in (anchors, kodak) if len(frame)] if place >= len(panels) else []
+        plots.curves(ax, table, "bpp", column, None, "label", xscale="log", **labels)
+        for frame in others:
+            plots.curves(ax, frame, "bpp", source, None, "label", xscale="log", mode="lines", **labels)
+        low, high = ax.get_xlim()
+        shown = [tick for tick in (TICKS if high > 20 * low else FINER) if low <= tick <= high]
+        ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        ax.set_xticks([], minor=True)
+        ax.set_xlim(low, high)
+        where = "beside other codecs" if others else f"{table['iterations'].iloc[0]} iterations"
+        plots.title(ax, f"n = {table['images'].iloc[0]} images, {where}")
+    plots.shared_legend(figure, axes.flat)
+    plots.save(figure, folder / f"table{n}")
+
+
+def draw_deltas(n: int, folder: Path) -> None:
+    """BD-rates by each interpolation beside the paper's, in a scale linear to 2 % and logarithmic beyond; what is
+    undefined has no bar and is named.
+    """
+    table = files.read_csv(folder / f"table{n}.csv")
+    table = table[table["method"] != models.BASELINE]
+    figure, axes = plots.figure(1, 2, width="page", height=2.9)
+    for ax, quality in zip(axes, ("PSNR", "MS-SSIM"), strict=True):
+        column = f"{quality} BD-BR (%)"
+        here = table.assign(rate=table[column], which="here, " + table["interpolation"])
+        printed = table.assign(rate=table[f"{column}_paper"], which="paper")
+        drawn = pd.concat([here, printed])[["method", "rate", "which"]].drop_duplicates(ignore_index=True)
+        beyond = drawn[drawn["rate"] > MOST]
+        drawn["rate"] = drawn["rate"].clip(upper=MOST)
+        plots.bars(ax, drawn, "method", "rate", None, "which", xlabel="", ylabel=f"BD-rate in {quality} (%)",
+                   yscale="symlog")  # fmt: skip
+        ax.axhline(0, color="0.3", linewidth=0.8)
+        low, high = 1.3 * min(drawn["rate"].min(), -2), 1.3 * max(drawn["rate"].max(), 2)
+        shown = [tick for tick in PERCENT if low <= tick <= high]
+        ax.set_yticks(shown, [f"{tick:+d}" if tick else "0" for tick in shown])
+        ax.set_yticks([], minor=True)
+        ax.set_ylim(low, high)
+        lost = table[table[column].isna()].groupby("method", sort=False)["interpolation"].agg(", ".join)
+        gaps = [f"{name}: {which} undefined" for name, which in lost.items()]
+        gaps += [f"{row.method}, {row.which}: {row.rate:+.0e} %, cut" for row in beyond.itertuples()]
+        plots.title(ax, "\n".join(gaps) or f"n = {table['images'].iloc[0]} images")
+    plots.shared_legend(figure, axes)
+    plots.save(figure, folder / f"table{n}")

@@ -9,10 +9,8 @@ equations' (one weight, in nats) beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -21,12 +19,12 @@ from gradlab.runtime import files
 from gradlab.study import Context, Verdict
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
-from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
+from gradlab_studies._models import Variant
 
 ASSUMED = models.ASSUMED
-COLUMNS = models.RATE_DISTORTION | {"bpp_estimate": "bpp_estimate", "bpp_z": "bpp_z", "MS-SSIM": "ms_ssim",
-                                    "psnr_of_mean_mse": "psnr_of_mean_mse"}  # fmt: skip
+COLUMNS = ("method", "sample_size", "weighting", "scale", "bpp", "MSE", "PSNR", "R-D cost", "bpp_estimate", "bpp_z",
+           "MS-SSIM", "psnr_of_mean_mse")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,32 +53,32 @@ PROFILES = {
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 4), k=2)
 
 
-def trained(settings: Settings) -> list[tuple[str, str, str, TrainSettings]]:
-    """Name, weighting, scale and settings of each model."""
-    variants = [(models.BASELINE, "-", "-", settings.base)]
-    for weighting, scale in settings.weightings:
-        for name in (models.MIX, models.MIX_DREG):
-            multi = models.method(settings.base, name, settings.k, weighting, scale)
-            variants.append((name, weighting, scale, models.shortened(multi, settings.points[-1])))
-    return variants
+def variants(settings: Settings) -> list[Variant]:
+    """The baseline, and MIX with both gradients in every weighting."""
+
+    def variant(name: str, weighting: str, scale: str, k: int) -> Variant:
+        run = models.method(settings.base, name, k, weighting, scale)
+        run = run if name == models.BASELINE else models.shortened(run, settings.points[-1])
+        labels = {"method": name, "sample_size": k, "weighting": weighting, "scale": scale}
+        return Variant(name, run, settings.points, labels, {"method": name})
+
+    multi = [
+        variant(name, weighting, scale, settings.k)
+        for weighting, scale in settings.weightings
+        for name in (models.MIX, models.MIX_DREG)
+    ]
+    return [variant(models.BASELINE, "-", "-", 1), *multi]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(((name, s) for name, _, _, s in trained(settings)), evaluate=settings.points)
+    return models.work_of(variants(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train, evaluate with real bitstreams, one row per method and weighting."""
-    variants = trained(settings)
-
-    def row(at: int, iteration: int, hyper_input: str, means: Mapping[str, float]) -> dict[str, Any]:
-        name, weighting, scale, trained_with = variants[at]
-        first = {"method": name, "sample_size": trained_with.loss.k, "weighting": weighting, "scale": scale}
-        return first | models.beside_paper(1, COLUMNS, means, method=name)
-
     keys = ("method", "weighting", "iterations")
-    tables = models.rate_distortion(context, "table1", work(settings), row, keys=keys)
+    tables = models.rate_distortion(context, 1, variants(settings), COLUMNS, keys=keys)
     return models.last_and_training("table1", tables.pop("table1"), settings.points[-1]) | tables
 
 

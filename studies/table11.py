@@ -58,9 +58,9 @@ SMALLEST = Settings(base=models.SMALLEST, iterations=4, dithers=2)
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(
-        [(models.BASELINE, settings.base)], evaluate=(settings.iterations,), rounded=1 + settings.dithers
-    )
+    coded = models.Variant(models.BASELINE, settings.base, (settings.iterations,), {})
+    rounded = Work("round", models.BASELINE, settings.base, 1 + settings.dithers)
+    return [*models.work_of([coded]), rounded]
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

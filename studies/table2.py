@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,16 +11,14 @@ from gradlab.runtime import files
 from gradlab.study import Context, Verdict
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
-from gradlab.training import TrainSettings
 from gradlab_studies import _models as models
-from gradlab_studies._models import Settings
+from gradlab_studies._models import Settings, Variant
 
 ASSUMED = models.ASSUMED | {
     "z of the 2-level VAE at test time": "h_a(|round(y)|), as training feeds h_a the noisy y; h_a(|y|) beside it, "
     "which decodes as well",
 }
-METHODS = (models.TWO_LEVEL, models.BASELINE)
-COLUMNS = models.RATE_DISTORTION | {name: name for name in ("bpp_y", "bpp_z", "bpp_estimate")}
+COLUMNS = ("method", "h_a reads", "bpp", "MSE", "PSNR", "R-D cost", "bpp_y", "bpp_z", "bpp_estimate")
 PROFILES = {
     "quick": Settings(),
     "stay": Settings(base=models.STAY, points=(models.STAY.steps,)),
@@ -32,29 +28,29 @@ PROFILES = {
 SMALLEST = Settings(base=models.SMALLEST, points=(2, 6))
 
 
-def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """Both models, by name."""
-    return [(name, models.method(settings.base, name)) for name in METHODS]
+def variants(settings: Settings) -> list[Variant]:
+    """The 2-level VAE, by either input of h_a, and the baseline."""
+
+    def variant(name: str, reads: str, hyper_input: str = "") -> Variant:
+        printed = {} if hyper_input else {"method": models.PAPER_METHODS[name]}
+        labels = {"method": name, "h_a reads": reads}
+        return Variant(name, models.method(settings.base, name), settings.points, labels, printed, hyper_input)
+
+    return [
+        variant(models.TWO_LEVEL, "round(y)"),
+        variant(models.TWO_LEVEL, "y", hyper_input="mean"),
+        variant(models.BASELINE, "y"),
+    ]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    items = models.work(trained(settings), evaluate=settings.points)
-    points = tuple((point, hyper_input) for point in settings.points for hyper_input in ("", "mean"))
-    return [item._replace(points=points) if item[:2] == ("evaluate", models.TWO_LEVEL) else item for item in items]
+    return models.work_of(variants(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Both models at every point of training that is kept, with real bitstreams."""
-
-    def row(at: int, iteration: int, hyper_input: str, means: Mapping[str, float]) -> dict[str, Any]:
-        name = METHODS[at]
-        reads = "round(y)" if name == models.TWO_LEVEL and not hyper_input else "y"
-        printed = iteration == settings.points[-1] and not hyper_input
-        where = {"method": models.PAPER_METHODS[name]} if printed else {}
-        return {"method": name, "h_a reads": reads} | models.beside_paper(2, COLUMNS, means, **where)
-
-    table = models.rate_distortion(context, "table2", work(settings), row)["table2"]
+    table = models.rate_distortion(context, 2, variants(settings), COLUMNS)["table2"]
     return {"table2": table.sort_values("iterations", kind="stable", ignore_index=True)}
 
 

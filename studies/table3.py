@@ -167,12 +167,12 @@ def _piece(recording: Recording, run: Run, crops: data.Crops, context: Context) 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
     """The paper's layout: one row per point and method, noise alone, own weights."""
-    own = groups[groups["own"] & (groups["noise"] == "noise")].set_index(["iteration", "weights_of", "group"])
+    own_weights = groups[groups["own"] & (groups["noise"] == "noise")].set_index(["iteration", "weights_of", "group"])
     rows = []
     for (iteration, stage), method in itertools.product(stages.items(), METHODS):
         row = {"iteration": iteration, "stage": stage, "method": method}
         for group in GROUPS:
-            measured = own.loc[(iteration, method, group)]
+            measured = own_weights.loc[(iteration, method, group)]
             where = {"iteration": stage, "method": models.PAPER_METHODS[method]}
             printed = paper.value(3, group, **where) if stage in STAGES else math.nan
             row |= {group: measured["snr"], f"{group}_se": measured["snr_se"], f"{group}_paper": printed}
@@ -194,8 +194,8 @@ def exact() -> pd.DataFrame:
         toy = problems.TwoLevel(phi, 1.7, (0.15, 0.9), (0.85, 0.35, 0.6), likelihood_std=0.95, prior_std=1.6)
         snr = toy.exact_snr().set_index(["direct_y", "group"])["snr"]
         for group in GROUPS:
-            two, one = snr[False, group], snr[True, group]
-            rows.append({"phi": phi, "group": group, "2-level": two, "direct-y": one, "ratio": two / one})
+            without, direct = snr[False, group], snr[True, group]
+            rows.append({"phi": phi, "group": group, "2-level": without, "direct-y": direct, "ratio": without / direct})
     return pd.DataFrame(rows)
 
 
@@ -235,8 +235,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         for table in (tables["table3_same_weights"], tables["table3_groups"])
     )
     ratios = ", ".join(f"{r.variance_trace_ratio:.2f} at the weights of the {r.weights_of}" for r in same.itertuples())
-    own = groups[groups["own"]].set_index("switch")
-    mean, variance = (own.loc["2-level", c] / own.loc["direct-y", c] for c in ("mean_norm", "variance_trace"))
+    values = groups[groups["own"]].set_index("switch")
+    mean, variance = (values.loc["2-level", c] / values.loc["direct-y", c] for c in ("mean_norm", "variance_trace"))
     moved = same["mean_norm_ratio"]
     return [
         *verdicts,
@@ -260,12 +260,12 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 def draw(folder: Path) -> None:
     """SNR of each group over training (own weights), and what the switch alone does to variance and SNR."""
     groups = files.read_csv(folder / "table3_groups.csv")
-    mine = groups[groups["own"] & (groups["noise"] == "noise")]
-    draws = " or ".join(map(str, sorted(mine["draws"].unique())))
-    floor = mine.drop_duplicates("iteration")
+    groups = groups[groups["own"] & (groups["noise"] == "noise")]
+    draws = " or ".join(map(str, sorted(groups["draws"].unique())))
+    floor = groups.drop_duplicates("iteration")
     figure, axes = plots.figure(1, len(GROUPS), width="page", height=2.2)
     for ax, group in zip(axes, GROUPS, strict=True):
-        plots.curves(ax, mine[mine["group"] == group], "iteration", "snr", "snr_se", "weights_of",
+        plots.curves(ax, groups[groups["group"] == group], "iteration", "snr", "snr_se", "weights_of",
                      xlabel="iterations", ylabel=f"gradient SNR,\nn = {draws} draws",
                      order=ORDER)  # fmt: skip
         mark = "" if len(floor) > 1 else "_"  # of one point

@@ -14,7 +14,6 @@ from gradlab import cli
 from gradlab.study import Verdict
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
-from gradlab_studies import _sweep_plots as plots
 from gradlab_studies import table8
 
 ASSUMED = table8.ASSUMED | {"interpolation": "pchip; the paper names none, and its figures fit pchip or akima"}
@@ -22,7 +21,7 @@ PROFILES = dict(table8.PROFILES)
 SMALLEST = table8.SMALLEST
 work = sweep.work
 measure = partial(sweep.deltas, 4, 8)
-draw = partial(plots.draw_deltas, 4)
+draw = partial(sweep.draw_deltas, 4)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

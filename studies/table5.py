@@ -13,7 +13,6 @@ from gradlab import cli
 from gradlab.study import Verdict
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
-from gradlab_studies import _sweep_plots as plots
 from gradlab_studies import table9
 
 ASSUMED = table9.ASSUMED | {"interpolation": "pchip; the paper names none"}
@@ -21,7 +20,7 @@ PROFILES = dict(table9.PROFILES)
 SMALLEST = table9.SMALLEST
 work = sweep.work
 measure = partial(sweep.deltas, 5, 9)
-draw = partial(plots.draw_deltas, 5)
+draw = partial(sweep.draw_deltas, 5)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

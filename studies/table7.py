@@ -7,11 +7,8 @@ those of Tables 1, 6 and 10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,15 +17,17 @@ from gradlab.runtime import files
 from gradlab.study import Context, Verdict, paper, plots
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
-from gradlab.training import Loss, TrainSettings
+from gradlab.training import TrainSettings
 from gradlab_studies import _latents as shared
 from gradlab_studies import _models as models
 from gradlab_studies import table1
+from gradlab_studies._models import Variant
 
 ASSUMED = models.ASSUMED | {
     "length of training": "the same number of iterations for all; profile paper: of epochs (2000), A.5 to the letter",
 }
-COLUMNS = models.RATE_DISTORTION | {"bpp_estimate": "bpp_estimate", "bpp_z": "bpp_z", "MS-SSIM": "ms_ssim"}
+COLUMNS = ("method", "sample_size", "size", "bpp", "MSE", "PSNR", "R-D cost", "bpp_estimate", "bpp_z", "MS-SSIM",
+           "weighting", "batch")  # fmt: skip
 PAPER_METHODS = {models.MIX: "MS-NIC-MIX", models.DMS: "MS-NIC-DMS"}
 METHODS = (models.BIG_BATCH, models.IWAE, models.MIX, models.DMS)
 SMALLEST_CHANGE = 0.5  # percent
@@ -56,12 +55,15 @@ class Settings:
     equations: tuple[int, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        models.check_kept(self.base, self.iterations)
+
 
 def _longer(profile: str) -> tuple[tuple[str, int, int], ...]:
     """What Table 1 and the latents' studies train in a profile: method, sample size, last iteration."""
-    one, latent = table1.PROFILES[profile], shared.PROFILES[profile]
+    rates, latent = table1.PROFILES[profile], shared.PROFILES[profile]
     return (
-        (models.MIX, one.k, one.points[-1]),
+        (models.MIX, rates.k, rates.points[-1]),
         (models.MIX, latent.k, latent.iterations),
         (models.DMS, latent.k_dms, latent.iterations),
     )
@@ -89,13 +91,18 @@ SMALLEST = Settings(
 )
 
 
-Variant = tuple[str, int, TrainSettings, int]
-"""Method, size, how it is trained, and the iteration at which it is read."""
+def _variant(name: str, k: int, run: TrainSettings, iterations: int, weighting: str = "per-term") -> Variant:
+    size = models.printed_size(name, k)
+    printed = {"method": PAPER_METHODS.get(name, name), "sample_size": size}
+    known = (paper.table(7)[list(printed)] == printed).all(axis=1).any()
+    labels = {"method": name, "sample_size": size, "size": k, "batch": run.batch}
+    labels["weighting"] = weighting if k > 1 and name != models.BIG_BATCH else "-"
+    return Variant(f"{name}, {k}", run, (iterations,), labels, printed if known else {})
 
 
-def trained(settings: Settings) -> list[Variant]:
+def variants(settings: Settings) -> list[Variant]:
     """Every method at every size; the baseline first."""
-    variants = [(models.BASELINE, 1, settings.base, settings.iterations)]
+    listing = [_variant(models.BASELINE, 1, settings.base, settings.iterations)]
     longer = {(name, k): last for name, k, last in settings.longer}
     for name, sizes in zip(METHODS, settings.sizes, strict=True):
         for k in sizes:
@@ -105,50 +112,31 @@ def trained(settings: Settings) -> list[Variant]:
                 iterations = run.steps
             else:
                 run = models.shortened(run, max(longer.get((name, k), 0), iterations))
-            variants.append((name, k, run, iterations))
-    return variants
+            listing.append(_variant(name, k, run, iterations))
+    return listing
 
 
 def by_equations(settings: Settings) -> list[Variant]:
     """MIX and DMS with the weights of the equations."""
-    variants = []
+    equations = []
     for name in (models.MIX, models.DMS):
         for k in settings.equations:
-            run = models.method(settings.base, name, k, "joint", "nats")
-            variants.append((name, k, models.shortened(run, settings.iterations), settings.iterations))
-    return variants
-
-
-def _work(variants: Sequence[Variant]) -> list[Work]:
-    return [item for name, k, run, at in variants for item in models.work([(f"{name}, {k}", run)], evaluate=(at,))]
+            run = models.shortened(models.method(settings.base, name, k, "joint", "nats"), settings.iterations)
+            equations.append(_variant(name, k, run, settings.iterations, "joint"))
+    return equations
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return _work([*trained(settings), *by_equations(settings)])
+    return models.work_of([*variants(settings), *by_equations(settings)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Train, evaluate with real bitstreams, one row per method and size; the equations' weights in a second table."""
-    variants, equations, name = trained(settings), by_equations(settings), "table7_equations"
-    keys = ("method", "size")
-    tables = models.rate_distortion(context, "table7", _work(variants), partial(_row, variants), keys=keys)
-    if equations:
-        tables |= models.rate_distortion(context, name, _work(equations), partial(_row, equations))
+    tables = models.rate_distortion(context, 7, variants(settings), COLUMNS, keys=("method", "size"))
+    if settings.equations:
+        tables |= models.rate_distortion(context, 7, by_equations(settings), COLUMNS, table="table7_equations")
     return tables
-
-
-def _row(
-    variants: Sequence[Variant], at: int, iteration: int, hyper_input: str, means: Mapping[str, float]
-) -> dict[str, Any]:
-    name, k, run, _ = variants[at]
-    size = models.printed_size(name, k)
-    printed = {"method": PAPER_METHODS.get(name, name), "sample_size": size}
-    known = (paper.table(7)[list(printed)] == printed).all(axis=1).any()
-    row: dict[str, Any] = {"method": name, "sample_size": size, "size": k}
-    row |= models.beside_paper(7, COLUMNS, means, **(printed if known else {}))
-    weighting = run.loss.weighting if isinstance(run.loss, Loss) and run.loss.k > 1 else "-"
-    return row | {"weighting": weighting, "batch": run.batch}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:

@@ -12,7 +12,6 @@ from functools import partial
 from gradlab import cli
 from gradlab_studies import _models as models
 from gradlab_studies import _sweep as sweep
-from gradlab_studies import _sweep_plots as plots
 from gradlab_studies._sweep import Settings
 
 ASSUMED = sweep.ASSUMED | {
@@ -43,6 +42,6 @@ SMALLEST = Settings(
 work = sweep.work
 measure = partial(sweep.curves, 9)
 verdicts = partial(sweep.costs, 9)
-draw = partial(plots.draw_curves, 9)
+draw = partial(sweep.draw_curves, 9)
 
 cli.script(__name__)

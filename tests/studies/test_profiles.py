@@ -64,8 +64,9 @@ def test_what_is_read_was_kept(trained, profile):
     """Table 7 and the latents read models where they have a snapshot or end."""
     from gradlab_studies import _latents, table7
 
-    for _, _, settings, iteration in table7.trained(table7.PROFILES[profile]):
-        assert iteration == settings.steps or iteration in settings.snapshots
+    for variant in table7.variants(table7.PROFILES[profile]):
+        (iteration,) = variant.points
+        assert iteration == variant.settings.steps or iteration in variant.settings.snapshots
     latent = _latents.PROFILES[profile]
     for _, settings in _latents.trained(latent):
         assert latent.iterations == settings.steps or latent.iterations in settings.snapshots
@@ -188,6 +189,8 @@ def test_a_big_batch_of_as_many_epochs():
         ("figure3", "iterations=7", "no weights are kept after 7 iterations"),
         ("figure4", "iterations=7", "no weights are kept after 7 iterations"),
         ("table11", "iterations=7", "no weights are kept after 7 iterations"),
+        ("table7", "iterations=7", "no weights are kept after 7 iterations"),
+        ("table8", "points=(5,)", "no weights are kept after 5 iterations: give some of 750, 1000"),
         ("autoencoders", "points=(7,)", "no weights are kept after 7 iterations"),
     ],
 )

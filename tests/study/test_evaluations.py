@@ -18,7 +18,6 @@ from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime.progress import Progress
 from gradlab.study import Context, evaluations
 from gradlab.study.pieces import Parts
-from gradlab.study.work import Work
 from gradlab.training import RunOptions
 from gradlab_studies import _models as models
 from tests.codecs.codec_zoo import nudge
@@ -203,12 +202,13 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
     models.train_all(context, wanted, pictures=IMAGES, points=points)
     kept = sorted(path.name.partition("-")[0] for path in Path(tmp_path).rglob("rate-distortion-*.json"))
     assert kept == ["rate"] * 3 and counted == []
-    items = [Work("train", *model) for model in wanted]
-    items += [Work("evaluate", *model, points=each) for model, each in zip(wanted, points, strict=True)]
-    tables = models.rate_distortion(
-        context, "t", items, lambda at, i, h, means: {"at": at, "i": i, "h": h or "-"}, keys=("at",), pictures=IMAGES
-    )
-    assert counted == [] and len(tables["t"]) == 3 and len(tables["t_images"]) == 9
+    variants = [
+        models.Variant(*model, (iteration,), {"method": model[0]}, hyper_input=hyper_input)
+        for model, evaluated in zip(wanted, points, strict=True)
+        for iteration, hyper_input in evaluated
+    ]
+    tables = models.rate_distortion(context, 2, variants, ["method"], keys=["method"], pictures=IMAGES)
+    assert counted == [] and len(tables["table2"]) == 3 and len(tables["table2_images"]) == 9
 
 
 def test_a_run_that_was_killed_before_its_last_note_is_noted_later(run):

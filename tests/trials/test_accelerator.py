@@ -100,7 +100,7 @@ def test_a_stay_with_enough_time_is_the_profile(stay, profile):
         settings = module.PROFILES[profile]
         assert stay.told(name, profile, settings.base.steps) == []
         found = stay.planned([name], profile, settings.base.steps, [])
-        assert [s for _, s in found] == [one[-1] for one in module.trained(settings)]
+        assert [s for _, s in found] == [item.settings for item in module.work(settings) if item.kind == "train"]
 
 
 @pytest.mark.parametrize("steps", [2_000, 20_000, 40_000])
