@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.estimators._box import Array, BoxDraws
-from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit
+from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit_factor
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms, Walls
 
@@ -155,7 +155,7 @@ def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: s
         raise GradlabError(
             f"{name} changes one sample at a time, but here a z is shared between the samples of y: use paired samples"
         )
-    return unit(terms, scale) * terms.log_w().detach()[:, :, 0]
+    return unit_factor(terms, scale) * terms.log_w().detach()[:, :, 0]
 
 
 def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:

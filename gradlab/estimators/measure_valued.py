@@ -30,14 +30,14 @@ from gradlab.estimators._base import (
     value_with,
     walls_of,
 )
-from gradlab.objectives.bounds import Objective, unit
+from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     walls = walls_of(terms, "measure-valued")
     log_w = exchangeable(terms, objective, weighting, scale, "measure-valued")
-    moved = value_with(objective, log_w, unit(terms, scale) * walls.log_w.detach())
+    moved = value_with(objective, log_w, unit_factor(terms, scale) * walls.log_w.detach())
     rescale_paths(terms, 0.0, "measure-valued")
     return objective(terms, weighting, scale) + along(moved, walls)
 

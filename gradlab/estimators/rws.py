@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives.bounds import Objective, unit
+from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
@@ -34,7 +34,7 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     scores = terms.score_terms()
     if not isinstance(scores, Tensor):
         return value
-    w = torch.softmax(unit(terms, scale) * terms.log_w().detach().flatten(1), dim=1).view(terms.shape)
+    w = torch.softmax(unit_factor(terms, scale) * terms.log_w().detach().flatten(1), dim=1).view(terms.shape)
     return value + (w * scores).sum(dim=(1, 2))
 
 

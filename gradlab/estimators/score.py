@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives.bounds import Objective, unit
+from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
@@ -37,7 +37,7 @@ def score_surrogate(
     off = baseline.reshape(-1, 1, 1) if isinstance(baseline, Tensor) else baseline
     if objective.single:
         # Each log-weight is a bound of its own: weighting it by the scores of its own samples alone is unbiased too.
-        log_w = unit(terms, scale) * terms.log_w().detach()
+        log_w = unit_factor(terms, scale) * terms.log_w().detach()
         return value + ((log_w - off) * scores).mean(dim=(1, 2))
     total = torch.stack([(s - s.detach()).sum(dim=(1, 2)) for s in terms.scores]).sum(dim=0)
     return value + (value.detach() - baseline) * total
