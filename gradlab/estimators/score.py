@@ -12,6 +12,8 @@ Biased when: the support moves. On the unit box the score is zero, so that the e
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from gradlab.objectives.terms import LogTerms
 def score_surrogate(
     terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str, baseline: Tensor | float = 0.0
 ) -> Tensor:
-    """The surrogate ``[B]`` with a baseline (a number, or ``[B]``) taken off the learning signal.
+    """Build the surrogate ``[B]`` with a baseline (a number, or ``[B]``) subtracted from the learning signal.
 
     Raises:
         GradlabError: per-term weighting, which has no bound, or terms without taps.
@@ -43,8 +45,4 @@ def score_surrogate(
     return value + (value.detach() - baseline) * total
 
 
-def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
-    return score_surrogate(terms, objective, weighting, scale, "score")
-
-
-SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.zero)
+SCORE = Estimator("score", partial(score_surrogate, name="score"), (FIXED_SUPPORT,), on_box=lambda draws: draws.zero)
