@@ -4,7 +4,7 @@ Equation (Mohamed et al. 2020, section 6; Pflug 1989)::
 
     sum_i E[ c_i (L^(y_i = plus_i) - L^(y_i = minus_i)) ]  -  E[ sum_i w~_i grad log q(y_i; phi) ]
 
-with L^ the objective of the samples, all others as they are. Unit box: the two walls, c = 1; in D dimensions a pair per
+with L^ the objective, all other samples fixed. Unit box: the two walls, c = 1; in D dimensions a pair per
 coordinate, or those of a random subset. Normal mean: a Weibull pair ``mean +- std sqrt(-2 ln U)``,
 ``c = 1 / (std sqrt(2 pi))``; Normal std: double-sided Maxwell and Normal, ``c = 1 / std``. The second sum is the
 explicit dependence of the weights on phi.
