@@ -1,4 +1,4 @@
-"""The one exception that gradlab raises for bad input."""
+"""The exception that gradlab raises for bad input, and its kinds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class GradlabError(ValueError):
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> GradlabError:
-    """The error for a name that is not in a table, with the nearest name that is."""
+    """Build the error for a name that is not known, with the nearest known name."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -22,12 +22,12 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> GradlabError:
 
 
 class NotExact(GradlabError):
-    """An exact answer that is asked of a problem but is not known to it."""
+    """A problem does not know the requested exact answer."""
 
 
 class NonFinite(GradlabError):
-    """A gradient with NaN or Inf in it."""
+    """A gradient holds NaN or Inf."""
 
 
 class Stopped(Exception):
-    """A deadline or a signal asked for the end, and training left a checkpoint behind: orderly, not an error."""
+    """Training ended at a deadline or a signal and left a checkpoint: no error."""

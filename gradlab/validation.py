@@ -1,8 +1,8 @@
-"""Arguments of public functions are held against their annotations, at the boundary and nowhere else.
+"""Checks of arguments against annotations, at public functions only.
 
-``checked`` refuses what is of another kind than the signature says, and whole numbers that no float holds where one is
-asked for, by a sentence that names the argument. What a value must be beyond its kind (finite, positive, of a shape)
-the function says itself.
+``checked`` refuses an argument whose kind differs from the signature, and a whole number that no float holds where a
+float is expected; the error names the argument. Further conditions (finite, positive, shapes) are checked by the
+function itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from typing import Any, TypeVar, cast
 from gradlab.errors import GradlabError
 
 F = TypeVar("F", bound=Callable[..., Any])
-LONGEST = 300
-LATE = {"pd": "pandas", "pandas": "pandas", "np": "numpy", "numpy": "numpy"}  # imported for annotations alone
+LONGEST_MESSAGE = 300
+ANNOTATION_MODULES = {"pd": "pandas", "pandas": "pandas", "np": "numpy", "numpy": "numpy"}
+"""Names that modules import for type checkers only -> the module."""
 
 
-def checked(function: F, *, own_first: bool = False) -> F:
-    """The function, with a check of the kinds of its arguments before it begins.
+def checked(function: F, *, own_error: bool = False) -> F:
+    """Check the kinds of the arguments before each call of the function.
 
     Args:
         function: to be checked.
-        own_first: where a kind is wrong let the function say so, if it does; for functions without side effects whose
-            own words say more.
+        own_error: prefer the error that the function itself raises for an argument of another kind; for functions
+            without side effects whose errors say more.
 
     Raises:
         GradlabError: when called with an argument of another kind.
@@ -40,12 +41,12 @@ def checked(function: F, *, own_first: bool = False) -> F:
     @functools.wraps(function)
     def boundary(*args: Any, **options: Any) -> Any:
         try:
-            for name, values in _given(signature, args, options):
+            for name, values in _arguments(signature, args, options):
                 for value in values:
                     require(name, value, _hints(function).get(name, Any))
         except GradlabError:
-            if own_first:
-                _own_words(function, args, options)
+            if own_error:
+                _raise_own_error(function, args, options)
             raise
         return function(*args, **options)
 
@@ -53,32 +54,32 @@ def checked(function: F, *, own_first: bool = False) -> F:
 
 
 def checked_after(function: F) -> F:
-    """``checked`` with ``own_first``: for pure functions that explain themselves."""
-    return checked(function, own_first=True)
+    """Apply ``checked`` with ``own_error``, for pure functions whose errors say more."""
+    return checked(function, own_error=True)
 
 
 def checked_class(cls: type) -> None:
-    """The same, own words first, for what a class defines itself: its constructor and its public methods."""
+    """Apply ``checked_after`` to the constructor and the public methods that a class defines itself."""
     for name, member in list(vars(cls).items()):
-        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
-            abstract = getattr(member, "__isabstractmethod__", False)
-            setattr(cls, name, member if abstract else checked_after(member))
+        public = name == "__init__" or not name.startswith("_")
+        if inspect.isfunction(member) and public and not getattr(member, "__isabstractmethod__", False):
+            setattr(cls, name, checked_after(member))
 
 
-def _own_words(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _raise_own_error(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
     try:
         function(*args, **options)
     except GradlabError as error:
-        if len(str(error)) < LONGEST:  # it may have quoted a whole tensor
+        if len(str(error)) < LONGEST_MESSAGE:  # it may quote a whole tensor
             raise
-    except Exception:  # whatever it stumbles over: the caller has the sentence
+    except Exception:  # the caller raises a sentence instead
         return
 
 
-def _given(
+def _arguments(
     signature: inspect.Signature, args: tuple[Any, ...], options: dict[str, Any]
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Name and values of each argument that was given; what goes into ``**options`` has no kind."""
+    """Yield name and values of each argument of a call, without those that go into ``**options``."""
     for name, value in signature.bind(*args, **options).arguments.items():
         kind = signature.parameters[name].kind
         if kind is not inspect.Parameter.VAR_KEYWORD:
@@ -86,7 +87,7 @@ def _given(
 
 
 def check_fields(instance: Any) -> None:
-    """Hold the fields of a dataclass against their annotations.
+    """Check the fields of a dataclass against their annotations.
 
     Raises:
         GradlabError: a field of another kind.
@@ -100,19 +101,19 @@ def require(name: str, value: object, hint: Any) -> None:
     """Refuse a value of another kind than the hint.
 
     Raises:
-        GradlabError: names the argument, what it is and what it should be.
+        GradlabError: names the argument, its value and the kind to give.
     """
     if not fits(value, hint):
         raise GradlabError(f"{name} is {_short(value)}: give {describe(hint)}")
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of the kind that a hint names; what the hint does not say is taken."""
+    """Whether a value is of the kind of a hint; parts of a hint that are not understood fit everything."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, (TypeVar, str)) or hint is _Unknown:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
+        return any(fits(value, part) for part in inner)
     if origin is typing.Literal:
         return value in inner
     if hint is None or hint is type(None):
@@ -129,11 +130,11 @@ def fits(value: object, hint: Any) -> bool:
     if issubclass(kind, tuple) and origin is not None and inner and inner[-1] is not ...:
         return _is_sequence(value) and len(value) == len(inner) and all(map(fits, list(value), inner))  # type: ignore[arg-type, call-overload]
     if issubclass(kind, (Sequence, list, tuple)) and origin is not None:
-        return _is_sequence(value) and all(fits(one, inner[0]) for one in value)  # type: ignore[attr-defined]
+        return _is_sequence(value) and all(fits(item, inner[0]) for item in value)  # type: ignore[attr-defined]
     if kind is typing.get_origin(Iterable[int]):
         return isinstance(value, Iterable) and not isinstance(value, bytes) and getattr(value, "ndim", 1) > 0
     if issubclass(kind, Mapping):
-        return isinstance(value, Mapping) and (len(inner) < 2 or all(fits(one, inner[1]) for one in value.values()))
+        return isinstance(value, Mapping) and (len(inner) < 2 or all(fits(item, inner[1]) for item in value.values()))
     if not getattr(kind, "__module__", "").startswith("jaxtyping"):
         return isinstance(value, kind)
     return True
@@ -152,7 +153,7 @@ def require_columns(table: Any, columns: Iterable[str], what: str) -> None:
 
 
 def device(name: Any) -> Any:
-    """A ``torch.device`` that is there.
+    """Return an available ``torch.device``.
 
     Raises:
         GradlabError: no such device.
@@ -160,17 +161,17 @@ def device(name: Any) -> Any:
     import torch
 
     try:
-        found = torch.device(name)
-        torch.zeros(1, device=found).item()
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError):
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        there += ["mps"] if torch.backends.mps.is_available() else []
-        raise GradlabError(f"there is no device {_short(name)} here: give {' or '.join(there)}") from None
-    return found
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        available += ["mps"] if torch.backends.mps.is_available() else []
+        raise GradlabError(f"there is no device {_short(name)} here: give {' or '.join(available)}") from None
+    return chosen
 
 
 def describe(hint: Any) -> str:
-    """A hint in words."""
+    """Put a hint into words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(describe, inner)))
@@ -189,23 +190,23 @@ def describe(hint: Any) -> str:
 
 
 class _Names(dict[str, Any]):
-    """Where annotations are looked up: the function's module, and what it imports for annotations alone."""
+    """Names in annotations: those of the function's module, and those that it imports for type checkers only."""
 
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
             return getattr(builtins, name)
-        if name in LATE:
-            return importlib.import_module(LATE[name])
+        if name in ANNOTATION_MODULES:
+            return importlib.import_module(ANNOTATION_MODULES[name])
         return importlib.import_module("pandas").DataFrame if name == "DataFrame" else _Unknown
 
 
-class _Nothing(type):
+class _UnknownType(type):
     def __getattr__(cls, name: str) -> Any:
         return _Unknown
 
 
-class _Unknown(metaclass=_Nothing):
-    """A name that only a type checker sees: anything is taken."""
+class _Unknown(metaclass=_UnknownType):
+    """A name that only a type checker can resolve, and its attributes: every value fits."""
 
 
 @functools.lru_cache(None)
@@ -224,7 +225,7 @@ def _is_number(value: Real) -> bool:
 
 
 def _is_sequence(value: object) -> bool:
-    # Arrays and series too: they have a length and an order, and are no ``Sequence``.
+    # Arrays and series count, although they are no ``Sequence``: they have a length and an order.
     if isinstance(value, (str, bytes, Mapping, set)) or getattr(value, "ndim", 1) == 0:
         return False
     return all(hasattr(value, part) for part in ("__len__", "__iter__", "__getitem__")) and not isinstance(value, type)

@@ -12,6 +12,7 @@ import math
 import os
 import types
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -203,14 +204,14 @@ def classical():
 
 def public():
     """Name of everything public that can be called -> itself."""
-    found = {name: getattr(gl, name) for name in gl.__all__ if callable(getattr(gl, name))}
+    calls = {name: getattr(gl, name) for name in gl.__all__ if callable(getattr(gl, name))}
     for package, module in MODULES.items():
-        own = [n for n, v in vars(module).items() if not n.startswith("_") and vars_module(v) == module.__name__]
-        for name in getattr(module, "__all__", own):
+        defined = [n for n, v in vars(module).items() if not n.startswith("_") and vars_module(v) == module.__name__]
+        for name in getattr(module, "__all__", defined):
             value = getattr(module, name)
             if callable(value) and not isinstance(value, types.GenericAlias):
-                found[f"{package}.{name}"] = value
-    return {n: v for n, v in found.items() if not hasattr(v, "_fields")}  # a NamedTuple is a record
+                calls[f"{package}.{name}"] = value
+    return {n: v for n, v in calls.items() if not hasattr(v, "_fields")}  # a NamedTuple is a record
 
 
 def vars_module(value):
@@ -340,7 +341,8 @@ def quiet():
 
 @pytest.mark.parametrize("name", CALLS)
 def test_bad_arguments_end_in_a_result_or_a_clear_error(name, files):
-    function, good = CALLS[name]
+    build_function, good = CALLS[name]
+    function, bad = build_function(), bad_values()
     try:
         usual = not_finite(function(**good()))
     except NotExact:  # an answer that this problem does not have

@@ -1,4 +1,4 @@
-"""Gradient estimators: one short file each, named after the method; to add one, write the file and its line here."""
+"""Gradient estimators, one short file each, named after the method; to add one, write the file and its line here."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ ESTIMATORS: dict[str, Estimator] = {
     "vimco": VIMCO,
     "rws": RWS,
 }
-"""Name -> estimator: the one table that the command line, ``compare`` and the tests read."""
+"""Name -> estimator; the command line, ``compare`` and the tests read this table."""
 
 
 @checked_after
 def get_estimator(name: str | Estimator) -> Estimator:
-    """The estimator of that name.
+    """Return the estimator of that name, or the estimator itself.
 
     Raises:
         GradlabError: unknown name (with the nearest one).

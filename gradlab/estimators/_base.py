@@ -1,4 +1,4 @@
-"""What an estimator is, and the things that several of them do: rescale a path, move a sample, take log q apart."""
+"""``Estimator`` and what several estimators share: rescaled paths, moved samples, the score of log q."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.estimators._box import Array, BoxDraws
-from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit
+from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit_factor
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms, Walls
 
@@ -20,12 +20,12 @@ Fit = Callable[[LogTerms, Objective, str, str], "Estimator"]
 
 @dataclass(frozen=True)
 class Requirement:
-    """Something that an estimator needs of a posterior, at a sample size, to be unbiased.
+    """A condition on the posterior, at a sample size, under which an estimator is unbiased.
 
     Attributes:
-        needs: how the sentence goes on after "it needs ...".
-        met: whether the posterior gives it at sample size k.
-        to_exist: whether the estimator is undefined without it, and not merely biased.
+        needs: the condition, as it continues "it needs ...".
+        met: whether a posterior meets it at sample size k.
+        to_exist: whether the estimator is undefined without it, and not just biased.
     """
 
     needs: str
@@ -58,12 +58,12 @@ class Estimator:
     Attributes:
         name: its key in ``ESTIMATORS``.
         surrogate: ``(terms, objective, weighting, scale) -> [B]``; its value is the objective's.
-        requires: what it needs of the posterior to be unbiased, or to be defined.
-        walls: whether it reads the terms' ``walls``, which a model evaluates only when they are asked for.
-        target: what it approximates in the inference parameters, where that is not the gradient of the objective.
-        fit: makes the estimator that is to be used from the terms of a pilot run, whose draws must not be used again.
-        on_box: the same gradient written out, ``[C]``, for one latent under the unit box by its centre and objective
-            ``iwae``: what ``compare`` runs there. None: always by autograd.
+        requires: its conditions on the posterior.
+        walls: whether it reads the terms' ``walls``, which a model evaluates on request only.
+        target: its target in the inference parameters, if that is not the gradient of the objective.
+        fit: builds the fitted estimator from the terms of a pilot run, whose draws must not be used again.
+        on_box: closed form ``[C]`` of the gradient by the centre for one latent under the unit box and objective
+            ``iwae``, which ``compare`` uses there; None: autograd.
     """
 
     name: str
@@ -77,13 +77,13 @@ class Estimator:
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"
     ) -> Tensor:
-        """The surrogate ``[B]``: back-propagate its sum (or mean) to get the gradient estimate of each image.
+        """Build the surrogate ``[B]``; the gradient of its sum (or mean) is the gradient estimate.
 
-        One set of terms serves one estimator: some leave hooks on the samples' graph.
+        Compute new terms for each estimator: some leave hooks on the samples' graph.
 
         Raises:
-            GradlabError: unknown objective, terms that already served an estimator that rescales paths, or terms that
-                lack what this estimator reads.
+            GradlabError: unknown objective, terms that an estimator that rescales paths has used, or terms without the
+                parts that this estimator reads.
         """
         if any(tap.value._backward_hooks for tap in terms.taps):
             raise GradlabError(
@@ -92,16 +92,16 @@ class Estimator:
         return self.surrogate(terms, get_objective(objective_name), weighting, scale)
 
     def unmet(self, posterior: Posterior, k: int) -> list[str]:
-        """What this posterior does not give at sample size k; empty where the estimator is unbiased."""
+        """List the conditions that this posterior does not meet at sample size k; none: the estimator is unbiased."""
         return [r.needs for r in self.requires if not r.met(posterior, k)]
 
     def undefined(self, posterior: Posterior, k: int) -> list[str]:
-        """The part of ``unmet`` without which there is no estimate at all."""
+        """List the conditions in ``unmet`` without which the estimator is undefined."""
         return [r.needs for r in self.requires if r.to_exist and not r.met(posterior, k)]
 
 
 def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
-    """Multiply the gradient that returns through each tap by its factor, whenever the graph is back-propagated.
+    """Multiply the gradient through each tap by its factor in every backward pass.
 
     Args:
         terms: terms with taps.
@@ -118,7 +118,7 @@ def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
         )
     for tap in terms.taps:
         if not tap.value.requires_grad:
-            continue  # the samples depend on no parameter: there is no path to rescale
+            continue  # the samples depend on no parameter: no path to rescale
         if isinstance(factors, float):
             factor: Tensor | float = factors
         else:
@@ -128,7 +128,7 @@ def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
 
 
 def check_joint(weighting: str, name: str) -> None:
-    """Refuses per-term weighting.
+    """Refuse per-term weighting.
 
     Raises:
         GradlabError: ``weighting`` is ``"per-term"``.
@@ -140,7 +140,7 @@ def check_joint(weighting: str, name: str) -> None:
 
 
 def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str) -> Tensor:
-    """Detached log-weights ``[B, K]`` of samples that can be replaced one at a time, in the unit of ``scale``.
+    """Return detached log-weights ``[B, K]`` of samples that can be replaced one at a time, in the unit of ``scale``.
 
     Raises:
         GradlabError: per-term weighting, a sample that several others share, or an objective that is not the (log)
@@ -155,16 +155,16 @@ def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: s
         raise GradlabError(
             f"{name} changes one sample at a time, but here a z is shared between the samples of y: use paired samples"
         )
-    return unit(terms, scale) * terms.log_w().detach()[:, :, 0]
+    return unit_factor(terms, scale) * terms.log_w().detach()[:, :, 0]
 
 
 def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:
-    """The objective were the log-weight of sample i ``moved``, all others as they are.
+    """Compute the objective with the log-weight of sample i replaced by ``moved``, for each i.
 
     Args:
         objective: a mean of log-weights or a log mean of weights.
         log_w: ``[B, K]`` log-weights.
-        moved: ``[B, K, M]`` log-weight of sample i in M other places.
+        moved: ``[B, K, M]`` log-weight of sample i at M other points.
 
     Returns:
         ``[B, K, M]``, in the unit of the log-weights.
@@ -176,10 +176,10 @@ def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:
 
 
 def walls_of(terms: LogTerms, name: str) -> Walls:
-    """The walls of the terms.
+    """Return the walls of the terms.
 
     Raises:
-        GradlabError: they have none.
+        GradlabError: the terms have none.
     """
     if terms.walls is None:
         raise GradlabError(
@@ -190,12 +190,12 @@ def walls_of(terms: LogTerms, name: str) -> Walls:
 
 
 def along(coefficients: Tensor, walls: Walls) -> Tensor:
-    """0 ``[B]``, whose gradient by the parameter of each point is its coefficient ``[B, K, M]`` times its scale."""
+    """Build 0 ``[B]`` whose gradient by each point's parameter is its coefficient ``[B, K, M]`` times its scale."""
     if walls.moves is None:
         return coefficients.new_zeros(coefficients.shape[0])
     return (coefficients.detach() * walls.scale * (walls.moves - walls.moves.detach())).sum(dim=(1, 2))
 
 
 def sample_scores(terms: LogTerms) -> Tensor:
-    """0 ``[B, K]`` (terms of ``exchangeable``), whose gradient is that of log q of sample i at fixed samples."""
+    """Build 0 ``[B, K]`` (terms as for ``exchangeable``) with the gradient of log q of sample i at fixed samples."""
     return sum(((s - s.detach())[:, :, 0] for s in terms.scores), start=terms.log_lik.new_zeros(terms.shape[:2]))

@@ -19,13 +19,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, rescale_paths
-from gradlab.objectives.bounds import Objective, score_share
+from gradlab.objectives.bounds import Objective, score_factor
 from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     factors = objective.path_factors(terms, weighting, scale)
-    share = score_share(terms, scale)
+    share = score_factor(terms, scale)
     if terms.scores and share != 1:
         # The score enters log w with this share, and so does the part of the path that it reparameterises to.
         factors = {where: 1 - share * (1 - factor) for where, factor in factors.items()}

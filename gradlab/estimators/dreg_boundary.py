@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT_OR_WALLS, Estimator, along, exchangeable, walls_of
 from gradlab.estimators.dreg import DREG
-from gradlab.objectives.bounds import Objective, log_sum_of_others, score_share, unit
+from gradlab.objectives.bounds import Objective, log_sum_of_others, score_factor, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
@@ -31,9 +31,9 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     if objective.single or not walls.boundary:  # every weight is 1 wherever its sample is; or no wall moves
         return DREG.surrogate(terms, objective, weighting, scale)
     log_w = exchangeable(terms, objective, weighting, scale, "dreg-boundary")
-    weights = torch.sigmoid(unit(terms, scale) * walls.log_w.detach() - log_sum_of_others(log_w)[:, :, None])
+    weights = torch.sigmoid(unit_factor(terms, scale) * walls.log_w.detach() - log_sum_of_others(log_w)[:, :, None])
     if terms.scores:  # the part of the path that dreg takes off has this share
-        weights = score_share(terms, scale) * weights
+        weights = score_factor(terms, scale) * weights
     return DREG.surrogate(terms, objective, weighting, scale) + along(weights, walls)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, exchangeable
 from gradlab.estimators.dreg import DREG
-from gradlab.objectives.bounds import Objective, score_share, unit
+from gradlab.objectives.bounds import Objective, score_factor, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
@@ -53,7 +53,7 @@ def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: st
             "with taps of samples that do"
         )
     slopes = torch.autograd.grad(terms.log_w(score=False).sum(), [tap.value for tap in taps], retain_graph=True)
-    rate_share = score_share(terms, scale)
+    rate_share = score_factor(terms, scale)
     factor = objective.path_factors(terms, weighting, scale)["y", "lik"]
     share = torch.full_like(log_w, 1 / log_w.shape[1]) if objective.single else torch.softmax(log_w, dim=1)
     total = torch.zeros_like(slopes[0])
@@ -62,7 +62,7 @@ def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: st
         weight = share * (rate_share * (1 - factor) - float(tap.term != "lik"))
         total = total + weight.reshape(weight.shape + (1,) * (slope.ndim - 2)) * slope
     moves = sum(p.value - p.value.detach() for p in terms.prior_paths or ())
-    return unit(terms, scale) * (total * moves).flatten(1).sum(dim=1)
+    return unit_factor(terms, scale) * (total * moves).flatten(1).sum(dim=1)
 
 
 GDREG = Estimator("gdreg", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.squared)

@@ -4,7 +4,7 @@ Equation (Mohamed et al. 2020, section 6; Pflug 1989)::
 
     sum_i E[ c_i (L^(y_i = plus_i) - L^(y_i = minus_i)) ]  -  E[ sum_i w~_i grad log q(y_i; phi) ]
 
-with L^ the objective of the samples, all others as they are. Unit box: the two walls, c = 1; in D dimensions a pair per
+with L^ the objective, all other samples fixed. Unit box: the two walls, c = 1; in D dimensions a pair per
 coordinate, or those of a random subset. Normal mean: a Weibull pair ``mean +- std sqrt(-2 ln U)``,
 ``c = 1 / (std sqrt(2 pi))``; Normal std: double-sided Maxwell and Normal, ``c = 1 / std``. The second sum is the
 explicit dependence of the weights on phi.
@@ -30,14 +30,14 @@ from gradlab.estimators._base import (
     value_with,
     walls_of,
 )
-from gradlab.objectives.bounds import Objective, unit
+from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     walls = walls_of(terms, "measure-valued")
     log_w = exchangeable(terms, objective, weighting, scale, "measure-valued")
-    moved = value_with(objective, log_w, unit(terms, scale) * walls.log_w.detach())
+    moved = value_with(objective, log_w, unit_factor(terms, scale) * walls.log_w.detach())
     rescale_paths(terms, 0.0, "measure-valued")
     return objective(terms, weighting, scale) + along(moved, walls)
 

@@ -7,13 +7,13 @@ Equation (Mnih & Gregor 2014, with a baseline b)::
 Approximates: the gradient of the objective, without a derivative of log w in the samples.
 With: ``score``, and the baseline taken off the learning signal. The paper's division by a running standard deviation
 rescales the gradient and is left out.
-Requires: a support that does not move with the parameters; a baseline that has not seen the draws it is used on.
+Requires: a support that does not move with the parameters; a baseline that is independent of the draws.
 Biased when: the support moves (on the unit box it is exactly 0 for phi), or the baseline was computed from these draws.
 
-State is the caller's, never hidden in the estimator: ``nvil(b)`` is the estimator for one step, with b the
-prediction of a network of x (train it on ``baseline_loss``), the value of a ``RunningMean``, or their sum as in the
-paper. ``ESTIMATORS["nvil"]`` has b = 0, a running mean before its first update; its ``fit``, which ``compare`` calls,
-sets b to the mean of L^ over a pilot run on other noise: what a running mean settles at while parameters stand still.
+The caller keeps the state: ``nvil(b)`` is the estimator for one step, with b the prediction of a network of x (train it
+on ``baseline_loss``), the value of a ``RunningMean``, or their sum as in the paper. ``ESTIMATORS["nvil"]`` has b = 0, a
+running mean before its first update; its ``fit``, which ``compare`` calls, sets b to the mean of L^ over a pilot run on
+other noise, the limit of a running mean at fixed parameters.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class RunningMean(NamedTuple):
 
     Attributes:
         value: the baseline, nats; 0 before the first update.
-        decay: how much of it an update keeps.
+        decay: share of it that an update keeps.
     """
 
     value: float = 0.0
     decay: float = 0.9
 
     def update(self, bound: Tensor) -> RunningMean:
-        """The state after the objective's values ``[B]`` of one step, to be used from the next step on."""
+        """Return the state after the objective's values ``[B]`` of a step, for use from the next step on."""
         return RunningMean(self.decay * self.value + (1 - self.decay) * float(bound.detach().mean()), self.decay)
 
 
 def nvil(baseline: Tensor | float = 0.0) -> Estimator:
-    """The estimator with this baseline.
+    """Return the estimator with this baseline.
 
     Args:
         baseline: one number, or ``[B]`` one per image, in the objective's unit; no gradient reaches it.
@@ -65,7 +65,7 @@ def nvil(baseline: Tensor | float = 0.0) -> Estimator:
 
 
 def baseline_loss(terms: LogTerms, prediction: Tensor, objective: str | Objective = "iwae") -> Tensor:
-    """``(L^ - prediction)^2`` of each image ``[B]``: what a learned baseline is trained on (the paper's eq. 8)."""
+    """Compute ``(L^ - prediction)^2`` of each image ``[B]``, the training loss of a learned baseline (its eq. 8)."""
     return (get_objective(objective)(terms).detach() - prediction).square()
 
 

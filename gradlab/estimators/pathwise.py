@@ -7,8 +7,8 @@ Equation (paper eqs. 2 and 5; Kingma & Welling 2013, Burda et al. 2016)::
 Approximates: the gradient of the objective.
 With: the total derivative of every log-weight, the weights w~ detached.
 Requires: nothing of the posterior but a differentiable transform of its base noise; log w differentiable.
-Biased when: what autograd takes for the derivative of a sample is not it (straight-through rounding); else never. On
-the box the score term is zero, so that it equals STL (paper section 2.1).
+Biased when: autograd's derivative of a sample is wrong (straight-through rounding). On the box the score term is zero,
+so that it equals STL (paper section 2.1).
 """
 
 from __future__ import annotations

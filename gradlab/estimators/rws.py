@@ -5,13 +5,13 @@ Equation (Bornschein & Bengio 2015, eqs. 4 and 8)::
     theta:  E_q[ sum_i w~_i grad log p(x, y_i; theta) ]
     phi:    E_q[ sum_i w~_i grad log q(y_i; phi) ]
 
-Approximates: for theta the gradient of the objective; for phi that of an objective of its own, to be maximised,
-``E_p(y|x)[ log q(y; phi) ]``, which the bound's gradient is not an estimate of.
+Approximates: for theta the gradient of the objective; for phi the gradient of another objective,
+``E_p(y|x)[ log q(y; phi) ]``, to be maximised.
 With: the samples held fixed, the weights w~ detached.
 Requires: a support that does not move with the parameters; the box has no score, and leaves out posterior mass.
-Biased when: k is finite, for its own objective: the weights normalise themselves. The bias falls like 1/k where the
-weights have a variance (a narrow q has none); at k = 1 the mean is that of the score, 0. Where the support moves the
-estimate for phi is exactly 0.
+Biased when: k is finite, for its own objective, because the weights are self-normalised. The bias falls like 1/k if the
+weights have a variance (with a narrow q they do not); at k = 1 the mean is 0, as for the score. Where the support moves
+the estimate for phi is exactly 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives.bounds import Objective, unit
+from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
@@ -34,7 +34,7 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     scores = terms.score_terms()
     if not isinstance(scores, Tensor):
         return value
-    w = torch.softmax(unit(terms, scale) * terms.log_w().detach().flatten(1), dim=1).view(terms.shape)
+    w = torch.softmax(unit_factor(terms, scale) * terms.log_w().detach().flatten(1), dim=1).view(terms.shape)
     return value + (w * scores).sum(dim=(1, 2))
 
 

@@ -12,18 +12,20 @@ Biased when: the support moves. On the unit box the score is zero, so that the e
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, rescale_paths
-from gradlab.objectives.bounds import Objective, unit
+from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
 
 def score_surrogate(
     terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str, baseline: Tensor | float = 0.0
 ) -> Tensor:
-    """The surrogate ``[B]`` with a baseline (a number, or ``[B]``) taken off the learning signal.
+    """Build the surrogate ``[B]`` with a baseline (a number, or ``[B]``) subtracted from the learning signal.
 
     Raises:
         GradlabError: per-term weighting, which has no bound, or terms without taps.
@@ -37,14 +39,10 @@ def score_surrogate(
     off = baseline.reshape(-1, 1, 1) if isinstance(baseline, Tensor) else baseline
     if objective.single:
         # Each log-weight is a bound of its own: weighting it by the scores of its own samples alone is unbiased too.
-        log_w = unit(terms, scale) * terms.log_w().detach()
+        log_w = unit_factor(terms, scale) * terms.log_w().detach()
         return value + ((log_w - off) * scores).mean(dim=(1, 2))
     total = torch.stack([(s - s.detach()).sum(dim=(1, 2)) for s in terms.scores]).sum(dim=0)
     return value + (value.detach() - baseline) * total
 
 
-def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
-    return score_surrogate(terms, objective, weighting, scale, "score")
-
-
-SCORE = Estimator("score", _surrogate, (FIXED_SUPPORT,), on_box=lambda draws: draws.zero)
+SCORE = Estimator("score", partial(score_surrogate, name="score"), (FIXED_SUPPORT,), on_box=lambda draws: draws.zero)

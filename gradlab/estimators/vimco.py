@@ -7,7 +7,7 @@ Equation (Mnih & Rezende 2016, eqs. 9-10)::
 with L^ = log (1/k) sum_i w_i and L^_-i the same with w_i replaced by the geometric mean of the other weights.
 
 Approximates: the gradient of the objective, without a derivative of log w in the samples.
-With: ``score``, and a learning signal for each sample that does not see it but through its own weight.
+With: ``score``, and for each sample a learning signal that depends on it through its own weight only.
 Requires: a support that does not move with the parameters; at least two samples, drawn independently.
 Biased when: the support moves. On the unit box the score is zero, so that the estimate is exactly 0 for phi.
 """

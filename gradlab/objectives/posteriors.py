@@ -1,19 +1,18 @@
-"""Posteriors that say of themselves what an estimator needs to know.
+"""Posteriors that declare their properties.
 
-Five facts decide which gradient estimators are right for a posterior q(.; phi), and each posterior states them:
+Five properties decide which gradient estimators are right for a posterior q(.; phi):
 
 ``support_moves``
-    its support depends on phi, so that integrating by parts or differentiating under the integral leaves a term at the
-    boundary (paper section 2, Property I);
+    the support depends on phi, so that integrating by parts or differentiating under the integral leaves a boundary
+    term (paper section 2, Property I);
 ``score_is_zero``
     d log q(y; phi)/dphi = 0 wherever q > 0 (paper section 2, Property II);
 ``walls_known``
-    it can say where that boundary is, so that an estimator can put the term back;
+    the posterior gives that boundary, so that an estimator can add the term;
 ``derivative_known``
-    it can say d q/d phi as a difference of two densities, so that an estimator needs no derivative of log w;
+    the posterior gives dq/dphi as a difference of two densities, so that an estimator needs no derivative of log w;
 ``path_is_true``
-    what autograd takes for the derivative of a sample is, in expectation, its derivative (not so for straight-through
-    rounding).
+    autograd's derivative of a sample is its derivative in expectation (not so for straight-through rounding).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Posterior(Protocol):
-    """What objectives, estimators and problems ask of a posterior."""
+    """Interface of posteriors for objectives, estimators and problems."""
 
     support_moves: ClassVar[bool]
     score_is_zero: ClassVar[bool]
@@ -45,16 +44,16 @@ class Posterior(Protocol):
 
     @property
     def path_is_true(self) -> bool:
-        """Whether the derivative of ``sample`` is what autograd takes for it, in expectation."""
+        """Whether autograd's derivative of ``sample`` is right in expectation."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Samples from base noise of any shape that broadcasts with the parameters."""
+        """Transform base noise, of any shape that broadcasts with the parameters, to samples."""
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Elementwise log density at ``y``, nats."""
 
     def detached(self) -> Posterior:
-        """The same posterior with its parameters detached (only the path through a sample is left)."""
+        """Return the posterior with detached parameters, so that only the path through a sample is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,21 +73,21 @@ class Box:
         return self.center + noise
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """0 on the support. Samples of this box are never off it, so no mask is applied."""
+        """0, the log density on the support; samples never leave it, so no mask is applied."""
         return torch.zeros_like(y)
 
     def detached(self) -> Box:
-        """The box with its centre detached."""
+        """Return the box with a detached centre."""
         return Box(self.center.detach())
 
     def walls(self, y: Tensor, log_w: Callable[[Tensor], Tensor], coordinates: Tensor | None = None) -> Walls:
-        """The walls of a box in D dimensions: each sample with one coordinate moved to either wall.
+        """Evaluate log w with one coordinate of each sample moved to either wall, in D dimensions.
 
         Args:
             y: ``[B, K, D]`` samples; the centre broadcasts with them.
             log_w: ``[..., D]`` -> ``[...]``, nats.
-            coordinates: ``[C]`` or ``[B, C]`` distinct coordinates to move, drawn uniformly and apart from y: what is
-                left out is made up for by the scale, D / C. All coordinates by default.
+            coordinates: ``[C]`` or ``[B, C]`` distinct coordinates to move, drawn uniformly and independently of y;
+                the scale D / C makes up for the others. All coordinates by default.
 
         Returns:
             ``M = 2 C`` points: the upper walls of the chosen coordinates, then the lower ones.
@@ -111,9 +110,10 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A latent drawn by a proxy of rounding (``gradlab.objectives.proxies``), with log q put to 0, as a codec does.
+    """A latent drawn by a proxy of rounding (``gradlab.objectives.proxies``), with log q set to 0, as in a codec.
 
-    With no score to trade for a path, estimators that do so are as wrong as on the box: ``support_moves`` says so.
+    Its score is dropped, so that estimators that replace a score by a path are as wrong as on the box: hence
+    ``support_moves``.
     """
 
     mean: Tensor
@@ -126,19 +126,19 @@ class Quantized:
 
     @property
     def path_is_true(self) -> bool:
-        """What the proxy says of itself."""
+        """The property of the proxy."""
         return self.proxy.path_is_true
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The latent that the prior scores, from noise of U(-1/2, 1/2)."""
+        """Draw the latent that the prior scores, from noise of U(-1/2, 1/2)."""
         return self.proxy.sample(self.mean, noise)
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """0: no bits are had back for the noise."""
+        """0: no bits-back credit for the noise."""
         return torch.zeros_like(y)
 
     def detached(self) -> Quantized:
-        """The same with its mean detached."""
+        """Return the posterior with a detached mean."""
         return Quantized(self.mean.detach(), self.proxy)
 
 
@@ -164,11 +164,11 @@ class Normal:
         return log_normal(y, self.mean, self.std)
 
     def detached(self) -> Normal:
-        """The Normal with both parameters detached."""
+        """Return the Normal with detached parameters."""
         return Normal(self.mean.detach(), self.std.detach())
 
     def mean_pair(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The Weibull pair: ``dE[f]/dmean = E[f(plus) - f(minus)] / (std sqrt(2 pi))`` (Mohamed et al. 2020, table 1).
+        """Weibull pair: ``dE[f]/dmean = E[f(plus) - f(minus)] / (std sqrt(2 pi))`` (Mohamed et al. 2020, table 1).
 
         ``mean +- std sqrt(-2 ln U)`` with U = Phi(noise), detached, each the shape of ``noise``.
         """
@@ -176,13 +176,13 @@ class Normal:
         return self.mean.detach() + distance, self.mean.detach() - distance
 
     def std_pair(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Double-sided Maxwell and Normal: ``dE[f]/dstd = E[f(plus) - f(minus)] / std`` (Mohamed et al. 2020, table 1).
+        """Return double-sided Maxwell and Normal: ``dE[f]/dstd = E[f(plus) - f(minus)] / std`` (the same table).
 
-        Both from the same noise, the first by its quantile function (so that they rise and fall together); detached.
+        Both use the same noise, the first through its quantile function, so that they are comonotone; detached.
         """
         magnitude = np.abs(noise.detach().double().cpu().numpy())
-        # |M| has the chi law with 3 degrees of freedom, |noise| that with 1: equal tail probabilities, from the tail
-        # that is the smaller one, so that neither end loses its digits.
+        # |M| has the chi distribution with 3 degrees of freedom, |noise| with 1: equate the probability of the smaller
+        # tail, so that neither end loses digits.
         inner = gammaincinv(1.5, erf(magnitude / math.sqrt(2)))
         outer = gammainccinv(1.5, erfc(magnitude / math.sqrt(2)))
         maxwell = torch.as_tensor(np.sqrt(2 * np.where(magnitude < 1, inner, outer))).to(noise)

@@ -1,8 +1,8 @@
 """``LogTerms``: the log-weight of each image, factor by factor, in nats.
 
-Stop-gradients are explicit here, because estimators differ in nothing else. A log-weight depends on the
-inference parameters phi in two ways: through the reparameterised samples (the *path*), and explicitly through
-``log q(sample; phi)`` (the *score*). The first is in every term; the second is kept apart in ``scores``.
+Stop-gradients are explicit, because estimators differ in nothing else. A log-weight depends on the inference
+parameters phi in two ways: through the reparameterised samples (the *path*), in every term, and explicitly through
+``log q(sample; phi)`` (the *score*), which ``scores`` holds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Term = Literal["lik", "py", "pz", "q"]
 
 
 class Tap(NamedTuple):
-    """The place where a sample enters one term: an estimator may rescale the gradient that returns through it.
+    """The place where a sample enters a term, at which an estimator may rescale the gradient.
 
     Attributes:
-        value: the view of the sample ``[B, K, ...]`` (y) or ``[B, L, ...]`` (z) that this term, and no other, reads.
+        value: the view of the sample, ``[B, K, ...]`` (y) or ``[B, L, ...]`` (z), that this term alone reads.
         latent: which sample it is.
         term: which term reads it.
     """
@@ -36,19 +36,19 @@ class Tap(NamedTuple):
 
 
 class Walls(NamedTuple):
-    """Where a posterior's derivative sits when it is not under the integral sign.
+    """Points at which a posterior's derivative sits if it is not taken under the integral sign.
 
     ``d/dphi E_q[f] = sum_i E[sum_m scale_m * f(sample i moved to point m)]``: for the unit box the two walls of each
     coordinate with scale +1 and -1; for a smooth density the pairs of a measure-valued derivative. The points of
-    sample i may depend on its own noise, which is integrated out in its own term, and on no other. Only for one latent
+    sample i may depend on its own noise, which its own term integrates out, and on no other. Only for one latent
     (L = 1), or for pairs that are moved together.
 
     Attributes:
-        log_w: ``[B, K, M]`` log-weight of sample i were it at point m, nats.
+        log_w: ``[B, K, M]`` log-weight of sample i if it were at point m, nats.
         scale: signed weights, broadcastable to ``[B, K, M]``.
-        moves: the live parameter that point m belongs to, broadcastable to ``[B, K, M]``; None where none is live.
+        moves: the live parameter of point m, broadcastable to ``[B, K, M]``; None if none is live.
         boundary: whether the points lie on the boundary of the support, where a second reparameterisation drops them;
-            False says that the support is fixed.
+            False for a fixed support.
     """
 
     log_w: Tensor
@@ -58,7 +58,7 @@ class Walls(NamedTuple):
 
 
 class PriorPath(NamedTuple):
-    """A live prior as a path: its samples are ``T(e; theta)`` of base noise e, and y is taken for one of them.
+    """The path of a live prior, whose samples are ``T(e; theta)`` of base noise e, with y taken as one of them.
 
     Attributes:
         value: ``T(stop(T^-1(y; theta)); theta)``, shaped and valued like y, whose gradient is dT/dtheta at fixed noise.
@@ -82,13 +82,13 @@ class LogTerms:
         pixels: image pixels, which turn nats into bits per pixel.
         samples: ``(y, z)``, for statistics.
         scores: log q of each *detached* sample at live parameters, one entry per latent; values as in ``log_q``.
-            Empty: ``log_q`` is taken as it is (its score and path cannot be told apart).
+            Empty: ``log_q`` carries score and path together.
         taps: where samples enter terms; needed by estimators that rescale the path (``score``, ``dreg``).
-        walls: needed by estimators that put the boundary back or move samples; None: not evaluated, or not known.
-        prior_paths: paths of the live parameters of ``log_py`` (one latent); ``()`` where none is live. None: not
-            known, so that ``gdreg`` refuses.
-        rate_weight: what the rate, ``log_py + log_pz - log_q``, is multiplied by in a log-weight; other than 1 the
-            objectives are no bounds (see ``annealed``). What ``walls`` holds is meant with this weight.
+        walls: needed by estimators that add the boundary or move samples; None if not evaluated or not known.
+        prior_paths: paths of the live parameters of ``log_py`` (one latent); ``()`` if none is live. None if not known,
+            so that ``gdreg`` refuses.
+        rate_weight: weight of the rate, ``log_py + log_pz - log_q``, in a log-weight and in ``walls``; unless it is 1
+            the objectives are no bounds (see ``annealed``).
 
     Raises:
         GradlabError: a term that is not ``[B, K, L]``-shaped or holds NaN.
@@ -119,10 +119,10 @@ class LogTerms:
             raise GradlabError("log_lik must be a tensor of shape [batch, k, 1]")
         if self.pixels < 1:
             raise GradlabError(f"pixels is {self.pixels}: give the number of image pixels, at least 1")
-        if not (isinstance(self.rate_weight, (int, float)) and 0 <= self.rate_weight < math.inf):
+        if not 0 <= self.rate_weight < math.inf:
             raise GradlabError(f"rate_weight is {self.rate_weight}: give a number of at least 0")
         try:
-            self.shape  # noqa: B018  (broadcasts, so that a mismatch is told here)
+            self.shape  # noqa: B018  (raises if the terms do not broadcast)
         except RuntimeError as error:
             raise GradlabError(f"the terms do not broadcast to one [batch, k, l]: {error}") from None
 

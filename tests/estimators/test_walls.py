@@ -203,10 +203,10 @@ def test_a_random_subset_of_coordinates_is_unbiased(name):
         subsets = list(itertools.combinations(range(4), size))
         mean = sum(in_dimensions(name, noise, torch.tensor(s)) for s in subsets) / len(subsets)
         assert torch.allclose(mean, whole, rtol=0, atol=1e-12), size
-    own = torch.tensor([[b % 4, (b + 1) % 4] for b in range(20)])  # one subset per draw
-    ours = in_dimensions(name, noise, own)
+    subsets = torch.tensor([[b % 4, (b + 1) % 4] for b in range(20)])  # one subset per draw
+    ours = in_dimensions(name, noise, subsets)
     for b in range(20):
-        expected = in_dimensions(name, noise[b : b + 1], own[b])
+        expected = in_dimensions(name, noise[b : b + 1], subsets[b])
         assert torch.allclose(ours[b], expected[0], rtol=0, atol=1e-12)
 
 

@@ -40,8 +40,8 @@ def images():
 def test_the_error_is_the_noise_of_training_and_independent_of_the_latent(codec):
     """Moments of y_hat - y are those of U(-1/2, 1/2), and it is uncorrelated with y and with where y lies in its bin."""
     x = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-    found = codec.universal(x, stream(4, "test"))
-    for value, coded in ((found.y, found.y_hat), (found.z, found.z_hat)):
+    latents = codec.universal(x, stream(4, "test"))
+    for value, coded in ((latents.y, latents.y_hat), (latents.z, latents.z_hat)):
         mean = value.double().flatten()
         noise = (coded.double() - value.double()).flatten()
         n = len(noise)
@@ -62,9 +62,9 @@ def test_the_error_is_the_noise_of_training_and_independent_of_the_latent(codec)
 def test_what_is_sent_is_a_whole_number(codec, images):
     """The decoder knows the dither: y_hat minus it is the integer that the encoder sends."""
     x = images[0][None, :, :32, :48]
-    found = codec.universal(x, stream(7, "test"))
+    latents = codec.universal(x, stream(7, "test"))
     again = stream(7, "test")
-    for value in (found.y_hat, found.z_hat):
+    for value in (latents.y_hat, latents.z_hat):
         dither = torch.rand(value.shape, generator=again) - 0.5
         sent = value - dither
         assert torch.allclose(sent, sent.round(), atol=1e-4)
@@ -73,20 +73,20 @@ def test_what_is_sent_is_a_whole_number(codec, images):
 def test_the_rate_is_minus_log2_of_the_likelihood_by_hand(codec, images):
     row = universal_quantization(codec, images, LAM, seed=5).iloc[1]
     padded = torch.nn.functional.pad(images[1][None], (7, 7, 4, 4))  # 40 x 50 to 48 x 64
-    found = codec.universal(padded, stream(5, "dither", 1))
-    scales = codec.h_s(found.z_hat).clamp(min=0.11).double()
+    latents = codec.universal(padded, stream(5, "dither", 1))
+    scales = codec.h_s(latents.z_hat).clamp(min=0.11).double()
     normal = stats.norm(scale=scales.detach().numpy())
-    mass = normal.cdf(found.y_hat.double().numpy() + 0.5) - normal.cdf(found.y_hat.double().numpy() - 0.5)
+    mass = normal.cdf(latents.y_hat.double().numpy() + 0.5) - normal.cdf(latents.y_hat.double().numpy() - 0.5)
     y_bits = -torch.from_numpy(mass).clamp(min=1e-9).log2().sum()
     logits = codec.entropy_bottleneck._logits_cumulative
-    z = found.z_hat.transpose(0, 1).reshape(6, 1, -1)
+    z = latents.z_hat.transpose(0, 1).reshape(6, 1, -1)
     mass = torch.sigmoid(logits(z + 0.5, stop_gradient=True)) - torch.sigmoid(logits(z - 0.5, stop_gradient=True))
     z_bits = -mass.log2().sum()
     assert row["bpp_y"] == pytest.approx(float(y_bits) / 2000, rel=1e-4)
     assert row["bpp_z"] == pytest.approx(float(z_bits) / 2000, rel=1e-3)
     assert row["bpp"] == row["bpp_y"] + row["bpp_z"]
     assert row["rd_cost"] == row["bpp"] + LAM * row["mse"]
-    decoded = (255 * codec.g_s(found.y_hat).detach()[0, :, 4:-4, 7:-7].clamp(0, 1)).round()
+    decoded = (255 * codec.g_s(latents.y_hat).detach()[0, :, 4:-4, 7:-7].clamp(0, 1)).round()
     assert row["mse"] == pytest.approx(float(((decoded - (255 * images[1]).round()) ** 2).mean()), rel=1e-6)
 
 

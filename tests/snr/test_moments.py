@@ -128,12 +128,12 @@ def test_standard_errors_cover_repeated_experiments(name):
     draws, (mean, variance) = draw(name, (n, experiments), torch.Generator().manual_seed(3))
     state = HigherMoments.init((experiments,)).update(draws)
     snr = abs(mean) / math.sqrt(variance)
-    found = {
+    errors = {
         "mean": (state.mean - mean, state.mean_se()),
         "variance": (state.variance() - variance, state.variance_se()),
         "snr": (state.snr() - snr, state.snr_se()),
     }
-    for what, (error, se) in found.items():
+    for what, (error, se) in errors.items():
         assert abs(error.mean() / error.std() * math.sqrt(experiments)) < 4.5, what
         # var(error) / E[se^2]: its own standard error is sqrt((kurtosis - 1) / experiments).
         ratio = float(error.var() / se.square().mean())

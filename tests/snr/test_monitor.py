@@ -148,13 +148,13 @@ def test_tensorboard_gets_a_curve_per_group() -> None:
 
 
 def test_step_counts_and_generators_are_put_back() -> None:
-    model, own = nn.Linear(2, 1), torch.Generator().manual_seed(5)
-    before = own.get_state().tolist()
-    monitor = gl.SNRMonitor(model, {"all": model}, every=2, draws=3, generators=[own])
-    found = [monitor.step(lambda: model(torch.rand(4, 2, generator=own)).sum().square()) for _ in range(4)]
-    assert [point is not None for point in found] == [False, True, False, True]
-    assert found[1]["snr"][0] > 0 and monitor.iteration == 4
-    assert own.get_state().tolist() == before
+    model, generator = nn.Linear(2, 1), torch.Generator().manual_seed(5)
+    before = generator.get_state().tolist()
+    monitor = gl.SNRMonitor(model, {"all": model}, every=2, draws=3, generators=[generator])
+    points = [monitor.step(lambda: model(torch.rand(4, 2, generator=generator)).sum().square()) for _ in range(4)]
+    assert [point is not None for point in points] == [False, True, False, True]
+    assert points[1]["snr"][0] > 0 and monitor.iteration == 4
+    assert generator.get_state().tolist() == before
 
 
 def test_draws_that_are_not_finite_are_left_out() -> None:

@@ -267,9 +267,9 @@ def test_compiled_models():
     wrapped = torch.compile(net, backend="aot_eager")
     loss(wrapped, 0).backward()  # hooks come after compilation
     net.zero_grad()
-    found = record(GradientRecorder(wrapped), wrapped, range(5)).summary()
-    np.testing.assert_allclose(found.drop(columns="group"), wanted.drop(columns="group"), rtol=1e-10)
-    assert list(found["group"]) == ["0", "2"]
+    table = record(GradientRecorder(wrapped), wrapped, range(5)).summary()
+    np.testing.assert_allclose(table.drop(columns="group"), wanted.drop(columns="group"), rtol=1e-10)
+    assert list(table["group"]) == ["0", "2"]
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
@@ -527,10 +527,9 @@ def test_snr_se_is_the_spread_of_repeated_experiments(kind, mean, draws):
     rows, errors = [], []
     for _ in range(experiments):
         common = torch.randn(draws, 1, generator=g, dtype=torch.float64)
-        own = torch.randn(draws, size, generator=g, dtype=torch.float64)
-        noise = {"independent": own, "one factor": common.expand(-1, size), "half shared": (own + common) / 2**0.5}[
-            kind
-        ]
+        alone = torch.randn(draws, size, generator=g, dtype=torch.float64)
+        kinds = {"independent": alone, "one factor": common.expand(-1, size), "half shared": (alone + common) / 2**0.5}
+        noise = kinds[kind]
         stream = fed(noise + means[mean])
         group = definitions.tally(*stream.totals(0), draws)
         rows.append(definitions.snr(group))
@@ -545,22 +544,22 @@ def test_recorded_snr_has_the_known_mean():
     draws, experiments = 30, 250
     g = torch.Generator().manual_seed(12)
     weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    found = []
+    rows = []
     for _ in range(experiments):
         recorder = GradientRecorder({"w": [weight]})
         with recorder:
             for _ in range(draws):
                 (weight * (mu + sigma * torch.randn(3, generator=g, dtype=torch.float64))).sum().backward()
                 recorder.step()
-        found.append(recorder.summary().iloc[0][["snr", "variance_trace"]].astype(float))
-    found = np.array(found)
+        rows.append(recorder.summary().iloc[0][["snr", "variance_trace"]].astype(float))
+    rows = np.array(rows)
     # E|t|: all three are several standard errors from 0, so E[mean/std] = (mu/sigma) E[sigma/s] up to the fold of 0.5.
     f = draws - 1
     inverse = math.sqrt(f / 2) * math.exp(math.lgamma((f - 1) / 2) - math.lgamma(f / 2))
     x = (mu / sigma).abs() * math.sqrt(draws)
     fold = x * torch.erf(x / 2**0.5) + math.sqrt(2 / math.pi) * torch.exp(-x * x / 2)
     expected = [float(fold.mean()) / math.sqrt(draws) * inverse, float((sigma**2).sum())]
-    z = (found.mean(0) - expected) / (found.std(0, ddof=1) / math.sqrt(experiments))
+    z = (rows.mean(0) - expected) / (rows.std(0, ddof=1) / math.sqrt(experiments))
     assert np.abs(z).max() < 4.5
 
 
@@ -585,7 +584,7 @@ def test_loops_and_passes_are_one_arithmetic(b):
     sizes = [3, 2 * PIECE + 2049]
     new = [torch.randn(size, generator=g) for size in sizes]
     new_m2 = [] if b == 1 else [torch.rand(size, generator=g, dtype=torch.float64) * b for size in sizes]
-    found = []
+    results = []
     for update in (compiled.update, passes.update):
         g.manual_seed(7)
         mean = [torch.randn(size, generator=g, dtype=torch.float64) for size in sizes]
@@ -596,8 +595,8 @@ def test_loops_and_passes_are_one_arithmetic(b):
         values = list(updated(update, mean, m2, new, new_m2, 10, b, replicated=True))
         first = ([mean[0].clone()], [m2[0].clone()], new[:1], new_m2[:1])
         assert not any(updated(update, *first, 10, b, replicated=False))
-        found.append((values, mean, m2))
-    (values, mean, m2), (other, other_mean, other_m2) = found
+        results.append((values, mean, m2))
+    (values, mean, m2), (other, other_mean, other_m2) = results
     assert values == pytest.approx(other, rel=1e-4)
     for ours, theirs in zip(mean + m2, other_mean + other_m2, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-15)
@@ -605,13 +604,13 @@ def test_loops_and_passes_are_one_arithmetic(b):
 
 def test_loops_do_not_depend_on_threads(monkeypatch):
     draws = torch.randn(12, 3 * PIECE, generator=torch.Generator().manual_seed(8))
-    found = []
+    results = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         stream = fed(draws)
-        found.append((*stream.totals(0), stream.spread.last))
-    for other in found[1:]:
-        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+        results.append((*stream.totals(0), stream.spread.last))
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["compiled", "passes"])
@@ -699,9 +698,9 @@ def test_a_draw_costs_few_operations(chunk, monkeypatch):
 
 def test_pieces_hold_whole_parameters_of_one_device(monkeypatch):
     monkeypatch.setattr("gradlab.snr.recorder.layout.CHUNK", 10)
-    here, there = torch.device("cuda:0"), torch.device("cuda:1")
-    found = pieces([4, 6, 1, 10, 23, 2, 3, 3], [here] * 6 + [there, here])
-    assert [(p.rows, p.sizes, p.start) for p in found] == [
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    cut = pieces([4, 6, 1, 10, 23, 2, 3, 3], [first] * 6 + [second, first])
+    assert [(p.rows, p.sizes, p.start) for p in cut] == [
         ([0, 1], [4, 6], None),
         ([2], [1], None),
         ([3], [10], None),
@@ -712,7 +711,7 @@ def test_pieces_hold_whole_parameters_of_one_device(monkeypatch):
         ([6], [3], None),
         ([7], [3], None),
     ]
-    assert [p.device for p in found] == [here] * 7 + [there, here]
+    assert [p.device for p in cut] == [first] * 7 + [second, first]
     layout = Layout([torch.Size([2, 2])], [torch.device("mps")])  # it has no float64
     assert layout.on_cpu and layout.pieces[0].device == torch.device("cpu")
 
@@ -722,11 +721,11 @@ def assorted(t):
     g = torch.Generator().manual_seed(t)
     shapes = [(3,), (4, 3, 5, 2), (), (7, 6), (2, 5), (4, 3, 5, 2), (11,), (90,)]
     types = [torch.float32] * 3 + [torch.float64, torch.bfloat16] + [torch.float32] * 2 + [torch.float16]
-    found = [(torch.randn(s, generator=g) + 0.5).to(d) for s, d in zip(shapes, types, strict=True)]
-    found[1] = found[1].to(memory_format=torch.channels_last)
-    found[3] = found[3].t().contiguous().t()
-    found[5] = found[5].to(memory_format=torch.channels_last)
-    return [None if (t + i) % 7 == 0 else gradient for i, gradient in enumerate(found)]
+    gradients = [(torch.randn(s, generator=g) + 0.5).to(d) for s, d in zip(shapes, types, strict=True)]
+    gradients[1] = gradients[1].to(memory_format=torch.channels_last)
+    gradients[3] = gradients[3].t().contiguous().t()
+    gradients[5] = gradients[5].to(memory_format=torch.channels_last)
+    return [None if (t + i) % 7 == 0 else gradient for i, gradient in enumerate(gradients)]
 
 
 PLACES = [torch.zeros(s) for s in ((3,), (4, 3, 5, 2), (), (7, 6), (2, 5), (4, 3, 5, 2), (11,), (90,))]

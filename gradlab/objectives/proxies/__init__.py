@@ -1,7 +1,7 @@
-"""Proxies of rounding, differentiable: one short file each; to add one, write the file and its line here.
+"""Differentiable proxies of rounding, one short file each; to add one, write the file and its line here.
 
-A codec rounds its latent, and rounding has no gradient. A proxy says what is trained instead: how a latent is drawn
-from its mean and a base noise of U(-1/2, 1/2), what the decoder then reads, and what autograd takes for the derivative.
+A codec rounds its latent, and rounding has no gradient. A proxy replaces it in training: it defines how a latent is
+drawn from its mean and base noise of U(-1/2, 1/2), what the decoder reads, and the derivative that autograd takes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PROXIES: dict[str, Proxy] = {
 
 @checked_after
 def get_proxy(name: str | Proxy) -> Proxy:
-    """The proxy of that name, with its usual parameter or with that after a colon: ``"sga"``, ``"soft-rounding:8"``.
+    """Return the proxy of that name, with its usual parameter or the one after a colon, ``"soft-rounding:8"``.
 
     Raises:
-        GradlabError: unknown name (with the nearest one), or a parameter that it does not take.
+        GradlabError: unknown name (with the nearest one), or a parameter that does not fit.
     """
     if isinstance(name, Proxy):
         return name

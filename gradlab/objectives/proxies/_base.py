@@ -1,4 +1,4 @@
-"""What a proxy of rounding is."""
+"""The interface of proxies of rounding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from gradlab.errors import GradlabError
 
 
 class Proxy(ABC):
-    """How a latent is drawn from its mean, what the decoder reads, and what autograd takes for the derivative.
+    """How a latent is drawn from its mean, what the decoder reads, and which derivative autograd takes.
 
     Attributes:
         name: its key in ``PROXIES``.
-        forward_moves: whether the law of the latent moves with the mean (almost everywhere), so that what is trained
-            has a derivative at all.
-        path_is_true: whether autograd's derivative is, in expectation, that of what is trained.
-        box: whether the latent is distributed as ``mean + U(-1/2, 1/2)``, jointly with the derivative that autograd
-            takes: then everything that is true of the unit box is true of this proxy.
+        forward_moves: whether the distribution of the latent moves with the mean (almost everywhere), so that the
+            training objective has a derivative.
+        path_is_true: whether autograd's derivative is, in expectation, that of the training objective.
+        box: whether the latent is distributed as ``mean + U(-1/2, 1/2)``, jointly with autograd's derivative, so that
+            all results for the unit box hold.
     """
 
     name: ClassVar[str]
@@ -29,16 +29,16 @@ class Proxy(ABC):
 
     @abstractmethod
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        """The latent that is scored by the prior, from base noise of U(-1/2, 1/2); shapes broadcast."""
+        """Draw the latent that the prior scores from base noise of U(-1/2, 1/2); shapes broadcast."""
 
     def at(self, value: float) -> Proxy:
-        """The same proxy with another parameter.
+        """Return the same proxy with another parameter.
 
         Raises:
-            GradlabError: it has none, or not of this value.
+            GradlabError: the proxy has no parameter, or the value is out of its range.
         """
         raise GradlabError(f"proxy {self.name!r} takes no parameter, but {value:g} is given: leave it out")
 
     def decode(self, latent: Tensor) -> Tensor:
-        """What the decoder reads of the latent: the latent itself, unless the method says otherwise."""
+        """Return what the decoder reads: by default the latent itself."""
         return latent

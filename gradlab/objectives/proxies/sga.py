@@ -23,8 +23,8 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.objectives.proxies._base import Proxy
 
-# Closer than this to an integer the odds are those at this distance, since atanh is unbounded there (as in the authors'
-# code): at tau = 1 the mean of y then still lies 0.01 off the integer; an integer itself is left as it is.
+# Distances to an integer are clamped to this, since atanh is unbounded (as in the authors' code): at tau = 1 the mean
+# of y then still lies 0.01 off the integer. Integers themselves are left unchanged.
 EDGE = 1e-5
 
 

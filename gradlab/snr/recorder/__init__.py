@@ -1,6 +1,6 @@
 """``GradientRecorder``: the signal-to-noise ratio of any torch model's gradients, per module, in constant memory.
 
-Every draw is one backward pass (or several that accumulate) with fresh noise at frozen weights and a frozen minibatch:
+A draw is one backward pass (or several that accumulate) with fresh noise, frozen weights and a frozen minibatch:
 
     recorder = GradientRecorder({"encoder": model.g_a, "decoder": model.g_s})
     with recorder:
@@ -14,6 +14,7 @@ Every draw is one backward pass (or several that accumulate) with fresh noise at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,9 +40,8 @@ class GradientRecorder:
     """Turns repeated noise draws into gradient SNR per group, module and parameter.
 
     While the context is open, hooks take every finished gradient out of ``.grad``, so that it is empty after each
-    backward pass and an optimizer has nothing to step on; gradients that were there before are put back on exit.
-    Weights are never touched. What is recorded is the gradient of whatever is called backward: average it over the
-    minibatch, or not, in the loss.
+    backward pass and an optimizer has nothing to step on; earlier gradients are restored on exit. Weights never change.
+    The recorder takes the gradient of the loss as it is, averaged over the minibatch or not.
 
     - A parameter in two groups, or used twice in one model, is stored once and counts in each group.
     - Frozen parameters are skipped. A parameter without gradient in a draw has gradient 0 in it.
@@ -68,13 +68,12 @@ class GradientRecorder:
         *,
         exclude: Iterable[str] = (),
     ) -> None:
-        """Resolve the groups; nothing is hooked and no memory taken yet."""
         self._members: Members = resolve(groups, (exclude,) if isinstance(exclude, str) else tuple(exclude))
         self._entities = self._members.entities()
         self._stream = self._empty(standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
-        self._pending: dict[int, Tensor] = {}
-        self._suspect: set[int] = set()
+        self._pending: dict[int, Tensor] = {}  # gradients since the last step, by position
+        self._suspect: set[int] = set()  # those that may not be finite
         self._stash: list[tuple[Tensor, Tensor | None]] | None = None
         self._handles: list[Any] = []
 
@@ -85,15 +84,14 @@ class GradientRecorder:
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """The distinct tensors that are recorded."""
+        """Distinct recorded tensors."""
         return self._members.parameters
 
     def __enter__(self) -> GradientRecorder:
-        """Hook the parameters and put their ``.grad`` aside."""
+        """Hook the parameters and set their ``.grad`` aside."""
         if self._stash is not None:
             raise GradlabError("this recorder is already open: close its context before you open it again")
-        self._pending.clear()
-        self._suspect.clear()
+        self._pending, self._suspect = {}, set()
         self._stash = []
         for parameter in (*self._members.parameters, *self._members.excluded):
             self._stash.append((parameter, parameter.grad))
@@ -104,7 +102,7 @@ class GradientRecorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Remove the hooks and put ``.grad`` back, after an error too.
+        """Remove the hooks and restore ``.grad``, after an error too.
 
         Raises:
             GradlabError: a backward pass was never followed by ``step``.
@@ -115,10 +113,9 @@ class GradientRecorder:
         for parameter, gradient in self._stash or ():
             parameter.grad = gradient
         self._stash = None
-        unfinished = bool(self._pending)
-        self._pending.clear()
-        self._suspect.clear()
-        if unfinished and kind is None:
+        pending = self._pending
+        self._pending, self._suspect = {}, set()
+        if pending and kind is None:
             raise GradlabError("the last backward pass was not recorded: call recorder.step() after every draw")
 
     def _take(self, parameter: Tensor) -> None:
@@ -132,19 +129,16 @@ class GradientRecorder:
         self._pending[index] = gradient if before is None else before + gradient
         # A gradient that has just been computed is still in the cache of a CPU; all others wait for step.
         hot = before is None and self._stream.large and gradient.device.type == "cpu"
-        if hot and gradient.layout == torch.strided:
-            from gradlab.snr.recorder.compiled import sums_to_finite
-
-            if sums_to_finite(gradient):
-                return
-        self._suspect.add(index)
+        # Its sum is finite only if all of it is.
+        if not (hot and gradient.layout == torch.strided and math.isfinite(gradient.sum())):
+            self._suspect.add(index)
 
     def step(self) -> None:
-        """Finish a draw: everything that went backward since the last step is one draw of the gradient.
+        """Finish a draw: the sum of all gradients since the last step.
 
         Raises:
-            GradlabError: called outside of the context or without a backward pass; ``NonFinite``, a kind of it, where
-                a gradient holds NaN or Inf (that draw is dropped, the statistics stay as they were).
+            GradlabError: called outside of the context or without a backward pass; ``NonFinite``, a kind of it, if a
+                gradient holds NaN or Inf (the draw is dropped, the statistics stay as they were).
         """
         if self._stash is None:
             raise GradlabError("step() outside of the recorder's context: put the draws inside 'with recorder:'")
@@ -152,8 +146,8 @@ class GradientRecorder:
             raise GradlabError(
                 "step() without a gradient: call backward() on a loss that depends on the recorded parameters first"
             )
-        pending, self._pending = self._pending, {}
-        suspect, self._suspect = self._suspect, set()
+        pending, suspect = self._pending, self._suspect
+        self._pending, self._suspect = {}, set()
         self._record(pending, suspect)
 
     def add(self, gradients: Sequence[Tensor | None]) -> None:
@@ -175,12 +169,12 @@ class GradientRecorder:
 
         Raises:
             GradlabError: no sequence, another number of gradients, another shape, no float type, or None throughout;
-                ``NonFinite``, a kind of it, where a gradient holds NaN or Inf (the draw is dropped).
+                ``NonFinite``, a kind of it, if a gradient holds NaN or Inf (the draw is dropped).
         """
         self._record(aligned(self._members, gradients), None)
 
     def _record(self, pending: dict[int, Tensor], suspect: set[int] | None) -> None:
-        """One draw from the gradients by position; ``suspect``: those that may not be finite, None for all."""
+        """Record one draw of gradients by position; check those in ``suspect``, or all, for NaN and Inf."""
         for index, gradient in pending.items():
             dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
             mask = self._members.masks[index]

@@ -49,22 +49,20 @@ def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
 
 
 def refuse_non_finite(members: Members, gradients: Mapping[int, Tensor], draw: int) -> None:
-    """Refuse the first gradient, by position, that is not finite; reads one number per device.
+    """Refuse the first gradient, by position, that is not finite; reads one number from the device.
 
     Raises:
         NonFinite: names the parameter and the draw.
     """
-    by_device: dict[torch.device, list[int]] = {}
+    if not gradients:
+        return
+    norms = torch._foreach_norm(list(gradients.values()))
+    if math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()):
+        return
+    # The norm of finite numbers may overflow: check each gradient.
     for index in sorted(gradients):
-        by_device.setdefault(gradients[index].device, []).append(index)
-    for indices in by_device.values():
-        norms = torch._foreach_norm([gradients[i] for i in indices])
-        if math.isfinite(torch.stack(norms).sum()):
-            continue
-        # The norm of finite numbers may overflow: look at each.
-        for index in indices:
-            if not torch.isfinite(gradients[index]).all():
-                raise NonFinite(
-                    f"the gradient of {members.label(index)} is not finite in draw {draw}: "
-                    "the draw was dropped; look for the loss or the noise that caused it"
-                )
+        if not torch.isfinite(gradients[index]).all():
+            raise NonFinite(
+                f"the gradient of {members.label(index)} is not finite in draw {draw}: "
+                "the draw was dropped; look for the loss or the noise that caused it"
+            )

@@ -57,19 +57,6 @@ def _update(mean, m2, other, other_m2, counts, replicated):  # type: ignore[no-u
     return moved - 0.5 * math.sqrt((n + b + 1) / (n - 1) * b * (n + b - 1)) * widened
 
 
-@compiled
-def _sum(values):  # type: ignore[no-untyped-def]
-    total = values[0] * 0
-    for i in range(len(values)):
-        total += values[i]
-    return total
-
-
-def sums_to_finite(values: Tensor) -> bool:
-    """Whether the sum of a tensor on the CPU is finite, which it is not if a term is NaN or infinite."""
-    return math.isfinite(_sum(_flat(values)))
-
-
 def update(
     into: Moments, new: Moments | Sequence[Tensor | None], n: int, b: int, replicated: bool
 ) -> NDArray[np.float64]:
