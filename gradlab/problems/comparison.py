@@ -20,7 +20,7 @@ from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, objective
 from gradlab.problems.base import Problem
 from gradlab.problems.box_draws import box_moments, fits
-from gradlab.problems.exact import Exact, exact_values
+from gradlab.problems.exact import Exact, exact_snr, exact_values
 from gradlab.snr import moments
 from gradlab.validation import checked_after
 
@@ -223,7 +223,7 @@ def _statistics(state: moments.HigherMoments, exact: Exact, group: int) -> dict[
         "z_variance": z_score(variance - exact.variance, variance_se, mean**2),
         "snr": float(state.snr()) / math.sqrt(group),
         "snr_se": float(state.snr_se()) / math.sqrt(group),
-        "exact_snr": _snr(exact.mean, exact.variance),
+        "exact_snr": exact_snr(exact.mean, exact.variance),
     }
 
 
@@ -234,12 +234,6 @@ def z_score(difference: float, se: float, size: float, rounding: float = ROUNDIN
     if se > 0 or math.isnan(difference):
         return difference / se if se > 0 else math.nan
     return math.copysign(math.inf, difference)
-
-
-def _snr(mean: float, variance: float) -> float:
-    if variance > 0:
-        return abs(mean) / math.sqrt(variance)
-    return math.nan if mean == 0 or math.isnan(variance) else math.inf
 
 
 def _validate(

@@ -23,6 +23,7 @@ from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Nodes
 from gradlab.problems.base import check_count, check_k, check_std
 from gradlab.problems.box import BoxGaussian
+from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
 from gradlab.validation import checked_after
 
@@ -93,8 +94,7 @@ def _row(problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k:
     }
     for name in ("pathwise", "dreg"):
         mean, variance = _moments(problem, dim, temperature, k, name)
-        snr = abs(mean) / np.sqrt(variance) if variance > 0 else (np.inf if mean else np.nan)
-        row |= {f"{name}_mean": mean, f"{name}_variance": variance, f"{name}_snr": float(snr)}
+        row |= {f"{name}_mean": mean, f"{name}_variance": variance, f"{name}_snr": exact_snr(mean, variance)}
         row[f"{name}_bias"] = mean - exact
     return row
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, NotExact
+from gradlab.errors import GradlabError
 from gradlab.objectives.posteriors import Normal
 from gradlab.objectives.terms import LogTerms, Walls
 from gradlab.problems._oracle import measure_valued, moments
@@ -21,8 +21,12 @@ from gradlab.problems._oracle.quadrature import Array, adaptive
 from gradlab.problems._oracle.vimco import check_vimco, vimco_variance
 from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_real, check_std
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
-from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension
+from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, not_exact
 
+NVIL = not_exact(
+    "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
+    "only given those; measure it on draws, or ask for vimco or score"
+)
 RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
 
 
@@ -59,7 +63,7 @@ class NormalGaussian(OneLatent):
         self.mean = check_real("mean", mean)
         self.std = check_std("std", std)
         self.dim = check_count("dim", dim, "coordinates")
-        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
         self.nodes = replace(nodes, dim=self.dim)
 
@@ -121,7 +125,7 @@ class NormalGaussian(OneLatent):
             "score": lambda k: moments.score(nodes, score, total, k),
             "rws": lambda k: moments.linear(nodes, score, k),
             "vimco": lambda k: self._vimco(k, wrt),
-            "nvil": lambda k: self._nvil(),
+            "nvil": NVIL,
             "measure-valued": lambda k: self._measure_valued(k, wrt),
         }
         if self.dim > 1:
@@ -137,12 +141,6 @@ class NormalGaussian(OneLatent):
     def _vimco(self, k: int, wrt: str) -> tuple[float, float]:
         mean = self.exact_gradient(check_vimco(k), wrt)
         return mean, vimco_variance(lambda e: (self._evaluate(e)[0], self._score(e, wrt)), k, mean)
-
-    def _nvil(self) -> tuple[float, float]:
-        raise NotExact(
-            "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
-            "only given those; measure it on draws, or ask for vimco or score"
-        )
 
     def _measure_valued(self, k: int, wrt: str) -> tuple[float, float]:
         mean = self.exact_gradient(k, wrt)

@@ -22,7 +22,7 @@ from gradlab.objectives.proxies import Proxy, proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
-from gradlab.problems.base import NO_OVERRIDES, check_k, check_real
+from gradlab.problems.base import NO_OVERRIDES, check_k, check_real, value_and_slope
 from gradlab.problems.linear_gaussian import LinearGaussian
 from gradlab.problems.one_latent import Moments, OneLatent, zero_score_moments
 
@@ -59,7 +59,7 @@ class RoundedGaussian(OneLatent):
         """Lays out the quadrature over the base noise, once."""
         self.phi = check_real("phi", phi)
         self.proxy = _proxy(proxy)
-        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         self.nodes = adaptive(self._evaluate, -0.5, 0.5, np.ones_like, panels=7)
 
     @property
@@ -131,23 +131,17 @@ class RoundedGaussian(OneLatent):
 
     def _evaluate(self, noise: Array) -> tuple[Array, Array]:
         """``log w`` and its derivative by the base noise."""
-        u = torch.tensor(noise, dtype=torch.float64, requires_grad=True)
         mean = torch.tensor(self.phi, dtype=torch.float64)
-        with torch.enable_grad():
-            log_w = self._log_w(self._latent(u, mean))
-        if not log_w.requires_grad:  # the forward pass takes no noise
-            return log_w.numpy().copy(), np.zeros_like(noise)
-        (slope,) = torch.autograd.grad(log_w.sum(), u)
+        u = torch.tensor(noise, dtype=torch.float64)
+        log_w, slope = value_and_slope(lambda u: self._log_w(self._latent(u, mean)), u)
         # At the two ends of the logistic the chain rule meets 0 times infinity, where the derivative is 0.
         ends = np.abs(noise) == 0.5
-        return log_w.detach().numpy(), np.where(ends & ~np.isfinite(slope.numpy()), 0.0, slope.numpy())
+        return log_w.numpy(), np.where(ends & ~np.isfinite(slope.numpy()), 0.0, slope.numpy())
 
     def _slope_by_phi(self) -> Array:
-        """What autograd takes for ``d log w/d phi`` at the nodes."""
-        phi = torch.full(self.nodes.y.shape, self.phi, dtype=torch.float64, requires_grad=True)
-        with torch.enable_grad():
-            log_w = self._log_w(self._latent(self.nodes.y, phi))
-            (slope,) = torch.autograd.grad(log_w.sum(), phi)
+        """Autograd's ``d log w/d phi`` at the nodes."""
+        phi = torch.full(self.nodes.y.shape, self.phi, dtype=torch.float64)
+        _, slope = value_and_slope(lambda phi: self._log_w(self._latent(self.nodes.y, phi)), phi)
         return np.asarray(slope.numpy())
 
     def _generative(self, wrt: str) -> Array:

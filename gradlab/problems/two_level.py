@@ -28,7 +28,7 @@ from gradlab.objectives.posteriors import Box, log_normal
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import NO_OVERRIDES, Values, check_real, check_std, widened
+from gradlab.problems.base import NO_OVERRIDES, Values, widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +79,7 @@ class TwoLevel(TwoLevelOracle):
             raise GradlabError(f"direct_y is {direct_y!r}: give True (z from the mean of y) or False (from the sample)")
         a, b = _numbers("encode", encode, ("a", "b"))
         c, d, y_std = _numbers("decode", decode, ("c", "d", "y_std"))
-        reals = {"phi": phi, "x": x, "a": a, "b": b, "c": c, "d": d, "slope": slope, "offset": offset}
-        stds = {"y_std": y_std, "likelihood_std": likelihood_std, "prior_std": prior_std}
-        self.model = Hierarchy(
-            **{name: check_real(name, value) for name, value in reals.items()},
-            **{name: check_std(name, value) for name, value in stds.items()},
-            direct_y=direct_y,
-        )
+        self.model = Hierarchy(phi, x, a, b, c, d, y_std, likelihood_std, prior_std, slope, offset, direct_y)
         self.objective, self.l = "iwae", 1
 
     @property
