@@ -56,6 +56,12 @@ def defined_at(name: str) -> str:
     return name
 
 
+def _link(name: str) -> str:
+    """A link into the reference; private modules have no page there, so that their names are plain."""
+    target = defined_at(name)
+    return f"`{name}`" if "._" in target else f"{{py:obj}}`{name} <{target}>`"
+
+
 @cache
 def tests_in(path: Path) -> frozenset[str]:
     """Names of the test functions that a file defines."""
@@ -90,7 +96,7 @@ class Tie(SphinxDirective):
         if not computed or not checked:
             self._warn(f"tie of {', '.join(labels)}: name a function and a test")
         source = "".join(f"{{eq}}`{label}` " for label in labels)
-        source += "computed by " + ", ".join(f"{{py:obj}}`{name} <{defined_at(name)}>`" for name in computed)
+        source += "computed by " + ", ".join(map(_link, computed))
         source += "; checked by " + ", ".join(f"`{name}`" for name in checked) + "."
         children, _ = self.state.inline_text(source, self.lineno)
         paragraph += children

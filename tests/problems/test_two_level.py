@@ -421,7 +421,7 @@ def test_what_it_predicts_for_direct_y():
 
 
 def test_pattern_of_table_3():
-    """The example of the module: at small phi all five groups go the way of the table's first rows."""
+    """The example of docs/theory/hierarchy.md: at small phi all five groups go the way of the table's first rows."""
 
     def ratio(phi):
         frame = TwoLevel(phi, 1.7, (0.15, 0.9), (0.85, 0.35, 0.6), 0.95, 1.6).exact_snr()
