@@ -128,6 +128,7 @@ GOOD = {
     "problems.TwoLevel": lambda: dict(
         phi=0.3, encode=(0.5, 0.1), decode=(0.8, 0.1, 0.6), direct_y=True, **GAUSSIAN
     ),
+    "problems.compare": lambda: GOOD["compare"](),
     "problems.dimension_map": lambda: dict(problem=BOX, k=(1, 4), dim=(1, 10), temperature=(1.0,)),
     "training.TrainSettings": lambda: {
         f.name: getattr(SETTINGS, f.name) for f in SETTINGS.__dataclass_fields__.values()

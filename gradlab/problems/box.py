@@ -237,7 +237,7 @@ class BoxGaussian(BoxOracle):
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates, all with these parameters; ``wrt="phi"`` is the first one's.
+        dim: coordinates, all with these parameters; ``phi`` belongs to the first one.
 
     Raises:
         GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood

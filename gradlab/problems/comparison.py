@@ -18,7 +18,7 @@ from gradlab.errors import GradlabError, unknown
 from gradlab.estimators import Estimator, estimator
 from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, objective
-from gradlab.problems.base import Problem
+from gradlab.problems.base import Problem, value_and_slope
 from gradlab.problems.box_draws import box_moments, fits
 from gradlab.problems.exact import Exact, exact_snr, exact_values
 from gradlab.snr import moments
@@ -92,7 +92,7 @@ def compare(
     if not dtype.is_floating_point:
         raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
     chosen = [estimator(name) for name in estimators]
-    sampler = Sampler(problem, _objective(objective), wrt, seed, dtype, noise)
+    sampler = _Sampler(problem, _objective(objective), wrt, seed, dtype, noise)
     _validate(sampler, chosen, sizes, draws, allow_biased)
     goal = sampler.objective
     sampler = sampler._replace(problem=problem.under("iwae" if goal.jackknife else goal.name))
@@ -127,16 +127,15 @@ def gradients(
     Returns:
         ``[draws]`` estimates, nats per unit of ``wrt``.
     """
+
+    def surrogate(value: Tensor) -> Tensor:
+        return estimator(problem.log_terms(noise, {wrt: value}, walls=estimator.walls), objective)
+
     value = torch.full((noise.shape[0],), problem.parameters[wrt], dtype=noise.dtype, device=noise.device)
-    value.requires_grad_()
-    surrogate = estimator(problem.log_terms(noise, {wrt: value}, walls=estimator.walls), objective)
-    if not surrogate.requires_grad:
-        return torch.zeros_like(value)
-    (grad,) = torch.autograd.grad(surrogate.sum(), value, allow_unused=True)
-    return torch.zeros_like(value) if grad is None else grad
+    return value_and_slope(surrogate, value)[1]
 
 
-class Sampler(NamedTuple):
+class _Sampler(NamedTuple):
     """What the draws of all estimators and sample sizes share."""
 
     problem: Problem
@@ -237,7 +236,7 @@ def z_score(difference: float, se: float, size: float, rounding: float = ROUNDIN
 
 
 def _validate(
-    sampler: Sampler, chosen: Sequence[Estimator], sizes: Sequence[int], draws: int, allow_biased: bool
+    sampler: _Sampler, chosen: Sequence[Estimator], sizes: Sequence[int], draws: int, allow_biased: bool
 ) -> None:
     problem, seed, noise = sampler.problem, sampler.seed, sampler.coupling
     if not isinstance(problem, Problem):

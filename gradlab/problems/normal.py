@@ -1,4 +1,4 @@
-"""The control: the same linear-Gaussian model under a Normal posterior, whose support is fixed.
+"""The control: the linear-Gaussian model under a Normal posterior, whose support is fixed.
 
 noise ~ N(0, 1) --(mean + std noise)--> y --> log w(y) = log p(x, y) - log q(y; mean, std)
 """
@@ -34,14 +34,14 @@ class NormalGaussian(OneLatent):
     """``y ~ N(mean, std^2)`` and the model of :class:`BoxGaussian`.
 
     Args:
-        mean: of the posterior; ``wrt="phi"`` is another name for it.
+        mean: of the posterior; ``wrt="phi"`` means the same parameter.
         std: of the posterior.
         x: observation.
         slope: of the decoder.
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates, all with these parameters; ``wrt`` of the posterior is the first one's.
+        dim: coordinates, all with these parameters; parameters of the posterior belong to the first one.
 
     Raises:
         GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
@@ -59,7 +59,7 @@ class NormalGaussian(OneLatent):
         prior_std: float = 1.0,
         dim: int = 1,
     ) -> None:
-        """Lays out the quadrature, once."""
+        """Lay out the quadrature, once."""
         self.mean = check_real("mean", mean)
         self.std = check_std("std", std)
         self.dim = check_count("dim", dim, "coordinates")
@@ -84,11 +84,14 @@ class NormalGaussian(OneLatent):
         return self.model.log_joint(y) - log_q, self.std * self.model.path(y) + noise
 
     def exact_limit(self) -> float:
-        """``log p(x)``, nats."""
+        """Return ``log p(x)``, nats."""
         return self.dim * self.model.evidence()
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
-        """``(m - mean)/std^2`` by the mean, ``(v + (m - mean)^2)/std^3 - 1/std`` by std, with ``p(y|x) = N(m, v)``.
+        """Return the limit of the wake-phi gradient.
+
+        With ``p(y|x) = N(m, v)`` it is ``(m - mean)/std^2`` for the mean and ``(v + (m - mean)^2)/std^3 - 1/std`` for
+        std.
 
         Raises:
             GradlabError: ``wrt`` is not an inference parameter.
@@ -101,7 +104,7 @@ class NormalGaussian(OneLatent):
         return (m - self.mean) / self.std**2
 
     def slopes(self, wrt: str = "phi") -> tuple[Array, Array]:
-        """``d log w/d wrt`` at the nodes, with and without the score of the posterior.
+        """Return ``d log w/d wrt`` at the nodes, with and without the score of the posterior.
 
         With ``y = mean + std noise``, ``dy/dmean = 1`` and ``dy/dstd = noise``. Through the sample alone log q has
         slope ``-noise/std``; at noise held fixed it is ``-log std + const``.
