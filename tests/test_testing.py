@@ -205,7 +205,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         cli.main(["check", "own_estimators:right", "--on", "both", *options]) == 1
     )  # without its score it is STL on the Normal
     assert "biased, like stl" in capsys.readouterr().out
-    for target, said in (
+    for target, message in (
         ("own_estimators", "names no estimator"),
         ("own_estimators:rigth", "did you mean 'right'"),
         ("broken_estimators:x", "does not import (ModuleNotFoundError"),
@@ -217,7 +217,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("odd_estimators:leave", "leave failed on"),
     ):
         assert cli.main(["check", target, *options]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     seeded = ["check", "own_estimators:right", "--on", "box", *options]
     printed = []
     for seed in ("0", "0", "1"):
