@@ -182,6 +182,12 @@ class BoxProblem(BoxOracle):
 
     Raises:
         GradlabError: phi is not finite, or log w is not bounded on the box or does not keep the shape of y.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3)
+        >>> round(problem.exact_gradient(2), 7)
+        -0.5507595
     """
 
     def __init__(self, log_w: Callable[[Tensor], Tensor], phi: float) -> None:

@@ -22,6 +22,11 @@ class BoxExpectation:
 
     Raises:
         GradlabError: theta is not finite, or f is not finite on the box or does not keep the shape.
+
+    Example:
+        >>> import gradlab as gl
+        >>> gl.problems.BoxExpectation(lambda x: x**2, theta=0.5).exact_gradient()
+        1.0
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor], theta: float) -> None:

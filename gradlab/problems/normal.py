@@ -133,7 +133,7 @@ class NormalGaussian(OneLatent):
         }
         if self.dim > 1:
             table |= {name: in_one_dimension(name, self.dim) for name in ("score", "vimco", "measure-valued")}
-        # No wall to put back, and by the posterior's own parameters no path through the prior's.
+        # There is no wall to put back, and parameters of the posterior have no path through the prior.
         squared = ("dreg", "dreg-squared", "gdreg", "dreg-boundary")
         return table | dict.fromkeys(squared, lambda k: moments.squared(nodes, path, k))
 

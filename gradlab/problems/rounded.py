@@ -35,7 +35,7 @@ class RoundedGaussian(OneLatent):
     Args:
         phi: the mean that a codec rounds.
         x: observation.
-        proxy: name from ``gradlab.objectives.proxies.PROXIES``, or a proxy with your own parameters.
+        proxy: name from ``gradlab.objectives.proxies.PROXIES``, or a ``Proxy`` with other parameters.
         slope: of the decoder.
         offset: of the decoder.
         likelihood_std: standard deviation of x given what the decoder reads.

@@ -60,6 +60,12 @@ class TwoLevel(TwoLevelOracle):
     Raises:
         GradlabError: a parameter is not finite, a standard deviation is not above 0, encode or decode is not of two or
             three numbers, or direct_y is not a bool.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+        >>> problem.exact_bound(1) < problem.exact_bound(2, 2, "ms-nic-dms") < problem.evidence()
+        True
     """
 
     def __init__(
