@@ -1,4 +1,4 @@
-"""For your own test suite: is this gradient estimator unbiased, and is its variance what it should be?
+"""Tests for your own gradient estimators: is the mean unbiased, and does it have the right variance?
 
 .. code-block:: python
 
@@ -13,16 +13,18 @@
     def test_mine():
         assert_unbiased(mine, gl.problems.BoxGaussian(phi=0.3, x=1.0), k=8)
 
-The tests are seeded z-tests at a fixed number of draws: the same draws, and so the same outcome, in every run (also for
-a function that draws from torch's global generator). At the default of 4.5 standard errors a right estimator fails
-about once in 10^5 tests, and a bias of 10 standard errors, whose size the failure prints, is never missed. Draws come
-in chunks and count as independent: a function must not let them depend on each other.
+The tests are seeded z-tests with a fixed number of draws, deterministic for a given seed (also for a function that
+draws from torch's global generator). At the default of 4.5 standard errors a correct estimator fails about once in
+10^5 tests, and a bias of 10 standard errors is always detected; the failure prints its size. Draws come in chunks and
+count as independent: a function must not let them depend on each other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -44,14 +46,21 @@ Z = 4.5
 
 
 class Check(NamedTuple):
-    """What was measured of an estimator, and what is exact. Units: nats per unit of the parameter.
+    """Measured moments of an estimator and the exact gradient, in nats per unit of the parameter.
 
     Attributes:
-        estimator: its name; problem: the problem's; k: samples; wrt: the parameter; draws: how many.
-        exact: the gradient that it should have.
-        mean: of the draws; se: its standard error; z: (mean - exact)/se.
-        variance: of one draw; variance_se: its standard error.
-        like: estimators of ``ESTIMATORS`` with that mean, where it is not ``exact``.
+        estimator: name of the estimator.
+        problem: name of the problem's class.
+        k: samples of one draw.
+        wrt: the parameter.
+        draws: number of draws.
+        exact: the exact gradient.
+        mean: of the draws.
+        se: standard error of the mean.
+        z: (mean - exact)/se.
+        variance: of one draw.
+        variance_se: standard error of the variance.
+        like: estimators of ``ESTIMATORS`` with the measured mean, where it is not ``exact``.
     """
 
     estimator: str
@@ -73,7 +82,7 @@ class Check(NamedTuple):
         return abs(self.z) <= Z
 
     def explain(self) -> str:
-        """Some lines: what was measured, how far off it is, and what else has that mean."""
+        """Describe the mean, its bias, and the estimators with the same mean, in a few lines."""
         lines = [
             f"  mean of {self.draws} draws   {self.mean:.6g}",
             f"  exact gradient   {self.exact:.6g}",
@@ -100,16 +109,16 @@ def check(
 
     Args:
         estimator: a name of ``ESTIMATORS``, an ``Estimator``, or a function ``(log_weight, samples, noise) ->
-            gradient``. It is given ``log_weight``, which maps points of any shape ``[n, m]`` to their log-weights
-            ``[n, m]`` (nats, differentiable in the points, parameters held fixed), ``samples [n, k]`` (a leaf that
-            requires a gradient), and the base noise ``[n, k]`` that they were made of (on a box ``samples - phi``, on a
-            Normal ``(samples - mean)/std``). It returns one estimate per draw, ``[n]``.
-        problem: ``BoxProblem``, ``BoxGaussian`` or ``NormalGaussian``; for a function in one dimension.
+            gradient`` that returns one estimate per draw, ``[n]``. Its arguments: ``log_weight`` maps points of any
+            shape ``[n, m]`` to their log-weights ``[n, m]`` (nats, differentiable in the points, parameters fixed);
+            ``samples [n, k]`` is a leaf that requires a gradient; ``noise [n, k]`` is the base noise of the samples (on
+            a box ``samples - phi``, on a Normal ``(samples - mean)/std``).
+        problem: ``BoxProblem``, ``BoxGaussian`` or ``NormalGaussian``; one-dimensional if the estimator is a function.
         k: samples of one draw.
         draws: independent draws, at least 2.
         seed: of the noise.
-        objective: what is differentiated, a name of ``OBJECTIVES``.
-        wrt: the parameter; a function estimates by ``phi``, the centre or the mean.
+        objective: the objective that is differentiated, a name of ``OBJECTIVES``.
+        wrt: the parameter; a function estimates the gradient with respect to ``phi``, the centre or the mean.
 
     Raises:
         GradlabError: bad arguments, an estimator that is undefined here, or a function that does not return finite
@@ -120,21 +129,20 @@ def check(
         raise GradlabError(f"draws is {draws}: give a whole number, at least 2 for a standard error")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise GradlabError(f"seed is {seed}: give a whole number of at least 0")
-    if not isinstance(estimator, (str, Estimator)) and not callable(estimator):
-        raise GradlabError(f"{estimator!r} is no estimator: give a name, an Estimator or a function")
     rounding = ROUNDING
     if isinstance(estimator, (str, Estimator)):
-        (row,) = compare(
-            problem, (estimator,), k, draws, seed, allow_biased=True, objective=objective, wrt=wrt
-        ).to_dict("records")
+        table = compare(problem, (estimator,), k, draws, seed, allow_biased=True, objective=objective, wrt=wrt)
+        (row,) = table.to_dict("records")
         name, exact = row["estimator"], row["exact"]
         mean, se, variance, variance_se = (row[c] for c in ("mean", "bias_se", "variance", "variance_se"))
-    else:
+    elif callable(estimator):
         name, exact = getattr(estimator, "__name__", type(estimator).__name__), _exact(problem, objective, k, wrt)
-        state, dtype = _sample(estimator, name, problem, k, draws, seed)
+        state, dtype = _sample(partial(_call, estimator, name), problem, k, draws, seed)
         rounding = max(rounding, 10 * torch.finfo(dtype).eps)
         mean, se = float(state.mean), float(state.mean_se())
         variance, variance_se = float(state.variance()), float(state.variance_se())
+    else:
+        raise GradlabError(f"{estimator!r} is no estimator: give a name, an Estimator or a function")
     z = z_score(mean - exact, se, mean, rounding)
     like = () if abs(z) <= Z else _like(problem, objective, k, wrt, mean, se)
     return Check(name, type(problem).__name__, k, wrt, draws, exact, mean, se, z, variance, variance_se, like)
@@ -152,21 +160,22 @@ def assert_unbiased(
     wrt: str = "phi",
     z: float = Z,
 ) -> Check:
-    """Fails unless the mean of the draws is within ``z`` standard errors of the exact gradient.
+    """Assert that the mean of the draws is within ``z`` standard errors of the exact gradient.
 
-    Arguments and ``GradlabError`` as for :func:`check`, whose result it returns.
+    Arguments, result and ``GradlabError`` are those of :func:`check`.
 
     Raises:
-        AssertionError: it is biased; the message has the bias, its standard error, z, the exact value and, where there
-            is one, the estimator of ``ESTIMATORS`` that has that mean.
+        AssertionError: the estimator is biased; the message has the bias, its standard error, z, the exact value and
+            the estimators of ``ESTIMATORS``, if any, with the same mean.
     """
     _positive(z)
-    found = check(estimator, problem, k, draws, seed, objective=objective, wrt=wrt)
-    if not abs(found.z) <= z:
+    result = check(estimator, problem, k, draws, seed, objective=objective, wrt=wrt)
+    if not abs(result.z) <= z:
         raise AssertionError(
-            f"{found.estimator} is biased on {found.problem} at k = {k}, by {wrt}:\n{found.explain()} (allowed {z:g})"
+            f"{result.estimator} is biased on {result.problem} at k = {k}, by {wrt}:\n"
+            f"{result.explain()} (allowed {z:g})"
         )
-    return found
+    return result
 
 
 @checked_after
@@ -177,57 +186,54 @@ def assert_moments(
     draws: int = 100_000,
     seed: int = 0,
     *,
-    like: str | None = None,
-    exact: tuple[float, float] | None = None,
+    like: str | tuple[float, float] | None = None,
     wrt: str = "phi",
     z: float = Z,
 ) -> Check:
-    """Fails unless mean and variance of one draw are within ``z`` standard errors of the exact ones.
+    """Assert that mean and variance of one draw are within ``z`` standard errors of the exact ones.
 
     Args:
         estimator: as for :func:`check`.
         problem, k, draws, seed, wrt, z: as for :func:`assert_unbiased`.
-        like: the name of the estimator whose exact moments these should be; its own by default.
-        exact: the exact mean and variance themselves, instead of ``like``.
+        like: the estimator of ``ESTIMATORS`` with the exact moments, by default the one that is tested, or the exact
+            mean and variance themselves.
 
     Raises:
         AssertionError: mean or variance is off; the message has both, with standard errors.
-        GradlabError: bad arguments; a function without ``like`` or ``exact``; moments that are not known exactly.
+        GradlabError: bad arguments; a function without ``like``; moments that are not known exactly.
     """
     _positive(z)
-    if like is not None and exact is not None:
-        raise GradlabError("like and exact are both given: say what the moments should be once")
-    if like is not None and like not in ESTIMATORS:
-        raise unknown("estimator", like, ESTIMATORS)
-    if exact is not None and (len(exact) != 2 or not all(math.isfinite(v) for v in exact)):
-        raise GradlabError(f"exact is {exact}: give two finite numbers, (mean, variance)")
-    found = check(estimator, problem, k, draws, seed, wrt=wrt)
-    if exact is None:
-        own = found.estimator if isinstance(estimator, (str, Estimator)) else ""
-        wanted = own if like is None else like
-        if wanted not in ESTIMATORS:
+    if isinstance(like, str):
+        if like not in ESTIMATORS:
+            raise unknown("estimator", like, ESTIMATORS)
+    elif like is not None and (len(like) != 2 or not all(math.isfinite(v) for v in like)):
+        raise GradlabError(f"like is {like}: give two finite numbers, (mean, variance)")
+    result = check(estimator, problem, k, draws, seed, wrt=wrt)
+    if like is None:
+        if result.estimator not in ESTIMATORS or not isinstance(estimator, (str, Estimator)):
             raise GradlabError(
-                f"{found.estimator} has no exact moments of its own: say like='pathwise' (or another of "
-                "gradlab.ESTIMATORS), or exact=(mean, variance)"
+                f"{result.estimator} has no exact moments of its own: say like='pathwise' (or another of "
+                "gradlab.ESTIMATORS), or like=(mean, variance)"
             )
-        exact = problem.exact_moments(wanted, k, wrt=wrt)
-    mean, variance = exact
-    z_mean = z_score(found.mean - mean, found.se, mean)
-    z_variance = z_score(found.variance - variance, found.variance_se, mean**2)
+        like = result.estimator
+    mean, variance = problem.exact_moments(like, k, wrt=wrt) if isinstance(like, str) else like
+    z_mean = z_score(result.mean - mean, result.se, mean)
+    z_variance = z_score(result.variance - variance, result.variance_se, mean**2)
     if not (abs(z_mean) <= z and abs(z_variance) <= z):
         raise AssertionError(
-            f"{found.estimator} has other moments on {found.problem} at k = {k}, by {wrt} (allowed |z| {z:g}):\n"
-            f"  mean       {found.mean:.6g} +- {found.se:.1g}, exact {mean:.6g} (z = {z_mean:.1f})\n"
-            f"  variance   {found.variance:.6g} +- {found.variance_se:.1g}, exact {variance:.6g} (z = {z_variance:.1f})"
+            f"{result.estimator} has other moments on {result.problem} at k = {k}, by {wrt} (allowed |z| {z:g}):\n"
+            f"  mean       {result.mean:.6g} +- {result.se:.1g}, exact {mean:.6g} (z = {z_mean:.1f})\n"
+            f"  variance   {result.variance:.6g} +- {result.variance_se:.1g}, exact {variance:.6g} "
+            f"(z = {z_variance:.1f})"
         )
-    return found
+    return result
 
 
 def _exact(problem: Problem, objective: str, k: int, wrt: str) -> float:
     if wrt != "phi":
         raise GradlabError(f"a function estimates the gradient by phi, not by {wrt!r}: write an Estimator for others")
     _transform(problem)
-    # What the gradient is does not depend on who estimates it.
+    # The exact gradient is the same for every estimator.
     (row,) = compare(problem, ("pathwise",), k, 2, objective=objective).to_dict("records")
     return float(row["exact"])
 
@@ -250,7 +256,7 @@ def _positive(z: float) -> None:
 
 
 def _sample(
-    function: Function, name: str, problem: Problem, k: int, draws: int, seed: int
+    function: Callable[..., Tensor], problem: Problem, k: int, draws: int, seed: int
 ) -> tuple[moments.HigherMoments, torch.dtype]:
     """Moments of the function's estimates, and their type."""
     centre, scale = _transform(problem)
@@ -262,38 +268,40 @@ def _sample(
     state, dtype = moments.HigherMoments.init(), torch.float64
     chunk = max(1, CHUNK // k)
     for index, start in enumerate(range(0, draws, chunk)):
-        size = min(chunk, draws - start)
-        noise = problem.draw_noise(size, k, stream(seed, f"check/k={k}", index))
+        noise = problem.draw_noise(min(chunk, draws - start), k, stream(seed, f"check/k={k}", index))
         samples = (centre + scale * noise).requires_grad_()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(seed, "check/global", index).initial_seed())
-            found = _call(function, name, log_weight, samples, noise)
-        if not isinstance(found, Tensor) or found.shape != (size,) or not found.is_floating_point():
-            what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise GradlabError(f"{name} returned {what}: return one estimate per draw, a tensor [{size}] of floats")
-        if not bool(torch.isfinite(found).all()):
-            raise GradlabError(f"{name} returned NaN or infinite estimates: check what it divides by")
-        state, dtype = state.update(found.detach().double()), found.dtype
+            estimates = function(log_weight, samples, noise)
+        state, dtype = state.update(estimates.detach().double()), estimates.dtype
     return state, dtype
 
 
-def _call(function: Function, name: str, *arguments: Any) -> Any:
+def _call(function: Function, name: str, log_weight: Callable[[Tensor], Tensor], samples: Tensor, noise: Tensor) -> Any:
+    """The user's estimates, checked."""
+    size = len(samples)
     try:
-        return function(*arguments)
-    except (Exception, SystemExit) as error:  # whatever somebody else's code does
+        estimates: Any = function(log_weight, samples, noise)
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise GradlabError(
             f"{name} failed on (log_weight, samples, noise) with {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(estimates, Tensor) or estimates.shape != (size,) or not estimates.is_floating_point():
+        returned = type(estimates).__name__
+        if isinstance(estimates, Tensor):
+            returned = f"{estimates.dtype} {tuple(estimates.shape)}"
+        raise GradlabError(f"{name} returned {returned}: return one estimate per draw, a tensor [{size}] of floats")
+    if not bool(torch.isfinite(estimates).all()):
+        raise GradlabError(f"{name} returned NaN or infinite estimates: check what it divides by")
+    return estimates
 
 
 def _like(problem: Problem, objective: str, k: int, wrt: str, mean: float, se: float) -> tuple[str, ...]:
-    """Estimators whose exact mean is the measured one: what a wrong estimator may have become."""
+    """Estimators whose exact mean agrees with the measured one, which name a likely mistake."""
     names = []
-    for other in ESTIMATORS if objective == "iwae" else ():
-        try:
-            theirs, _ = problem.exact_moments(other, k, wrt=wrt)
-        except GradlabError:  # not known exactly, or undefined at this k
-            continue
-        if not math.isnan(theirs) and abs(z_score(mean - theirs, se, mean)) <= Z:
-            names.append(other)
+    for name in ESTIMATORS if objective == "iwae" else ():
+        with suppress(GradlabError):  # not known exactly, or undefined at this k
+            exact, _ = problem.exact_moments(name, k, wrt=wrt)
+            if not math.isnan(exact) and abs(z_score(mean - exact, se, mean)) <= Z:
+                names.append(name)
     return tuple(names)

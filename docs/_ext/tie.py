@@ -59,7 +59,8 @@ def documented_at(name: str) -> str:
     parent = _value(owner) if owner else None
     if isinstance(parent, type):
         definer = next((c for c in parent.__mro__ if attribute in vars(c)), parent)
-        return f"{documented_at(f'{definer.__module__}.{definer.__qualname__}')}.{attribute}"
+        home = documented_at(f"{definer.__module__}.{definer.__qualname__}")
+        return home and f"{home}.{attribute}"
     value = _value(name)
     for module, names in public.homes().items():
         for exported in names:

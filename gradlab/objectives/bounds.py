@@ -290,7 +290,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "ms-nic-dms": Objective("ms-nic-dms", False, _check_outer, summary="log mean exp over all k x l combinations"),
     "jvi": Objective(
-        "jvi", False, _check_leave_one_out, jackknife=True, summary="k L_k - (k-1) x mean over i of L_(k-1) without sample i"
+        "jvi", False, _check_leave_one_out, jackknife=True, summary="k L_k - (k-1) x mean of L_(k-1) without sample i"
     ),
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -141,7 +142,12 @@ class Problem(ABC):
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
         """
-        return noise.draw(self.posterior.base, (draws, k, self.dim)[: 2 + (self.dim > 1)], generator, dtype)
+        return noise.draw(self.posterior.base, (draws, k, *self._coordinates), generator, dtype)
+
+    @property
+    def _coordinates(self) -> tuple[int, ...]:
+        """The axes of noise after ``[draws, k]``."""
+        return (self.dim,) if self.dim > 1 else ()
 
     def check_wrt(self, wrt: str) -> str:
         """Return ``wrt`` if it names a parameter.
@@ -159,10 +165,9 @@ class Problem(ABC):
         In several dimensions ``[B, 1, 1]``; ``[B, 1, dim]`` for parameters of the posterior, overridden in the first
         coordinate only.
         """
-        if base.ndim != 2 and self.dim == 1:
-            raise GradlabError(f"noise has shape {tuple(base.shape)}: give [draws, k], as draw_noise does")
-        if self.dim > 1 and (base.ndim != 3 or base.shape[-1] != self.dim):
-            raise GradlabError(f"noise has shape {tuple(base.shape)}: give [draws, k, {self.dim}], as draw_noise does")
+        if base.ndim < 2 or base.shape[2:] != self._coordinates:
+            axes = ", ".join(("draws", "k", *map(str, self._coordinates)))
+            raise GradlabError(f"noise has shape {tuple(base.shape)}: give [{axes}], as draw_noise does")
         values: dict[str, Tensor | float] = dict(self.parameters)
         for name, value in overrides.items():
             if value.shape != base.shape[:1]:
@@ -185,6 +190,21 @@ checked_class(Problem)
 def widened(values: Values) -> dict[str, Tensor | float]:
     """Append an axis to every tensor, so that ``[B, 1]`` broadcasts with points ``[B, K, M]``."""
     return {name: value[..., None] if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def value_and_slope(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate an elementwise function and its derivative, 0 where it is constant, both detached.
+
+    Args:
+        function: elementwise.
+        y: points of any shape, a leaf or detached; made to require a gradient.
+    """
+    y.requires_grad_()
+    with torch.enable_grad():
+        value = function(y)
+        total = value.sum()
+    slope = torch.autograd.grad(total, y, allow_unused=True)[0] if total.requires_grad else None
+    return value.detach(), torch.zeros_like(y.detach()) if slope is None else slope
 
 
 def check_count(name: str, value: int, items: str) -> int:
@@ -224,6 +244,17 @@ def check_real(name: str, value: float) -> float:
     if abs(number) > LARGEST:
         raise GradlabError(f"{name} is {number}: its powers are beyond floats, give at most {LARGEST:g}")
     return number
+
+
+def check_parameters(model: Any) -> None:
+    """Replace the fields of a frozen dataclass of parameters by floats; those named ``*std`` must be above 0.
+
+    Raises:
+        GradlabError: a field is not a finite number, or a standard deviation is not above 0.
+    """
+    for name in (field.name for field in fields(model) if field.type != "bool"):
+        check = check_std if name.endswith("std") else check_real
+        object.__setattr__(model, name, check(name, getattr(model, name)))
 
 
 def check_std(name: str, value: float) -> float:

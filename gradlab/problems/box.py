@@ -23,7 +23,7 @@ from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle import leave_one_out, moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
-from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_k, check_real
+from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_k, check_real, value_and_slope
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, zero_score_moments
 
@@ -182,6 +182,12 @@ class BoxProblem(BoxOracle):
 
     Raises:
         GradlabError: phi is not finite, or log w is not bounded on the box or does not keep the shape of y.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3)
+        >>> round(problem.exact_gradient(2), 7)
+        -0.5507595
     """
 
     def __init__(self, log_w: Callable[[Tensor], Tensor], phi: float) -> None:
@@ -196,17 +202,8 @@ class BoxProblem(BoxOracle):
         return {"phi": self.phi}
 
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
-        log_w, slope = self._with_slope(torch.tensor(y, dtype=torch.float64))
+        log_w, slope = value_and_slope(self._elementwise, torch.tensor(y, dtype=torch.float64))
         return log_w.numpy().copy(), slope.numpy()
-
-    def _with_slope(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """``log w``, detached, and ``d log w/dy``, 0 where log w is constant in y; both shaped like the leaf y."""
-        y.requires_grad_()
-        with torch.enable_grad():
-            log_w = self._elementwise(y)
-            total = log_w.sum()
-        slope = torch.autograd.grad(total, y, allow_unused=True)[0] if total.requires_grad else None
-        return log_w.detach(), torch.zeros_like(y.detach()) if slope is None else slope.detach()
 
     def _elementwise(self, y: Tensor) -> Tensor:
         log_w = self.log_w(y)
@@ -218,7 +215,7 @@ class BoxProblem(BoxOracle):
 
     def log_weights(self, words: Array) -> tuple[Array, Array, float]:
         """Evaluate log-weights and, by autograd, slopes; see :meth:`BoxOracle.log_weights`."""
-        log_w, slope = self._with_slope(torch.from_numpy(noise.from_words(words)) + self.phi)
+        log_w, slope = value_and_slope(self._elementwise, torch.from_numpy(noise.from_words(words)) + self.phi)
         top = float(self.nodes.log_w[-1])
         return (log_w - top).numpy(), slope.numpy(), top
 
@@ -246,7 +243,7 @@ class BoxGaussian(BoxOracle):
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates, all with these parameters; ``wrt="phi"`` is the first one's.
+        dim: coordinates, all with these parameters; ``phi`` belongs to the first one.
 
     Raises:
         GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
@@ -266,7 +263,7 @@ class BoxGaussian(BoxOracle):
         """Lay out the quadrature, once."""
         self.phi = check_real("phi", phi)
         self.dim = check_count("dim", dim, "coordinates")
-        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         self._prepare()
 
     @property

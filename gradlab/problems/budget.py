@@ -1,7 +1,7 @@
-"""Estimators at equal cost: what error a budget of evaluations of log w buys.
+"""Estimators at equal cost: the error that a budget of evaluations of log w buys.
 
-A draw of more samples, or one that also looks at the walls of the support, costs more: its variance has to be lower by
-as much to be worth it, and a bias is not averaged away at any cost.
+A draw with more samples, or with evaluations at the walls of the support, costs more: its variance has to be lower by
+the same factor, and a bias is not averaged away at any cost.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi") -> int:
-    """How often one draw of an estimator evaluates log w: at its k samples, and where else it looks.
+    """Count the evaluations of log w in one draw of an estimator: at its k samples, and at the walls.
 
     Points that all samples of a draw share (the walls of a box in one dimension) count once.
 
     Raises:
-        GradlabError: unknown estimator or parameter, k below 1, or an estimator that the posterior has nothing for.
+        GradlabError: unknown estimator or parameter, k below 1, or an estimator that needs walls on a posterior without
+            walls.
     """
     walls = get_estimator(name).walls
     noise = problem.draw_noise(1, k, stream(0, "cost"))
@@ -36,26 +37,26 @@ def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi
     at = terms.walls.log_w
     points = 1
     for size, stride in zip(at.shape, at.stride(), strict=True):
-        points *= size if stride else 1  # a stride of 0 is one evaluation, looked at often
+        points *= size if stride else 1  # a stride of 0 is one evaluation, used repeatedly
     return k + points
 
 
 def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.DataFrame:
-    """``compare``'s table with the mean squared error of the average of as many draws as a budget buys.
+    """Add to a table of ``compare`` the mean squared error of the average of as many draws as a budget buys.
 
     Args:
-        table: what ``compare`` returned for this problem.
+        table: the result of ``compare`` for this problem.
         problem: the problem.
         budget: evaluations of log w.
 
     Returns:
         The table with ``evaluations`` (of log w, for one draw), ``mse`` = bias^2 + variance x evaluations / budget as
-        measured (the square of the measured bias less its own noise, at least 0), and ``exact_mse`` from the exact mean
-        and variance (NaN where they are not known). Squared units of the gradient. A fraction of a draw counts as
-        such; the pilot draws that a learned baseline is fitted on do not count.
+        measured (the square of the measured bias less its squared standard error, at least 0), and ``exact_mse`` from
+        the exact mean and variance (NaN where they are not known). Squared units of the gradient. Fractions of a draw
+        count; the pilot draws of a learned baseline do not.
 
     Raises:
-        GradlabError: a budget that does not buy one draw of each row.
+        GradlabError: a budget below the cost of one draw of some row.
     """
     costs = [
         evaluations(problem, e, k, wrt) for e, k, wrt in zip(table["estimator"], table["k"], table["wrt"], strict=True)

@@ -1,13 +1,9 @@
 """From toy to codec: exact bias, variance, SNR and effective sample size over samples k, coordinates D and temperature.
 
-With more coordinates the spread of log w grows like sqrt(D). While it is below ``sqrt(2 log k)`` many samples share the
-weight, and the SNR of the inference gradient follows the law of large k (on the box it grows like sqrt(k), away from
-the stationary point). Beyond, one sample has nearly all the weight, whatever k: the bound is that of the best of k
-samples, and the gradient has hardly more SNR than that of a single one.
-
-Tempering takes ``w^(1/temperature)`` for w: the objective ``temperature * log mean w^(1/temperature)``, between the
-mean of k ELBOs (hot) and IWAE (1). It is what weights in bits per pixel do, at the temperature ``ln 2 * pixels``. It
-gives the sqrt(k) back, for the gradient of another bound.
+The spread of log w grows like sqrt(D). Below ``sqrt(2 log k)`` many samples share the weight; above it one sample has
+nearly all the weight, and more samples add hardly any SNR (``docs/theory/snr.md``, "What it means for a codec").
+Tempering replaces w by ``w^(1/temperature)``, as weights in bits per pixel do at the temperature ``ln 2 * pixels``
+(``docs/theory/codecs.md``). It restores the sqrt(k) growth, for the gradient of another bound.
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Nodes
 from gradlab.problems.base import check_count, check_k, check_std
 from gradlab.problems.box import BoxGaussian
+from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
 from gradlab.validation import checked_after
 
@@ -37,10 +34,10 @@ def dimension_map(
     dim: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000),
     temperature: Sequence[float] = (1.0,),
 ) -> pd.DataFrame:
-    """Exact answers for products of one coordinate; the gradient is by its phi.
+    """Tabulate exact answers for products of one coordinate; the gradient is with respect to its phi.
 
     Args:
-        problem: the coordinate (its own ``dim`` is not looked at).
+        problem: the coordinate (its ``dim`` is ignored).
         k: sample sizes.
         dim: numbers of coordinates.
         temperature: of the weights; 1 is IWAE in nats.
@@ -50,9 +47,9 @@ def dimension_map(
 
         - ``dim k temperature log_w_std`` (of the untempered log-weight of one sample), ``ess ess_share`` (of k);
         - ``bound``: the tempered objective; ``exact``: the gradient of the *untempered* bound at this k and dim;
-        - ``pathwise_mean pathwise_variance pathwise_snr pathwise_bias`` of the tempered objective, its bias against
-          ``exact``: what tempering costs, 0 at temperature 1;
-        - ``dreg_mean dreg_variance dreg_snr dreg_bias``, likewise;
+        - ``pathwise_mean pathwise_variance pathwise_snr pathwise_bias`` of the tempered objective, with the bias
+          relative to ``exact``, 0 at temperature 1;
+        - ``dreg_mean dreg_variance dreg_snr dreg_bias``, the same for DReG;
         - ``pathwise_slope``: d log SNR / d log k between the neighbouring k (NaN for a single k).
 
     Raises:
@@ -93,8 +90,7 @@ def _row(problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k:
     }
     for name in ("pathwise", "dreg"):
         mean, variance = _moments(problem, dim, temperature, k, name)
-        snr = abs(mean) / np.sqrt(variance) if variance > 0 else (np.inf if mean else np.nan)
-        row |= {f"{name}_mean": mean, f"{name}_variance": variance, f"{name}_snr": float(snr)}
+        row |= {f"{name}_mean": mean, f"{name}_variance": variance, f"{name}_snr": exact_snr(mean, variance)}
         row[f"{name}_bias"] = mean - exact
     return row
 
@@ -108,7 +104,7 @@ def _moments(
 ) -> tuple[float, float]:
     """Mean and variance of ``sum_i w~_i d log w_i/dphi``, or of DReG, with tempered weights.
 
-    The score term of ``w^(1/T)`` turns into ``w~_i (1 - w~_i)/T`` of the path, of which DReG keeps the rest.
+    DReG reparameterises the score term of ``w^(1/T)`` into ``w~_i (1 - w~_i)/T`` of the path.
     """
     nodes = _tempered(problem.nodes, dim, temperature)
     total, path = problem.slopes()

@@ -31,6 +31,13 @@ class Exact(NamedTuple):
     target: str
 
 
+def exact_snr(mean: float, variance: float) -> float:
+    """Return ``|mean| / sqrt(variance)``; at variance 0 inf, or NaN where the mean is 0 too."""
+    if variance > 0:
+        return abs(mean) / math.sqrt(variance)
+    return math.nan if mean == 0 or math.isnan(variance) else math.inf
+
+
 def exact_values(problem: Problem, estimator: Estimator, objective: Objective, k: int, wrt: str) -> Exact:
     """Return the exact gradient, and the exact mean and variance of one draw of the estimator, at sample size k.
 

@@ -1,4 +1,4 @@
-"""The paper's first example of why the box is not a Normal: an expectation under it (section 2.2, eqs. 7-8)."""
+"""The paper's first example of how the box differs from a Normal: an expectation (section 2.2, eqs. 7-8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.problems.base import check_real
+from gradlab.problems.base import check_real, value_and_slope
 from gradlab.validation import checked_class
 
 
@@ -22,10 +22,15 @@ class BoxExpectation:
 
     Raises:
         GradlabError: theta is not finite, or f is not finite on the box or does not keep the shape.
+
+    Example:
+        >>> import gradlab as gl
+        >>> gl.problems.BoxExpectation(lambda x: x**2, theta=0.5).exact_gradient()
+        1.0
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor], theta: float) -> None:
-        """Evaluates f at the ends and the centre, once."""
+        """Evaluate f at the ends and the centre, once."""
         self.f = f
         self.theta = check_real("theta", theta)
         self._evaluate(self.theta + torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64))
@@ -41,7 +46,7 @@ class BoxExpectation:
         return value
 
     def exact_value(self) -> float:
-        """``E f(x)``, by adaptive Gauss-Kronrod quadrature."""
+        """Return ``E f(x)``, by adaptive Gauss-Kronrod quadrature."""
 
         def integrand(x: float) -> float:
             return float(self._evaluate(torch.tensor(x, dtype=torch.float64)))
@@ -50,25 +55,19 @@ class BoxExpectation:
         return float(value)
 
     def exact_gradient(self) -> float:
-        """``d/dtheta E f(x) = f(theta + 1/2) - f(theta - 1/2)``."""
+        """Return ``d/dtheta E f(x) = f(theta + 1/2) - f(theta - 1/2)``."""
         low, high = self._evaluate(self.theta + torch.tensor([-0.5, 0.5], dtype=torch.float64)).tolist()
         return float(high - low)
 
     def pathwise(self, noise: Tensor) -> Tensor:
-        """The pathwise estimate ``f'(theta + noise)`` of each draw ``[draws]`` (eq. 7): unbiased."""
-        x = (self.theta + _dense(noise)).detach().requires_grad_()
-        with torch.enable_grad():
-            value = self._evaluate(x)
-        if not value.requires_grad:  # constant
-            return torch.zeros_like(noise)
-        (slope,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-        return torch.zeros_like(noise) if slope is None else slope
+        """Return the pathwise estimate ``f'(theta + noise)`` of each draw ``[draws]`` (eq. 7): unbiased."""
+        return value_and_slope(self._evaluate, (self.theta + _dense(noise)).detach())[1]
 
     def score(self, noise: Tensor) -> Tensor:
-        """The score-function estimate ``f(x) d log p(x; theta)/dtheta`` of each draw ``[draws]`` (eq. 8).
+        """Return the score-function estimate ``f(x) d log p(x; theta)/dtheta`` of each draw ``[draws]`` (eq. 8).
 
-        It is 0 on the support, whatever f is: wrong wherever ``exact_gradient`` is not 0, because the walls, where all
-        of the gradient sits, are left out.
+        It is 0 for any f, hence biased wherever ``exact_gradient`` is not 0: it omits the walls, where the whole
+        gradient arises.
         """
         return torch.zeros_like(self._evaluate(self.theta + _dense(noise)))
 

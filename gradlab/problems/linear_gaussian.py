@@ -17,7 +17,7 @@ from gradlab.objectives.terms import LogTerms, PriorPath, Tap
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Array, Nodes
 from gradlab.problems._oracle.vimco import check_vimco
-from gradlab.problems.base import Values, check_real, check_std, widened
+from gradlab.problems.base import Values, check_parameters, widened
 from gradlab.problems.one_latent import Moments, in_one_dimension
 
 GENERATIVE = ("prior_std", "slope", "offset", "likelihood_std")
@@ -36,6 +36,9 @@ class LinearGaussian:
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of y.
+
+    Raises:
+        GradlabError: a number is not finite, or a standard deviation is not above 0.
     """
 
     x: float
@@ -44,20 +47,8 @@ class LinearGaussian:
     likelihood_std: float
     prior_std: float
 
-    @classmethod
-    def checked(cls, x: float, slope: float, offset: float, likelihood_std: float, prior_std: float) -> LinearGaussian:
-        """Build the model from a user's numbers.
-
-        Raises:
-            GradlabError: a number is not finite, or a standard deviation is not above 0.
-        """
-        return cls(
-            x=check_real("x", x),
-            slope=check_real("slope", slope),
-            offset=check_real("offset", offset),
-            likelihood_std=check_std("likelihood_std", likelihood_std),
-            prior_std=check_std("prior_std", prior_std),
-        )
+    def __post_init__(self) -> None:
+        check_parameters(self)
 
     @property
     def parameters(self) -> dict[str, float]:

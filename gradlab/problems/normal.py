@@ -1,4 +1,4 @@
-"""The control: the same linear-Gaussian model under a Normal posterior, whose support is fixed.
+"""The control: the linear-Gaussian model under a Normal posterior, whose support is fixed.
 
 noise ~ N(0, 1) --(mean + std noise)--> y --> log w(y) = log p(x, y) - log q(y; mean, std)
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, NotExact
+from gradlab.errors import GradlabError
 from gradlab.objectives.posteriors import Normal
 from gradlab.objectives.terms import LogTerms, Walls
 from gradlab.problems._oracle import measure_valued, moments
@@ -21,8 +21,12 @@ from gradlab.problems._oracle.quadrature import Array, adaptive
 from gradlab.problems._oracle.vimco import check_vimco, vimco_variance
 from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_real, check_std
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
-from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension
+from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, not_exact
 
+NVIL = not_exact(
+    "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
+    "only given those; measure it on draws, or ask for vimco or score"
+)
 RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
 
 
@@ -30,14 +34,14 @@ class NormalGaussian(OneLatent):
     """``y ~ N(mean, std^2)`` and the model of :class:`BoxGaussian`.
 
     Args:
-        mean: of the posterior; ``wrt="phi"`` is another name for it.
+        mean: of the posterior; ``wrt="phi"`` means the same parameter.
         std: of the posterior.
         x: observation.
         slope: of the decoder.
         offset: of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates, all with these parameters; ``wrt`` of the posterior is the first one's.
+        dim: coordinates, all with these parameters; parameters of the posterior belong to the first one.
 
     Raises:
         GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
@@ -55,11 +59,11 @@ class NormalGaussian(OneLatent):
         prior_std: float = 1.0,
         dim: int = 1,
     ) -> None:
-        """Lays out the quadrature, once."""
+        """Lay out the quadrature, once."""
         self.mean = check_real("mean", mean)
         self.std = check_std("std", std)
         self.dim = check_count("dim", dim, "coordinates")
-        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
         self.nodes = replace(nodes, dim=self.dim)
 
@@ -80,11 +84,14 @@ class NormalGaussian(OneLatent):
         return self.model.log_joint(y) - log_q, self.std * self.model.path(y) + noise
 
     def exact_limit(self) -> float:
-        """``log p(x)``, nats."""
+        """Return ``log p(x)``, nats."""
         return self.dim * self.model.evidence()
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
-        """``(m - mean)/std^2`` by the mean, ``(v + (m - mean)^2)/std^3 - 1/std`` by std, with ``p(y|x) = N(m, v)``.
+        """Return the limit of the wake-phi gradient.
+
+        With ``p(y|x) = N(m, v)`` it is ``(m - mean)/std^2`` for the mean and ``(v + (m - mean)^2)/std^3 - 1/std`` for
+        std.
 
         Raises:
             GradlabError: ``wrt`` is not an inference parameter.
@@ -97,7 +104,7 @@ class NormalGaussian(OneLatent):
         return (m - self.mean) / self.std**2
 
     def slopes(self, wrt: str = "phi") -> tuple[Array, Array]:
-        """``d log w/d wrt`` at the nodes, with and without the score of the posterior.
+        """Return ``d log w/d wrt`` at the nodes, with and without the score of the posterior.
 
         With ``y = mean + std noise``, ``dy/dmean = 1`` and ``dy/dstd = noise``. Through the sample alone log q has
         slope ``-noise/std``; at noise held fixed it is ``-log std + const``.
@@ -121,12 +128,12 @@ class NormalGaussian(OneLatent):
             "score": lambda k: moments.score(nodes, score, total, k),
             "rws": lambda k: moments.linear(nodes, score, k),
             "vimco": lambda k: self._vimco(k, wrt),
-            "nvil": lambda k: self._nvil(),
+            "nvil": NVIL,
             "measure-valued": lambda k: self._measure_valued(k, wrt),
         }
         if self.dim > 1:
             table |= {name: in_one_dimension(name, self.dim) for name in ("score", "vimco", "measure-valued")}
-        # No wall to put back, and by the posterior's own parameters no path through the prior's.
+        # There is no wall to put back, and parameters of the posterior have no path through the prior.
         squared = ("dreg", "dreg-squared", "gdreg", "dreg-boundary")
         return table | dict.fromkeys(squared, lambda k: moments.squared(nodes, path, k))
 
@@ -137,12 +144,6 @@ class NormalGaussian(OneLatent):
     def _vimco(self, k: int, wrt: str) -> tuple[float, float]:
         mean = self.exact_gradient(check_vimco(k), wrt)
         return mean, vimco_variance(lambda e: (self._evaluate(e)[0], self._score(e, wrt)), k, mean)
-
-    def _nvil(self) -> tuple[float, float]:
-        raise NotExact(
-            "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
-            "only given those; measure it on draws, or ask for vimco or score"
-        )
 
     def _measure_valued(self, k: int, wrt: str) -> tuple[float, float]:
         mean = self.exact_gradient(k, wrt)

@@ -80,17 +80,18 @@ def zero_score_moments(nodes: Nodes, slope: Array) -> dict[str, Moments]:
     return table | dict.fromkeys(("score", "nvil", "rws"), zero) | {"vimco": lambda k: zero(check_vimco(k))}
 
 
-def in_one_dimension(estimator: str, dim: int) -> Moments:
-    """Return moments that raise, for estimators whose moments are not known for ``dim`` > 1.
-
-    Raises:
-        NotExact: when called.
-    """
+def not_exact(reason: str) -> Moments:
+    """Return moments that raise ``NotExact`` when they are called."""
 
     def moments(k: int) -> tuple[float, float]:
-        raise NotExact(
-            f"exact moments of {estimator} are known in one dimension, not in {dim}: measure them on draws, or ask for "
-            "pathwise, stl, dreg or rws"
-        )
+        raise NotExact(reason)
 
     return moments
+
+
+def in_one_dimension(estimator: str, dim: int) -> Moments:
+    """Return moments that raise, for an estimator whose moments are not known for ``dim`` > 1."""
+    return not_exact(
+        f"exact moments of {estimator} are known in one dimension, not in {dim}: measure them on draws, or ask for "
+        "pathwise, stl, dreg or rws"
+    )

@@ -1,7 +1,7 @@
 """The Gaussian model on which Rainforth et al. (2018) showed that the inference SNR falls as 1/sqrt(K).
 
 z ~ N(mu, I), x | z ~ N(z, I), q(z | x) = N(A x + b, (2/3) I), D = 20. The optimum is mu* = mean of x, A* = I/2,
-b* = mu*/2; every parameter is then moved by Gaussian noise of a small scale, so that there is a gradient to estimate.
+b* = mu*/2; small Gaussian noise is then added to every parameter, so that there is a gradient to estimate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gradlab.noise import normal, stream
 from gradlab.objectives.posteriors import Normal
 from gradlab.objectives.terms import LogTerms, Tap
 
-# A covariance, as in the paper: an implementation that takes 2/3 as the standard deviation is another model.
+# A covariance, as in the paper, and not a standard deviation.
 Q_VARIANCE = 2 / 3
 
 
@@ -26,11 +26,14 @@ class RainforthModel:
     Args:
         data: data points (Rainforth et al. use 1024; the scaling does not depend on it).
         dim: D.
-        perturbation: standard deviation of what is added to each parameter at the optimum.
+        perturbation: standard deviation of the noise that is added to each parameter at the optimum.
         seed: of the data and the perturbation.
 
     Attributes:
-        x: ``[N, D]`` data; a: ``[D, D]``; b, mu: ``[D]`` parameters.
+        x: ``[N, D]`` data.
+        a: ``[D, D]`` parameter.
+        b: ``[D]`` parameter.
+        mu: ``[D]`` parameter.
 
     Raises:
         GradlabError: fewer than one data point or dimension, or a negative perturbation.
@@ -52,12 +55,12 @@ class RainforthModel:
         self.mu = best + moved[dim + 1]
 
     def log_terms(self, noise: Tensor, b: Tensor, mu: Tensor) -> LogTerms:
-        """The log-weights of every data point in every draw.
+        """Evaluate the log-weights of every data point in every draw.
 
         Args:
             noise: ``[draws, N, K, D]`` standard normal.
-            b: ``[draws, N, D]`` parameter of q, one copy for each draw and data point; mu: ``[draws, N, D]`` of the
-                prior.
+            b: ``[draws, N, D]`` parameter of q, one copy for each draw and data point.
+            mu: ``[draws, N, D]`` parameter of the prior.
 
         Returns:
             Terms with batch draws x N (log_lik, log_py and log_q ``[draws N, K, 1]``, nats).
@@ -81,10 +84,13 @@ class RainforthModel:
         )
 
     def exact_gradient_single(self) -> dict[str, Tensor]:
-        """``[N, D]`` exact gradients of each data point's ELBO (K = 1), m = A x + b: b: x + mu - 2m, mu: m - mu."""
+        """Return ``[N, D]`` exact gradients of each data point's ELBO (K = 1).
+
+        With m = A x + b they are x + mu - 2m for b and m - mu for mu.
+        """
         m = self.x @ self.a.T + self.b
         return {"b": self.x + self.mu - 2 * m, "mu": m - self.mu}
 
     def exact_variance_single(self) -> dict[str, float]:
-        """Variance of each coordinate of one pathwise draw at K = 1: b: 4 s^2, mu: s^2, with s^2 = 2/3."""
+        """Return the variance of each coordinate of one pathwise draw at K = 1: 4 s^2 for b, s^2 for mu, s^2 = 2/3."""
         return {"b": 4 * Q_VARIANCE, "mu": Q_VARIANCE}

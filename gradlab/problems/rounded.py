@@ -3,9 +3,9 @@
     mean phi --(proxy, noise ~ U(-1/2, 1/2))--> y --> log p(y)
                                                 +---(proxy.decode)--> log p(x | .),   log q = 0
 
-The objective is that of the proxy's own forward pass with log q put to 0, so that a bias is that of the derivative. It
-bounds log p(x) where y has the density 1 on a box (``noise``, ``universal``); for the others "bound" is but the name.
-How far the forward pass is from what a codec does at test time is :meth:`RoundedGaussian.exact_gap`.
+The objective is the proxy's forward pass with log q = 0, so that a bias is a bias of the derivative. It is a bound on
+log p(x) only where y has the density 1 on a box (``noise``, ``universal``). For the difference between the forward pass
+and the rounding of a codec at test time see :meth:`RoundedGaussian.exact_gap`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
-from gradlab.problems.base import NO_OVERRIDES, check_k, check_real
+from gradlab.problems.base import NO_OVERRIDES, check_k, check_real, value_and_slope
 from gradlab.problems.linear_gaussian import LinearGaussian
 from gradlab.problems.one_latent import Moments, OneLatent, zero_score_moments
 
@@ -30,12 +30,12 @@ from gradlab.problems.one_latent import Moments, OneLatent, zero_score_moments
 class RoundedGaussian(OneLatent):
     """``log N(x; slope decode(y) + offset, likelihood_std^2) + log N(y; 0, prior_std^2)``, y drawn by a proxy from phi.
 
-    For the proxies ``noise`` and ``universal`` it is :class:`BoxGaussian`.
+    For the proxies ``noise`` and ``universal`` it is equal to :class:`BoxGaussian`.
 
     Args:
         phi: the mean that a codec rounds.
         x: observation.
-        proxy: name from ``gradlab.objectives.proxies.PROXIES``, or a proxy with parameters of your own.
+        proxy: name from ``gradlab.objectives.proxies.PROXIES``, or a ``Proxy`` with other parameters.
         slope: of the decoder.
         offset: of the decoder.
         likelihood_std: standard deviation of x given what the decoder reads.
@@ -56,15 +56,15 @@ class RoundedGaussian(OneLatent):
         likelihood_std: float = 1.0,
         prior_std: float = 1.0,
     ) -> None:
-        """Lays out the quadrature over the base noise, once."""
+        """Lay out the quadrature over the base noise, once."""
         self.phi = check_real("phi", phi)
         self.proxy = get_proxy(proxy)
-        self.model = LinearGaussian.checked(x, slope, offset, likelihood_std, prior_std)
+        self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         self.nodes = adaptive(self._evaluate, -0.5, 0.5, np.ones_like, panels=7)
 
     @property
     def posterior(self) -> Quantized:
-        """The law of y, and what the proxy says of itself."""
+        """The law of y, with the properties of the proxy."""
         return Quantized(torch.tensor(self.phi, dtype=torch.float64), self.proxy)
 
     @property
@@ -75,7 +75,11 @@ class RoundedGaussian(OneLatent):
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
-        """Log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`. A proxy has no walls to give."""
+        """Evaluate log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`.
+
+        Raises:
+            GradlabError: as for :meth:`Problem.log_terms`, or ``walls`` is set, since a proxy has none.
+        """
         if walls:
             raise GradlabError(f"proxy {self.proxy.name!r} has no walls to look at: use BoxGaussian for the unit box")
         values = self._values(noise, overrides)
@@ -90,10 +94,10 @@ class RoundedGaussian(OneLatent):
         )
 
     def exact_gradient(self, k: int, wrt: str = "phi") -> float:
-        """``d exact_bound(k) / d wrt``; by phi 0 where the forward pass does not move with it.
+        """Return ``d exact_bound(k) / d wrt``; for phi it is 0 where the forward pass does not depend on phi.
 
         Raises:
-            NotExact: by phi, where the forward pass moves otherwise than autograd says.
+            NotExact: for phi, where the derivative of the forward pass is not the one of autograd.
             GradlabError: as for :meth:`Problem.exact_gradient`.
         """
         if self.check_wrt(wrt) == "phi" and not self.proxy.path_is_true:
@@ -104,13 +108,14 @@ class RoundedGaussian(OneLatent):
         return super().exact_gradient(k, wrt)
 
     def rounded(self) -> float:
-        """``log w(round(phi))``, nats: minus the loss of a codec that rounds, as it does at test time."""
+        """Return ``log w(round(phi))``, nats: minus the loss of a codec that rounds, as at test time."""
         return float(self.model.log_joint(np.round(np.array(self.phi))))
 
     def exact_gap(self, k: int = 1) -> float:
-        """``exact_bound(k) - rounded()``, nats: what training believes and test does not keep.
+        """Return ``exact_bound(k) - rounded()``, nats: the difference between training and test.
 
-        ``universal`` may be used at test time too, and then has no gap: minus this (k = 1) is what its dither costs.
+        ``universal`` can be used at test time too and then has no gap; minus this value (k = 1) is the cost of its
+        dither.
         """
         return self.exact_bound(k) - self.rounded()
 
@@ -121,7 +126,7 @@ class RoundedGaussian(OneLatent):
         return dict.fromkeys(("pathwise", "stl"), lambda k: moments.linear(self.nodes, slope, k))
 
     def _latent(self, noise: Array | Tensor, mean: Tensor) -> Tensor:
-        """The latent; that of a proxy which is a box in law by its smooth twin, since quadrature cannot cross jumps."""
+        """The latent; ``mean + noise`` for a proxy with the law of the box, since quadrature cannot cross jumps."""
         u = torch.as_tensor(noise, dtype=torch.float64)
         return mean + u if self.proxy.box else self.proxy.sample(mean, u)
 
@@ -131,27 +136,21 @@ class RoundedGaussian(OneLatent):
 
     def _evaluate(self, noise: Array) -> tuple[Array, Array]:
         """``log w`` and its derivative by the base noise."""
-        u = torch.tensor(noise, dtype=torch.float64, requires_grad=True)
         mean = torch.tensor(self.phi, dtype=torch.float64)
-        with torch.enable_grad():
-            log_w = self._log_w(self._latent(u, mean))
-        if not log_w.requires_grad:  # the forward pass takes no noise
-            return log_w.numpy().copy(), np.zeros_like(noise)
-        (slope,) = torch.autograd.grad(log_w.sum(), u)
+        u = torch.tensor(noise, dtype=torch.float64)
+        log_w, slope = value_and_slope(lambda u: self._log_w(self._latent(u, mean)), u)
         # At the two ends of the logistic the chain rule meets 0 times infinity, where the derivative is 0.
         ends = np.abs(noise) == 0.5
-        return log_w.detach().numpy(), np.where(ends & ~np.isfinite(slope.numpy()), 0.0, slope.numpy())
+        return log_w.numpy(), np.where(ends & ~np.isfinite(slope.numpy()), 0.0, slope.numpy())
 
     def _slope_by_phi(self) -> Array:
-        """What autograd takes for ``d log w/d phi`` at the nodes."""
-        phi = torch.full(self.nodes.y.shape, self.phi, dtype=torch.float64, requires_grad=True)
-        with torch.enable_grad():
-            log_w = self._log_w(self._latent(self.nodes.y, phi))
-            (slope,) = torch.autograd.grad(log_w.sum(), phi)
+        """Autograd's ``d log w/d phi`` at the nodes."""
+        phi = torch.full(self.nodes.y.shape, self.phi, dtype=torch.float64)
+        _, slope = value_and_slope(lambda phi: self._log_w(self._latent(self.nodes.y, phi)), phi)
         return np.asarray(slope.numpy())
 
     def _generative(self, wrt: str) -> Array:
-        """``d log w/d wrt`` at the nodes: the decoder's parameters see what it reads, the prior's the latent."""
+        """``d log w/d wrt`` at the nodes: parameters of the decoder depend on its input, the prior's on the latent."""
         y = self._latent(self.nodes.y, torch.tensor(self.phi, dtype=torch.float64))
-        seen = y if wrt == "prior_std" else self.proxy.decode(y)
-        return self.model.generative(seen.numpy(), wrt)
+        argument = y if wrt == "prior_std" else self.proxy.decode(y)
+        return self.model.generative(argument.numpy(), wrt)

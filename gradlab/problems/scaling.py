@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,14 +25,17 @@ if TYPE_CHECKING:
 
 BLOCKS = 16
 CHUNK = 2**21
+PARAMETERS = ("b", "mu")
+PATHWISE, SIGNAL = 0, 1
 
 
 class Slope(NamedTuple):
     """Slope of log SNR over log K (or log M).
 
     Attributes:
-        value: least squares.
-        low, high: 95 % confidence interval.
+        value: least-squares estimate.
+        low: lower end of the 95 % confidence interval.
+        high: its upper end.
     """
 
     value: float
@@ -49,17 +54,17 @@ def rainforth_snr(
     *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """SNR of the pathwise gradient of b (inference) and mu (generative) at every pair (K, M).
+    """Measure the SNR of the pathwise gradient of b (inference) and mu (generative) at every pair (K, M).
 
-    SNR over data points and coordinates: sqrt(sum g^2 / sum var), each data point's gradient on its own (Rainforth et
-    al. 2018 average |g|/std over coordinates of the mean over data; both scale alike). The signal g of b comes from
-    ``signal``, an unbiased estimator of low variance on the same noise, and its own noise is taken off, |g|^2 - tr
-    S_signal / draws; otherwise the floor sqrt(2/(pi draws)) flattens the law (slope -0.36 instead of -0.5 at 1500
-    draws).
+    The SNR over data points and coordinates is sqrt(sum g^2 / sum var), where every data point has its own gradient
+    (Rainforth et al. 2018 average |g|/std over coordinates of the mean over data; both scale alike). The signal g of b
+    comes from ``signal``, an unbiased estimator of low variance on the same noise, and its noise floor is subtracted:
+    see ``docs/theory/snr.md``, "Rainforth's law".
 
     Args:
         model: the Gaussian model.
-        k: samples in the bound; m: independent estimates that are averaged.
+        k: samples in the bound.
+        m: numbers of independent estimates that are averaged.
         draws: gradients per pair, at least 32.
         seed: of the noise.
         signal: estimator whose mean is the signal of b.
@@ -79,32 +84,21 @@ def rainforth_snr(
             f"draws is {draws}: confidence intervals take {BLOCKS} blocks of at least 2, so at least {2 * BLOCKS}"
         )
     rows = []
-    for size in k:
-        for copies in m:
-            blocks = [
-                _block(model, size, copies, draws // BLOCKS, seed, index, signal=signal) for index in range(BLOCKS)
-            ]
-            for parameter in ("b", "mu"):
-                states = [block[parameter] for block in blocks]
-                row = {
-                    "parameter": parameter,
-                    "k": size,
-                    "m": copies,
-                    "draws": draws // BLOCKS * BLOCKS,
-                    "snr": _snr(states),
-                }
-                # Delete-one-block values: a single block's signal would drown in its own noise.
-                left_out = [_snr(states[:i] + states[i + 1 :]) for i in range(BLOCKS)]
-                row |= {"snr_se": _jackknife(np.array(left_out))}
-                row |= {f"snr_without_{i}": value for i, value in enumerate(left_out)}
-                rows.append(row)
-            advance(1, f"K = {size}, M = {copies}")
+    for size, copies in product(k, m):
+        blocks = [_block(model, size, copies, draws // BLOCKS, seed, index, signal=signal) for index in range(BLOCKS)]
+        for index, parameter in enumerate(PARAMETERS):
+            # Delete-one-block values: the signal of a single block would drown in its noise.
+            left_out = [_snr(blocks[:i] + blocks[i + 1 :], index) for i in range(BLOCKS)]
+            row = {"parameter": parameter, "k": size, "m": copies, "draws": draws // BLOCKS * BLOCKS}
+            row |= {"snr": _snr(blocks, index), "snr_se": _jackknife(np.array(left_out))}
+            rows.append(row | {f"snr_without_{i}": value for i, value in enumerate(left_out)})
+        advance(1, f"K = {size}, M = {copies}")
     return pd.DataFrame(rows)
 
 
 @checked
 def slope(table: pd.DataFrame, over: str) -> Slope:
-    """Slope of log SNR over log ``over`` by least squares, with a jackknife interval over blocks of draws.
+    """Fit the slope of log SNR over log ``over`` by least squares, with a jackknife interval over blocks of draws.
 
     Args:
         table: rows of ``rainforth_snr`` of one parameter, at least two values of ``over``.
@@ -133,41 +127,32 @@ def _jackknife(left_out: NDArray[np.float64]) -> float:
     return math.sqrt((BLOCKS - 1) / BLOCKS * float(((left_out - left_out.mean()) ** 2).sum()))
 
 
-class _Block(NamedTuple):
-    noise: Moments
-    signal: Moments
-
-
-def _block(
-    model: RainforthModel, k: int, m: int, draws: int, seed: int, index: int, *, signal: str
-) -> dict[str, _Block]:
+def _block(model: RainforthModel, k: int, m: int, draws: int, seed: int, index: int, *, signal: str) -> Moments:
+    """Moments ``[2, 2, N, D]`` of the pathwise estimates and of the signal's, by each of ``PARAMETERS``."""
     points, dim = model.x.shape
-    states = {p: _Block(Moments.init((points, dim)), Moments.init((points, dim))) for p in ("b", "mu")}
+    state = Moments.init((2, 2, points, dim))
     chunk = max(1, CHUNK // (points * k * dim * m))
     for part, start in enumerate(range(0, draws, chunk)):
         n = min(chunk, draws - start)
         generator = stream(seed, f"snr-scaling/k={k}/m={m}/block={index}", part)
         noise = normal((n * m, points, k, dim), generator, torch.float64)
-        found = {name: _gradients(model, name, noise) for name in {"pathwise", signal}}
-        for p, state in states.items():
-            averaged = {name: g[p].unflatten(0, (n, m)).mean(dim=1) for name, g in found.items()}
-            of_signal = averaged[signal if p == "b" else "pathwise"]
-            states[p] = _Block(state.noise.update(averaged["pathwise"]), state.signal.update(of_signal))
-    return states
+        b, mu = _averaged(model, "pathwise", noise, n)
+        signal_of_b = b if signal == "pathwise" else _averaged(model, signal, noise, n)[0]
+        estimates = torch.stack([b, mu, signal_of_b, mu], dim=1)
+        state = state.update(estimates.unflatten(1, (2, 2)))
+    return state
 
 
-def _gradients(model: RainforthModel, name: str, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-    """``[draws, N, D]`` gradient of each data point's bound, for b and mu."""
+def _averaged(model: RainforthModel, name: str, noise: torch.Tensor, draws: int) -> list[torch.Tensor]:
+    """``[draws, N, D]`` means over M estimates of the gradient of each data point's bound, by each parameter."""
     b = model.b.expand(*noise.shape[:2], -1).clone().requires_grad_()
     mu = model.mu.expand(*noise.shape[:2], -1).clone().requires_grad_()
     value = get_estimator(name)(model.log_terms(noise, b, mu), "iwae").sum()
-    return dict(zip(("b", "mu"), torch.autograd.grad(value, (b, mu)), strict=True))
+    return [g.unflatten(0, (draws, -1)).mean(dim=1) for g in torch.autograd.grad(value, (b, mu))]
 
 
-def _snr(blocks: Sequence[_Block]) -> float:
-    noise, signal = blocks[0]
-    for block in blocks[1:]:
-        noise, signal = noise.merge(block.noise), signal.merge(block.signal)
-    trace, own = float(noise.variance().sum()), float(signal.variance().sum())
-    power = float((signal.mean**2).sum()) - own / signal.count
-    return math.sqrt(max(power, 0.0) / trace)
+def _snr(blocks: Sequence[Moments], parameter: int) -> float:
+    state = reduce(Moments.merge, blocks)
+    mean, variance = state.mean[:, parameter], state.variance()[:, parameter]
+    power = float((mean[SIGNAL] ** 2).sum()) - float(variance[SIGNAL].sum()) / state.count
+    return math.sqrt(max(power, 0.0) / float(variance[PATHWISE].sum()))

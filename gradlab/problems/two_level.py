@@ -28,12 +28,12 @@ from gradlab.objectives.posteriors import Box, log_normal
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import NO_OVERRIDES, Values, check_real, check_std, widened
+from gradlab.problems.base import NO_OVERRIDES, Values, widened
 
 
 @dataclass(frozen=True, eq=False)
 class SharedBox(Box):
-    """The box of y where every y meets every z: no sample can be moved to a wall alone."""
+    """The box of y where samples of y and z are shared: no sample can be moved to a wall alone."""
 
     walls_known: ClassVar[bool] = False
     derivative_known: ClassVar[bool] = False
@@ -53,13 +53,19 @@ class TwoLevel(TwoLevelOracle):
         decode: ``(c, d, y_std)``.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of z.
-        direct_y: z is drawn from the mean phi (Balle et al. 2018); False: from the sample y (the 2-level VAE).
+        direct_y: draw z from the mean phi (Balle et al. 2018), or if False from the sample y (the 2-level VAE).
         slope: of the decoder of y.
         offset: of the decoder of y.
 
     Raises:
         GradlabError: a parameter is not finite, a standard deviation is not above 0, encode or decode is not of two or
             three numbers, or direct_y is not a bool.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+        >>> problem.exact_bound(1) < problem.exact_bound(2, 2, "ms-nic-dms") < problem.evidence()
+        True
     """
 
     def __init__(
@@ -79,18 +85,12 @@ class TwoLevel(TwoLevelOracle):
             raise GradlabError(f"direct_y is {direct_y!r}: give True (z from the mean of y) or False (from the sample)")
         a, b = _numbers("encode", encode, ("a", "b"))
         c, d, y_std = _numbers("decode", decode, ("c", "d", "y_std"))
-        reals = {"phi": phi, "x": x, "a": a, "b": b, "c": c, "d": d, "slope": slope, "offset": offset}
-        stds = {"y_std": y_std, "likelihood_std": likelihood_std, "prior_std": prior_std}
-        self.model = Hierarchy(
-            **{name: check_real(name, value) for name, value in reals.items()},
-            **{name: check_std(name, value) for name, value in stds.items()},
-            direct_y=direct_y,
-        )
+        self.model = Hierarchy(phi, x, a, b, c, d, y_std, likelihood_std, prior_std, slope, offset, direct_y)
         self.objective, self.l = "iwae", 1
 
     @property
     def posterior(self) -> Box:
-        """U(phi - 1/2, phi + 1/2), of y; that of z is a box too."""
+        """U(phi - 1/2, phi + 1/2), the posterior of y; the posterior of z is a box too."""
         center = torch.tensor(self.model.phi, dtype=torch.float64)
         return Box(center) if self.objective in PAIRS else SharedBox(center)
 
@@ -100,14 +100,14 @@ class TwoLevel(TwoLevelOracle):
         return {name: getattr(self.model, name) for names in GROUPS.values() for name in names}
 
     def under(self, objective: str, l: int | None = None) -> TwoLevel:
-        """The same problem, sampled for an objective, which is then also the default of the exact answers.
+        """Return the problem sampled for an objective, which also becomes the default of the exact answers.
 
-        ``elbo`` and ``iwae`` take k independent pairs (y_i, z_i); in ``ms-nic-mix`` one z is shared by the k samples of
-        y, in ``ms-nic-dms`` l are. ``gl.compare`` asks for what its objective needs.
+        ``elbo`` and ``iwae`` take k independent pairs (y_i, z_i); in ``ms-nic-mix`` the k samples of y share one z, in
+        ``ms-nic-dms`` they share l. ``gl.compare`` calls this method.
 
         Args:
             objective: ``elbo``, ``iwae``, ``iwae-2level``, ``ms-nic-mix`` or ``ms-nic-dms``.
-            l: samples of z, for ``ms-nic-dms``; by default as now where the objective stays, else 1.
+            l: samples of z, for ``ms-nic-dms``; by default unchanged where the objective stays, else 1.
 
         Raises:
             GradlabError: an unknown objective, or one that direct_y or l rules out.
@@ -120,13 +120,13 @@ class TwoLevel(TwoLevelOracle):
         return self._changed(objective=objective, l=l)
 
     def switched(self, direct_y: bool) -> TwoLevel:
-        """The same parameters with direct-y on or off, sampled in pairs."""
+        """Return the problem with direct-y on or off, sampled in pairs."""
         return self._changed(model=replace(self.model, direct_y=direct_y), objective="iwae", l=1)
 
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """``[draws, k + k]`` for pairs, ``[draws, k + l]`` otherwise: noise of y, then of z.
+        """Draw noise of y, then of z: ``[draws, k + k]`` for pairs, ``[draws, k + l]`` otherwise.
 
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
@@ -137,12 +137,12 @@ class TwoLevel(TwoLevelOracle):
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
     ) -> LogTerms:
-        """Terms ``[B, K, 1]`` of pairs, or ``[B, K, L]``; nats; noise ``[B, K + K]`` or ``[B, K + L]``.
+        """Evaluate terms ``[B, K, 1]`` of pairs or ``[B, K, L]``, nats, at noise ``[B, K + K]`` or ``[B, K + L]``.
 
         Args:
             noise: from ``draw_noise``.
-            overrides: parameter name -> ``[B]`` its value in each draw.
-            walls: also the log-weight of each pair with one of its noises at either end.
+            overrides: parameter name -> ``[B]`` value in each draw.
+            walls: also evaluate the log-weight of each pair with one of its noises at either end.
 
         Raises:
             GradlabError: noise of another shape, a bad override, or walls of samples that are shared.
@@ -158,7 +158,7 @@ class TwoLevel(TwoLevelOracle):
         if k < 1 or (paired and noise.shape[1] % 2):
             raise GradlabError(f"noise has {noise.shape[1]} columns: give those of y and of z, as draw_noise does")
         y = values["phi"] + noise[:, :k]
-        # h_a reads y before the taps: an estimator rescales each path of z once.
+        # z is computed from y before the taps, so that an estimator rescales each path of z once.
         z = values["a"] * (values["phi"] if self.direct_y else y) + values["b"] + noise[:, k:]
         y_lik, y_py, z_py, z_pz = y.view_as(y), y.view_as(y), z.view_as(z), z.view_as(z)
         axis = 2 if paired else 1
@@ -179,7 +179,7 @@ class TwoLevel(TwoLevelOracle):
     def _walls(self, u: Tensor, v: Tensor, values: Values) -> Walls:
         """Each pair with u, then with v, at its two ends; noises ``[B, K, 1]``.
 
-        A z that is drawn from the sample y goes along with it, but its own walls belong to a and b alone.
+        A z that is drawn from the sample y moves along with it, but the walls of z belong to a and b alone.
         """
         ends = u.new_tensor([0.5, -0.5])
         phi = torch.as_tensor(values["phi"], dtype=u.dtype, device=u.device)

@@ -22,8 +22,8 @@ PROBLEMS = {
 }
 
 
-def tight(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+def tight(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def draws_of(problem, draws=5, k=4):
@@ -68,11 +68,11 @@ def test_gradient_of_each_draw_is_the_weighted_sum(name):
     for wrt, value in problem.parameters.items():
         override = torch.full((5,), value, dtype=torch.float64, requires_grad=True)
         log_w = problem.log_terms(noise, {wrt: override}).log_w().squeeze(-1)
-        (found,) = torch.autograd.grad(torch.logsumexp(log_w, 1).sum(), override)
+        (grad,) = torch.autograd.grad(torch.logsumexp(log_w, 1).sum(), override)
         _, plain = reference(name, base)
         share, _ = brute_force.weights(plain)
         _, moved = reference(name, base, {wrt: value + 1e-30j})
-        tight(found, (share * np.imag(moved) / 1e-30).sum(1))
+        tight(grad, (share * np.imag(moved) / 1e-30).sum(1))
 
 
 def test_overrides_hold_one_value_per_draw():
@@ -138,8 +138,8 @@ def test_walls_are_the_log_weight_at_the_ends(name):
     for m, sign in enumerate((0.5, -0.5)):
         _, expected = reference(name, np.full((5, 4), sign), {"phi": phi.numpy()[:, None]})
         tight(walls.log_w[..., m], expected)
-    own = problem.log_terms(noise, walls=True).walls.log_w
-    tight(own[0, 0], [reference(name, np.array(s))[1] for s in (0.5, -0.5)])
+    at_phi = problem.log_terms(noise, walls=True).walls.log_w
+    tight(at_phi[0, 0], [reference(name, np.array(s))[1] for s in (0.5, -0.5)])
     if name == "BoxGaussian":
         slope = torch.tensor([1.0, 1.1, 1.2, 1.3, 1.4], dtype=torch.float64)
         walls = problem.log_terms(noise, {"slope": slope}, walls=True).walls

@@ -32,9 +32,9 @@ def test_each_draw_is_what_autograd_gives(problem, dtype, k):
             assert dtype == torch.float32 and problem is STEEPEST
         elif not e.undefined(problem.posterior, k):
             plain = gradients(problem, e, problem.draw_noise(300, k, stream(0, "fused"), dtype))
-            (found,) = torch.from_numpy(box_draws.box_gradients(problem, [e], 300, k, stream(0, "fused"), dtype))
+            (drawn,) = torch.from_numpy(box_draws.box_gradients(problem, [e], 300, k, stream(0, "fused"), dtype))
             size = plain.double().abs().clamp(min=1)
-            worst = ((found - plain.double()).abs() / size).max()
+            worst = ((drawn - plain.double()).abs() / size).max()
             assert worst < TOLERANCE[dtype], e.name
 
 
@@ -44,22 +44,22 @@ def test_every_estimator_has_a_closed_form_on_the_box():
 
 def test_blocks_leave_no_seam():
     draws, k = 3 * BLOCK // 8 + 5, 8
-    (found,) = box_draws.box_gradients(MILD, [ESTIMATORS["pathwise"]], draws, k, stream(0, "seam"), torch.float64)
+    (drawn,) = box_draws.box_gradients(MILD, [ESTIMATORS["pathwise"]], draws, k, stream(0, "seam"), torch.float64)
     plain = gradients(MILD, ESTIMATORS["pathwise"], MILD.draw_noise(draws, k, stream(0, "seam")))
-    torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.from_numpy(drawn), plain, rtol=1e-10, atol=1e-10)
 
 
 def test_the_compiled_generator_is_numpys():
     """Loop and plain form give the same numbers, and each stream is numpy's SFC64 (which the plain form calls)."""
     seeds = np.random.SeedSequence(5).generate_state(3 * noise.LANES, np.uint64).reshape(3, noise.LANES)
-    found = []
+    streams = []
     for fast in (True, False):
         state = np.concatenate([seeds, np.ones((1, noise.LANES), np.uint64)])
-        found.append(np.concatenate([noise._sfc64(state, rows, fast) for rows in (12, 1, 500)]))
-    assert np.array_equal(*found) and noise.LANES == kernels.LANES
+        streams.append(np.concatenate([noise._sfc64(state, rows, fast) for rows in (12, 1, 500)]))
+    assert np.array_equal(*streams) and noise.LANES == kernels.LANES
     lane = np.random.SFC64(0)
     lane.state = {**lane.state, "state": {"state": np.array([*seeds[:, 3], 1], np.uint64)}}
-    assert np.array_equal(found[0].reshape(-1, noise.LANES)[:, 3], lane.random_raw(513))
+    assert np.array_equal(streams[0].reshape(-1, noise.LANES)[:, 3], lane.random_raw(513))
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float64", "float32"])
@@ -97,11 +97,11 @@ def test_a_failure_in_a_thread_is_told():
             raise ValueError("third")
         return index
 
-    found = []
+    values = []
     with pytest.raises(ValueError, match="third"):
         for value in comparison._in_turn(fail, 10, 2):
-            found.append(value)
-    assert found == [0, 1, 2]
+            values.append(value)
+    assert values == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

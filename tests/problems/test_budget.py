@@ -51,8 +51,8 @@ def test_the_error_is_that_of_an_average_over_as_many_draws_as_the_budget_buys(n
 
 def test_the_noise_of_a_measured_bias_is_not_taken_for_bias():
     """As many draws as the budget buys: half of the square of the measured bias would be its own noise."""
-    found = [at_equal_cost(gl.compare(BOX, ("pathwise",), 1, 1000, seed), BOX, 1000) for seed in range(100)]
-    ratios = torch.tensor([float((t["mse"] / t["exact_mse"]).iloc[0]) for t in found])
+    tables = [at_equal_cost(gl.compare(BOX, ("pathwise",), 1, 1000, seed), BOX, 1000) for seed in range(100)]
+    ratios = torch.tensor([float((t["mse"] / t["exact_mse"]).iloc[0]) for t in tables])
     assert float(ratios.median()) == pytest.approx(1.0, abs=0.15) and float(ratios.min()) > 0.5
 
 

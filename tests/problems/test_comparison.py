@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import gradlab as gl
 from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS
-from gradlab.problems import comparison
+from gradlab.problems import box, comparison, expectation, two_level
 
 BOX = {"phi": 0.3, "x": 1.0, "likelihood_std": 0.5}
 NORMAL = {"mean": 0.3, "std": 0.4, "x": 1.0, "likelihood_std": 0.7}
@@ -279,3 +280,9 @@ def test_a_hierarchy_is_sampled_as_its_objective_needs(objective):
     row = gl.compare(four, ("pathwise",), 2, 20_000, objective="ms-nic-dms").iloc[0]
     assert row["exact"] == pytest.approx(toy.exact_gradient(2, "phi", 2, "ms-nic-dms"))
     assert abs(row["z"]) < 4.5
+
+
+@pytest.mark.parametrize("module", [box, comparison, expectation, two_level], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module):
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed

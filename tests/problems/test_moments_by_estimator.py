@@ -29,31 +29,31 @@ def replaced(log_w, i, value):
     return np.concatenate([log_w[:, :i], np.broadcast_to(value, log_w[:, i].shape)[:, None], log_w[:, i + 1 :]], axis=1)
 
 
-def box_estimates(y, log_w, wanted):
+def box_estimates(y, log_w, names):
     """name -> per-draw estimates of ``y, log_w [draws, k]``, by plain formulas."""
     share, _ = brute_force.weights(log_w)
     up, down = MODEL.log_joint(np.array([PHI + 0.5, PHI - 0.5]))
     k = y.shape[1]
-    found = {}
-    if "dreg-boundary" in wanted:
+    estimates = {}
+    if "dreg-boundary" in names:
         put_back = 0.0
         for i in range(k):
             put_back = put_back + np.exp(up - logsum(replaced(log_w, i, up)))
             put_back = put_back - np.exp(down - logsum(replaced(log_w, i, down)))
-        found["dreg-boundary"] = (share**2 * MODEL.by_y(y)).sum(1) + put_back
-    if "measure-valued" in wanted:
-        found["measure-valued"] = sum(
+        estimates["dreg-boundary"] = (share**2 * MODEL.by_y(y)).sum(1) + put_back
+    if "measure-valued" in names:
+        estimates["measure-valued"] = sum(
             logsum(replaced(log_w, i, up)) - logsum(replaced(log_w, i, down)) for i in range(k)
         )
-    if "dreg-squared" in wanted:
-        found["dreg-squared"] = (share**2 * MODEL.by_y(y)).sum(1)
-    if "gdreg" in wanted:
+    if "dreg-squared" in names:
+        estimates["dreg-squared"] = (share**2 * MODEL.by_y(y)).sum(1)
+    if "gdreg" in names:
         of_prior = -y / SETTINGS["prior_std"] ** 2
         parts = (share - share**2) * MODEL.by_y(y) - share * of_prior
-        found["gdreg"] = (parts * y / SETTINGS["prior_std"]).sum(1)
-    if "ess" in wanted:
-        found["ess"] = (share**2).sum(1)
-    return found
+        estimates["gdreg"] = (parts * y / SETTINGS["prior_std"]).sum(1)
+    if "ess" in names:
+        estimates["ess"] = (share**2).sum(1)
+    return estimates
 
 
 def normal_estimates(noise, log_w, wrt, plus=None):
@@ -61,33 +61,35 @@ def normal_estimates(noise, log_w, wrt, plus=None):
     k = noise.shape[1]
     y = MEAN + STD * noise
     score = (noise**2 - 1 if wrt == "std" else noise) / STD
-    found = {"rws": (share * score).sum(1)}
+    estimates = {"rws": (share * score).sum(1)}
     if k > 1:
-        found["vimco"] = -found["rws"]
+        estimates["vimco"] = -estimates["rws"]
         for i in range(k):
             others = np.delete(log_w, i, axis=1).mean(1)
-            found["vimco"] = found["vimco"] + (bound + math.log(k) - logsum(replaced(log_w, i, others))) * score[:, i]
+            estimates["vimco"] = (
+                estimates["vimco"] + (bound + math.log(k) - logsum(replaced(log_w, i, others))) * score[:, i]
+            )
     if wrt == "std":
         plus = np.sign(noise) * stats.maxwell.isf(stats.chi.sf(abs(noise), 1)) if plus is None else plus
         minus, scale = noise, 1 / STD
     else:
         plus = np.sqrt(-2 * np.log(stats.norm.cdf(noise)))
         minus, scale = -plus, 1 / (STD * math.sqrt(2 * math.pi))
-    found["measure-valued"] = -found["rws"]
+    estimates["measure-valued"] = -estimates["rws"]
     for i in range(k):
         ends = [
             MODEL.log_joint(MEAN + STD * e[:, i]) - brute_force.log_normal(e[:, i], 0, 1) + math.log(STD)
             for e in (plus, minus)
         ]
         change = logsum(replaced(log_w, i, ends[0])) - logsum(replaced(log_w, i, ends[1]))
-        found["measure-valued"] = found["measure-valued"] + scale * change
+        estimates["measure-valued"] = estimates["measure-valued"] + scale * change
     path = (MODEL.by_y(y) + noise / STD) * (noise if wrt == "std" else 1.0)
-    found |= {name: (share**2 * path).sum(1) for name in ("dreg-boundary", "dreg-squared", "gdreg")}
+    estimates |= {name: (share**2 * path).sum(1) for name in ("dreg-boundary", "dreg-squared", "gdreg")}
     if wrt == "prior_std":
         prior = -y / SETTINGS["prior_std"] ** 2 + noise / STD  # d_y (log p(y) - log q(y))
         parts = (share - share**2) * (MODEL.by_y(y) + noise / STD) - share * prior
-        found = {"gdreg": (parts * y / SETTINGS["prior_std"]).sum(1)}
-    return found
+        estimates = {"gdreg": (parts * y / SETTINGS["prior_std"]).sum(1)}
+    return estimates
 
 
 def tensor(points, p, k):
@@ -95,30 +97,32 @@ def tensor(points, p, k):
     return points[index], p[index].prod(1)
 
 
-def check(found, values, mass, digits=1e-8):
+def check(exact, values, mass, digits=1e-8):
     mean = mass @ values
     variance = mass @ (values - mean) ** 2
-    assert abs(found[0] - mean) <= digits * math.sqrt(mean**2 + variance) + 1e-15
-    assert abs(found[1] - variance) <= digits * variance + 1e-18
+    assert abs(exact[0] - mean) <= digits * math.sqrt(mean**2 + variance) + 1e-15
+    assert abs(exact[1] - variance) <= digits * variance + 1e-18
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_box_by_tensor_sums(k):
     y, p = brute_force.box_points(PHI, {1: 60, 2: 60, 3: 40}[k])
     y, mass = tensor(y, p, k)
-    found = box_estimates(y, MODEL.log_joint(y), ("dreg-boundary", "dreg-squared", "measure-valued", "gdreg", "ess"))
+    estimates = box_estimates(
+        y, MODEL.log_joint(y), ("dreg-boundary", "dreg-squared", "measure-valued", "gdreg", "ess")
+    )
     for name in ("dreg-boundary", "measure-valued"):
         exact = BOX.exact_moments(name, k)
         if (k, name) == (1, "measure-valued"):
-            assert exact == (pytest.approx(mass @ found[name], rel=1e-13), 0.0)
+            assert exact == (pytest.approx(mass @ estimates[name], rel=1e-13), 0.0)
             continue
-        check(exact, found[name], mass)
+        check(exact, estimates[name], mass)
         assert exact[0] == BOX.exact_gradient(k)
-        assert mass @ found[name] == pytest.approx(BOX.exact_gradient(k), rel=1e-12)  # unbiased, by quadrature
-    check(BOX.exact_moments("dreg-squared", k), found["dreg-squared"], mass)
-    check(BOX.exact_moments("gdreg", k, "prior_std"), found["gdreg"], mass)
-    assert BOX.exact_concentration(k) == pytest.approx(mass @ found["ess"], rel=1e-12)
-    assert BOX.exact_ess(k) == pytest.approx(1 / (mass @ found["ess"]), rel=1e-12)
+        assert mass @ estimates[name] == pytest.approx(BOX.exact_gradient(k), rel=1e-12)  # unbiased, by quadrature
+    check(BOX.exact_moments("dreg-squared", k), estimates["dreg-squared"], mass)
+    check(BOX.exact_moments("gdreg", k, "prior_std"), estimates["gdreg"], mass)
+    assert BOX.exact_concentration(k) == pytest.approx(mass @ estimates["ess"], rel=1e-12)
+    assert BOX.exact_ess(k) == pytest.approx(1 / (mass @ estimates["ess"]), rel=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -157,14 +161,16 @@ def test_box_by_seeded_draws(k, draws):
     rng = np.random.default_rng(11)
     y = PHI + rng.random((draws, k)) - 0.5
     log_w = MODEL.log_joint(y)
-    found = box_estimates(y, log_w, ("dreg-squared", "gdreg", "ess"))
+    estimates = box_estimates(y, log_w, ("dreg-squared", "gdreg", "ess"))
     w, (up, down) = np.exp(log_w), np.exp(MODEL.log_joint(np.array([PHI + 0.5, PHI - 0.5])))
     rest = w.sum(1, keepdims=True) - w
-    found["measure-valued"] = np.log((up + rest) / (down + rest)).sum(1)
-    found["dreg-boundary"] = ((w / (w + rest)) ** 2 * MODEL.by_y(y) + up / (up + rest) - down / (down + rest)).sum(1)
-    ess = found.pop("ess")
+    estimates["measure-valued"] = np.log((up + rest) / (down + rest)).sum(1)
+    estimates["dreg-boundary"] = ((w / (w + rest)) ** 2 * MODEL.by_y(y) + up / (up + rest) - down / (down + rest)).sum(
+        1
+    )
+    ess = estimates.pop("ess")
     assert abs(ess.mean() - BOX.exact_concentration(k)) < 4.5 * ess.std() / math.sqrt(draws)
-    for name, values in found.items():
+    for name, values in estimates.items():
         exact = BOX.exact_moments(name, k, "prior_std" if name == "gdreg" else "phi")
         assert max(map(abs, z_scores(values, *exact))) < 4.5, name
 
@@ -173,11 +179,11 @@ def test_box_by_seeded_draws(k, draws):
 def test_normal_by_seeded_draws(wrt, k=12, draws=100_000):
     noise = np.random.default_rng(12).standard_normal((draws, k))
     log_w = MODEL.log_joint(MEAN + STD * noise) - brute_force.log_normal(noise, 0, 1) + math.log(STD)
-    found = normal_estimates(noise, log_w, wrt)
+    estimates = normal_estimates(noise, log_w, wrt)
     if wrt != "prior_std":
-        vimco = found.pop("vimco")
+        vimco = estimates.pop("vimco")
         assert abs(vimco.mean() - NORMAL.exact_gradient(k, wrt)) < 4.5 * vimco.std() / math.sqrt(draws)
-    for name, values in found.items():
+    for name, values in estimates.items():
         assert max(map(abs, z_scores(values, *NORMAL.exact_moments(name, k, wrt)))) < 4.5, name
     share, _ = brute_force.weights(log_w)
     ess = (share**2).sum(1)

@@ -42,21 +42,21 @@ def simulate(posterior, k, draws, seed):
         residual = (v["x"] - v["slope"] * y - v["offset"]) / v["likelihood_std"] ** 2
         slope = v["slope"] * residual - y / v["prior_std"] ** 2
         log_w = model.log_joint(y) - log_q
-        wanted = {("prior_std", "pathwise"): ("linear", y**2 / v["prior_std"] ** 3 - 1 / v["prior_std"])}
-        wanted["phi", "pathwise"] = ("linear", slope)
+        cases = {("prior_std", "pathwise"): ("linear", y**2 / v["prior_std"] ** 3 - 1 / v["prior_std"])}
+        cases["phi", "pathwise"] = ("linear", slope)
         if posterior == "box":
-            wanted["phi", "dreg"] = ("squared", slope)
+            cases["phi", "dreg"] = ("squared", slope)
         else:
             path = slope + noise / 0.7
-            wanted |= {("phi", "stl"): ("linear", path), ("phi", "dreg"): ("squared", path)}
-            wanted |= {
+            cases |= {("phi", "stl"): ("linear", path), ("phi", "dreg"): ("squared", path)}
+            cases |= {
                 ("phi", "score"): ("score", noise / 0.7),
                 ("std", "pathwise"): ("linear", slope * noise + 1 / 0.7),
             }
-            wanted |= {("std", "dreg"): ("squared", path * noise), ("std", "score"): ("score", (noise**2 - 1) / 0.7)}
-        wanted["", "bound"] = ("bound", y)
+            cases |= {("std", "dreg"): ("squared", path * noise), ("std", "score"): ("score", (noise**2 - 1) / 0.7)}
+        cases["", "bound"] = ("bound", y)
         share, bound = brute_force.weights(log_w)
-        for name, (kind, a) in wanted.items():
+        for name, (kind, a) in cases.items():
             parts.setdefault(name, []).append(brute_force.estimate(share, bound, kind, a))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -112,9 +112,9 @@ def test_against_extended_precision(x, likelihood_std, k, digits):
     bound, pathwise, dreg = long_double(model.log_joint(y), model.by_y(y), p, k, step=0.13)
     assert problem.exact_bound(k) == pytest.approx(float(bound), abs=1e-10)
     for estimator, (mean, variance) in {"pathwise": pathwise, "dreg": dreg}.items():
-        found = problem.exact_moments(estimator, k)
-        assert abs(found[0] - mean) < 1e-8 * math.sqrt(variance + mean**2)
-        assert abs(found[1] - variance) < digits * variance
+        exact = problem.exact_moments(estimator, k)
+        assert abs(exact[0] - mean) < 1e-8 * math.sqrt(variance + mean**2)
+        assert abs(exact[1] - variance) < digits * variance
 
 
 @pytest.mark.parametrize("x", [0.5, 0.85])
@@ -131,9 +131,9 @@ def test_narrow_likelihood_at_two_samples(x):
         values = share**n * g[:, None] + share.T**n * g
         mean = (both * values).sum()
         variance = (both * (values - mean) ** 2).sum()
-        found = problem.exact_moments(estimator, 2)
-        assert abs(found[0] - mean) < 1e-7 * math.sqrt(variance + mean**2)
-        assert found[1] == pytest.approx(variance, rel=1e-6)
+        exact = problem.exact_moments(estimator, 2)
+        assert abs(exact[0] - mean) < 1e-7 * math.sqrt(variance + mean**2)
+        assert exact[1] == pytest.approx(variance, rel=1e-6)
     pair = np.maximum(log_w[:, None], log_w) + np.log1p(np.exp(-abs(log_w[:, None] - log_w))) - math.log(2)
     assert problem.exact_bound(2) == pytest.approx((both * pair).sum(), rel=1e-8)
 
@@ -232,11 +232,11 @@ def test_time_is_printed():
 
 @pytest.mark.parametrize("steep", [4.0, 4000.0])  # few nodes, whose slices are kept, and many
 def test_answers_do_not_depend_on_what_was_asked_before(steep):
-    def asked(*sizes):
+    def exact_at(*sizes):
         problem = BoxProblem(lambda y: -steep * y**2, 0.3)
         for k in sizes:
-            found = [*problem.exact_moments("pathwise", k), *problem.exact_moments("dreg", k), problem.exact_bound(k)]
-        return found
+            values = [*problem.exact_moments("pathwise", k), *problem.exact_moments("dreg", k), problem.exact_bound(k)]
+        return values
 
-    assert asked(10**6) == asked(2, 10**9, 100, 10**6)
-    assert asked(2) == asked(10**6, 2)
+    assert exact_at(10**6) == exact_at(2, 10**9, 100, 10**6)
+    assert exact_at(2) == exact_at(10**6, 2)

@@ -43,10 +43,10 @@ def normal_slopes(noise, y, model, wrt):
     return total, path, score
 
 
-def check(found, expected, second):
+def check(exact, expected, second):
     """Mean to 1e-8 of sqrt(E P^2), variance to 1e-8 relative."""
-    assert abs(found[0] - expected[0]) <= 1e-8 * math.sqrt(second)
-    assert abs(found[1] - expected[1]) <= 1e-8 * expected[1] + 1e-18
+    assert abs(exact[0] - expected[0]) <= 1e-8 * math.sqrt(second)
+    assert abs(exact[1] - expected[1]) <= 1e-8 * expected[1] + 1e-18
 
 
 @pytest.mark.parametrize("lam, answers", [
@@ -56,8 +56,8 @@ def check(found, expected, second):
 def test_published_values(lam, answers):
     problem = BoxProblem(lambda y: -lam * y**2, 0.3)
     pathwise, dreg = problem.exact_moments("pathwise", 2), problem.exact_moments("dreg", 2)
-    found = (problem.exact_gradient(2), pathwise[1], *dreg)
-    assert found == pytest.approx(answers, abs=6e-8, rel=0)
+    exact = (problem.exact_gradient(2), pathwise[1], *dreg)
+    assert exact == pytest.approx(answers, abs=6e-8, rel=0)
     assert pathwise[0] == pytest.approx(answers[0], abs=6e-8)
     # k = 1 in closed form: gradient -2 lam y, variance lam^2/3.
     assert problem.exact_gradient(1) == pytest.approx(-0.6 * lam, rel=1e-13)

@@ -40,19 +40,19 @@ def log_weight(posterior, base):
 def derivatives(posterior, base, y):
     """wrt -> (total, path) of the first coordinate, or of all for a shared parameter; last axis summed over."""
     slope = MODEL.by_y(y[..., 0])
-    found = {"prior_std": 2 * (MODEL.by("prior_std", y).sum(-1),), "slope": 2 * (MODEL.by("slope", y).sum(-1),)}
+    cases = {"prior_std": 2 * (MODEL.by("prior_std", y).sum(-1),), "slope": 2 * (MODEL.by("slope", y).sum(-1),)}
     if posterior == "box":
-        return found | {"phi": (slope, slope)}
+        return cases | {"phi": (slope, slope)}
     path = slope + base[..., 0] / STD
-    return found | {
+    return cases | {
         "phi": (slope, path),
         "std": (slope * base[..., 0] + 1 / STD, path * base[..., 0]),
     }
 
 
-def close(found, expected, digits=1e-8):
-    assert abs(found[0] - expected[0]) <= digits * math.sqrt(expected[1] + expected[0] ** 2)
-    assert abs(found[1] - expected[1]) <= digits * expected[1]
+def close(exact, expected, digits=1e-8):
+    assert abs(exact[0] - expected[0]) <= digits * math.sqrt(expected[1] + expected[0] ** 2)
+    assert abs(exact[1] - expected[1]) <= digits * expected[1]
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -63,13 +63,13 @@ def test_box_by_product_grids(dim, points, k):
     base, p = one[index], weight[index].prod(1)
     y, log_w = log_weight("box", base)
     log_w = log_w.sum(1)
-    problem, wanted = box(dim), derivatives("box", base, y)
+    problem, slopes = box(dim), derivatives("box", base, y)
     for wrt in ("phi", "prior_std", "slope"):
-        expected = brute_force.moments(log_w, p, "linear", wanted[wrt][0], k)
+        expected = brute_force.moments(log_w, p, "linear", slopes[wrt][0], k)
         close(problem.exact_moments("pathwise", k, wrt), expected)
         assert problem.exact_gradient(k, wrt) == pytest.approx(expected[0], rel=1e-8)
     for name in ("dreg", "dreg-squared"):
-        close(problem.exact_moments(name, k), brute_force.moments(log_w, p, "squared", wanted["phi"][1], k))
+        close(problem.exact_moments(name, k), brute_force.moments(log_w, p, "squared", slopes["phi"][1], k))
     assert problem.exact_bound(k) == pytest.approx(brute_force.moments(log_w, p, "bound", log_w, k)[0], rel=1e-10)
     assert problem.exact_concentration(k) == pytest.approx(
         brute_force.moments(log_w, p, "squared", 0 * p + 1, k)[0], rel=1e-9
@@ -147,11 +147,11 @@ def test_by_seeded_draws(posterior, dim, k, draws):
             if wrt in ("phi", "std"):
                 parts.setdefault((wrt, "dreg"), []).append((share**2 * path).sum(1))
                 parts.setdefault((wrt, "stl"), []).append((share * path).sum(1))
-    found = {key: np.concatenate(values) for key, values in parts.items()}
+    estimates = {key: np.concatenate(values) for key, values in parts.items()}
     for name, exact in (("bound", problem.exact_bound(k)), ("concentration", problem.exact_concentration(k))):
-        values = found.pop(("", name))
+        values = estimates.pop(("", name))
         assert abs(values.mean() - exact) < 4.5 * values.std() / math.sqrt(draws), name
-    for (wrt, name), values in found.items():
+    for (wrt, name), values in estimates.items():
         assert max(map(abs, z_scores(values, *problem.exact_moments(name, k, wrt)))) < 4.5, (wrt, name)
 
 
@@ -232,11 +232,11 @@ def test_samples_and_gradients_are_the_formula(name):
     for wrt, value in problem.parameters.items():
         override = torch.full((5,), value, dtype=torch.float64, requires_grad=True)
         log_w = problem.log_terms(noise, {wrt: override}).log_w().squeeze(-1)
-        (found,) = torch.autograd.grad(torch.logsumexp(log_w, 1).sum(), override)
+        (grad,) = torch.autograd.grad(torch.logsumexp(log_w, 1).sum(), override)
         share, _ = brute_force.weights(reference(name, base, {}))
         key = "mean" if (name, wrt) == ("normal", "phi") else wrt
         moved = np.imag(reference(name, base, {key: value + 1e-30j})) / 1e-30
-        np.testing.assert_allclose(found, (share * moved).sum(1), rtol=1e-10)
+        np.testing.assert_allclose(grad, (share * moved).sum(1), rtol=1e-10)
 
 
 @pytest.mark.parametrize("wrt", ["phi", "std", "prior_std"])
@@ -250,9 +250,9 @@ def test_unbiased_estimators_agree_with_the_exact_gradient(name, wrt):
         noise = problem.draw_noise(20_000, 3, stream(3, "test"))
         value = torch.full((20_000,), problem.parameters[wrt], dtype=torch.float64, requires_grad=True)
         surrogate = e(problem.log_terms(noise, {wrt: value}, walls=e.walls))
-        (found,) = torch.autograd.grad(surrogate.sum(), value)
-        error = float(found.mean()) - problem.exact_gradient(3, wrt)
-        assert abs(error) < 4.5 * float(found.std()) / math.sqrt(20_000)
+        (grad,) = torch.autograd.grad(surrogate.sum(), value)
+        error = float(grad.mean()) - problem.exact_gradient(3, wrt)
+        assert abs(error) < 4.5 * float(grad.std()) / math.sqrt(20_000)
 
 
 def test_dimension_map():

@@ -96,8 +96,8 @@ def test_against_tensor_quadrature(objective, k, l, layout, ny, nz, n, direct_y)
         mean = p @ draws
         assert problem.exact_gradient(k, wrt, l, objective) == pytest.approx(mean, abs=digits)
         for name in ("pathwise", "stl"):
-            found = problem.exact_moments(name, k, wrt, l, objective)
-            assert found == pytest.approx((mean, p @ (draws - mean) ** 2), abs=10 * digits)
+            exact = problem.exact_moments(name, k, wrt, l, objective)
+            assert exact == pytest.approx((mean, p @ (draws - mean) ** 2), abs=10 * digits)
 
 
 def test_eq_14_by_quadrature():
@@ -174,8 +174,8 @@ def test_shared_samples_against_draws(k, l):
     u, e = rng.random((draws, k)) - 0.5, rng.random((draws, l)) - 0.5
     objective = "ms-nic-mix" if l == 1 else "ms-nic-dms"
     for wrt in ("phi", "a", "c", "prior_std"):
-        found = problem.exact_moments("pathwise", k, wrt, l, objective)
-        scores = z_scores(by(wrt, VALUES, u, e, "shared", True), *found)
+        exact = problem.exact_moments("pathwise", k, wrt, l, objective)
+        scores = z_scores(by(wrt, VALUES, u, e, "shared", True), *exact)
         assert max(map(abs, scores)) < 4.5, (wrt, scores)
 
 
@@ -192,8 +192,8 @@ def test_autograd_of_the_terms(direct_y, objective, l):
     args = (noise[:, :4].numpy(), noise[:, 4:].numpy(), layout, direct_y)
     terms = problem.log_terms(noise)
     assert terms.paired == (layout != "shared") and terms.shape == (6, 4, l)
-    found = gl.OBJECTIVES[objective](terms)
-    np.testing.assert_allclose(found, value(VALUES, *args), rtol=0, atol=1e-11)
+    objective_value = gl.OBJECTIVES[objective](terms)
+    np.testing.assert_allclose(objective_value, value(VALUES, *args), rtol=0, atol=1e-11)
     for wrt, v in VALUES.items():
         leaf = torch.full((6,), v, dtype=torch.float64, requires_grad=True)
         surrogate = gl.OBJECTIVES[objective](problem.log_terms(noise, {wrt: leaf}))
@@ -344,14 +344,14 @@ def test_narrow_densities(y_std, likelihood_std, digits):
     p = np.tile(w, 8) / 16
     table = log_w(values, points[:, None], points, True)
     w = np.exp(table - table.max())
-    found = [0.0, 0.0]
+    bounds = [0.0, 0.0]
     for i in range(len(p)):
         pair = np.log((w[i][None, :] + w) / 2)
-        found[0] += p[i] * (p @ pair @ p)  # two y share one z
+        bounds[0] += p[i] * (p @ pair @ p)  # two y share one z
         both = np.log((w[:, i][:, None] + w) / 2)
-        found[1] += p[i] * (p @ both @ p)  # two z share one y
-    assert problem.exact_bound(2, 1, "ms-nic-mix") == pytest.approx(found[0] + table.max(), abs=digits)
-    assert problem.exact_bound(1, 2, "ms-nic-dms") == pytest.approx(found[1] + table.max(), abs=digits)
+        bounds[1] += p[i] * (p @ both @ p)  # two z share one y
+    assert problem.exact_bound(2, 1, "ms-nic-mix") == pytest.approx(bounds[0] + table.max(), abs=digits)
+    assert problem.exact_bound(1, 2, "ms-nic-dms") == pytest.approx(bounds[1] + table.max(), abs=digits)
 
 
 def test_effective_sample_size():
@@ -421,7 +421,7 @@ def test_what_it_predicts_for_direct_y():
 
 
 def test_pattern_of_table_3():
-    """The example of the module: at small phi all five groups go the way of the table's first rows."""
+    """The example of docs/theory/hierarchy.md: at small phi all five groups go the way of the table's first rows."""
 
     def ratio(phi):
         frame = TwoLevel(phi, 1.7, (0.15, 0.9), (0.85, 0.35, 0.6), 0.95, 1.6).exact_snr()

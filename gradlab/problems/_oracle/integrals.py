@@ -30,7 +30,7 @@ NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
 class Slice:
     """Expectations over one sample under ``exp(-t w)`` at some values of u, for any k.
 
-    ``step`` is that of u. Only nodes with ``-LOW - MOST < u + log w < HIGH`` are evaluated (the band); below it exp(-h)
+    ``step`` is the step of u. Only nodes in the band ``-LOW - MOST < u + log w < HIGH`` are evaluated; below it exp(-h)
     is 1, above it 0.
     """
 

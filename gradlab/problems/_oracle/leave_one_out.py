@@ -80,7 +80,7 @@ def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[flo
         kernel: maps ``u [1, U]`` and a slice of the nodes ``[n]`` to ``t a(t; y)`` ``[n or 1, U]`` at ``t = exp(u)``.
         k: samples.
         mean: ``E G``.
-        reach: least and greatest log-weight that the kernel evaluates besides those of the nodes, nats.
+        reach: least and greatest log-weight that the kernel evaluates in addition to the nodes, nats.
 
     Raises:
         NotExact: log w varies too much over the support for the matrices to be of a reasonable size.

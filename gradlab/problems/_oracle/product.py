@@ -131,7 +131,7 @@ class ProductSlice:
 def _points(u: Array, order: int, tilt: float, tilts: Array, bound: Array) -> int:
     """The number of points in u that an FFT needs so that its periods do not overlap on ``u``."""
     best = int(np.searchsorted(tilts, tilt))
-    floor = float(bound[best]) - DIGITS - 4  # log of what is negligible of exp(-tilt u) F(u)
+    floor = float(bound[best]) - DIGITS - 4  # log of a negligible value of exp(-tilt u) F(u)
     left = np.max((floor - bound[best + 1 :]) / (tilts[best + 1 :] - tilt), initial=-np.inf)
     right = np.min((bound[:best] - floor) / (tilt - tilts[:best]), initial=np.inf)
     if tilt > 0:  # F is at most of order 1

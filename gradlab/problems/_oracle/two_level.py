@@ -29,7 +29,7 @@ class TwoLevelOracle(Problem):
 
     Attributes:
         model: all parameters.
-        objective: what the problem is sampled for, and what exact answers are of unless they are asked for another.
+        objective: the objective that the problem is sampled for, and the default of the exact answers.
         l: samples of z, for ``ms-nic-dms``.
     """
 
@@ -44,13 +44,13 @@ class TwoLevelOracle(Problem):
 
     @abstractmethod
     def switched(self, direct_y: bool) -> TwoLevelOracle:
-        """The same parameters with direct-y on or off, sampled in pairs."""
+        """Return the problem with direct-y on or off, sampled in pairs."""
 
     def exact_bound(self, k: int, l: int | None = None, objective: str | None = None) -> float:
-        """E of the objective, nats.
+        """Return E of the objective, nats.
 
         Args:
-            k: samples of y; of pairs (y_i, z_i) for ``iwae`` and ``iwae-2level``, which are the same here.
+            k: samples of y; pairs (y_i, z_i) for ``iwae`` and ``iwae-2level``, which are the same here.
             l: samples of z, for the two forms of DMS (otherwise 1).
             objective: ``elbo``, ``iwae`` (the default, unless ``under`` chose another), ``iwae-2level``,
                 ``ms-nic-mix`` (eq. 12), ``ms-nic-dms`` (eq. 15), or ``ms-nic-dms-nested`` (eq. 14).
@@ -70,7 +70,7 @@ class TwoLevelOracle(Problem):
         return two_level_bounds.bound(two_level_bounds.shared(self.model, k, l), max(k, l)) - math.log(min(k, l))
 
     def exact_gradient(self, k: int, wrt: str = "phi", l: int | None = None, objective: str | None = None) -> float:
-        """The derivative of ``exact_bound`` by a parameter, under the integral sign (the noises are held fixed).
+        """Return the derivative of ``exact_bound`` with respect to a parameter, at fixed noises.
 
         Raises:
             NotExact: as ``exact_bound``.
@@ -86,7 +86,7 @@ class TwoLevelOracle(Problem):
     def exact_moments(
         self, estimator: str, k: int = 1, wrt: str = "phi", l: int | None = None, objective: str | None = None
     ) -> tuple[float, float]:
-        """Exact mean and variance of one draw of an estimator of the gradient by ``wrt``.
+        """Return mean and variance of one draw of an estimator of the gradient with respect to ``wrt``.
 
         ``pathwise``, which is ``stl`` on a box; ``dreg`` and ``dreg-squared`` of independent pairs; ``score``,
         ``nvil``, ``rws`` and ``vimco`` (0 for phi, a and b).
@@ -118,9 +118,9 @@ class TwoLevelOracle(Problem):
         return table[estimator](k)
 
     def exact_limit(self, objective: str | None = None) -> float:
-        """What ``exact_bound`` tends to as k (and l) grow, nats: the log evidence *inside the boxes*.
+        """Return the limit of ``exact_bound`` as k (and l) grow, nats: the log evidence *inside the boxes*.
 
-        ELBO stays where it is, and MIX has one z: ``E log E_y[w | z]``.
+        The ELBO does not depend on k. MIX has one z and tends to ``E log E_y[w | z]``.
 
         Raises:
             GradlabError: as ``exact_bound``.
@@ -134,16 +134,16 @@ class TwoLevelOracle(Problem):
         return two_level_bounds.pairs(self.model, 2).nodes.log_mean_weight()
 
     def exact_concentration(self, k: int) -> float:
-        """``E sum_i w~_i^2`` of k independent pairs; see :meth:`Problem.exact_concentration`."""
+        """Return ``E sum_i w~_i^2`` of k independent pairs; see :meth:`Problem.exact_concentration`."""
         k = check_k(k)
         return moments.concentration(two_level_bounds.pairs(self.model, k).nodes, k)
 
     def evidence(self) -> float:
-        """``log p(x)``, nats: above ``exact_limit``, since the boxes do not cover the true posterior."""
+        """Return ``log p(x)``, nats: above ``exact_limit``, since the boxes do not cover the true posterior."""
         return self.model.evidence()
 
     def exact_snr(self, k: int = 1) -> pd.DataFrame:
-        """The pathwise gradient's SNR by group of Table 3, without and with direct-y; k independent pairs.
+        """Tabulate the pathwise gradient's SNR by group of Table 3, without and with direct-y; k independent pairs.
 
         Returns:
             Columns direct_y, group, parameters, dead, snr, mean_norm, variance_trace: the SNR of a group is the mean

@@ -8,6 +8,7 @@ from math import log, pi
 import numpy as np
 
 from gradlab.problems._oracle.quadrature import Array
+from gradlab.problems.base import check_parameters
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "y infer": ("phi",),
@@ -24,6 +25,9 @@ class Hierarchy:
     """``log p(x|y) + log p(y|z) + log p(z)`` in nats as a function of the noises u of y and v of z, and derivatives.
 
     Attributes: as the arguments of :class:`gradlab.problems.TwoLevel`.
+
+    Raises:
+        GradlabError: a number is not finite, or a standard deviation is not above 0.
     """
 
     phi: float
@@ -38,6 +42,9 @@ class Hierarchy:
     slope: float
     offset: float
     direct_y: bool
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
 
     def place(self, u: Array, v: Array) -> tuple[Array, Array]:
         """Return ``(y, z)``."""
