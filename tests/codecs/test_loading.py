@@ -44,7 +44,7 @@ WRITTEN = {
 @pytest.mark.parametrize(
     ("name", "written"),
     [(name, "of a training run") for name in NAMES]
-    + [("bmshj2018-factorized", w) for w in WRITTEN]
+    + [("bmshj2018-factorized", w) for w in WRITTEN if w != "of a training run"]
     + [("cheng2020-anchor", "oldest names, DataParallel")],
 )
 def test_compressais_checkpoints(tmp_path, name, written):
