@@ -1,8 +1,7 @@
 """Digests of results: detect CSVs and records that were modified after writing, and refuse to read them.
 
 A flipped digit in a CSV leaves a valid table with wrong numbers. So ``provenance.json`` lists the SHA-256 of each CSV
-of its study, and ends with its own. Digests detect accidents and forgotten edits; they are not signatures. Published
-records that are older than digests (``figures/quick``) are read without.
+of its study, and ends with its own. Digests detect accidents and forgotten edits; they are not signatures.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 MARK, SEAL, FILES = "sealed", "digest", "files"
 RECORD = "provenance.json"
-BEFORE = ("study", "seed", "wall_s", "tables")  # fields of a record that is older than digests
 
 
 def of_file(path: Path) -> str:
@@ -51,10 +49,8 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record is what ``sealed`` returned, or is older than digests and complete."""
-    if SEAL not in record:
-        return MARK not in record and FILES not in record and all(key in record for key in BEFORE)
-    return record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
+    """Whether a record is what ``sealed`` returned."""
+    return record.get(SEAL) == _seal({k: v for k, v in record.items() if k != SEAL})
 
 
 def write_record(folder: Path, record: Mapping[str, Any], names: Iterable[str]) -> None:

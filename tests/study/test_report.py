@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from gradlab.errors import GradlabError
-from gradlab.runtime import files
+from gradlab.runtime import digests, files
 from gradlab.study import formatting, report
 
 PNG = base64.b64decode(
@@ -85,7 +85,7 @@ def folder(tmp_path: Path) -> Path:
         "device": "cpu",
         "seed": 0,
     }
-    files.write_json(out / "table2" / "provenance.json", record)
+    files.write_json(out / "table2" / "provenance.json", digests.sealed(record))
     files.write_csv(out / "table10" / "table10.csv", pd.DataFrame({"x": [1]}))
     (out / "runs").mkdir()
     return out
@@ -161,9 +161,8 @@ def test_damaged_files(folder: Path, name: str, content: bytes, message: str) ->
 
 def test_odd_provenance_is_shown_without_falling_over(folder: Path) -> None:
     path = folder / "table2" / "provenance.json"
-    files.write_json(
-        path, {"study": 1, "seed": [], "wall_s": "long", "tables": 3, "settings": [1], "description": None}
-    )
+    record = {"study": 1, "seed": [], "wall_s": "long", "tables": 3, "settings": [1], "description": None}
+    files.write_json(path, digests.sealed(record))
     assert "Where this comes from" in report.build(folder).read_text("utf-8")
 
 
