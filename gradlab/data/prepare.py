@@ -16,9 +16,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from gradlab.data.downsampling import SATURATED, downsample, saturated_share
 from gradlab.data.folders import require_folder
@@ -27,9 +28,6 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import digests, files, provenance
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MANIFEST, SKIPPED, NOTE = "manifest.csv", "skipped.csv", ".prepared.json"
 COLUMNS = (
@@ -106,8 +104,6 @@ def prepare(
             workers below 1, a target that was made with another seed or holds other files, a disk that refuses, a
             process that died.
     """
-    import pandas as pd
-
     source, target = require_folder(source), Path(target)
     real_source, real_target = source.resolve(), target.resolve()
     if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):

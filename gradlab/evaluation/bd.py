@@ -18,15 +18,13 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.validation import checked, require_columns
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("pchip", "cubic", "akima")
 """Interpolations; the first is published."""
@@ -109,8 +107,6 @@ def bd_table(
     Raises:
         GradlabError: the reference is not among the methods.
     """
-    import pandas as pd
-
     if not len(qualities):
         raise GradlabError("no qualities are named: name at least one column")
     require_columns(points, ["method", rate, *qualities], "one row for each point of a curve")

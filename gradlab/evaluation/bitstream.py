@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,9 +20,6 @@ from gradlab.evaluation.metrics import check_lambda, distortion, psnr
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Both ends run the same transforms on the same numbers, so they agree to rounding: less than half an 8-bit step.
 TOLERANCE = 0.5 / 255
@@ -63,8 +61,6 @@ def rate_distortion(codec: Codec, images: Images, lam: float, advance: Callable[
         GradlabError: no images, lam not positive, tables not built, a bitstream that does not decode to what was
             encoded.
     """
-    import pandas as pd
-
     check_lambda(lam)
     check_tables(codec)
     codec = on_cpu(codec)

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,9 +27,6 @@ from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import distortion, to_8_bit
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class ClassicalCodec(NamedTuple):
@@ -96,8 +94,6 @@ def classical_codecs(
     Raises:
         GradlabError: no images, an unknown codec, or one that this Pillow lacks.
     """
-    import pandas as pd
-
     available = available_codecs()
     selected = available if names is None else tuple(names)
     for name in selected:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -16,9 +17,6 @@ from gradlab.noise import stream
 from gradlab.objectives.bounds import OBJECTIVES, SCALES, WEIGHTINGS
 from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # The tap that carries the weights of a term; with joint weighting all taps of y carry the same weights.
 TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
@@ -57,8 +55,6 @@ def weight_statistics(
     Raises:
         GradlabError: k below 2, or no draws.
     """
-    import pandas as pd
-
     if draws < 1 or any(size < 2 for size in k):
         raise GradlabError(f"k = {list(k)}, draws = {draws}: weights take at least two samples and one draw")
     mix = OBJECTIVES["ms-nic-mix"]

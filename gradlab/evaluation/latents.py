@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,9 +20,6 @@ from gradlab.evaluation.images import image_floats
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.validation import checked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NAMES = ("y", "z", "y_hat", "z_hat")
 DEAD = 1e-3
@@ -132,16 +130,12 @@ def channel_statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: f
 @checked
 def statistics_of(latent_moments: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
     """Tabulate ``statistics`` from the result of ``moments_over_images``."""
-    import pandas as pd
-
     return pd.DataFrame([{"latent": name, **latent.row(dead)} for name, latent in latent_moments.items()])
 
 
 @checked
 def channel_statistics_of(latent_moments: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
     """Tabulate ``channel_statistics`` from the result of ``moments_over_images``."""
-    import pandas as pd
-
     rows = [
         {"latent": name, "channel": index, **channel.row(dead)}
         for name, latent in latent_moments.items()
@@ -175,8 +169,6 @@ def residuals(
     Raises:
         GradlabError: no images, images smaller than one position of z, or fewer than one bin.
     """
-    import pandas as pd
-
     if len(images) == 0:
         raise GradlabError("there are no images: give at least one")
     if bins < 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,9 +19,6 @@ from gradlab.noise import stream
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @checked
@@ -116,8 +114,6 @@ def _rows(
 
     Several processes (``gradlab.runtime.distributed``) take the images in turns; each gets all rows, in order.
     """
-    import pandas as pd
-
     device = next(codec.parameters()).device
 
     def row(index: int, name: str, x: Tensor) -> dict[str, Any]:

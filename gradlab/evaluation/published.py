@@ -9,13 +9,11 @@ PSNR and MS-SSIM are means over images of decoded images in 8 bits: the conventi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab.errors import unknown
 from gradlab.validation import checked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
 """Names of the 24 images, without suffix."""
@@ -35,8 +33,6 @@ def published_results(model: str | None = None) -> pd.DataFrame:
     Raises:
         GradlabError: a model that is not among them.
     """
-    import pandas as pd
-
     table = pd.read_csv(Path(__file__).with_name("reference") / "compressai_kodak.csv")
     if model is None:
         return table

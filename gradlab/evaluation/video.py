@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from gradlab.codecs import PFrame
 from gradlab.codecs.precision import cudnn_precision
 from gradlab.evaluation.metrics import check_lambda, mse_255, psnr, to_8_bit
 from gradlab.runtime.progress import quiet
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
@@ -32,8 +30,6 @@ def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable
     Raises:
         GradlabError: lam not positive, a video of one frame or of another shape.
     """
-    import pandas as pd
-
     check_lambda(lam)
     rows = []
     for index, video in enumerate(videos):

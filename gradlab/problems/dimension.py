@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gradlab.errors import GradlabError
 from gradlab.problems._oracle import moments
@@ -22,9 +23,6 @@ from gradlab.problems.box import BoxGaussian
 from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
 from gradlab.validation import checked_after
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @checked_after
@@ -55,8 +53,6 @@ def dimension_map(
     Raises:
         GradlabError: not a BoxGaussian or NormalGaussian, an empty or invalid k, dim or temperature.
     """
-    import pandas as pd
-
     if not isinstance(problem, (BoxGaussian, NormalGaussian)):
         raise GradlabError(f"dimension_map takes a BoxGaussian or a NormalGaussian, not a {type(problem).__name__}")
     for name, values in (("k", k), ("dim", dim), ("temperature", temperature)):

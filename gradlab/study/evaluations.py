@@ -13,8 +13,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 
 from gradlab import data, evaluation
@@ -26,9 +27,6 @@ from gradlab.runtime.progress import quiet, skip
 from gradlab.study.pieces import Parts, stop_together
 from gradlab.training import Run
 from gradlab.training.engines.local import end_with_parent
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KEEP_SECONDS = 1.0
 MOST_PROCESSES = 4
@@ -60,8 +58,6 @@ def rate_distortion(
         GradlabError: as ``Run.codec`` and ``gradlab.evaluation.rate_distortion``.
         Stopped: by ``advance``; of several processes at the next image.
     """
-    import pandas as pd
-
     if not pictures:
         raise GradlabError("there are no images to evaluate: give at least one")
     group, parts = distributed.group(), parts or Parts()

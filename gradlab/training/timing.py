@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -16,9 +17,6 @@ from gradlab.runtime.progress import quiet
 from gradlab.training.settings import TrainSettings
 from gradlab.training.state import TrainState
 from gradlab.training.steps import Step, make_step
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class _FixedBatch:
@@ -68,8 +66,6 @@ def step_times(
         GradlabError: no methods, fewer than one repetition or a negative warm-up, images smaller than a crop, or a
             precision that the device lacks.
     """
-    import pandas as pd
-
     if not methods:
         raise GradlabError("there is no method to time: give at least one")
     if repetitions < 1 or warm_up < 0:

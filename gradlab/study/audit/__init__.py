@@ -5,15 +5,12 @@ A check holds if unrounded numbers exist that round to all the printed ones and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from gradlab.study.audit.checks import NO, UNDEFINED, YES, Check
 from gradlab.study.audit.curves import deltas
 from gradlab.study.audit.statements import statements
 from gradlab.study.audit.tables import agreement, costs, order, qualities, samples
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["COLUMNS", "NO", "UNDEFINED", "YES", "Check", "audit"]
 
@@ -26,7 +23,5 @@ def audit() -> pd.DataFrame:
     Returns:
         One row per check, with the attributes of ``Check`` as columns.
     """
-    import pandas as pd
-
     checks = [*costs(), *qualities(), *deltas(), *agreement(), *order(), *samples(), *statements()]
     return pd.DataFrame(checks, columns=list(COLUMNS))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from gradlab.evaluation.metrics import psnr
 from gradlab.study import paper
 from gradlab.study.audit.checks import NO, YES, Check, Rounded, at_least, at_most, equal, read
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LAMBDA = 0.015
 """The lambda of Tables 1, 2, 6, 7 and 10, and of the rows of Table 8 that repeat them."""

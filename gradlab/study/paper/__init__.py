@@ -12,13 +12,11 @@ Source: T. Xu, Y. Wang, D. He, C. Gao, H. Gao, K. Liu, H. Qin, "Multi-Sample Tra
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.validation import checked
-
-if TYPE_CHECKING:
-    import pandas
 
 TITLE = "Multi-Sample Training for Neural Image Compression"
 
@@ -58,8 +56,6 @@ def printed(n: int) -> pandas.DataFrame:
     Raises:
         GradlabError: the paper has no such table.
     """
-    import pandas
-
     if n not in CAPTIONS:
         raise GradlabError(f"the paper has no table {n!r}: it has 1 to {max(CAPTIONS)}")
     return pandas.read_csv(Path(__file__).with_name(f"table{n}.csv"), dtype=str, keep_default_na=False)
@@ -67,8 +63,6 @@ def printed(n: int) -> pandas.DataFrame:
 
 def claims() -> pandas.DataFrame:
     """Return the claims of the paper: ``number source claim``, and the ``study`` and ``verdict`` that decide each."""
-    import pandas
-
     return pandas.read_csv(Path(__file__).with_name("claims.csv"), dtype={"study": str, "verdict": str}).fillna("")
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, digests, files, locks, signals
 from gradlab.training.packing import archive
@@ -231,8 +233,6 @@ def _ended(before: Mapping[str, SourceFile], after: Mapping[str, SourceFile]) ->
 
 
 def _stage(sources: Mapping[str, SourceFile], options: PackOptions, staging: Staging, notes: list[str]) -> Pack:
-    import pandas as pd
-
     limit = options.limit_mb * MEGABYTE
     total = (options.total_mb or float("inf")) * MEGABYTE
     ranked = _ranked(sources, options.snapshots)[options.skip :]
