@@ -387,14 +387,16 @@ def errors(codec: Any, train: training.TrainSettings, crops: data.Crops) -> dict
 @contextmanager
 def noise_of_float32() -> Iterator[None]:
     """Noise of any type is that of float32: generators give other numbers in float64."""
-    drawn = noise._drawn
-    noise._drawn = lambda draw, shape, generator, dtype, device: drawn(
-        draw, shape, generator, torch.float32, device
-    ).to(dtype)
+
+    def in_float32(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda shape, dtype, **options: draw(shape, dtype=torch.float32, **options).to(dtype)
+
+    base = dict(noise.BASE)
+    noise.BASE |= {kind: in_float32(draw) for kind, draw in base.items()}
     try:
         yield
     finally:
-        noise._drawn = drawn
+        noise.BASE |= base
 
 
 def recorder_draw(

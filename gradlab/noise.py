@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -110,8 +109,24 @@ def draw(
     return values.sub_(0.5) if kind == "uniform" else values
 
 
-uniform = partial(draw, "uniform")
-normal = partial(draw, "normal")
+def uniform(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Draw noise of the unit box, U(-1/2, 1/2); arguments as for :func:`draw`."""
+    return draw("uniform", shape, generator, dtype, device)
+
+
+def normal(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Draw standard normal noise; arguments as for :func:`draw`."""
+    return draw("normal", shape, generator, dtype, device)
 
 
 BLOCK = 2**18

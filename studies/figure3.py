@@ -37,7 +37,8 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
             counts, _ = np.histogram(np.clip(spread[latent].variance.numpy(), LOW, HIGH), edges)
             bins = {"low": edges[:-1], "high": edges[1:], "dimensions": counts}
             tables.append(pd.DataFrame({"method": method, "latent": latent, **bins}))
-        return {"figure3": pd.concat(tables).query("dimensions > 0")}
+        table = pd.concat(tables)
+        return {"figure3": table[table["dimensions"] > 0]}
 
     tables = shared.measure(settings, context, "figure3_statistics", histograms)
     images = tables["figure3_statistics"]["images"].iloc[0]

@@ -88,10 +88,10 @@ def draw(folder: Path) -> None:
     rates["place"] = rates["method"].str.replace("MS-NIC-", "") + "\n" + rates["metric"].str.replace(" BD-BR (%)", "")
     printed = rates.drop_duplicates(["table", "place"]).assign(rate=rates["paper"], which="as printed", error=math.nan)
     recomputed = rates.assign(rate=rates["recomputed"], which="recomputed, " + rates["interpolation"])
+    rates = pd.concat([printed, recomputed])
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     for ax, (n, source) in zip(axes, ((4, 8), (5, 9)), strict=True):
-        bars = pd.concat([printed, recomputed]).query(f"table == '{n}'")
-        plots.bars(ax, bars, "place", "rate", "error", "which", ylabel="BD-rate (%)",
+        plots.bars(ax, rates[rates["table"].astype(str) == str(n)], "place", "rate", "error", "which", ylabel="BD-rate (%)",
                    title=f"Table {n} from Table {source} (bars: what rounding allows)")  # fmt: skip
         ax.axhline(0, color="0.3", linewidth=0.8)
     plots.shared_legend(figure, axes)
