@@ -90,8 +90,9 @@ def draw(folder: Path) -> None:
     recomputed = rates.assign(rate=rates["recomputed"], which="recomputed, " + rates["interpolation"])
     rates = pd.concat([printed, recomputed])
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
-    for ax, (n, source) in zip(axes, ((4, 8), (5, 9)), strict=True):
-        plots.bars(ax, rates[rates["table"].astype(str) == str(n)], "place", "rate", "error", "which", ylabel="BD-rate (%)",
+    for ax, (n, source) in zip(axes, (("4", "8"), ("5", "9")), strict=True):
+        rows = rates[rates["table"] == n]
+        plots.bars(ax, rows, "place", "rate", "error", "which", ylabel="BD-rate (%)",
                    title=f"Table {n} from Table {source} (bars: what rounding allows)")  # fmt: skip
         ax.axhline(0, color="0.3", linewidth=0.8)
     plots.shared_legend(figure, axes)

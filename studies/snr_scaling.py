@@ -94,7 +94,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Rainforth's law on the Gaussian model, and what becomes of it on the box."""
     rows = tables["slopes"].set_index(["model", "part", "over"])
     slope = rows["slope"]
-    narrow = tables["snr-scaling"].set_index(["model", "part", "k"])["snr"].loc["box, narrow", "inference"]
+    table = tables["snr-scaling"]
+    narrow = table[(table["model"] == "box, narrow") & (table["part"] == "inference")].set_index("k")["snr"]
 
     def law(part: str, over: str, claim: str) -> Verdict:
         row = rows.loc[("Gaussian", part, over)]
