@@ -24,7 +24,7 @@ def ours(options: Options) -> Work:
 CASES = (
     Case(
         name="recorder, encoder shared",
-        ours=Contender("recording.record", ours, peers=False),
+        ours=Contender("gradlab.record", ours, peers=False),
         peers=(BARE,),
         goal="0.88 of the bare loop",
         ratio=0.88,

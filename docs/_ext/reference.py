@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _page(page: str, homes: dict[str, list[str]]) -> str:
             continue
         lines += [f".. automodule:: {name}", "   :members:"]
         elsewhere = [n for n in public.names(module) if n not in homes[name]]
-        data = [n for n in homes[name] if not callable(getattr(module, n)) and not inspect.ismodule(getattr(module, n))]
+        data = [n for n in homes[name] if _is_data(getattr(module, n))]
         lines += [f"   :exclude-members: {', '.join(elsewhere + data)}"] if elsewhere or data else []
         lines += [""]
         for n in data:  # named whether it has a docstring or not; a table is no value to print
@@ -109,6 +110,11 @@ def _names() -> str:
         else:
             lines += [f"``gl.{name}``", f"   The {name.strip('_')}.", ""]
     return "\n".join(lines)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether a value has no docstring of its own: a number, a table, an alias of a type."""
+    return isinstance(value, types.GenericAlias) or not (callable(value) or inspect.ismodule(value))
 
 
 def _first(value: Any) -> str:

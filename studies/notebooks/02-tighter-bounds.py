@@ -130,7 +130,7 @@ def cut(phi=0.3, likelihood_std=0.5):
         p = gl.problems.BoxGaussian(phi=place, x=1.0, likelihood_std=likelihood_std)
         values = {"ELBO": p.exact_bound(1), "IWAE, k = 8": p.exact_bound(8), "limit": p.exact_limit()}
         rows += [{"phi": place, "bound": name, "nats": value} for name, value in values.items()]
-    options = {"xlabel": r"place of the box $\varphi$", "ylabel": "bound (nats)", "markers": False}
+    options = {"xlabel": r"place of the box $\varphi$", "ylabel": "bound (nats)", "mode": "lines"}
     plots.curves(right, pd.DataFrame(rows), "phi", "nats", hue="bound", **options)
     with plots.style():
         left.plot(y, density, color=COLOURS[0])
