@@ -4,8 +4,6 @@ With the embedded photographs the "images" are non-overlapping tiles of them, si
 little.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The models that several studies share, so that each is trained once: methods by the paper's names, by profile."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence

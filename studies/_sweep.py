@@ -4,8 +4,6 @@ A pair of tables shares its models: what one has trained and coded, the other re
 same numbers of iterations; an ordering counts where the last two agree.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

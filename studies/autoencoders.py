@@ -4,8 +4,6 @@ The paper takes a lower PSNR of Cheng et al. 2020 for a sign that its gradient i
 equal batches, the same crops.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ Sections 3.1, 3.2 and A.3 of the paper: eq. 12 (MIX), eq. 14 (DMS) and its estim
 boxes, not to log p(x).
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ per pixel instead of nats) gives the square root back, for the gradient of anoth
 what it biases.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Reuses the models of Tables 1, 6 and 10.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

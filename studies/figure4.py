@@ -4,8 +4,6 @@ The paper's explanation of Table 11: the error of rounding is not the uniform no
 Table 1.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

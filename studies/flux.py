@@ -5,8 +5,6 @@ bound is a difference of two fluxes. DReG integrates by parts and drops the diff
 bias. Sections 2.1 and 2.2 of the paper, on the toy problem of the study ``toys``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,6 @@ orderings over lambda and over the sample size, and what the text says in number
 printed digits can explain the difference. No images, no training.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Of the models of Table 8 each method shows the one whose bitstream is nearest to
 decoded is in ``pictures/``, without loss.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import itertools

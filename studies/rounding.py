@@ -5,8 +5,6 @@ trains a bound of its own, which is more or less far from what a codec that roun
 gradient that is more or less noisy, and for straight-through rounding is not the gradient of anything that is trained.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterable

@@ -6,8 +6,6 @@ argument does not apply: on the unit box, past the K at which the flux through t
 grows as sqrt(K). Box curves are exact.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

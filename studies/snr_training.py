@@ -4,8 +4,6 @@ Table 3 has three points of training; here the monitor (``gl.SNRMonitor``) looks
 iteration trains on. The models are those of Tables 2 and 3: a monitor changes no weight.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

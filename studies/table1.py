@@ -7,8 +7,6 @@ The listing's weighting (a softmax per term, in bits per pixel) is what the tabl
 equations' (one weight, in nats) beside it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

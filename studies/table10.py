@@ -3,8 +3,6 @@
 Reuses the models of Table 6 and Figure 3. Per channel beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Rounding from a real bitstream and by likelihood; universal quantization by like
 rate is an entropy (see ``gradlab.evaluation.universal_quantization``). Reuses the baseline of Table 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

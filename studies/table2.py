@@ -1,7 +1,5 @@
 """Table 2: rate and distortion with direct-y and without it (the 2-level VAE)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

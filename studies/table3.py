@@ -10,8 +10,6 @@ weights is multiplied by the noisy latent itself, which costs SNR where latents 
 large.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

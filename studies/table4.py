@@ -4,8 +4,6 @@ From the models of Table 8, by three interpolations; pchip is published. Where p
 the figures are undefined, and the row says so.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

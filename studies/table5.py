@@ -3,8 +3,6 @@
 From the models of Table 9, as Table 4 from those of Table 8.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

@@ -4,8 +4,6 @@ Reuses the models of Table 10 and Figure 3. The mean of the coefficient of varia
 is near 0; its median and the number of dead dimensions stand beside it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradlab import cli

@@ -5,8 +5,6 @@ profile gives all of them the same number of epochs instead, as Appendix A.5 say
 those of Tables 1, 6 and 10.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Baseline, IWAE without direct-y, MS-NIC-MIX and MS-NIC-DMS, with real bitstreams
 CompressAI's published curves.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -4,8 +4,6 @@ As Table 8, with an autoregressive context model and attention. Four of the base
 the paper (see ``paper-audit``): what is printed there for the low lambdas is another codec's.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

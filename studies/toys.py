@@ -4,8 +4,6 @@ Sections 2.1 and 2.2 of the paper: on the unit box pathwise = STL is unbiased, s
 and DReG is biased by the boundary that its derivation drops. The Normal posterior of the same variance is the control.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Medians of iterations that take turns, with the fastest and the slowest; the dev
 provenance. The encoder runs once for all samples; what k costs is the decoder.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

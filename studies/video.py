@@ -6,8 +6,6 @@ recorder and the weights are used unchanged. Rates are likelihoods, the frame be
 window of pixels moves: that the method runs is shown, not what it gains on real video.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ bits per pixel. The first is almost one-hot at the size of a photograph, the sec
 looks like.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path
