@@ -13,7 +13,7 @@ from gradlab import data
 def pytest_make_parametrize_id(val: Any) -> str | None:
     """Write out dicts and sequences (``k=0,l=2``), where pytest would number them (``change6``)."""
     if isinstance(val, (list, tuple, set)):
-        return " ".join(map(describe, val)) or "empty"
+        return " ".join(_parts(val)) or "empty"
     return describe(val) if isinstance(val, (dict, torch.dtype)) else None
 
 
@@ -22,7 +22,7 @@ def describe(value: Any) -> str:
     if isinstance(value, dict):
         text = ",".join(f"{name}={describe(v)}" for name, v in value.items()) or "{}"
     elif isinstance(value, (list, tuple, set)):
-        text = f"({','.join(map(describe, value))})"
+        text = f"({','.join(_parts(value))})"
     elif value is None or isinstance(value, (str, bool, int, float, bytes)):
         text = ascii(value).strip("'")
     elif isinstance(value, torch.dtype):
@@ -30,6 +30,11 @@ def describe(value: Any) -> str:
     else:
         text = type(value).__name__
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _parts(values: list[Any] | tuple[Any, ...] | set[Any]) -> list[str]:
+    parts = list(map(describe, values))
+    return sorted(parts) if isinstance(values, set) else parts  # a set has another order in every process
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
