@@ -56,7 +56,7 @@ from gradlab.training import Loss, TrainState
 from gradlab.training.steps import PURPOSE, GraphStep, Step
 
 catalog.studies_folder()
-from gradlab_studies._models import DMS, MIX, MIX_DREG, TWO_LEVEL, method  # noqa: E402
+from gradlab_studies._methods import DMS, MIX, MIX_DREG, TWO_LEVEL, method  # noqa: E402
 
 Iterate = Callable[[int], None]
 

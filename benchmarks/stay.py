@@ -21,7 +21,7 @@ from rich.console import Console
 from gradlab import data
 from gradlab.runtime import files
 from gradlab.runtime.progress import Progress
-from gradlab.study import Context, Request, catalog
+from gradlab.study import Context, Request, catalog, models
 from gradlab.study.assignments import assigned
 from gradlab.training import RunOptions, TrainSettings, TrainState
 from gradlab.training.engines import Engine
@@ -29,7 +29,6 @@ from gradlab.training.steps import make_step
 
 catalog.studies_folder()
 from gradlab_studies import _latents, table1, table2, table3  # noqa: E402
-from gradlab_studies import _models as models  # noqa: E402
 
 STUDIES: dict[str, Any] = {"table3": table3, "table2": table2, "table1": table1} | {
     name: _latents for name in ("figure3", "table6", "table10")

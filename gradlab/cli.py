@@ -485,10 +485,11 @@ def _load(target: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's module does at import
         raise GradlabError(f"{module_name} does not import ({type(error).__name__}: {error}): correct it") from error
-    functions = {n: v for n, v in vars(module).items() if callable(v) and not isinstance(v, type)}
-    if name not in functions:
+    estimator = getattr(module, name, None)
+    if not callable(estimator) or isinstance(estimator, type):
+        functions = [n for n, v in vars(module).items() if callable(v) and not isinstance(v, type)]
         raise unknown(f"estimator of {module_name}:", name, [n for n in functions if not n.startswith("_")])
-    return functions[name]
+    return estimator
 
 
 data_app = typer.Typer(help="Prepare images to train on.", no_args_is_help=True, rich_markup_mode=None)

@@ -14,17 +14,17 @@ import pandas as pd
 
 from gradlab.evaluation import latents
 from gradlab.runtime import files
-from gradlab.study import Advance, Context, Piece, Tables, Verdict, paper, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, models, paper, plots
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "dead": f"a dimension whose variance over images is below {latents.DEAD:g}",
     "images": "of one size: portraits turned, larger ones cropped centrally",
 }
-PAPER_METHODS = {models.BASELINE: "Balle et al. 2018", models.MIX: "MS-NIC-MIX", models.DMS: "MS-NIC-DMS"}
+PAPER_METHODS = {methods.BASELINE: "Balle et al. 2018", methods.MIX: "MS-NIC-MIX", methods.DMS: "MS-NIC-DMS"}
 SMALLEST_CHANGE = 2.0  # percent; another seed might turn a smaller one
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20)
 
@@ -40,7 +40,7 @@ class Settings:
         tile: side of the tiles that stand for images, in pixels; 0 takes whole images.
     """
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     iterations: int = 3600
     k: int = 5
     k_dms: int = 5
@@ -53,30 +53,30 @@ class Settings:
     @property
     def sizes(self) -> dict[str, int]:
         """Samples of each multi-sample method."""
-        return {models.MIX: self.k, models.DMS: self.k_dms}
+        return {methods.MIX: self.k, methods.DMS: self.k_dms}
 
 
 # The sample sizes of the paper's latents: "without special mention ... MS-NIC-MIX to 8 and MS-NIC-DMS to 16".
 PROFILES = {
     "quick": Settings(k_dms=3),  # make reproduce holds it: k x l = 9 likelihoods of y a step, not 25
-    "stay": Settings(base=models.STAY, iterations=models.STAY.steps, k=8, k_dms=8, tile=0),
+    "stay": Settings(base=methods.STAY, iterations=methods.STAY.steps, k=8, k_dms=8, tile=0),
     # A step of DMS with 16 x 16 samples decodes 16 images a crop: a quarter of the baseline's iterations.
-    "gpu": Settings(base=models.GPU, iterations=12_500, k=8, k_dms=16, tile=0),
-    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps, k=8, k_dms=16, tile=0),
+    "gpu": Settings(base=methods.GPU, iterations=12_500, k=8, k_dms=16, tile=0),
+    "paper": Settings(base=methods.PAPER, iterations=methods.PAPER.steps, k=8, k_dms=16, tile=0),
 }
-SMALLEST = Settings(base=models.SMALLEST, iterations=4, k=2, k_dms=2)
+SMALLEST = Settings(base=methods.SMALLEST, iterations=4, k=2, k_dms=2)
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     """The three models, by name."""
-    multi = {name: models.method(settings.base, name, k) for name, k in settings.sizes.items()}
-    shortened = [(name, models.shortened(model, settings.iterations)) for name, model in multi.items()]
-    return [(models.BASELINE, settings.base), *shortened]
+    multi = {name: methods.method(settings.base, name, k) for name, k in settings.sizes.items()}
+    shortened = [(name, methods.shortened(model, settings.iterations)) for name, model in multi.items()]
+    return [(methods.BASELINE, settings.base), *shortened]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(trained(settings), rounded=1)
+    return models.training_work(trained(settings), rounded=1)
 
 
 def measure(
@@ -131,13 +131,18 @@ def change(
     point, printed = table["iterations"].iloc[0], f"{column}_paper"
 
     def pair(method: str) -> Pair:
-        both = values.loc[[method, models.BASELINE]]
+        both = values.loc[[method, methods.BASELINE]]
         ours, single = ({point: value} for value in both[column])
         return Pair(ours, single, PAPER_METHODS[method], tuple(both[printed]) if printed in both else None)
 
-    quantity = f"{name} relative to {values.loc[models.BASELINE, column]:.4g} in single-sample training"
+    quantity = f"{name} relative to {values.loc[methods.BASELINE, column]:.4g} in single-sample training"
     return Verdict.compare(
-        claim, source, [pair(models.MIX), pair(models.DMS)], expect=expect, quantity=quantity, smallest=SMALLEST_CHANGE
+        claim,
+        source,
+        [pair(methods.MIX), pair(methods.DMS)],
+        expect=expect,
+        quantity=quantity,
+        smallest=SMALLEST_CHANGE,
     )
 
 
@@ -145,8 +150,8 @@ def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
     """Each column of both multi-sample methods over the baseline's, here and in the paper."""
     rows = files.read_csv(folder / f"{name}.csv").set_index("method")
     figure, axes = plots.figure(1, 2, width="page", height=2.7, sharey=True)
-    ratios = rows / rows.loc[models.BASELINE]
-    for ax, method in zip(axes, (models.MIX, models.DMS), strict=True):
+    ratios = rows / rows.loc[methods.BASELINE]
+    for ax, method in zip(axes, (methods.MIX, methods.DMS), strict=True):
         here, printed = (ratios.loc[method, [column + end for column in columns]].tolist() for end in ("", "_paper"))
         bars = pd.DataFrame({"column": columns, "here": here, "paper": printed}).melt("column")
         plots.bars(ax, bars, "column", "value", hue="variable", yscale="log", base=1,

@@ -16,12 +16,11 @@ import pandas as pd
 from gradlab import data, evaluation
 from gradlab.data import Picture
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, paper, plots
+from gradlab.study import Context, Verdict, models, paper, plots
 from gradlab.study.verdicts import Pair, every, last_two, signed
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab_studies import _models as models
-from gradlab_studies._models import Variant
+from gradlab_studies import _methods as methods
 
 LAMBDAS = (0.0016, 0.0032, 0.0075, 0.015, 0.03, 0.045, 0.08)
 SPREAD = (0.0016, 0.0075, 0.03, 0.08)
@@ -30,8 +29,8 @@ COLUMNS = ("method", "sample_size", "lambda", "bpp", "MSE", "PSNR", "MS-SSIM", "
 PSNR_RATE, SSIM_RATE = "PSNR BD-BR (%)", "MS-SSIM BD-BR (%)"
 FIGURES = (PSNR_RATE, "PSNR BD-Metric", SSIM_RATE, "MS-SSIM BD-Metric")
 MIX = "MS-NIC-MIX"  # as Tables 4, 5, 8 and 9 print it
-METHODS = {models.BASELINE: models.BASELINE, models.IWAE: models.IWAE, MIX: models.MIX, models.DMS: models.DMS}
-MULTI = (models.IWAE, MIX, models.DMS)
+METHODS = {methods.BASELINE: methods.BASELINE, methods.IWAE: methods.IWAE, MIX: methods.MIX, methods.DMS: methods.DMS}
+MULTI = (methods.IWAE, MIX, methods.DMS)
 SEVERE = 10.0
 """Percent of rate."""
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
@@ -39,7 +38,7 @@ FINER = (0.03, 0.05, 0.07, 0.1, 0.13, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.3, 2, 3, 4, 
 PERCENT = (-80, -40, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500)
 MOST = 500.0  # percent; a fit of a few points that fold back may give any number, and would set the scale
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "sample size of IWAE in the sweeps": "5: at lambda 0.015 its row of Table 8 is Table 7's of 5 samples",
     "quick and gpu profiles": "four of the seven lambdas, the fewest that Bjontegaard's figures allow; fewer samples; "
     "one learning rate for every k along one cosine to 2 % of it",
@@ -47,7 +46,7 @@ ASSUMED = models.ASSUMED | {
 
 
 @dataclass(frozen=True)
-class Settings(models.Settings):
+class Settings(methods.Settings):
     """Models and points.
 
     Attributes:
@@ -77,7 +76,7 @@ class Settings(models.Settings):
         high = self.wide_from is not None and lam >= self.wide_from
         channels = self.wide if high else self.base.channels
         base = replace(self.base, lam=lam, channels=channels)
-        return models.method(base, METHODS[name], self.k(name))
+        return methods.method(base, METHODS[name], self.k(name))
 
     def k(self, name: str) -> int:
         """Its sample size; 1 for the baseline."""
@@ -85,23 +84,23 @@ class Settings(models.Settings):
 
     def size(self, name: str) -> str:
         """The same, as Table 7 prints it."""
-        return models.printed_size(name, self.k(name))
+        return methods.printed_size(name, self.k(name))
 
 
-def variants(settings: Settings) -> list[Variant]:
+def variants(settings: Settings) -> list[models.Variant]:
     """Every method at every lambda."""
 
-    def variant(name: str, lam: float) -> Variant:
+    def variant(name: str, lam: float) -> models.Variant:
         labels = {"method": name, "sample_size": settings.size(name), "lambda": lam}
         printed = {"method": name, "lam": lam} if lam in LAMBDAS else {}
-        return Variant(f"{name}, lambda {lam:g}", settings.trained(name, lam), settings.points, labels, printed)
+        return models.Variant(f"{name}, lambda {lam:g}", settings.trained(name, lam), settings.points, labels, printed)
 
     return [variant(name, lam) for lam in settings.lams for name in METHODS]
 
 
 def work(settings: Settings) -> list[Work]:
     """What a study of the sweep needs."""
-    return [item._replace(crop=settings.test_crop) for item in models.work_of(variants(settings))]
+    return [item._replace(crop=settings.test_crop) for item in models.evaluation_work(variants(settings))]
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:
@@ -152,7 +151,7 @@ def deltas(n: int, source: int, settings: Settings, context: Context) -> dict[st
     table, _, _ = points(source, settings, context)
     tables = []
     for iteration in settings.points:
-        rows = evaluation.bd_table(table[table["iterations"] == iteration], models.BASELINE)
+        rows = evaluation.bd_table(table[table["iterations"] == iteration], methods.BASELINE)
         for figure in FIGURES:
             printed = [paper.value(n, figure, method=name) for name in rows["method"]]
             rows.insert(rows.columns.get_loc(figure) + 1, f"{figure}_paper", printed)
@@ -194,8 +193,8 @@ def savings(n: int, table: pd.DataFrame, claim: str, negative: Sequence[pd.Serie
 
     iterations = " and ".join(map(str, sorted(table["iterations"].unique())))
     after, end = f"BD-rate, pchip, after {iterations} iterations", f"one seed{undefined(table)}"
-    mix, dms, iwae = (f"{name} {numbers(name)}" for name in (MIX, models.DMS, models.IWAE))
-    severe = below(-saved(table, models.IWAE), -SEVERE)
+    mix, dms, iwae = (f"{name} {numbers(name)}" for name in (MIX, methods.DMS, methods.IWAE))
+    severe = below(-saved(table, methods.IWAE), -SEVERE)
     return [
         Verdict(claim, f"Table {n}", every(map(below, negative)), f"{after}: {mix}; {dms}; {end}"),
         Verdict(
@@ -212,9 +211,9 @@ def costs(n: int, tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     by_lambda = tables[f"table{n}_training"].pivot(index="iterations", columns=["lambda", "method"], values="R-D cost")
     verdicts = []
     for name in MULTI:
-        expect: Literal["lower", "higher"] = "higher" if name == models.IWAE else "lower"
+        expect: Literal["lower", "higher"] = "higher" if name == methods.IWAE else "lower"
         pairs = [
-            Pair(by_lambda[lam, name], by_lambda[lam, models.BASELINE], f"lambda {lam:g}")
+            Pair(by_lambda[lam, name], by_lambda[lam, methods.BASELINE], f"lambda {lam:g}")
             for lam in sorted(tables[f"table{n}"]["lambda"].unique())
         ]
         claim = f"{name} has a {expect} R-D cost than the baseline at every lambda"
@@ -260,7 +259,7 @@ def draw_deltas(n: int, folder: Path) -> None:
     undefined has no bar and is named.
     """
     table = files.read_csv(folder / f"table{n}.csv")
-    table = table[table["method"] != models.BASELINE]
+    table = table[table["method"] != methods.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.9)
     for ax, quality in zip(axes, ("PSNR", "MS-SSIM"), strict=True):
         column = f"{quality} BD-BR (%)"

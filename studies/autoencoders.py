@@ -13,25 +13,25 @@ import pandas as pd
 
 from gradlab import cli, evaluation
 from gradlab.runtime import files
-from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, models, plots
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import PlainLoss, Run, TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
 BALLE, CHENG = "bmshj2018-hyperprior", "cheng2020-attn"
 PRINTED = {BALLE: 48.54, CHENG: 43.27}
 """Appendix A.10, PSNR in dB."""
 CLOSE = 0.2
 NAMES = {BALLE: "Balle et al. 2018", CHENG: "Cheng et al. 2020"}
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "channels": "the paper names none for its autoencoders; quick has its own, gpu and paper those of high rates",
     "learning rate": "that of the profile, for both",
 }
 
 
 @dataclass(frozen=True)
-class Settings(models.Settings):
+class Settings(methods.Settings):
     """Training of both; ``channels`` are those of ``BALLE`` and of ``CHENG``."""
 
     channels: tuple[tuple[int, ...], tuple[int, ...]] = ((192, 320), (192,))
@@ -45,11 +45,11 @@ def _settings(base: TrainSettings, *points: int, **channels: Any) -> Settings:
 
 
 PROFILES = {
-    "quick": _settings(models.QUICK, 300, 600, 900, channels=((32, 48), (32,))),
-    "gpu": _settings(models.GPU, 2_500, 5_000),
-    "paper": _settings(models.PAPER, 1_000_000, 1_500_000, 2_000_000),
+    "quick": _settings(methods.QUICK, 300, 600, 900, channels=((32, 48), (32,))),
+    "gpu": _settings(methods.GPU, 2_500, 5_000),
+    "paper": _settings(methods.PAPER, 1_000_000, 1_500_000, 2_000_000),
 }
-SMALLEST = _settings(models.SMALLEST, 2, 4, channels=((4, 6), (4,)))
+SMALLEST = _settings(methods.SMALLEST, 2, 4, channels=((4, 6), (4,)))
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
@@ -63,7 +63,7 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(trained(settings), rounded=len(settings.points))
+    return models.training_work(trained(settings), rounded=len(settings.points))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -13,13 +13,13 @@ import numpy as np
 from gradlab import cli
 from gradlab.evaluation import latents
 from gradlab.runtime import files
-from gradlab.study import Context, Tables, Verdict, plots
+from gradlab.study import Context, Tables, Verdict, models, plots
 from gradlab.study.verdicts import every
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "concentrated": "at least twice the uniform share lies within 0.1 of 0",
     "uniform": "at most 5 % of the elements would have to move for a uniform histogram (total variation)",
 }
@@ -36,7 +36,7 @@ class Settings:
         bins: between -1/2 and 1/2; a multiple of 10, so that 0.1 is an edge.
     """
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     iterations: int = 3600
     bins: int = 50
     seed: int = 0
@@ -47,20 +47,20 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, iterations=models.GPU.steps),
-    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps),
+    "gpu": Settings(base=methods.GPU, iterations=methods.GPU.steps),
+    "paper": Settings(base=methods.PAPER, iterations=methods.PAPER.steps),
 }
-SMALLEST = Settings(base=models.SMALLEST, iterations=4, bins=10)
+SMALLEST = Settings(base=methods.SMALLEST, iterations=4, bins=10)
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work([(models.BASELINE, settings.base)], rounded=1)
+    return models.training_work([(methods.BASELINE, settings.base)], rounded=1)
 
 
 def measure(settings: Settings, context: Context) -> Tables:
     """Both histograms of the first image; of every test image beside it."""
-    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     pictures = models.test_pictures(context)
     with context.progress.track("reading latents", len(pictures)) as advance:
         codec = run.codec(settings.iterations, context.device)

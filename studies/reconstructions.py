@@ -17,15 +17,15 @@ from torch import Tensor
 from gradlab import cli, data, evaluation
 from gradlab.data import Picture
 from gradlab.runtime import files
-from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, models, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table8
 
 ASSUMED = table8.ASSUMED
-METHODS = (models.BASELINE, sweep.MIX)
+METHODS = (methods.BASELINE, sweep.MIX)
 ORIGINAL = "original"
 
 
@@ -63,7 +63,7 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
 
 def work(settings: Settings) -> list[Work]:
     """The models that it needs; coding a few images is not timed."""
-    return models.work(trained(settings))
+    return models.training_work(trained(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:

@@ -19,12 +19,12 @@ from gradlab import cli, data, evaluation
 from gradlab.evaluation import gradients
 from gradlab.objectives.proxies import GumbelAnnealing, Proxy, SoftRounding
 from gradlab.runtime import files, provenance
-from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, models, plots
 from gradlab.study.work import Work
 from gradlab.training import Loss, TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "proxies on the codec": "of y alone, z keeps additive noise; at weights that were trained with additive noise",
 }
 # An SNR is not quoted without its bias: this one is of a gradient of nothing.
@@ -58,7 +58,7 @@ class Settings:
     temperature: tuple[float, ...] = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
     x: float = 1.0
     likelihood_std: float = 0.5
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     gradients: int = 200
     costs: int = 64
     seed: int = 0
@@ -66,11 +66,11 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(draws=100_000, base=models.GPU, gradients=1000),
-    "paper": Settings(draws=100_000, base=models.PAPER, gradients=1000),
+    "gpu": Settings(draws=100_000, base=methods.GPU, gradients=1000),
+    "paper": Settings(draws=100_000, base=methods.PAPER, gradients=1000),
 }
 SMALLEST = Settings(
-    points=4, k=(1, 2), draws=50, alpha=(1.0, 2.0, 4.0), temperature=(1.0, 0.5, 0.25), base=models.SMALLEST,
+    points=4, k=(1, 2), draws=50, alpha=(1.0, 2.0, 4.0), temperature=(1.0, 0.5, 0.25), base=methods.SMALLEST,
     gradients=4, costs=2,
 )  # fmt: skip
 
@@ -93,7 +93,7 @@ def proxies(settings: Settings) -> list[Proxy]:
 
 def work(settings: Settings) -> list[Work]:
     """What it needs for the codec; the toys are not timed."""
-    return models.work([(models.BASELINE, settings.base)], record=len(proxies(settings)) * settings.gradients)
+    return models.training_work([(methods.BASELINE, settings.base)], record=len(proxies(settings)) * settings.gradients)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -144,7 +144,7 @@ def _rms(values: Iterable[float]) -> float:
 
 def on_codec(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Every proxy at the weights of one trained codec: SNR of each group, and the cost that training would see."""
-    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     base, codec = settings.base, run.codec(device=context.device)
     pictures = models.train_pictures(context, base)
     crops = data.Crops(pictures, base.crop, base.batch, context.seed, device=context.device).batch(base.steps)

@@ -11,15 +11,15 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
+from gradlab.study import Context, Verdict, models, plots
 from gradlab.study.verdicts import CLEAR, unanimous
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {"minibatch": "one, seen by no iteration: the SNR is that of the noise alone"}
+ASSUMED = methods.ASSUMED | {"minibatch": "one, seen by no iteration: the SNR is that of the noise alone"}
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
-METHODS = (models.TWO_LEVEL, models.BASELINE)
+METHODS = (methods.TWO_LEVEL, methods.BASELINE)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Settings:
         draws: gradients of each point; 17 or more for standard errors.
     """
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     every: int = 150
     draws: int = 32
     seed: int = 0
@@ -39,21 +39,21 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, every=1000),
-    "paper": Settings(base=models.PAPER, every=20_000, draws=100),
+    "gpu": Settings(base=methods.GPU, every=1000),
+    "paper": Settings(base=methods.PAPER, every=20_000, draws=100),
 }
-SMALLEST = Settings(base=models.SMALLEST, every=2, draws=3)
+SMALLEST = Settings(base=methods.SMALLEST, every=2, draws=3)
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     """Both models, by name."""
-    return [(name, models.method(settings.base, name)) for name in METHODS]
+    return [(name, methods.method(settings.base, name)) for name in METHODS]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs: the models, and the gradients that are recorded while they train."""
     points = settings.base.steps // settings.every
-    return models.work(trained(settings), record=points * settings.draws, watched=True)
+    return models.training_work(trained(settings), record=points * settings.draws, watched=True)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -70,14 +70,14 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     table = tables["snr-training"]
     table = table[table["group"] == "z infer"].pivot(index="iteration", columns="method")
     snr = table["snr"]
-    gap = snr[models.BASELINE] - snr[models.TWO_LEVEL]
+    gap = snr[methods.BASELINE] - snr[methods.TWO_LEVEL]
     clear = gap[gap.abs() > CLEAR * (table["snr_se"] ** 2).sum(axis=1, skipna=False) ** 0.5]
     lower, higher = int((clear > 0).sum()), int((clear < 0).sum())
     holds = unanimous(clear > 0)
     evidence = (
         f"of {len(gap)} points the SNR of z infer without direct-y is lower at {lower}, higher at {higher}, within two "
         f"standard errors at {len(gap) - lower - higher}; mean over the points "
-        f"{snr[models.TWO_LEVEL].mean():.2f} without, {snr[models.BASELINE].mean():.2f} with, one seed"
+        f"{snr[methods.TWO_LEVEL].mean():.2f} without, {snr[methods.BASELINE].mean():.2f} with, one seed"
     )
     return [Verdict("without direct-y the SNR of z infer is lower throughout training", "Table 3", holds, evidence)]
 

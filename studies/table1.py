@@ -14,19 +14,18 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, models
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
-from gradlab_studies import _models as models
-from gradlab_studies._models import Variant
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED
+ASSUMED = methods.ASSUMED
 COLUMNS = ("method", "sample_size", "weighting", "scale", "bpp", "MSE", "PSNR", "R-D cost", "bpp_estimate", "bpp_z",
            "MS-SSIM", "psnr_of_mean_mse")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Settings(models.Settings):
+class Settings(methods.Settings):
     """Models and sizes.
 
     Attributes:
@@ -44,33 +43,33 @@ class Settings(models.Settings):
 BOTH = (("per-term", "bpp"), ("joint", "nats"))
 PROFILES = {
     "quick": Settings(),
-    "stay": Settings(base=models.STAY, points=(models.STAY.steps,)),
-    "gpu": Settings(base=models.GPU, points=(25_000, 50_000), weightings=BOTH),
-    "paper": Settings(base=models.PAPER, points=(1_000_000, 1_500_000, 2_000_000), weightings=BOTH),
+    "stay": Settings(base=methods.STAY, points=(methods.STAY.steps,)),
+    "gpu": Settings(base=methods.GPU, points=(25_000, 50_000), weightings=BOTH),
+    "paper": Settings(base=methods.PAPER, points=(1_000_000, 1_500_000, 2_000_000), weightings=BOTH),
 }
-SMALLEST = Settings(base=models.SMALLEST, points=(2, 4), k=2)
+SMALLEST = Settings(base=methods.SMALLEST, points=(2, 4), k=2)
 
 
-def variants(settings: Settings) -> list[Variant]:
+def variants(settings: Settings) -> list[models.Variant]:
     """The baseline, and MIX with both gradients in every weighting."""
 
-    def variant(name: str, weighting: str, scale: str, k: int) -> Variant:
-        run = models.method(settings.base, name, k, weighting, scale)
-        run = run if name == models.BASELINE else models.shortened(run, settings.points[-1])
+    def variant(name: str, weighting: str, scale: str, k: int) -> models.Variant:
+        run = methods.method(settings.base, name, k, weighting, scale)
+        run = run if name == methods.BASELINE else methods.shortened(run, settings.points[-1])
         labels = {"method": name, "sample_size": k, "weighting": weighting, "scale": scale}
-        return Variant(name, run, settings.points, labels, {"method": name})
+        return models.Variant(name, run, settings.points, labels, {"method": name})
 
     multi = [
         variant(name, weighting, scale, settings.k)
         for weighting, scale in settings.weightings
-        for name in (models.MIX, models.MIX_DREG)
+        for name in (methods.MIX, methods.MIX_DREG)
     ]
-    return [variant(models.BASELINE, "-", "-", 1), *multi]
+    return [variant(methods.BASELINE, "-", "-", 1), *multi]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work_of(variants(settings))
+    return models.evaluation_work(variants(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -91,9 +90,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         return Verdict.compare(claim, "Table 1", pair, expect="higher", quantity=f"R-D cost of {worse} over {better}")
 
     return [
-        higher("MS-NIC-MIX (pathwise) has a lower R-D cost than the baseline", models.BASELINE, models.MIX),
-        higher("DReG makes MS-NIC-MIX worse than the pathwise gradient", models.MIX_DREG, models.MIX),
-        higher("DReG makes MS-NIC-MIX worse than the baseline", models.MIX_DREG, models.BASELINE),
+        higher("MS-NIC-MIX (pathwise) has a lower R-D cost than the baseline", methods.BASELINE, methods.MIX),
+        higher("DReG makes MS-NIC-MIX worse than the pathwise gradient", methods.MIX_DREG, methods.MIX),
+        higher("DReG makes MS-NIC-MIX worse than the baseline", methods.MIX_DREG, methods.BASELINE),
     ]
 
 
@@ -102,7 +101,7 @@ def draw(folder: Path) -> None:
     table = files.read_csv(folder / "table1_training.csv")
     joint = table["weighting"] == "joint"
     table.loc[joint, "method"] += ", joint weights in nats"
-    models.draw_costs(table, "method", folder / "table1")
+    methods.draw_costs(table, "method", folder / "table1")
 
 
 cli.script(__name__)

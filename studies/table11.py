@@ -15,12 +15,12 @@ import pandas as pd
 from gradlab import cli, evaluation
 from gradlab.runtime import files
 from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, evaluations, paper, plots
+from gradlab.study import Context, Piece, Tables, Verdict, evaluations, models, paper, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "rate of both rows": "the paper does not say whether its rates are of bitstreams or entropies",
 }
 ROUNDING, UNIVERSAL = "Deterministic Rounding", "Universal Quantization"
@@ -37,7 +37,7 @@ class Settings:
         dithers: how many seeds of the shared dither.
     """
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     iterations: int = 3600
     dithers: int = 8
     seed: int = 0
@@ -48,22 +48,22 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, iterations=models.GPU.steps),
-    "paper": Settings(base=models.PAPER, iterations=models.PAPER.steps),
+    "gpu": Settings(base=methods.GPU, iterations=methods.GPU.steps),
+    "paper": Settings(base=methods.PAPER, iterations=methods.PAPER.steps),
 }
-SMALLEST = Settings(base=models.SMALLEST, iterations=4, dithers=2)
+SMALLEST = Settings(base=methods.SMALLEST, iterations=4, dithers=2)
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    coded = models.Variant(models.BASELINE, settings.base, (settings.iterations,), {})
-    rounded = Work("round", models.BASELINE, settings.base, 1 + settings.dithers)
-    return [*models.work_of([coded]), rounded]
+    coded = models.Variant(methods.BASELINE, settings.base, (settings.iterations,), {})
+    rounded = Work("round", methods.BASELINE, settings.base, 1 + settings.dithers)
+    return [*models.evaluation_work([coded]), rounded]
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """The first image as the paper has it; every test image beside it."""
-    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     codec, lam = run.codec(settings.iterations, context.device), settings.base.lam
     pictures = models.test_pictures(context)
     key = models.key_of(run, settings.iterations, context)

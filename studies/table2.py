@@ -6,47 +6,46 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict
+from gradlab.study import Context, Verdict, models
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
-from gradlab_studies import _models as models
-from gradlab_studies._models import Settings, Variant
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "z of the 2-level VAE at test time": "h_a(|round(y)|), as training feeds h_a the noisy y; h_a(|y|) beside it, "
     "which decodes as well",
 }
 COLUMNS = ("method", "h_a reads", "bpp", "MSE", "PSNR", "R-D cost", "bpp_y", "bpp_z", "bpp_estimate")
 PROFILES = {
-    "quick": Settings(),
-    "stay": Settings(base=models.STAY, points=(models.STAY.steps,)),
-    "gpu": Settings(base=models.GPU, points=(25_000, 50_000)),
-    "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000, 2_000_000)),
+    "quick": methods.Settings(),
+    "stay": methods.Settings(base=methods.STAY, points=(methods.STAY.steps,)),
+    "gpu": methods.Settings(base=methods.GPU, points=(25_000, 50_000)),
+    "paper": methods.Settings(base=methods.PAPER, points=(50_000, 500_000, 1_000_000, 2_000_000)),
 }
-SMALLEST = Settings(base=models.SMALLEST, points=(2, 6))
+SMALLEST = methods.Settings(base=methods.SMALLEST, points=(2, 6))
 
 
-def variants(settings: Settings) -> list[Variant]:
+def variants(settings: methods.Settings) -> list[models.Variant]:
     """The 2-level VAE, by either input of h_a, and the baseline."""
 
-    def variant(name: str, reads: str, hyper_input: str = "") -> Variant:
-        printed = {} if hyper_input else {"method": models.PAPER_METHODS[name]}
+    def variant(name: str, reads: str, hyper_input: str = "") -> models.Variant:
+        printed = {} if hyper_input else {"method": methods.PAPER_METHODS[name]}
         labels = {"method": name, "h_a reads": reads}
-        return Variant(name, models.method(settings.base, name), settings.points, labels, printed, hyper_input)
+        return models.Variant(name, methods.method(settings.base, name), settings.points, labels, printed, hyper_input)
 
     return [
-        variant(models.TWO_LEVEL, "round(y)"),
-        variant(models.TWO_LEVEL, "y", hyper_input="mean"),
-        variant(models.BASELINE, "y"),
+        variant(methods.TWO_LEVEL, "round(y)"),
+        variant(methods.TWO_LEVEL, "y", hyper_input="mean"),
+        variant(methods.BASELINE, "y"),
     ]
 
 
-def work(settings: Settings) -> list[Work]:
+def work(settings: methods.Settings) -> list[Work]:
     """What it needs."""
-    return models.work_of(variants(settings))
+    return models.evaluation_work(variants(settings))
 
 
-def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
+def measure(settings: methods.Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Both models at every point of training that is kept, with real bitstreams."""
     table = models.rate_distortion(context, 2, variants(settings), COLUMNS)["table2"]
     return {"table2": table.sort_values("iterations", kind="stable", ignore_index=True)}
@@ -56,7 +55,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """Without direct-y the R-D cost is higher, and it is the rate that pays."""
     table = tables["table2"]
     without = table[table["h_a reads"] == "round(y)"].set_index("iterations")
-    baseline = table[table["method"] == models.BASELINE].set_index("iterations")
+    baseline = table[table["method"] == methods.BASELINE].set_index("iterations")
 
     def higher(column: str, what: str) -> Verdict:
         printed = without[f"{column}_paper"].dropna().iloc[-1], baseline[f"{column}_paper"].dropna().iloc[-1]
@@ -72,8 +71,8 @@ def draw(folder: Path) -> None:
     """R-D cost over training, with and without direct-y."""
     table = files.read_csv(folder / "table2.csv")
     table["label"] = table["method"] + ", h_a reads " + table["h_a reads"]
-    baseline_first = sorted(dict.fromkeys(table["label"]), key=lambda label: not label.startswith(models.BASELINE))
-    models.draw_costs(table, "label", folder / "table2", baseline_first)
+    baseline_first = sorted(dict.fromkeys(table["label"]), key=lambda label: not label.startswith(methods.BASELINE))
+    methods.draw_costs(table, "label", folder / "table2", baseline_first)
 
 
 cli.script(__name__)

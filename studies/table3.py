@@ -23,25 +23,25 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation import gradients
 from gradlab.runtime import files
 from gradlab.runtime.progress import Advance
-from gradlab.study import Context, Piece, Tables, Verdict, paper, plots
+from gradlab.study import Context, Piece, Tables, Verdict, models, paper, plots
 from gradlab.study.verdicts import Pair, every
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "draws and minibatch": "the paper says neither over how many gradients nor whether the minibatch changes",
 }
 GROUPS = ("y infer", "y gen", "z infer", "z gen", "z prior")
 STAGES = ("early", "mid", "late")
 NOISES = ("noise", "noise and minibatch")
 SWITCHES: tuple[gradients.Setting, ...] = ("direct-y", "2-level")
-METHODS = {models.TWO_LEVEL: "2-level", models.BASELINE: "direct-y"}
-ORDER = (models.BASELINE, models.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
+METHODS = {methods.TWO_LEVEL: "2-level", methods.BASELINE: "direct-y"}
+ORDER = (methods.BASELINE, methods.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
 
 
 @dataclass(frozen=True)
-class Settings(models.Settings):
+class Settings(methods.Settings):
     """Models and number of draws.
 
     Attributes:
@@ -73,19 +73,19 @@ class Settings(models.Settings):
 PROFILES = {
     "quick": Settings(),
     "stay": Settings(
-        base=models.STAY, points=(*models.STAY.snapshots, models.STAY.steps), stages=("-",) * 3, draws=320
+        base=methods.STAY, points=(*methods.STAY.snapshots, methods.STAY.steps), stages=("-",) * 3, draws=320
     ),
     "gpu": Settings(
-        base=models.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=(320, 320, 1000)
+        base=methods.GPU, points=(12_500, 25_000, 50_000), stages=("-", "-", "early"), draws=(320, 320, 1000)
     ),
-    "paper": Settings(base=models.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
+    "paper": Settings(base=methods.PAPER, points=(50_000, 500_000, 1_000_000), draws=1000),
 }
-SMALLEST = Settings(base=models.SMALLEST, points=(2, 4, 6), draws=4)
+SMALLEST = Settings(base=methods.SMALLEST, points=(2, 4, 6), draws=4)
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     """Both models, by name."""
-    return [(name, models.method(settings.base, name)) for name in METHODS]
+    return [(name, methods.method(settings.base, name)) for name in METHODS]
 
 
 class Recording(NamedTuple):
@@ -105,7 +105,7 @@ class Recording(NamedTuple):
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work(trained(settings), record=len(NOISES) * len(SWITCHES) * sum(settings.counts))
+    return models.training_work(trained(settings), record=len(NOISES) * len(SWITCHES) * sum(settings.counts))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -171,7 +171,7 @@ def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
         row = {"iteration": iteration, "stage": stage, "method": method}
         for group in GROUPS:
             measured = own_weights.loc[(iteration, method, group)]
-            where = {"iteration": stage, "method": models.PAPER_METHODS[method]}
+            where = {"iteration": stage, "method": methods.PAPER_METHODS[method]}
             printed = paper.value(3, group, **where) if stage in STAGES else math.nan
             row |= {group: measured["snr"], f"{group}_se": measured["snr_se"], f"{group}_paper": printed}
         rows.append(row | {"noise_floor": measured["noise_floor"], "draws": measured["draws"]})
@@ -207,9 +207,9 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
             f"after {iteration} iterations, without direct-y the SNR of z infer is lower",
             "Table 3",
             Pair(
-                snr.loc[[iteration], models.TWO_LEVEL],
-                snr.loc[[iteration], models.BASELINE],
-                paper=(printed.loc[iteration, models.TWO_LEVEL], printed.loc[iteration, models.BASELINE]),
+                snr.loc[[iteration], methods.TWO_LEVEL],
+                snr.loc[[iteration], methods.BASELINE],
+                paper=(printed.loc[iteration, methods.TWO_LEVEL], printed.loc[iteration, methods.BASELINE]),
                 se=se,
             ),
             expect="lower",

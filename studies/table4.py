@@ -10,7 +10,7 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.study import Verdict
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table8
 
@@ -25,7 +25,7 @@ draw = partial(sweep.draw_deltas, 4)
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """MIX and DMS save rate at equal PSNR, DMS the more; IWAE loses severely."""
     table = tables["table4_training"]
-    mix, dms = sweep.saved(table, sweep.MIX), sweep.saved(table, models.DMS)
+    mix, dms = sweep.saved(table, sweep.MIX), sweep.saved(table, methods.DMS)
     claim = "MIX and DMS save rate at equal PSNR, and DMS saves more"
     return sweep.savings(4, table, claim, [mix, dms, dms - mix])
 

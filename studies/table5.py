@@ -9,7 +9,7 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.study import Verdict
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table9
 
@@ -25,7 +25,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     """MIX and DMS save rate at equal PSNR but not at equal MS-SSIM; IWAE loses severely."""
     table = tables["table5_training"]
     psnr, ssim = (
-        [sweep.saved(table, name, figure) for name in (sweep.MIX, models.DMS)]
+        [sweep.saved(table, name, figure) for name in (sweep.MIX, methods.DMS)]
         for figure in (sweep.PSNR_RATE, sweep.SSIM_RATE)
     )
     claim = "MIX and DMS save rate at equal PSNR and not at equal MS-SSIM"

@@ -34,7 +34,7 @@ def verdicts(tables: Tables) -> list[Verdict]:
     """Section 5.3: the rounded latents vary more under MS-NIC, at nearly the same rate."""
     table, source = tables["table6"], "section 5.3, Table 6"
     bits = table.set_index("method")[["bpp of y_bar", "bpp of z_bar"]].sum(axis=1)
-    changes = bits / bits[shared.models.BASELINE] - 1
+    changes = bits / bits[shared.methods.BASELINE] - 1
     multi = list(shared.PAPER_METHODS)[1:]
     evidence = ", ".join(f"{100 * changes[method]:+.1f} % {shared.PAPER_METHODS[method]}" for method in multi)
     return [

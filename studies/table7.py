@@ -12,22 +12,21 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, paper, plots
+from gradlab.study import Context, Verdict, models, paper, plots
 from gradlab.study.verdicts import Pair
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
 from gradlab_studies import _latents as shared
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from gradlab_studies import table1
-from gradlab_studies._models import Variant
 
-ASSUMED = models.ASSUMED | {
+ASSUMED = methods.ASSUMED | {
     "length of training": "the same number of iterations for all; profile paper: of epochs (2000), A.5 to the letter",
 }
 COLUMNS = ("method", "sample_size", "size", "bpp", "MSE", "PSNR", "R-D cost", "bpp_estimate", "bpp_z", "MS-SSIM",
            "weighting", "batch")  # fmt: skip
-PAPER_METHODS = {models.MIX: "MS-NIC-MIX", models.DMS: "MS-NIC-DMS"}
-METHODS = (models.BIG_BATCH, models.IWAE, models.MIX, models.DMS)
+PAPER_METHODS = {methods.MIX: "MS-NIC-MIX", methods.DMS: "MS-NIC-DMS"}
+METHODS = (methods.BIG_BATCH, methods.IWAE, methods.MIX, methods.DMS)
 SMALLEST_CHANGE = 0.5  # percent
 
 
@@ -45,7 +44,7 @@ class Settings:
             terms, in nats) instead of its listing's; a table of its own.
     """
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     iterations: int = 900
     sizes: tuple[tuple[int, ...], ...] = ((3, 5), (5,), (3, 5), (3, 5))
     longer: tuple[tuple[str, int, int], ...] = ()
@@ -61,19 +60,19 @@ def _longer(profile: str) -> tuple[tuple[str, int, int], ...]:
     """What Table 1 and the latents' studies train in a profile: method, sample size, last iteration."""
     rates, latent = table1.PROFILES[profile], shared.PROFILES[profile]
     return (
-        (models.MIX, rates.k, rates.points[-1]),
-        (models.MIX, latent.k, latent.iterations),
-        (models.DMS, latent.k_dms, latent.iterations),
+        (methods.MIX, rates.k, rates.points[-1]),
+        (methods.MIX, latent.k, latent.iterations),
+        (methods.DMS, latent.k_dms, latent.iterations),
     )
 
 
 ALL = (3, 5, 8, 16)
 PROFILES = {
     "quick": Settings(longer=_longer("quick")),
-    "gpu": Settings(base=models.GPU, iterations=2_500, sizes=(ALL,) * 4, longer=_longer("gpu"), equations=(8,)),
+    "gpu": Settings(base=methods.GPU, iterations=2_500, sizes=(ALL,) * 4, longer=_longer("gpu"), equations=(8,)),
     "paper": Settings(
-        base=models.PAPER,
-        iterations=models.PAPER.steps,
+        base=methods.PAPER,
+        iterations=methods.PAPER.steps,
         sizes=(ALL,) * 4,
         longer=_longer("paper"),
         epochs=True,
@@ -81,52 +80,52 @@ PROFILES = {
     ),
 }
 SMALLEST = Settings(
-    base=models.SMALLEST,
+    base=methods.SMALLEST,
     iterations=2,
     sizes=((2,), (2,), (2,), (2,)),
-    longer=((models.MIX, 2, 4), (models.DMS, 2, 4)),
+    longer=((methods.MIX, 2, 4), (methods.DMS, 2, 4)),
     equations=(2,),
 )
 
 
-def _variant(name: str, k: int, run: TrainSettings, iterations: int, weighting: str = "per-term") -> Variant:
-    size = models.printed_size(name, k)
+def _variant(name: str, k: int, run: TrainSettings, iterations: int, weighting: str = "per-term") -> models.Variant:
+    size = methods.printed_size(name, k)
     printed = {"method": PAPER_METHODS.get(name, name), "sample_size": size}
     known = (paper.table(7)[list(printed)] == printed).all(axis=1).any()
     labels = {"method": name, "sample_size": size, "size": k, "batch": run.batch}
-    labels["weighting"] = weighting if k > 1 and name != models.BIG_BATCH else "-"
-    return Variant(f"{name}, {k}", run, (iterations,), labels, printed if known else {})
+    labels["weighting"] = weighting if k > 1 and name != methods.BIG_BATCH else "-"
+    return models.Variant(f"{name}, {k}", run, (iterations,), labels, printed if known else {})
 
 
-def variants(settings: Settings) -> list[Variant]:
+def variants(settings: Settings) -> list[models.Variant]:
     """Every method at every size; the baseline first."""
-    listing = [_variant(models.BASELINE, 1, settings.base, settings.iterations)]
+    listing = [_variant(methods.BASELINE, 1, settings.base, settings.iterations)]
     longer = {(name, k): last for name, k, last in settings.longer}
     for name, sizes in zip(METHODS, settings.sizes, strict=True):
         for k in sizes:
-            run, iterations = models.method(settings.base, name, k), settings.iterations
-            if name == models.BIG_BATCH and settings.epochs:
-                run = models.same_epochs(run, k)
+            run, iterations = methods.method(settings.base, name, k), settings.iterations
+            if name == methods.BIG_BATCH and settings.epochs:
+                run = methods.same_epochs(run, k)
                 iterations = run.steps
             else:
-                run = models.shortened(run, max(longer.get((name, k), 0), iterations))
+                run = methods.shortened(run, max(longer.get((name, k), 0), iterations))
             listing.append(_variant(name, k, run, iterations))
     return listing
 
 
-def by_equations(settings: Settings) -> list[Variant]:
+def by_equations(settings: Settings) -> list[models.Variant]:
     """MIX and DMS with the weights of the equations."""
     equations = []
-    for name in (models.MIX, models.DMS):
+    for name in (methods.MIX, methods.DMS):
         for k in settings.equations:
-            run = models.shortened(models.method(settings.base, name, k, "joint", "nats"), settings.iterations)
+            run = methods.shortened(methods.method(settings.base, name, k, "joint", "nats"), settings.iterations)
             equations.append(_variant(name, k, run, settings.iterations, "joint"))
     return equations
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs."""
-    return models.work_of([*variants(settings), *by_equations(settings)])
+    return models.evaluation_work([*variants(settings), *by_equations(settings)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -142,19 +141,19 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     table = tables["table7"].set_index(["method", "size"])
     iterations = table["iterations"].max()
     sizes = {name: [k for method, k in table.index if method == name] for name in METHODS}
-    both = [k for k in sizes[models.BIG_BATCH] if k in sizes[models.MIX] and k in sizes[models.DMS]]
+    both = [k for k in sizes[methods.BIG_BATCH] if k in sizes[methods.MIX] and k in sizes[methods.DMS]]
     columns = ["R-D cost", "R-D cost_paper"]
 
-    def pair(name: str, k: int, other: tuple[str, int] = (models.BASELINE, 1)) -> Pair:
+    def pair(name: str, k: int, other: tuple[str, int] = (methods.BASELINE, 1)) -> Pair:
         (cost, printed), (base, base_printed) = (table.loc[model, columns] for model in ((name, k), other))
-        label = f"{PAPER_METHODS.get(name, name)} {models.printed_size(name, k)}"
+        label = f"{PAPER_METHODS.get(name, name)} {methods.printed_size(name, k)}"
         return Pair({iterations: cost}, {iterations: base}, label, (printed, base_printed))
 
     return [
         Verdict.compare(
             "at the same k, MS-NIC has a lower R-D cost than a batch k times as large",
             "A.4, Table 7",
-            [pair(name, k, (models.BIG_BATCH, k)) for k in both for name in (models.MIX, models.DMS)],
+            [pair(name, k, (methods.BIG_BATCH, k)) for k in both for name in (methods.MIX, methods.DMS)],
             expect="lower",
             quantity="R-D cost over that of the big batch",
             smallest=SMALLEST_CHANGE,
@@ -162,7 +161,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         Verdict.compare(
             "increasing the batch only slightly affects the R-D cost",
             "A.4, Table 7",
-            [pair(models.BIG_BATCH, k) for k in sizes[models.BIG_BATCH]],
+            [pair(methods.BIG_BATCH, k) for k in sizes[methods.BIG_BATCH]],
             expect="similar",
             quantity="R-D cost over the baseline's",
             smallest=2.0,
@@ -170,7 +169,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         Verdict.compare(
             "IWAE (without direct-y) has a higher R-D cost than the baseline at every sample size",
             "Table 7",
-            [pair(models.IWAE, k) for k in sizes[models.IWAE]],
+            [pair(methods.IWAE, k) for k in sizes[methods.IWAE]],
             expect="higher",
             quantity="R-D cost over the baseline's",
             smallest=SMALLEST_CHANGE,
@@ -181,15 +180,15 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 def draw(folder: Path) -> None:
     """R-D cost over the sample size or the factor of the batch."""
     table = files.read_csv(folder / "table7.csv")
-    lines = table[table["method"] != models.BASELINE]
+    lines = table[table["method"] != methods.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.7)
     panels = (("R-D cost", "here"), ("R-D cost_paper", "in the paper"))
     for ax, (column, where) in zip(axes, panels, strict=True):
         known = lines.dropna(subset=[column])
         plots.curves(ax, known, "size", column, None, "method", xlabel="samples k, or factor of the batch",
                      ylabel="R-D cost (bits per pixel)", order=list(METHODS))  # fmt: skip
-        single = table.loc[table["method"] == models.BASELINE, column].iloc[0]
-        ax.axhline(single, color="0.3", linewidth=0.9, linestyle=":", label=models.BASELINE)
+        single = table.loc[table["method"] == methods.BASELINE, column].iloc[0]
+        ax.axhline(single, color="0.3", linewidth=0.9, linestyle=":", label=methods.BASELINE)
         sizes = sorted(set(known["size"]))
         ax.set_xticks(sizes, [str(k) for k in sizes])
         count = f", {table['images'].iloc[0]} images, {table['iterations'].max()} iterations" if where == "here" else ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from gradlab import cli
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from gradlab_studies import _sweep as sweep
 from gradlab_studies._sweep import Settings
 
@@ -18,11 +18,11 @@ ASSUMED = sweep.ASSUMED | {
     "test images of the quick profile": "central crops of 192 pixels, since the context model decodes them position "
     "by position",
 }
-QUICK = replace(models.QUICK, codec="cheng2020-attn", channels=(12,), batch=4, steps=240, snapshots=(180,),
+QUICK = replace(methods.QUICK, codec="cheng2020-attn", channels=(12,), batch=4, steps=240, snapshots=(180,),
                 cosine_steps=240)  # fmt: skip
-GPU = replace(models.GPU, codec="cheng2020-attn", channels=(128,), crop=128, steps=2000, snapshots=(1500,),
+GPU = replace(methods.GPU, codec="cheng2020-attn", channels=(128,), crop=128, steps=2000, snapshots=(1500,),
               learning_rate=3e-4, scale_learning_rate=False, cosine_steps=2000, final_fraction=0.02)  # fmt: skip
-PAPER = replace(models.PAPER, codec="cheng2020-attn", channels=(128,))
+PAPER = replace(methods.PAPER, codec="cheng2020-attn", channels=(128,))
 PROFILES = {
     "quick": Settings(
         base=QUICK, lams=sweep.SPREAD, wide=(12,), samples=(3, 3, 3), points=(180, 240), test_crop=192
@@ -34,7 +34,7 @@ PROFILES = {
     "paper": Settings(base=PAPER, wide=(192,), wide_from=0.015),
 }  # fmt: skip
 SMALLEST = Settings(
-    base=replace(models.SMALLEST, codec="cheng2020-attn", channels=(4,), steps=4, snapshots=(2,), cosine_steps=4),
+    base=replace(methods.SMALLEST, codec="cheng2020-attn", channels=(4,), steps=4, snapshots=(2,), cosine_steps=4),
     lams=sweep.SPREAD[:2], wide=(6,), wide_from=0.0075, samples=(2, 2, 2), points=(2, 4), test_crop=64,
 )  # fmt: skip
 work = sweep.work

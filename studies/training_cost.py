@@ -11,12 +11,12 @@ import pandas as pd
 
 from gradlab import cli
 from gradlab.runtime import files
-from gradlab.study import Context, Verdict, plots
+from gradlab.study import Context, Verdict, models, plots
 from gradlab.training import TrainSettings, timing
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {"training time": "of one iteration on the same batch of images; reading them is left out"}
-METHODS = (models.MIX, models.DMS, models.BIG_BATCH)
+ASSUMED = methods.ASSUMED | {"training time": "of one iteration on the same batch of images; reading them is left out"}
+METHODS = (methods.MIX, methods.DMS, methods.BIG_BATCH)
 PRINTED = {8: 1.5, 16: 3.0}
 """Appendix A.9: what MS-NIC-MIX with so many samples takes, over single-sample training."""
 TOLERANCE = 0.15
@@ -30,7 +30,7 @@ COLUMNS = [
 class Settings:
     """Sizes k, and iterations of each method: ``repetitions`` that count after ``warm_up`` that do not."""
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     sizes: tuple[int, ...] = (2, 4, 8, 16)
     repetitions: int = 9
     warm_up: int = 2
@@ -39,17 +39,17 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, repetitions=50, warm_up=10),
-    "paper": Settings(base=models.PAPER, repetitions=200, warm_up=20),
+    "gpu": Settings(base=methods.GPU, repetitions=50, warm_up=10),
+    "paper": Settings(base=methods.PAPER, repetitions=200, warm_up=20),
 }
-SMALLEST = Settings(base=models.SMALLEST, sizes=(2, 3), repetitions=2, warm_up=1)
+SMALLEST = Settings(base=methods.SMALLEST, sizes=(2, 3), repetitions=2, warm_up=1)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """One row per method and k."""
-    trained = {(models.BASELINE, 1): settings.base}
+    trained = {(methods.BASELINE, 1): settings.base}
     for k in settings.sizes:
-        trained |= {(name, k): models.method(settings.base, name, k) for name in METHODS}
+        trained |= {(name, k): methods.method(settings.base, name, k) for name in METHODS}
     pictures = models.train_pictures(context, settings.base)
     total = len(trained) * (settings.repetitions + settings.warm_up)
     with context.progress.track("timing iterations", total) as advance:
@@ -62,7 +62,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     for column in ("seconds", "seconds_min", "seconds_max"):
         # Every time over the baseline's median: the range is that of the method itself.
         table[column.replace("seconds", "ratio")] = table[column] / single
-    table["ratio_paper"] = table["k"].map(PRINTED).where(table["method"] == models.MIX).astype("float64")
+    table["ratio_paper"] = table["k"].map(PRINTED).where(table["method"] == methods.MIX).astype("float64")
     table = table.assign(batch=settings.base.batch, crop=settings.base.crop, device=context.device)
     return {"training-cost": table[COLUMNS]}
 
@@ -78,7 +78,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         for row in printed.itertuples()
     )
     ratios = table[table["k"] > 1].pivot(index="k", columns="method", values="ratio")
-    names = {models.MIX: "MIX", models.DMS: "DMS", models.BIG_BATCH: "batch times k"}
+    names = {methods.MIX: "MIX", methods.DMS: "DMS", methods.BIG_BATCH: "batch times k"}
     texts = {name: f"{short} {', '.join(f'{ratio:.2f}' for ratio in ratios[name])}" for name, short in names.items()}
     sizes = f"k = {', '.join(map(str, ratios.index))}"
 
@@ -94,10 +94,10 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         Verdict("MIX with 8 samples takes 1.5 times the training time, with 16 samples 3 times", "A.9",
                 bool(near.all()) if len(near) else None,
                 f"time of an iteration over single-sample training: {timed or 'neither size was timed'}; {where}"),
-        faster("MIX takes less time than a batch k times as large", models.MIX, models.BIG_BATCH),
-        faster("DMS takes less time than a batch k times as large", models.DMS, models.BIG_BATCH,
+        faster("MIX takes less time than a batch k times as large", methods.MIX, methods.BIG_BATCH),
+        faster("DMS takes less time than a batch k times as large", methods.DMS, methods.BIG_BATCH,
                "; DMS evaluates p(y | z) for each of the k * k pairs"),
-        faster("DMS is slower than MIX", models.MIX, models.DMS),
+        faster("DMS is slower than MIX", methods.MIX, methods.DMS),
     ]  # fmt: skip
 
 
@@ -105,9 +105,9 @@ def draw(folder: Path) -> None:
     """Time over k, with the range of the repetitions, and the paper's two points."""
     table = files.read_csv(folder / "training-cost.csv")
     figure, ax = plots.figure(height=3.0)
-    single = table[table["method"] == models.BASELINE]
+    single = table[table["method"] == methods.BASELINE]
     # Every line begins at k = 1, which is the baseline.
-    lines = pd.concat([*(single.assign(method=name) for name in METHODS), table[table["method"] != models.BASELINE]])
+    lines = pd.concat([*(single.assign(method=name) for name in METHODS), table[table["method"] != methods.BASELINE]])
     plots.curves(ax, lines, "k", "ratio", None, "method", xlabel="samples k, or factor of the batch",
                  ylabel="time of an iteration,\nover single-sample training", xscale="log", yscale="log",
                  title=f"median of {table['repetitions'].iloc[0]}, bars: fastest and slowest")  # fmt: skip

@@ -20,10 +20,10 @@ from gradlab.evaluation import gradients
 from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.evaluation.video import rate_distortion
 from gradlab.runtime import files, provenance
-from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, models, plots
 from gradlab.study.work import Work
 from gradlab.training import Run, TrainSettings, build
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
 ASSUMED = {
     "everything": "the paper remarks that MS-NIC extends to video and gives neither a model nor a setting",
@@ -32,7 +32,7 @@ ASSUMED = {
     "videos": "two frames of a window that moves over a photograph by whole pixels, the same in both directions",
     "rates": "likelihoods of rounded latents, no bitstream",
 }
-MIX, UNTRAINED = models.MIX, "untrained"
+MIX, UNTRAINED = methods.MIX, "untrained"
 
 QUICK = TrainSettings(
     codec=video.NAME, channels=(24, 32), crop=128, shift=8, batch=2, steps=300, learning_rate=1e-3,
@@ -66,12 +66,12 @@ SMALLEST = Settings(base=replace(QUICK, channels=(4, 6), batch=1, steps=3), k=2,
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
     """The codec by both methods."""
-    return [(method, models.method(settings.base, method, settings.k)) for method in (models.BASELINE, MIX)]
+    return [(method, methods.method(settings.base, method, settings.k)) for method in (methods.BASELINE, MIX)]
 
 
 def work(settings: Settings) -> list[Work]:
     """What it needs; the test videos and the draws of weights are not timed."""
-    return models.work(trained(settings), record=settings.draws)
+    return models.training_work(trained(settings), record=settings.draws)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
@@ -128,7 +128,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     cost, repeated = rows["R-D cost"], rows.loc[MIX, "R-D cost of repeating the frame before"]
     k, iterations = rows.loc[MIX, "k"], rows.loc[MIX, "iterations"]
     ess = tables["video_weights"].set_index(["method", "k", "weighting", "scale", "term"])["ess"][MIX, k]
-    difference = frames[MIX] - frames[models.BASELINE]
+    difference = frames[MIX] - frames[methods.BASELINE]
     return [
         Verdict("MS-NIC-MIX trains a P-frame of a video codec", "sections 1, 4.1",
                 bool(cost[MIX] < min(repeated, cost[UNTRAINED])),
@@ -139,7 +139,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
         # The spread between training runs is not measured, and the paper claims nothing: undecided.
         Verdict("MS-NIC-MIX has a lower R-D cost on the P-frame than single-sample training",
                 "no number in the paper", None,
-                f"R-D cost {cost[MIX]:.3f} with MIX, {cost[models.BASELINE]:.3f} without: difference "
+                f"R-D cost {cost[MIX]:.3f} with MIX, {cost[methods.BASELINE]:.3f} without: difference "
                 f"{difference.mean():.4f} +- {difference.sem():.4f} over {len(difference)} videos, but of one "
                 f"training run each, of {iterations} iterations"),
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def draw(folder: Path) -> None:
     """R-D cost, gradient SNR of every group, and how many of the k samples count."""
     names = ("video", "video_groups", "video_weights")
     rows, groups, weights = (files.read_csv(folder / f"{name}.csv") for name in names)
-    short = {UNTRAINED: UNTRAINED, models.BASELINE: "one sample", MIX: f"MIX, k = {rows['k'].max()}"}
+    short = {UNTRAINED: UNTRAINED, methods.BASELINE: "one sample", MIX: f"MIX, k = {rows['k'].max()}"}
     for table in (rows, groups):
         table["training"] = table["method"].map(short)
     kinds = {

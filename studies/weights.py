@@ -14,12 +14,12 @@ import pandas as pd
 from gradlab import cli, data
 from gradlab.evaluation.importance_weights import weight_statistics
 from gradlab.runtime import files
-from gradlab.study import Advance, Context, Piece, Tables, Verdict, plots
+from gradlab.study import Advance, Context, Piece, Tables, Verdict, models, plots
 from gradlab.study.work import Work
 from gradlab.training import TrainSettings
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
-ASSUMED = models.ASSUMED | {"weights": "of MS-NIC-MIX: one z shared by the k samples of y"}
+ASSUMED = methods.ASSUMED | {"weights": "of MS-NIC-MIX: one z shared by the k samples of y"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Settings:
         draws: noise draws per crop and k.
     """
 
-    base: TrainSettings = models.QUICK
+    base: TrainSettings = methods.QUICK
     sizes: tuple[int, ...] = (32, 64, 128, 256)
     k: tuple[int, ...] = (2, 5, 8, 16)
     batch: int = 4
@@ -42,20 +42,20 @@ class Settings:
 
 PROFILES = {
     "quick": Settings(),
-    "gpu": Settings(base=models.GPU, sizes=(64, 128, 256), draws=32),
-    "paper": Settings(base=models.PAPER, sizes=(64, 128, 256), draws=32),
+    "gpu": Settings(base=methods.GPU, sizes=(64, 128, 256), draws=32),
+    "paper": Settings(base=methods.PAPER, sizes=(64, 128, 256), draws=32),
 }
-SMALLEST = Settings(base=models.SMALLEST, sizes=(32, 64), k=(2, 3), batch=1, draws=2)
+SMALLEST = Settings(base=methods.SMALLEST, sizes=(32, 64), k=(2, 3), batch=1, draws=2)
 
 
 def work(settings: Settings) -> list[Work]:
     """The model that it needs; the draws of weights are not timed."""
-    return models.work([(models.BASELINE, settings.base)])
+    return models.training_work([(methods.BASELINE, settings.base)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     """Weight statistics at every image size."""
-    (run,) = models.train_all(context, [(models.BASELINE, settings.base)])
+    (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     codec = run.codec(device=context.device)
     pictures = models.test_pictures(context)
 

@@ -130,18 +130,25 @@ def channel_statistics(codec: Codec, images: Sequence[Picture | Tensor], dead: f
 @checked
 def statistics_of(latent_moments: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
     """Tabulate ``statistics`` from the result of ``moments_over_images``."""
+    _require_latents(latent_moments)
     return pd.DataFrame([{"latent": name, **latent.row(dead)} for name, latent in latent_moments.items()])
 
 
 @checked
 def channel_statistics_of(latent_moments: Mapping[str, LatentMoments], dead: float = DEAD) -> pd.DataFrame:
     """Tabulate ``channel_statistics`` from the result of ``moments_over_images``."""
+    _require_latents(latent_moments)
     rows = [
         {"latent": name, "channel": index, **channel.row(dead)}
         for name, latent in latent_moments.items()
         for index, channel in enumerate(latent.by_channel())
     ]
-    return pd.DataFrame(rows).drop(columns="bpp", errors="ignore")
+    return pd.DataFrame(rows).drop(columns="bpp")
+
+
+def _require_latents(latent_moments: Mapping[str, LatentMoments]) -> None:
+    if not latent_moments:
+        raise GradlabError("there are no latents: give the result of moments_over_images()")
 
 
 @checked

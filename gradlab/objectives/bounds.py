@@ -166,7 +166,7 @@ def score_factor(terms: LogTerms, scale: str) -> float:
 
 
 @checked
-def kl_annealing(step: int, warmup: int) -> float:
+def kl_annealing(step: float | Tensor, warmup: float) -> float:
     """Compute the weight of the rate at a training step, from 0 to 1 in ``warmup`` steps (Serban et al. 2017).
 
     Args:
@@ -182,11 +182,13 @@ def kl_annealing(step: int, warmup: int) -> float:
     """
     if step < 0 or warmup < 1:
         raise GradlabError(f"step {step} of a warmup of {warmup}: give a step of at least 0 and a warmup of at least 1")
-    return min(step, warmup) / warmup
+    return float(min(step, warmup) / warmup)
 
 
 @checked
-def soft_free_bits(weight: float, rate: float, target: float, slack: float = 0.05, change: float = 0.1) -> float:
+def soft_free_bits(
+    weight: float | Tensor, rate: float | Tensor, target: float, slack: float = 0.05, change: float = 0.1
+) -> float:
     """Compute the next weight of the rate, which keeps the rate from falling below a target (Chen et al. 2017).
 
     Above ``(1 + slack) target`` the weight grows by the factor ``1 + change``, up to 1; below the target it shrinks by
@@ -210,8 +212,8 @@ def soft_free_bits(weight: float, rate: float, target: float, slack: float = 0.0
             "give a target and a change above 0, a slack of at least 0"
         )
     if rate > (1 + slack) * target:
-        return min(1.0, weight * (1 + change))
-    return weight / (1 + change) if rate < target else weight
+        return float(min(1.0, weight * (1 + change)))
+    return float(weight / (1 + change) if rate < target else weight)
 
 
 def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:
@@ -290,7 +292,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "ms-nic-dms": Objective("ms-nic-dms", False, _check_outer, summary="log mean exp over all k x l combinations"),
     "jvi": Objective(
-        "jvi", False, _check_leave_one_out, jackknife=True, summary="k L_k - (k-1) x mean of L_(k-1) without sample i"
+        "jvi", False, _check_leave_one_out, jackknife=True, summary="k L_k - (k-1) x mean over i of L_(k-1) without i"
     ),
 }
 

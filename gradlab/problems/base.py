@@ -96,13 +96,14 @@ class Problem(ABC):
     def exact_limit(self) -> float:
         """Return the limit of ``exact_bound(k)`` as k grows, nats."""
 
-    @abstractmethod
     def exact_concentration(self, k: int) -> float:
         """Return ``E sum_i w~_i^2``, from 1/k (all weights equal) to 1 (one sample has all the weight).
 
         Raises:
+            NotExact: not known for this problem.
             GradlabError: k is not an integer of at least 1.
         """
+        raise NotExact(f"no exact effective sample size is known on {type(self).__name__}: measure it on draws")
 
     def exact_ess(self, k: int) -> float:
         """Return the effective sample size ``1 / E sum_i w~_i^2``, from 1 to k.
@@ -125,7 +126,6 @@ class Problem(ABC):
         """
         raise NotExact(f"no exact wake-phi gradient is known on {type(self).__name__}")
 
-    @abstractmethod
     def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
         """Return mean and variance of one draw (k samples) of an estimator of the gradient with respect to ``wrt``.
 
@@ -133,6 +133,7 @@ class Problem(ABC):
             NotExact: no exact moments are known for this estimator, or not at this k.
             GradlabError: k is not an integer of at least 1, or ``wrt`` is not one of ``parameters``.
         """
+        raise NotExact(f"no exact moments are known on {type(self).__name__}")
 
     def draw_noise(
         self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64

@@ -35,6 +35,17 @@ class Stored(NamedTuple):
     extra: dict[str, Any]
     settings_hash: str
 
+    def entries(self, *names: str) -> tuple[Any, ...]:
+        """Return entries of ``extra``.
+
+        Raises:
+            GradlabError: one is missing.
+        """
+        for name in names:
+            if name not in self.extra:
+                raise GradlabError(f"a checkpoint of this run has no {name!r}: delete the run and train it again")
+        return tuple(self.extra[name] for name in names)
+
 
 def save(
     path: Path,

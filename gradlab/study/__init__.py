@@ -10,7 +10,8 @@ assignments     ``--set base.crop=128``
 runner          ``run``: settings, rows, verdicts, figures, provenance
 pieces          measuring piece by piece, so that an interruption loses one piece
 verdicts        ``Verdict``: a claim of the paper, and whether it holds here
-evaluations     R-D evaluation of trained models, shared by studies
+models          training and R-D tables of the models that studies share
+evaluations     rows of bitstreams, each image once for all studies
 planning, work  ``gradlab plan``: what studies need, timed, and what fits a budget
 status          ``gradlab status``: progress of a folder, from its files
 claims          ``gradlab claims``: all claims of the paper, with verdicts

@@ -55,8 +55,8 @@ class Run:
         Raises:
             GradlabError: not finished, or a corrupt file.
         """
-        extra = checkpoints.load(self.folder / FINAL).extra
-        return TrainingRecord(tuple(extra["warm_restarts"]), extra["step"], extra["device"])
+        restarts, step, device = checkpoints.load(self.folder / FINAL).entries("warm_restarts", "step", "device")
+        return TrainingRecord(tuple(restarts), step, device)
 
     def snr(self, every: int, draws: int) -> Path:
         """Return the path of the CSV of the gradient SNR, of ``draws`` gradients every ``every`` iterations."""

@@ -135,11 +135,9 @@ class TrainState:
             GradlabError: a file that is missing, corrupt or of other settings.
         """
         stored = checkpoints.load(path, provenance.settings_hash(self.settings))
+        self.log, self.detector, self.restarts = map(list, stored.entries("log", "watch", "warm_restarts"))
         self.load_tensors(stored.tensors)
         self.iteration = stored.iteration
-        self.log = list(stored.extra["log"])
-        self.detector = list(stored.extra["watch"])
-        self.restarts = list(stored.extra["warm_restarts"])
         if not self.optimizer.state:
             self.restarts.append(self.iteration)
 

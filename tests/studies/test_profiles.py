@@ -12,9 +12,9 @@ import pytest
 
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests, provenance
-from gradlab.study import Request, catalog
+from gradlab.study import Request, catalog, models
 from gradlab.training.settings import WARM_UP
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
 SHARING = ("table1", "table2", "table3", "weights", "figure3", "table6", "table10", "table11", "figure4", "table7")
 
@@ -35,10 +35,7 @@ def trained(monkeypatch):
             raise Asked
 
         module = importlib.import_module(f"gradlab_studies.{study}")
-        # The one that the study holds: other tests import the studies anew, and the order of files is not fixed.
-        for holder in (module, getattr(module, "shared", None)):
-            if hasattr(holder, "models"):
-                monkeypatch.setattr(holder.models, "train_all", record)
+        monkeypatch.setattr(models, "train_all", record)
         with pytest.raises(Asked):
             module.measure(module.PROFILES[profile], SimpleNamespace(seed=0, test_images=None, inputs={}))
         return found
@@ -80,11 +77,11 @@ def test_profile_paper_is_appendix_a5(trained):
     for study in SHARING:
         for name, s in trained(study, "paper"):
             name = name.partition(",")[0]
-            size = s.batch // 8 if name == models.BIG_BATCH else s.loss.k
+            size = s.batch // 8 if name == methods.BIG_BATCH else s.loss.k
             assert s.betas == (0.90, 0.95), (study, name)
             assert s.rate_at(WARM_UP) == pytest.approx(1e-4 * size, rel=2e-3), (study, name)
             assert s.rate_at(0) == pytest.approx(1e-4 * size / (WARM_UP if size > 1 else 1)), (study, name)
-            assert s.batch == (8 * size if name == models.BIG_BATCH else 8)
+            assert s.batch == (8 * size if name == methods.BIG_BATCH else 8)
             epoch = 8000 / s.batch
             assert s.steps == int(2000 * epoch) and s.cosine_steps == int(200 * epoch)
             assert (
@@ -94,10 +91,10 @@ def test_profile_paper_is_appendix_a5(trained):
                 < s.rate_at(WARM_UP)
             )
             assert (s.codec, s.channels, s.lam, s.crop) == ("bmshj2018-hyperprior", (128, 192), 0.015, 256)
-            assert s.loss.estimator == ("dreg-squared" if name == models.MIX_DREG else "pathwise")
-            if name == models.DMS:
+            assert s.loss.estimator == ("dreg-squared" if name == methods.MIX_DREG else "pathwise")
+            if name == methods.DMS:
                 assert s.loss.k == s.loss.l and s.loss.objective == "ms-nic-dms"
-            if name == models.IWAE:
+            if name == methods.IWAE:
                 assert s.loss.objective == "iwae-2level" and not s.direct_y
             if s.loss.objective == "ms-nic-mix" and study != "table1":
                 assert (s.loss.weighting, s.loss.scale) == ("per-term", "bpp")
@@ -113,7 +110,7 @@ def test_profile_stay_trains_six_models_alike(trained):
     studies = ("table1", "table2", "table3", "table6", "table10", "figure3")
     found = {s for study in studies for _, s in trained(study, "stay")}
     assert len(found) == 6
-    assert len({replace(s, loss=models.STAY.loss, direct_y=True) for s in found}) == 1
+    assert len({replace(s, loss=methods.STAY.loss, direct_y=True) for s in found}) == 1
     for s in found:
         assert (s.codec, s.channels, s.lam, s.crop) == ("bmshj2018-hyperprior", (128, 192), 0.015, 256)
         assert not s.scale_learning_rate and s.cosine_steps == s.steps and set(s.snapshots) < set(range(s.steps))
@@ -141,9 +138,9 @@ def test_profile_gpu_is_the_beginning_of_profile_paper(trained):
     for study in SHARING:
         paper = {provenance.settings_hash(replace(s, **open_end)) for _, s in trained(study, "paper")}
         for name, s in trained(study, "gpu"):
-            if not name.startswith(models.BIG_BATCH):
+            if not name.startswith(methods.BIG_BATCH):
                 assert provenance.settings_hash(replace(s, **open_end)) in paper, (study, name)
-                assert s.steps <= models.GPU.steps == 50_000
+                assert s.steps <= methods.GPU.steps == 50_000
 
 
 def test_table3_calls_the_papers_early_point_by_its_name():
@@ -159,12 +156,12 @@ def test_profile_paper_has_the_papers_sample_sizes():
     assert table1.PROFILES["paper"].k == 5  # Table 1
     assert (_latents.PROFILES["paper"].k, _latents.PROFILES["paper"].k_dms) == (8, 16)  # section 5.2
     assert table7.PROFILES["paper"].sizes == ((3, 5, 8, 16),) * 4
-    assert models.PAPER.steps == 2000 * EPOCH and models.PAPER.cosine_steps == 200 * EPOCH
+    assert methods.PAPER.steps == 2000 * EPOCH and methods.PAPER.cosine_steps == 200 * EPOCH
 
 
 def test_a_big_batch_of_as_many_epochs():
-    base = replace(models.PAPER, snapshots=(80, 160), steps=800, cosine_steps=80)
-    big = models.same_epochs(models.method(base, models.BIG_BATCH, 8), 8)
+    base = replace(methods.PAPER, snapshots=(80, 160), steps=800, cosine_steps=80)
+    big = methods.same_epochs(methods.method(base, methods.BIG_BATCH, 8), 8)
     assert (big.batch, big.steps, big.cosine_steps, big.snapshots) == (64, 100, 10, (10, 20))
     assert big.learning_rate == pytest.approx(8e-4)
 

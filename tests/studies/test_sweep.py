@@ -16,10 +16,10 @@ from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.runtime import provenance
 from gradlab.runtime.progress import Progress
-from gradlab.study import Context
+from gradlab.study import Context, models
 from gradlab.study.verdicts import every, last_two
 from gradlab.training import RunOptions
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from gradlab_studies import _sweep as sweep
 from gradlab_studies import table4, table5, table8, table9
 
@@ -48,19 +48,19 @@ def noise(*names):
 ])  # fmt: skip
 def test_lambdas_out_of_order_or_negative(lams, match):
     with pytest.raises(GradlabError, match=match):
-        sweep.Settings(base=models.SMALLEST, lams=lams)
+        sweep.Settings(base=methods.SMALLEST, lams=lams)
 
 
 def test_the_paper_profile_is_the_papers():
     eight, nine = table8.PROFILES["paper"], table9.PROFILES["paper"]
     assert eight.lams == nine.lams == (0.0016, 0.0032, 0.0075, 0.015, 0.03, 0.045, 0.08)
-    channels = [eight.trained(models.BASELINE, lam).channels for lam in eight.lams]
+    channels = [eight.trained(methods.BASELINE, lam).channels for lam in eight.lams]
     assert channels == [(128, 192)] * 5 + [(192, 320)] * 2
     assert [nine.trained("IWAE", lam).channels for lam in nine.lams] == [(128,)] * 3 + [(192,)] * 4
-    assert nine.trained(models.BASELINE, 0.03).codec == "cheng2020-attn"
+    assert nine.trained(methods.BASELINE, 0.03).codec == "cheng2020-attn"
     # Table 1's baseline is the sweep's at lambda 0.015: the same run.
-    assert eight.trained(models.BASELINE, 0.015) == models.PAPER
-    mix, dms, iwae = (eight.trained(name, 0.03) for name in (sweep.MIX, models.DMS, models.IWAE))
+    assert eight.trained(methods.BASELINE, 0.015) == methods.PAPER
+    mix, dms, iwae = (eight.trained(name, 0.03) for name in (sweep.MIX, methods.DMS, methods.IWAE))
     assert (mix.loss.objective, mix.loss.k, mix.loss.l, mix.direct_y) == ("ms-nic-mix", 8, 1, True)
     assert (dms.loss.objective, dms.loss.k, dms.loss.l, dms.direct_y) == ("ms-nic-dms", 16, 16, True)
     assert (iwae.loss.objective, iwae.loss.k, iwae.direct_y) == ("iwae-2level", 5, False)

@@ -16,13 +16,13 @@ from gradlab import data, evaluation, training
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime.progress import Progress
-from gradlab.study import Context, evaluations
+from gradlab.study import Context, evaluations, models
 from gradlab.study.pieces import Parts
 from gradlab.training import RunOptions
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from tests.codecs.codec_zoo import nudge
 
-SETTINGS = replace(models.SMALLEST, data="")
+SETTINGS = replace(methods.SMALLEST, data="")
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = [
     Picture(name, torch.randint(0, 256, (3, 40, 56), generator=GENERATOR, dtype=torch.uint8), "")
@@ -197,7 +197,7 @@ def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_
         out=tmp_path, folder=tmp_path / "table2", profile="quick", seed=0, options=RunOptions(),
         train_images=None, test_images=None, progress=Progress(console),
     )  # fmt: skip
-    wanted = [(name, models.method(SETTINGS, name)) for name in (models.TWO_LEVEL, models.BASELINE)]
+    wanted = [(name, methods.method(SETTINGS, name)) for name in (methods.TWO_LEVEL, methods.BASELINE)]
     points = [((6, ""), (6, "mean")), ((4, ""),)]
     models.train_all(context, wanted, pictures=IMAGES, points=points)
     kept = sorted(path.name.partition("-")[0] for path in Path(tmp_path).rglob("rate-distortion-*.json"))

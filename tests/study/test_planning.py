@@ -14,9 +14,9 @@ from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import files
 from gradlab.runtime.progress import Progress
-from gradlab.study import Context, Request, catalog, planning, runner
+from gradlab.study import Context, Request, catalog, models, planning, runner
 from gradlab.training import RunOptions, run_of
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
 NAMES = [
     name
@@ -60,8 +60,7 @@ def test_a_study_names_every_model_that_it_trains(name, monkeypatch, tmp_path):
         raise Enough
 
     used = module(name)
-    # The one that studies hold now: other tests import the studies anew.
-    monkeypatch.setattr(importlib.import_module("gradlab_studies._models"), "train_all", train_all)
+    monkeypatch.setattr(models, "train_all", train_all)
     options = {"out": tmp_path, "folder": tmp_path / name, "profile": "quick", "seed": 0}
     context = Context(
         **options,
@@ -85,11 +84,11 @@ def test_models_that_studies_share_count_once(clock):
     images = len(data.load(None, "test", 1))
     assert found.studies == ("table3", "table2") and found.left_out == () and found.budget_min is None
     assert lines(found, "table3") == [
-        ("train", models.TWO_LEVEL, 6), ("record", models.TWO_LEVEL, 48),
-        ("train", models.BASELINE, 6), ("record", models.BASELINE, 48),
+        ("train", methods.TWO_LEVEL, 6), ("record", methods.TWO_LEVEL, 48),
+        ("train", methods.BASELINE, 6), ("record", methods.BASELINE, 48),
     ]  # fmt: skip
     assert lines(found, "table2") == [
-        ("evaluate", models.TWO_LEVEL, 4 * images), ("evaluate", models.BASELINE, 2 * images)
+        ("evaluate", methods.TWO_LEVEL, 4 * images), ("evaluate", methods.BASELINE, 2 * images)
     ]  # fmt: skip
     assert sum(item.seconds for item in found.items) == 2 * 6 + 96 * 0.5 + 6 * images * 2.0
 
@@ -102,7 +101,7 @@ def test_what_studies_share_counts_once_and_a_second_training_twice(clock):
     for name in ("table4", "reconstructions"):
         assert lines(found, name) == [(planning.NOTHING, "", 0)]
     assert lines(found, "toys") == [(planning.OTHER, "", 0)] and len(found.studies) == 4
-    assert lines(planning.plan(["table1", "table2"]), "table2")[-1] == ("evaluate", models.BASELINE, images)  # point 6
+    assert lines(planning.plan(["table1", "table2"]), "table2")[-1] == ("evaluate", methods.BASELINE, images)  # point 6
     both = [kind for kind, _, _ in lines(planning.plan(["table2", "snr-training"]), "snr-training")]
     assert both == ["train", "record"] * 2
     assert "train" not in [kind for kind, _, _ in lines(planning.plan(["snr-training", "table2"]), "table2")]
@@ -123,13 +122,13 @@ def test_what_fits_is_chosen_in_the_order_asked_for(clock):
         spent += mine if name in found.studies else 0.0
     # A model of a study that does not fit is no gift to the next: figure4 pays for its own baseline.
     alone = planning.plan(["table3", "figure4"], budget=1)
-    assert alone.studies == ("figure4",) and ("train", models.BASELINE, 6) in lines(alone, "figure4")
+    assert alone.studies == ("figure4",) and ("train", methods.BASELINE, 6) in lines(alone, "figure4")
 
 
 def test_what_was_trained_before_needs_no_time(clock, tmp_path):
-    pictures = data.load(None, "train", models.SMALLEST.crop)
+    pictures = data.load(None, "train", methods.SMALLEST.crop)
     runs = tmp_path / "before" / "runs"
-    training.train(models.method(models.SMALLEST, models.TWO_LEVEL), pictures, runs)
+    training.train(methods.method(methods.SMALLEST, methods.TWO_LEVEL), pictures, runs)
     seen = []
 
     def advance(n=1, note=""):
@@ -138,10 +137,10 @@ def test_what_was_trained_before_needs_no_time(clock, tmp_path):
             raise Stopped("stopped")
 
     with pytest.raises(Stopped):
-        training.train(models.SMALLEST, pictures, runs, RunOptions(progress=advance))
-    assert (run_of(models.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
+        training.train(methods.SMALLEST, pictures, runs, RunOptions(progress=advance))
+    assert (run_of(methods.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
     found = planning.plan(["table2"], out=tmp_path / "before")
-    assert [line for line in lines(found, "table2") if line[0] == "train"] == [("train", models.BASELINE, 3)]
+    assert [line for line in lines(found, "table2") if line[0] == "train"] == [("train", methods.BASELINE, 3)]
     request = Request(options=RunOptions(resume=True))
     runner.run(["table2"], request, tmp_path / "before", console=Console(file=io.StringIO()))
     found = planning.plan(["table2"], out=tmp_path / "before")

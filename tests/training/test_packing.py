@@ -22,10 +22,10 @@ from gradlab.runtime import checkpoints, files, locks
 from gradlab.training import RunOptions
 from gradlab.training.packing import PackOptions, _pack, archive, pack, pack_every, unpack
 from gradlab.training.state import RESTART
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 from tests.training.packs import contents, model, names, shards, study
 
-SETTINGS = replace(models.SMALLEST, data="")
+SETTINGS = replace(methods.SMALLEST, data="")
 
 
 @pytest.fixture(scope="module")

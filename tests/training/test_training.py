@@ -15,7 +15,7 @@ from gradlab.noise import stream
 from gradlab.runtime import checkpoints, files, provenance
 from gradlab.training import Loss, PlainLoss, RunOptions, TrainSettings
 from gradlab.training.settings import WARM_UP
-from gradlab_studies import _models as models
+from gradlab_studies import _methods as methods
 
 TINY = TrainSettings(
     codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=6, learning_rate=1e-3, snapshots=(2, 4)
@@ -126,8 +126,8 @@ def test_the_learning_rate_warms_up_where_it_is_scaled_by_k():
     for constant in (replace(scaled, scale_learning_rate=False), TrainSettings(), replace(scaled, warm_up=0)):
         assert constant.rate_at(0) == constant.rate_at(WARM_UP)
     assert replace(TrainSettings(), warm_up=10).rate_at(4) == pytest.approx(0.5e-4)
-    assert models.method(models.PAPER, models.BIG_BATCH, 5).rate_at(0) == pytest.approx(5e-4 / WARM_UP)
-    assert models.method(models.QUICK, models.BIG_BATCH, 5).rate_at(0) == models.QUICK.rate_at(0)
+    assert methods.method(methods.PAPER, methods.BIG_BATCH, 5).rate_at(0) == pytest.approx(5e-4 / WARM_UP)
+    assert methods.method(methods.QUICK, methods.BIG_BATCH, 5).rate_at(0) == methods.QUICK.rate_at(0)
 
 
 def test_runs_are_shared_by_settings(pictures, tmp_path):

@@ -24,7 +24,6 @@ CHEAPEST = "the model trained for a lambda has the lowest cost at that lambda"
 SAMPLES = "the R-D cost does not grow with the sample size"
 ONE_LAMBDA = "one lambda gives both R-D costs of Table 11"
 
-BASELINES = ("Baseline", "Balle et al. 2018")
 SWEEPS = (8, 9)
 
 

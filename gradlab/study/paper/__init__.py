@@ -18,8 +18,6 @@ import pandas
 from gradlab.errors import GradlabError, unknown
 from gradlab.validation import checked
 
-TITLE = "Multi-Sample Training for Neural Image Compression"
-
 CAPTIONS = {
     1: "Effect of DReG gradient estimator in NIC",
     2: "Effects of direct-y on R-D performance",

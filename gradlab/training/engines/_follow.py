@@ -91,7 +91,8 @@ def follow(sweep: Sweep, tasks: list[WorkerTask], wait: Wait) -> None:
                     else:
                         failed[task.name] = outcome.message
                         state = heartbeat.read(folder) or heartbeat.State("", task.settings.steps, study=sweep.study)
-                        heartbeat.write(folder, replace(state, status="failed", note=outcome.message))
+                        if state.status != "failed":  # a worker that was killed could not write it
+                            heartbeat.write(folder, replace(state, status="failed", note=outcome.message))
                     follower.end(folder, outcome.status == "done")
                 follower.update()
     except BaseException:
