@@ -174,15 +174,16 @@ def kl_annealing(step: float | Tensor, warmup: float) -> float:
         warmup: iterations until the weight is 1.
 
     Raises:
-        GradlabError: step is below 0 or warmup below 1.
+        GradlabError: step is no number or below 0, or warmup is below 1.
 
     Example::
 
         terms = terms.annealed(gl.objectives.kl_annealing(step, warmup=1000))
     """
-    if step < 0 or warmup < 1:
+    step = _number("step", step)
+    if not step >= 0 or not warmup >= 1:
         raise GradlabError(f"step {step} of a warmup of {warmup}: give a step of at least 0 and a warmup of at least 1")
-    return float(min(step, warmup) / warmup)
+    return min(step, warmup) / warmup
 
 
 @checked
@@ -202,8 +203,10 @@ def soft_free_bits(
         change: relative step of the weight.
 
     Raises:
-        GradlabError: the weight is not in (0, 1], or the target, the slack or the change is not positive.
+        GradlabError: the weight is not in (0, 1], the rate is no number, or the target, the slack or the change is not
+            positive.
     """
+    weight, rate = _number("weight", weight), _number("rate", rate)
     if not 0 < weight <= 1:
         raise GradlabError(f"weight is {weight}: give a number above 0 and at most 1")
     if target <= 0 or slack < 0 or change <= 0:
@@ -212,8 +215,16 @@ def soft_free_bits(
             "give a target and a change above 0, a slack of at least 0"
         )
     if rate > (1 + slack) * target:
-        return float(min(1.0, weight * (1 + change)))
-    return float(weight / (1 + change) if rate < target else weight)
+        return min(1.0, weight * (1 + change))
+    return weight / (1 + change) if rate < target else weight
+
+
+def _number(name: str, value: float | Tensor) -> float:
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1 or value.is_complex() or value.device.type == "meta":
+        raise GradlabError(f"{name} is a tensor of shape {tuple(value.shape)}: give a real number")
+    return float(value)
 
 
 def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:

@@ -125,11 +125,13 @@ def test_the_rate_weight_multiplies_the_rate(name):
 
 def test_kl_annealing_is_a_ramp():
     assert [kl_annealing(s, 4) for s in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
+    assert kl_annealing(torch.tensor(1), 4) == 0.25
 
 
 def test_soft_free_bits_keep_the_rate_at_its_target():
     assert soft_free_bits(0.5, rate=10.6, target=10) == 0.55
     assert soft_free_bits(0.5, rate=10.4, target=10) == 0.5
+    assert soft_free_bits(0.5, rate=torch.tensor(10.6), target=10) == 0.55  # as training has it
     assert soft_free_bits(0.55, rate=9.9, target=10) == pytest.approx(0.5)
     assert soft_free_bits(0.99, rate=11, target=10) == 1.0
     weight, rate = 1.0, 0.0
@@ -141,6 +143,7 @@ def test_soft_free_bits_keep_the_rate_at_its_target():
 
 @pytest.mark.parametrize(("make", "match"), [
     pytest.param(lambda: kl_annealing(-1, 10), "step -1 of a warmup of 10", id="negative step"),
+    pytest.param(lambda: kl_annealing(torch.zeros(2), 10), "step is a tensor of shape \\(2,\\): give a real number", id="steps"),
     pytest.param(lambda: kl_annealing(1, 0), "warmup of at least 1", id="no warmup"),
     pytest.param(lambda: soft_free_bits(0.0, 1.0, 1.0), "weight is 0.0", id="no weight"),
     pytest.param(lambda: soft_free_bits(0.5, 1.0, 0.0), "target 0.0", id="no target"),

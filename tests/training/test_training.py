@@ -188,6 +188,14 @@ def test_a_corrupt_checkpoint_is_refused(pictures, tmp_path):
             run.codec()
 
 
+def test_a_checkpoint_without_an_entry_is_refused(pictures, tmp_path):
+    run = training.train(TINY, pictures, tmp_path)
+    stored = checkpoints.load(run.folder / "final.safetensors")
+    checkpoints.save(run.folder / "final.safetensors", stored.tensors, stored.settings_hash, 3, {"warm_restarts": []})
+    with pytest.raises(GradlabError, match="has no 'step': delete the run and train it again"):
+        run.record()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     run = training.train(TINY, pictures, tmp_path)
     other = training.run_of(replace(TINY, lam=0.03).on(pictures), tmp_path)
