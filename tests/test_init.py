@@ -27,6 +27,12 @@ def test_nothing_heavy_is_loaded(module: str) -> None:
     assert python(code).strip() == "[]"
 
 
+def test_toys_and_the_recorder_load_no_pandas() -> None:
+    """It takes a quarter of a second, and is wanted when there is a table to return."""
+    code = "import sys, gradlab as gl; gl.compare, gl.GradientRecorder, gl.problems; print('pandas' in sys.modules)"
+    assert python(code).strip() == "False"
+
+
 def test_what_needs_compressai_says_so() -> None:
     code = """
 import sys

@@ -6,13 +6,17 @@ the same factor, and a bias is not averaged away at any cost.
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
 import torch
 
 from gradlab.errors import GradlabError
 from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import stream
 from gradlab.problems.base import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi") -> int:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -24,6 +23,9 @@ from gradlab.problems.box_draws import box_moments, fits
 from gradlab.problems.exact import Exact, exact_snr, exact_values
 from gradlab.snr import moments
 from gradlab.validation import checked_after
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
 CHUNK = 2**18
@@ -93,6 +95,8 @@ def compare(
         >>> table[["estimator", "exact", "exact_mean"]].round(4).to_dict("records")[1]
         {'estimator': 'dreg', 'exact': 1.7574, 'exact_mean': 0.2229}
     """
+    import pandas as pd
+
     sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
     if not dtype.is_floating_point:
         raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")

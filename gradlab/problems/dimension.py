@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from gradlab.errors import GradlabError
 from gradlab.problems._oracle import moments
@@ -23,6 +22,9 @@ from gradlab.problems.box import BoxGaussian
 from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
 from gradlab.validation import checked_after
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked_after
@@ -53,6 +55,8 @@ def dimension_map(
     Raises:
         GradlabError: not a BoxGaussian or NormalGaussian, an empty or invalid k, dim or temperature.
     """
+    import pandas as pd
+
     if not isinstance(problem, (BoxGaussian, NormalGaussian)):
         raise GradlabError(f"dimension_map takes a BoxGaussian or a NormalGaussian, not a {type(problem).__name__}")
     for name, values in (("k", k), ("dim", dim), ("temperature", temperature)):

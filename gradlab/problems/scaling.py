@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -20,6 +19,9 @@ from gradlab.problems.rainforth import RainforthModel
 from gradlab.runtime.progress import quiet
 from gradlab.snr.moments import Moments
 from gradlab.validation import checked, require_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLOCKS = 16
 CHUNK = 2**21
@@ -75,6 +77,8 @@ def rainforth_snr(
     Raises:
         GradlabError: fewer than 32 draws.
     """
+    import pandas as pd
+
     if draws < 2 * BLOCKS:
         raise GradlabError(
             f"draws is {draws}: confidence intervals take {BLOCKS} blocks of at least 2, so at least {2 * BLOCKS}"

@@ -22,10 +22,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +33,9 @@ from gradlab.noise import stream
 from gradlab.runtime import files
 from gradlab.snr.recorder import GradientRecorder, Group
 from gradlab.validation import checked_after
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SNRMonitor", "undisturbed"]
 
@@ -202,6 +204,8 @@ class SNRMonitor:
             self._write()
 
     def _record(self, iteration: int, loss: Loss) -> pd.DataFrame:
+        import pandas as pd
+
         recorder = self._recorder
         recorder.reset()
         inputs = [p for p in recorder.parameters if p.requires_grad]  # some may have been frozen since
@@ -239,6 +243,8 @@ class SNRMonitor:
 
     def _write(self) -> None:
         if self._csv is not None and _first():
+            import pandas as pd
+
             columns = None if self._rows else ["iteration", "group"]
             files.write_csv(self._csv, pd.DataFrame(self._rows, columns=columns))
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.problems._oracle import moments, two_level_bounds
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
 from gradlab.problems.base import Problem, check_count, check_k
 from gradlab.problems.one_latent import Moments
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAIRS = ("elbo", "iwae", "iwae-2level")  # independent pairs (y_i, z_i)
 SHARED = ("ms-nic-mix", "ms-nic-dms")  # every y with every z
@@ -150,6 +152,8 @@ class TwoLevelOracle(Problem):
         Raises:
             GradlabError: k is not an integer of at least 1.
         """
+        import pandas as pd
+
         rows = []
         for direct_y in (False, True):
             problem = self.switched(direct_y)

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,9 @@ from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
 from gradlab.snr.recorder.stream import Stream
 from gradlab.validation import checked_after
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["GradientRecorder", "Group"]
 
@@ -197,6 +199,8 @@ class GradientRecorder:
             raise unknown("level", level, LEVELS)
         if self.draws == 0:
             raise GradlabError("there is nothing to sum up: record at least one draw, better 100")
+        import pandas as pd
+
         tallies = []
         for index, mask in enumerate(self._members.masks):
             mean, m2 = self._stream.totals(index)
