@@ -51,7 +51,7 @@ def _verdict(claim: str, rows: pd.DataFrame) -> Verdict:
         evidence += f", {counts[UNDEFINED]} are undefined (points that fold back)"
     if interpolation.any():
         evidence += ", by pchip"
-    # A least-squares cubic gives a number where the points fold back; where the paper prints one, both are told.
+    # A least-squares cubic gives a number where the points fold back; where the paper prints one, both are given.
     undefined = deciding.loc[deciding["holds"] == UNDEFINED, "method"]
     cubic = rows[(interpolation == "cubic") & rows["metric"].eq("PSNR BD-BR (%)") & rows["method"].isin(undefined)]
     for row in cubic.itertuples():

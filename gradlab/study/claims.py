@@ -10,10 +10,9 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import digests
 from gradlab.study import paper
 from gradlab.study.formatting import text
+from gradlab.study.verdicts import WORDS, Verdict
 
-WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
 UNTESTED = "not tested"
-COLUMNS = ("claim", "source", "holds", "evidence")
 
 
 class Entry(NamedTuple):
@@ -51,7 +50,7 @@ def ledger(folder: str | Path) -> list[Entry]:
 
 
 def read_verdicts(folder: Path, record: dict[str, Any]) -> list[dict[str, str]]:
-    """Read the verdicts of a study: ``COLUMNS``, and the ``word`` to show.
+    """Read the verdicts of a study: the fields of ``Verdict``, and the ``word`` to show.
 
     Args:
         folder: of the study.
@@ -64,9 +63,9 @@ def read_verdicts(folder: Path, record: dict[str, Any]) -> list[dict[str, str]]:
     if not path.exists():
         return []
     frame = digests.read_table(path, record)
-    if not set(COLUMNS) <= set(frame.columns):
-        raise GradlabError(f"{path} lacks one of the columns {', '.join(COLUMNS)}: run its study again")
-    rows = [{key: text(row[key]) for key in COLUMNS} for row in frame.to_dict("records")]
+    if not set(Verdict._fields) <= set(frame.columns):
+        raise GradlabError(f"{path} lacks one of the columns {', '.join(Verdict._fields)}: run its study again")
+    rows = [{key: text(row[key]) for key in Verdict._fields} for row in frame.to_dict("records")]
     return [{**row, "word": WORDS.get(row["holds"], "undecided")} for row in rows]
 
 

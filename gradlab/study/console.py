@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab.study.formatting import columns
+from gradlab.study.verdicts import WORDS, Verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ROWS = 40
-HOLDS = {True: "holds", False: "not here", None: "undecided"}
 
 
 def print_line(console: Console, line: str) -> None:
@@ -64,11 +64,11 @@ def _widths(heads: list[str], cells: list[list[str]]) -> list[int]:
     return [max(map(len, [head, *column])) + 2 for head, column in zip(heads, cells, strict=True)]
 
 
-def show_verdicts(console: Console, verdicts: Iterable[tuple[str, str, bool | None, str]]) -> None:
+def show_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
     """Print a line for each claim: ``holds``, ``not here`` or ``undecided``, and the evidence."""
-    for claim, source, holds, evidence in verdicts:
-        word = HOLDS[None if holds is None else bool(holds)]
-        console.print(f"{word:>9}  {claim} ({source}): {evidence}", markup=False, highlight=False)
+    for verdict in verdicts:
+        text = f"{WORDS[verdict.answer]:>9}  {verdict.claim} ({verdict.source}): {verdict.evidence}"
+        console.print(text, markup=False, highlight=False)
 
 
 def show_ledger(console: Console, entries: Iterable[tuple[int, str, str, str, str, str, str]]) -> None:

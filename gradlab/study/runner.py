@@ -216,8 +216,7 @@ def _judge(module: ModuleType, tables: dict[str, DataFrame], context: Context) -
     verdicts: list[Verdict] = module.verdicts(tables)
     if context.profile == "stay":  # one seed of a training cut to minutes decides no claim of the paper
         verdicts = [v._replace(holds=None) for v in verdicts]
-    words = {True: "yes", False: "no", None: "undecided"}
-    rows = [v._replace(holds=words[None if v.holds is None else bool(v.holds)]) for v in verdicts]  # type: ignore[arg-type]
+    rows = [v._replace(holds=v.answer) for v in verdicts]  # type: ignore[arg-type]
     files.write_csv(context.folder / "verdicts.csv", pandas.DataFrame(rows, columns=list(Verdict._fields)))
     return verdicts
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 CLEAR = 2.0
 """Standard errors by which two values must differ for their ordering to count."""
+WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
+"""The answer in ``verdicts.csv`` to the word that is shown."""
 
 
 class Pair(NamedTuple):
@@ -45,6 +47,11 @@ class Verdict(NamedTuple):
     source: str
     holds: bool | None
     evidence: str
+
+    @property
+    def answer(self) -> str:
+        """``holds`` as ``verdicts.csv`` stores it: a key of ``WORDS``."""
+        return "undecided" if self.holds is None else "yes" if self.holds else "no"
 
     @classmethod
     def compare(
