@@ -14,7 +14,7 @@ class GradlabError(ValueError):
     """
 
 
-class MissingExtra(ImportError, GradlabError):
+class MissingExtra(ModuleNotFoundError, GradlabError):
     """A package of one of gradlab's extras is not installed."""
 
 

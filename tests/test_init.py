@@ -68,7 +68,7 @@ def test_missing_extras_are_import_errors_too() -> None:
         needs("this"),
     ):
         raise ModuleNotFoundError("No module named 'ray'", name="ray.util")
-    assert isinstance(caught.value, ImportError) and isinstance(caught.value, GradlabError)
+    assert isinstance(caught.value, ModuleNotFoundError) and isinstance(caught.value, GradlabError)
     with pytest.raises(MissingExtra, match=r"^this needs Ray"), needs("that"), needs("this"):
         raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
