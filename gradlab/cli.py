@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError, needs, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.|compressai\.|timm\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.|compressai\.|timm\.")
     try:
-        app(None if arguments is None else list(arguments), prog_name="gradlab")
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with needs(" ".join(["gradlab", *given[:1]])):
+            app(given, prog_name="gradlab")
     except GradlabError as error:
         typer.echo(f"error: {error}", err=True)
         return 2

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab import noise
+from gradlab import kernels, noise
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
@@ -276,8 +276,6 @@ class BoxGaussian(BoxOracle):
 
     def log_weights(self, words: Array) -> tuple[Array, Array, float]:
         """Evaluate a parabola in the noise, less its value at phi; see :meth:`BoxOracle.log_weights`."""
-        from gradlab import kernels
-
         m, unit = self.model, noise.unit(words)
         slope, curvature = float(m.path(self.phi)), -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2  # type: ignore[arg-type]
         log_w, slopes = (np.empty(words.shape, unit.dtype) for _ in range(2))

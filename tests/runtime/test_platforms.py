@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,9 @@ import pytest
 import torch
 
 import gradlab as gl
-from gradlab import cli, data, testing, training
+from gradlab import cli, testing
 from gradlab.errors import GradlabError
 from gradlab.runtime import files, heartbeat, signals
-from gradlab.study import runner
-from gradlab.training import packing
-from tests.training.test_training import TINY
 
 REFUSED = (
     "needs Linux or macOS, and this is Windows: use WSL; toy problems, compare, check, the recorder and the monitor"
@@ -76,7 +74,15 @@ def test_commands_that_are_refused(
     assert printed.err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_functions_that_are_refused(windows: None, pictures: list[data.Picture], tmp_path: Path) -> None:
+@pytest.mark.skipif(find_spec("compressai") is None, reason="needs gradlab[studies]")
+def test_functions_that_are_refused(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    from gradlab import training
+    from gradlab.study import runner
+    from gradlab.training import packing
+    from tests.training.test_training import TINY
+
+    pictures = request.getfixturevalue("pictures")
+    request.getfixturevalue("windows")
     calls = {
         "training": lambda: training.train(TINY, pictures, tmp_path),
         "gradlab run": lambda: runner.run(["toys"], out=tmp_path),
