@@ -79,6 +79,13 @@ def _console(quiet: bool = False) -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, quiet=quiet)
 
 
+def _require_posix(command: str) -> None:
+    """Refuse a command on Windows, before imports whose packages have no Windows build."""
+    from gradlab.runtime.platforms import require_posix
+
+    require_posix(f"gradlab {command}")
+
+
 def _print_version(requested: bool) -> None:
     if requested:
         from gradlab.runtime.provenance import version
@@ -170,6 +177,7 @@ def plan(
     Times a few training iterations, noise draws and coded images of each model; models that studies share count once.
     Chooses the studies that fit in the order given; 'gradlab run --plan FILE' runs them within the budget.
     """
+    _require_posix("plan")
     from gradlab.runtime import files
     from gradlab.study import Request, catalog, planning
     from gradlab.study.request import default_device
@@ -280,6 +288,7 @@ def run(
     ] = None,
 ) -> None:
     """Run studies and write their tables and figures."""
+    _require_posix("run")
     from gradlab.runtime import distributed
     from gradlab.study import Request, catalog, runner
     from gradlab.study.request import default_device
@@ -433,6 +442,7 @@ def pack(
     With --every it ends on SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five minutes
     while DIR is empty), after packing once more.
     """
+    _require_posix("pack")
     from gradlab.study.console import show_packed
     from gradlab.training.packing import PackOptions, pack_every
     from gradlab.training.packing import pack as pack_
@@ -460,6 +470,7 @@ def unpack(
     --out DIR --resume, with the same profile and images. Unfinished runs that were packed without --optimizer restart
     with a new optimizer, which their provenance records.
     """
+    _require_posix("unpack")
     from gradlab.study.console import show_packed
     from gradlab.training.packing import unpack as unpack_
 

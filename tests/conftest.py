@@ -15,7 +15,7 @@ NEED_EXTRAS = [
     *("codecs", "data", "evaluation", "studies", "study", "training", "trials"),
     "objectives/test_universal.py",
     *(f"runtime/test_{name}.py" for name in ("determinism", "distributed", "faults")),
-    *(f"test_{name}.py" for name in ("cli", "docs", "docs_code", "packaging", "validation")),
+    *(f"test_{name}.py" for name in ("cli", "docs", "docs_code", "packaging", "release", "validation")),
 ]
 collect_ignore = [] if find_spec("compressai") else NEED_EXTRAS
 
