@@ -115,7 +115,7 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --generate-ha
 lock: install
 	$(COMPILE) "make lock" pyproject.toml --all-extras -o requirements-test.lock
 	$(COMPILE) "make lock" pyproject.toml --extra studies -c requirements-test.lock -o requirements.lock
-	printf 'pytest\npytest-xdist\n' | $(COMPILE) "make lock" pyproject.toml - -o requirements-minimal.lock
+	printf 'hypothesis\npytest\npytest-xdist\n' | $(COMPILE) "make lock" pyproject.toml - -o requirements-minimal.lock
 	echo uv | $(COMPILE) "make lock" - -o requirements-uv.lock
 
 clean:

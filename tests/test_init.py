@@ -74,8 +74,10 @@ def test_missing_extras_are_import_errors_too() -> None:
 
 
 def test_the_extras_that_messages_name_bring_those_packages() -> None:
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    if not pyproject.is_file():
+        pytest.skip("outside of the repository")
+    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
     projects = {"PIL": "pillow", "skimage": "scikit-image"}
     for module, (_, extra) in EXTRAS.items():
         project = projects.get(module, module.replace("_", "-"))
