@@ -37,7 +37,7 @@ from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
 from gradlab.problems.base import Problem, check_k
 from gradlab.problems.comparison import CHUNK, ROUNDING, compare, z_score
 from gradlab.snr import moments
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 __all__ = ["Check", "assert_moments", "assert_unbiased", "check"]
 
@@ -94,7 +94,7 @@ class Check(NamedTuple):
         return "\n".join(lines)
 
 
-@checked_after
+@checked
 def check(
     estimator: str | Estimator | Function,
     problem: Problem,
@@ -148,7 +148,7 @@ def check(
     return Check(name, type(problem).__name__, k, wrt, draws, exact, mean, se, z, variance, variance_se, like)
 
 
-@checked_after
+@checked
 def assert_unbiased(
     estimator: str | Estimator | Function,
     problem: Problem,
@@ -178,7 +178,7 @@ def assert_unbiased(
     return result
 
 
-@checked_after
+@checked
 def assert_moments(
     estimator: str | Estimator | Function,
     problem: Problem,

@@ -15,7 +15,7 @@ from gradlab.estimators.rws import RWS
 from gradlab.estimators.score import SCORE
 from gradlab.estimators.stl import STL
 from gradlab.estimators.vimco import VIMCO
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 ESTIMATORS: dict[str, Estimator] = {
     "pathwise": PATHWISE,
@@ -33,7 +33,7 @@ ESTIMATORS: dict[str, Estimator] = {
 """Name -> estimator; the command line, ``compare`` and the tests read this table."""
 
 
-@checked_after
+@checked
 def get_estimator(name: str | Estimator) -> Estimator:
     """Return the estimator of that name, or the estimator itself.
 

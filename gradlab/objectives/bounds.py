@@ -41,7 +41,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.objectives.terms import Latent, LogTerms, Term
-from gradlab.validation import checked, checked_after
+from gradlab.validation import checked
 
 WEIGHTINGS = ("joint", "per-term")
 SCALES = ("nats", "bpp")
@@ -308,7 +308,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-@checked_after
+@checked
 def get_objective(name: str | Objective) -> Objective:
     """Return the objective of that name, or the objective itself.
 

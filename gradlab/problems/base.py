@@ -15,7 +15,7 @@ from gradlab import noise
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
-from gradlab.validation import checked_class
+from gradlab.validation import checked
 
 Values = Mapping[str, Tensor | float]
 NO_OVERRIDES: Mapping[str, Tensor] = {}
@@ -23,6 +23,7 @@ LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
+@checked
 class Problem(ABC):
     """A model whose bound and gradients are known exactly at any number of samples k.
 
@@ -39,7 +40,7 @@ class Problem(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the types of the arguments of constructors and public methods."""
         super().__init_subclass__(**options)
-        checked_class(cls)
+        checked(cls)
 
     @property
     @abstractmethod
@@ -183,9 +184,6 @@ class Problem(ABC):
             return value[:, None, None]
         others = value.new_full((len(value), self.dim - 1), self.parameters[name])
         return torch.cat([value[:, None], others], dim=1)[:, None]
-
-
-checked_class(Problem)
 
 
 def widened(values: Values) -> dict[str, Tensor | float]:

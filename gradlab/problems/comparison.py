@@ -22,7 +22,7 @@ from gradlab.problems.base import Problem, value_and_slope
 from gradlab.problems.box_draws import box_moments, fits
 from gradlab.problems.exact import Exact, exact_snr, exact_values
 from gradlab.snr import moments
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ PILOT = 1000
 ROUNDING = 1e-13
 
 
-@checked_after
+@checked
 def compare(
     problem: Problem,
     estimators: Sequence[str | Estimator] = ("pathwise", "dreg"),

@@ -21,13 +21,13 @@ from gradlab.problems.base import check_count, check_k, check_std
 from gradlab.problems.box import BoxGaussian
 from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@checked_after
+@checked
 def dimension_map(
     problem: BoxGaussian | NormalGaussian,
     k: Sequence[int] = (1, 8, 64, 1024, 65536, 1_000_000),

@@ -32,7 +32,7 @@ from gradlab.errors import GradlabError, NonFinite
 from gradlab.noise import stream
 from gradlab.runtime import files
 from gradlab.snr.recorder import GradientRecorder, Group
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,7 @@ class SNRMonitor:
         GradlabError: ``every`` or ``draws`` too small, nothing to record, or a CSV that is damaged.
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         model: nn.Module,

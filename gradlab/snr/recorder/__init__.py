@@ -26,7 +26,7 @@ from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
 from gradlab.snr.recorder.stream import Stream
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ class GradientRecorder:
         GradlabError: nothing to record in a group, or a group of an unknown kind.
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],
