@@ -27,12 +27,12 @@ from typing import Annotated, Any, NamedTuple, SupportsIndex, TypeVar
 from gradlab.errors import ArgumentError, GradlabError, brief, unknown
 
 F = TypeVar("F", bound="Callable[..., Any] | type")
-T = TypeVar("T")
 INSTALLED = find_spec("beartype") is not None
 ANNOTATION_MODULES = {"pd": "pandas", "np": "numpy"}
 """Names that modules import for type checkers only -> the module."""
 PLAIN = {int: "a whole number", SupportsIndex: "a whole number", float: "a number", str: "text", bool: "True or False",
          bytes: "bytes", type(None): "None", None: "None"}  # fmt: skip
+UNIONS = (typing.Union, types.UnionType)
 SEQUENCES, MAPPINGS = (list, tuple, Sequence, Iterable), (dict, Mapping)
 DTYPES = {"Shaped": "a", "Float": "a float", "Int": "an integer", "UInt8": "a uint8", "Bool": "a bool"}
 """Names of jaxtyping in annotations -> their words."""
@@ -62,16 +62,21 @@ def whole(name: str, value: SupportsIndex, least: int | None = None, items: str 
 
 
 def wholes(
-    name: str, value: SupportsIndex | Iterable[SupportsIndex], least: int | None = None, items: str = ""
+    name: str,
+    value: SupportsIndex | Iterable[SupportsIndex],
+    least: int | None = None,
+    items: str = "",
+    *,
+    empty: bool = False,
 ) -> list[int]:
     """Convert whole numbers, or a single one, to a list of ``int``.
 
     Raises:
-        ArgumentError: none at all, or an item that ``whole`` refuses.
+        ArgumentError: none at all, unless ``empty`` is allowed, or an item that ``whole`` refuses.
     """
     if is_whole(value) or isinstance(value, (bool, float)):
         return [whole(name, value, least, items)]  # type: ignore[arg-type]
-    values = several(name, value, (), "a whole number, or several")
+    values = several(name, value, (), "a whole number, or several", empty=empty)
     return [whole(f"{name}[{index}]", item, least, items) for index, item in enumerate(values)]
 
 
@@ -88,19 +93,19 @@ def real(name: str, value: float) -> float:
     return float(value)
 
 
-def several(name: str, value: T | Iterable[T], single: type | tuple[type, ...], expected: str = "") -> list[T]:
+def several(name: str, value: Any, single: type | tuple[type, ...], expected: str, *, empty: bool = False) -> list[Any]:
     """List the items of an iterable, which is read once; a value of the type ``single`` is a list of one.
 
     Raises:
-        ArgumentError: no iterable, or one without items.
+        ArgumentError: no iterable, or one without items, unless ``empty`` is allowed.
     """
     if isinstance(value, single):
-        return [typing.cast(T, value)]
+        return [value]
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
-        raise ArgumentError(name, value, expected or "a sequence")
+        raise ArgumentError(name, value, expected)
     items = list(value)
-    if not items:
-        raise GradlabError(f"{name} is empty: give at least one value")
+    if not items and not empty:
+        raise GradlabError(f"{name} is empty: give at least one")
     return items
 
 
@@ -210,9 +215,16 @@ def check_fields(instance: Any) -> None:
 
 
 class _Hint(NamedTuple):
-    """An annotation, and whether a value agrees with it."""
+    """An annotation and how values are compared with it.
+
+    Attributes:
+        written: the annotation.
+        classes: whose direct instances agree with it, which is faster to see than to ask beartype.
+        accepts: whether any other value agrees with it.
+    """
 
     written: Any
+    classes: frozenset[Any]
     accepts: Callable[[object], bool]
 
 
@@ -241,8 +253,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compare(hints: _Hints, values: Iterable[tuple[str, object]], function: str) -> None:
     for name, value in values:
         hint = hints.get(name)
-        # Most values are of the very type of a plain hint, which is faster to see than to ask beartype.
-        if hint is None or type(value) is hint.written or hint.accepts(value):
+        if hint is None or type(value) in hint.classes or hint.accepts(value):
             continue
         expected = describe(hint.written)
         if _has_axes(hint.written):
@@ -273,7 +284,7 @@ def _hints(annotations: Mapping[str, Any], module: Mapping[str, Any]) -> _Hints:
         if annotation is not inspect.Parameter.empty:
             with suppress(NameError, AttributeError, TypeError, ImportError, BeartypeException):
                 hint = eval(annotation, {}, _Names(module)) if isinstance(annotation, str) else annotation
-                hints[name] = _Hint(hint, _tester(hint))
+                hints[name] = _Hint(hint, frozenset(_alternatives(hint)), _tester(hint))
     return hints
 
 
@@ -315,7 +326,7 @@ def _with_all_items(hint: Any) -> Any:
     from beartype.vale import Is
 
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return typing.Union[tuple(map(_with_all_items, inner))]  # noqa: UP007
     if getattr(origin, "__module__", "") == "numpy":
         return origin  # functions convert the numbers of arrays
@@ -342,6 +353,10 @@ def _is_sequence(value: Any) -> bool:
     return all(hasattr(value, part) for part in ("__len__", "__iter__"))
 
 
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+
+
 def _has_axes(hint: Any) -> bool:
     return getattr(hint, "__module__", "") == "jaxtyping" or any(map(_has_axes, typing.get_args(hint)))
 
@@ -356,7 +371,7 @@ def _axes() -> Any:
 def describe(hint: Any) -> str:
     """Put a hint into words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(dict.fromkeys(map(describe, inner)))
     if origin is typing.Literal:
         return " or ".join(map(repr, inner))
