@@ -255,11 +255,27 @@ def _compare(hints: _Hints, values: Iterable[tuple[str, object]], function: str)
         hint = hints.get(name)
         if hint is None or type(value) in hint.classes or hint.accepts(value):
             continue
-        expected = describe(hint.written)
-        if _has_axes(hint.written):
+        name, value, written = _culprit(name, value, hint.written)
+        expected = describe(written)
+        if _has_axes(written):
             with _axes():
                 expected += ", whose axes agree with the other arguments" * hint.accepts(value)
         raise _refused(name, value, expected, function)
+
+
+def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
+    """Find the item that makes a sequence or a mapping disagree with its hint, else return the whole."""
+    for option in _alternatives(hint):
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        items: Iterable[tuple[Any, Any]] = ()
+        if origin in MAPPINGS and isinstance(value, Mapping):
+            items, inner = value.items(), inner[1:]
+        elif origin in SEQUENCES and _is_sequence(value) and (origin is not tuple or inner[-1] is ...):
+            items = enumerate(value)
+        for key, item in items:
+            if not _tester(inner[0])(item):
+                return _culprit(f"{name}[{key!r}]", item, inner[0])
+    return name, value, hint
 
 
 def _hints_of_parameters(function: Callable[..., Any]) -> tuple[list[str], _Hints]:
@@ -333,11 +349,11 @@ def _with_all_items(hint: Any) -> Any:
     if not inner or origin not in (*SEQUENCES, *MAPPINGS):
         return hint
     tests = [_tester(item) for item in inner if item is not ...]
-    if origin in MAPPINGS:
-        return Annotated[Mapping, Is[lambda value: all(map(tests[-1], value.values()))]]
     length = len(tests) if origin is tuple and inner[-1] is not ... else None
 
     def all_accepted(value: Any) -> bool:
+        if origin in MAPPINGS:
+            return isinstance(value, Mapping) and all(map(tests[-1], value.values()))
         if origin is Iterable and isinstance(value, Iterator):
             return True  # it can be read only once
         if not _is_sequence(value) or len(value) != (length or len(value)):
