@@ -3,7 +3,7 @@
 The converters (``whole``, ``wholes``, ``real``, ``several``, ``known``) return what a function works with, and raise
 ``GradlabError`` for all other values. ``checked`` compares the arguments of a call with the annotations of the function
 before it runs: types by beartype, shapes such as ``Float[Tensor, "batch k"]`` by jaxtyping. Where a package is missing,
-its annotations are not checked.
+its annotations are not checked. ``SupportsIndex`` marks what the function itself converts by ``whole`` or ``wholes``.
 """
 
 from __future__ import annotations
@@ -245,7 +245,11 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         with axes():
             _compare(hints, zip(names, args), function.__name__)  # noqa: B905  (of other lengths where some are left out)
             _compare(hints, options.items(), function.__name__)
-        return function(*args, **options)
+        try:
+            return function(*args, **options)
+        except ArgumentError as error:  # of a converter
+            error.function = error.function or function.__name__
+            raise
 
     return boundary
 

@@ -444,15 +444,18 @@ def test_numbers_of_numpy_and_torch_are_numbers(a):
 
 
 def test_the_error_holds_function_argument_value_and_what_to_give():
-    with pytest.raises(ArgumentError) as refused:
-        gl.compare(BOX, draws="x")
-    for error in (refused.value, pickle.loads(pickle.dumps(refused.value))):
-        assert isinstance(error, GradlabError) and str(error) == "draws is 'x': give a whole number"
-        assert (error.function, error.argument, error.value) == ("compare", "draws", "x")
-        assert error.expected == "a whole number"
-    with pytest.raises(ArgumentError) as refused:
-        gl.compare(BOX, k=(1, 2.5))
-    assert (refused.value.argument, refused.value.value) in [("k", (1, 2.5)), ("k[1]", 2.5)]
+    for call, argument, value, expected in (
+        ({"allow_biased": 1}, "allow_biased", 1, "True or False"),  # by beartype
+        ({"draws": "x"}, "draws", "x", "a whole number of at least 2"),  # by a converter
+        ({"k": (1, 2.5)}, "k[1]", 2.5, "a whole number of samples, at least 1"),
+        ({"estimators": ("pathwise", 3)}, "estimators[1]", 3, "text or an Estimator"),
+    ):
+        with pytest.raises(ArgumentError) as refused:
+            gl.compare(BOX, **call)
+        for error in (refused.value, pickle.loads(pickle.dumps(refused.value))):
+            assert isinstance(error, GradlabError) and str(error) == f"{argument} is {value!r}: give {expected}"
+            assert (error.function, error.argument, error.value) == ("compare", argument, value)
+            assert error.expected == expected
 
 
 def test_compare_is_refused_before_it_samples(monkeypatch):
