@@ -34,7 +34,7 @@ PLAIN = {int: "a whole number", SupportsIndex: "a whole number", float: "a numbe
          bytes: "bytes", type(None): "None", None: "None"}  # fmt: skip
 UNIONS = (typing.Union, types.UnionType)
 SEQUENCES, MAPPINGS = (list, tuple, Sequence, Iterable), (dict, Mapping)
-DTYPES = {"Shaped": "a", "Num": "a", "Real": "a real", "Float": "a float", "Float32": "a float32", "Float64": "a float64",
+DTYPES = {"Shaped": "a", "Num": "a", "Float": "a float", "Float32": "a float32", "Float64": "a float64",
           "Int": "an integer", "Integer": "an integer", "UInt8": "a uint8", "Bool": "a bool"}  # fmt: skip
 """Names of jaxtyping in annotations -> their words."""
 
