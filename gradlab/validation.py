@@ -104,7 +104,7 @@ def several(name: str, value: Any, single: type | tuple[type, ...], expected: st
         return [value]
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         raise ArgumentError(name, value, expected)
-    items = list(value)
+    items = [str(item) if isinstance(item, str) else item for item in value]  # numpy's texts too
     if not items and not empty:
         raise GradlabError(f"{name} is empty: give at least one")
     return items
@@ -118,7 +118,7 @@ def known(kind: str, name: str, names: Iterable[str]) -> str:
     """
     if not isinstance(name, str) or name not in names:
         raise unknown(kind, name, names)
-    return name
+    return str(name)
 
 
 def is_whole(value: object) -> bool:
