@@ -103,7 +103,7 @@ def test_identical_images_have_infinite_psnr():
     ([], LAM, "no images"),
     ([torch.rand(64, 64)], LAM, r"not a \[3, height, width\] tensor"),
     ([torch.full((3, 16, 16), math.nan)], LAM, "NaN"),
-    ([torch.rand(3, 16, 16)], -1.0, "lambda must be positive"),
+    ([torch.rand(3, 16, 16)], -1.0, "give a positive, finite lambda"),
 ])  # fmt: skip
 def test_bad_input(codec, images, lam, match):
     with pytest.raises(GradlabError, match=match):
