@@ -232,7 +232,7 @@ def test_forward_in_training_adds_noise():
         ),
         pytest.param(lambda: small().log_terms(torch.rand(2, 3, 60, 64), LAM), "multiples of 16", id="odd size"),
         pytest.param(lambda: small().log_terms(images(), LAM, k=0), "at least one sample", id="no samples"),
-        pytest.param(lambda: small(False).log_terms(images(), LAM, k=2, l=2), "l must be 1", id="pairs with l = 2"),
+        pytest.param(lambda: small(False).log_terms(images(), LAM, k=2, l=2), "set l to 1", id="pairs with l = 2"),
     ],
 )
 def test_bad_input(call, match):
