@@ -82,4 +82,4 @@ def _refuse_bomb(path: Path) -> None:
     if corrupt is not None:
         raise GradlabError(f"the checksum of {corrupt} in the archive does not match")
     if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
-        raise GradlabError("the archive is compressed, which torch.save never does")
+        raise GradlabError("the archive expands to more than the size of the file, but torch.save never compresses")
