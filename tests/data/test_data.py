@@ -235,7 +235,7 @@ def test_crops_without_flips_and_their_errors():
     for size, batch in ((0, 1), (8, 0)):
         with pytest.raises(GradlabError, match="both must be at least 1"):
             Crops(pictures(), size, batch, 0)
-    with pytest.raises(GradlabError, match="no step -1"):
+    with pytest.raises(GradlabError, match="step is -1"):
         Crops(pictures(), 8, 1, 0).batch(-1)
 
 
