@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from gradlab.errors import GradlabError, unknown
+from gradlab.validation import whole, wholes
 
 
 class Rows(torch.Generator):
@@ -66,7 +67,7 @@ def stream(
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
     """Return the seed of that stream, for an existing generator, e.g. one that a CUDA graph has registered."""
-    digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
+    digest = hashlib.sha256(f"{whole('seed', seed)}/{purpose}/{whole('index', index)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer
 
 
@@ -96,8 +97,9 @@ def draw(
         raise unknown("base noise", kind, BASE)
     if not dtype.is_floating_point:
         raise GradlabError(f"noise of {dtype} cannot be drawn: give a floating-point type, e.g. torch.float64")
+    shape = tuple(wholes("shape", shape, empty=True))
     if any(size < 1 for size in shape):
-        raise GradlabError(f"noise of shape {tuple(shape)} is empty: every size must be at least 1")
+        raise GradlabError(f"noise of shape {shape} is empty: every size must be at least 1")
     device = generator.device if generator is not None else device
     if isinstance(generator, Rows):
         whole = (shape[0] * generator.ranks, *shape[1:])

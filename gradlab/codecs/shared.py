@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradlab.codecs.precision import check_weight_dtype
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
+from gradlab.validation import whole, wholes
 
 MOST_CHANNELS = 4096
 COUNTS = ("no", "one positive integer", "two positive integers")
@@ -55,29 +56,37 @@ def check_input(codec: Any, x: Tensor, kind: str, remedy: str) -> None:
         )
 
 
-def check_channels(name: str, channels: Sequence[int], expected: Sequence[str]) -> None:
-    """Raise an error unless there are as many positive integers as the codec has numbers of channels.
+def check_channels(
+    name: str, channels: SupportsIndex | Iterable[SupportsIndex], expected: Sequence[str]
+) -> tuple[int, ...]:
+    """Convert numbers of channels to integers, and check that there are as many as the codec takes.
 
     Args:
         name: name of the codec, for the error message.
         channels: numbers of channels given by the user.
         expected: ``channel_names`` of the codec.
 
+    Returns:
+        The numbers of channels.
+
     Raises:
         GradlabError: ``channels`` has another length, holds anything but positive integers, or exceeds the maximum.
 
     Example:
         >>> from gradlab.codecs.shared import check_channels
-        >>> check_channels("mbt2018", (128, 192), ("N", "M"))
+        >>> check_channels("mbt2018", [128, 192], ("N", "M"))
+        (128, 192)
     """
-    if len(channels) != len(expected) or any(int(c) != c or c < 1 for c in channels):
-        given, names = ", ".join(map(str, channels)), ", ".join(expected)
+    numbers = tuple(wholes("channels", channels, empty=True))
+    if len(numbers) != len(expected) or any(c < 1 for c in numbers):
+        given, names = ", ".join(map(str, numbers)), ", ".join(expected)
         raise GradlabError(f"the channels of {name} are ({given}): give {COUNTS[len(expected)]} ({names})")
-    if max(channels) > MOST_CHANNELS:
-        raise GradlabError(f"a number of channels is {max(channels)}: give at most {MOST_CHANNELS}")
+    if max(numbers) > MOST_CHANNELS:
+        raise GradlabError(f"a number of channels is {max(numbers)}: give at most {MOST_CHANNELS}")
+    return numbers
 
 
-def initialise(kind: type[Model], channels: Sequence[int], seed: int, **options: Any) -> Model:
+def initialise(kind: type[Model], channels: tuple[int, ...], seed: SupportsIndex, **options: Any) -> Model:
     """Build a model with initial weights drawn from a seed, without modifying the global generator.
 
     Args:
@@ -90,7 +99,7 @@ def initialise(kind: type[Model], channels: Sequence[int], seed: int, **options:
         The model.
 
     Raises:
-        GradlabError: the seed does not fit into 64 bits.
+        GradlabError: the seed is negative or does not fit into 64 bits.
 
     Example:
         >>> import torch
@@ -99,11 +108,12 @@ def initialise(kind: type[Model], channels: Sequence[int], seed: int, **options:
         >>> torch.equal(a.weight, b.weight)
         True
     """
-    if not -(2**63) <= seed < 2**63:
+    seed = whole("seed", seed, 0)
+    if seed >= 2**63:
         raise GradlabError("the seed does not fit into 64 bits: give a whole number from 0 to 2^63 - 1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(*(int(c) for c in channels), **options)
+        return kind(*channels, **options)
 
 
 @contextlib.contextmanager

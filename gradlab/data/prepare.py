@@ -27,7 +27,7 @@ from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_p
 from gradlab.errors import GradlabError
 from gradlab.runtime import digests, files, provenance
 from gradlab.runtime.progress import quiet
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 MANIFEST, SKIPPED, NOTE = "manifest.csv", "skipped.csv", ".prepared.json"
 COLUMNS = (
@@ -128,10 +128,8 @@ def prepare(
     real_source, real_target = source.resolve(), target.resolve()
     if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):
         raise GradlabError(f"of {target} and {source}, one lies inside the other: choose a target outside the source")
-    if count < 1:
-        raise GradlabError(f"count is {count}: request at least one image")
-    if workers is not None and workers < 1:
-        raise GradlabError(f"workers is {workers}: give at least one process")
+    count, seed = whole("count", count, 1, "images"), whole("seed", seed, 0)
+    workers = None if workers is None else whole("workers", workers, 1, "processes")
     jobs, skipped = _by_size(source, target, seed, read)
     total = len(jobs) + len(skipped)
     if not total:
@@ -177,7 +175,7 @@ def images_in(source: str | Path) -> int:
 
 
 def _by_size(source: Path, target: Path, seed: int, read: Callable[..., Any]) -> tuple[list[_Job], dict[str, str]]:
-    """Return a job for each image with a readable header, the largest first, and the reasons for skipping the others."""
+    """Return a job per image with a readable header, the largest first, and the reasons for skipping the others."""
     sizes, skipped = {}, {}
     for path in _image_paths(source):
         name = path.relative_to(source).as_posix()
@@ -242,7 +240,7 @@ def _claim(target: Path, seed: int) -> None:
 
 
 def _finished_row(job: _Job) -> dict[str, Any] | None:
-    """Return the row of an image that an earlier run made from this source if the file is complete, and None otherwise."""
+    """Return the row of an image that an earlier run made from this source; None if the file is not complete."""
     try:
         row = files.read_json(_row_path(job.target))
         if not digests.is_whole(row) or row["file"] != job.target.name:

@@ -19,14 +19,14 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from gradlab.errors import GradlabError, unknown
-from gradlab.validation import checked, require_columns
+from gradlab.validation import checked, known, real, require_columns, several
 
 METHODS = ("pchip", "cubic", "akima")
 """Interpolation methods. Published figures use the first."""
@@ -147,7 +147,7 @@ def bd_quality(
 
 @checked
 def bd_table(
-    points: pd.DataFrame, reference: str, qualities: Sequence[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
+    points: pd.DataFrame, reference: str, qualities: str | Iterable[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
 ) -> pd.DataFrame:
     """Compare every method in a table with a reference, for each quality and each interpolation.
 
@@ -155,7 +155,7 @@ def bd_table(
         points: one row per point of a curve, ordered by lambda, with a column ``method`` and the columns named by
             ``qualities`` and ``rate``.
         reference: the method that the others are compared with. It also appears in the result, with zeros.
-        qualities: names of the quality columns; larger values are better.
+        qualities: name or names of the quality columns; larger values are better.
         rate: name of the rate column.
 
     Returns:
@@ -181,8 +181,7 @@ def bd_table(
         >>> round(ours["PSNR BD-BR (%)"].item(), 2)
         -10.0
     """
-    if not len(qualities):
-        raise GradlabError("qualities is empty: name at least one column")
+    qualities = several("qualities", qualities, str, "names of columns")
     require_columns(points, ["method", rate, *qualities], "one row for each point of a curve")
     curves = {str(name): group for name, group in points.groupby("method", sort=False)}
     if reference not in curves:
@@ -257,11 +256,11 @@ def describe_fold(rate: Points, quality: Points) -> str:
 
 
 @checked
-def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
+def check_lambdas(values: float | Iterable[float]) -> tuple[float, ...]:
     """Validate the lambdas of a sweep and return them as floats.
 
     Args:
-        values: R-D trade-off parameters lambda in ascending order.
+        values: one or several R-D trade-off parameters lambda, in ascending order.
 
     Returns:
         The lambdas as a tuple of floats.
@@ -274,11 +273,9 @@ def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
         >>> gl.evaluation.check_lambdas([0.0016, 0.0032, 0.0075])
         (0.0016, 0.0032, 0.0075)
     """
-    lams = tuple(float(value) for value in values)
-    if not lams:
-        raise GradlabError("the sequence of lambdas is empty: give at least one")
+    lams = tuple(real("a lambda", value) for value in several("lambdas", values, (int, float), "numbers"))
     for lam in lams:
-        if not (lam > 0 and math.isfinite(lam)):
+        if lam <= 0:
             raise GradlabError(f"a lambda is {lam:g}: give positive, finite lambdas")
     for before, after in itertools.pairwise(lams):
         if not after > before:
@@ -291,8 +288,7 @@ def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
 def _curves(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    if method not in METHODS:
-        raise unknown("interpolation", method, METHODS)
+    known("interpolation", method, METHODS)
     reference = _curve("the reference", reference_rate, reference_quality, method)
     return (*reference, *_curve("the codec", rate, quality, method))
 

@@ -15,19 +15,19 @@ AVIF      4:4:4  AV1 still picture, with Pillow's default effort
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import distortion, to_8_bit
 from gradlab.runtime.progress import quiet
-from gradlab.validation import checked, require_columns
+from gradlab.validation import checked, known, require_columns, several, wholes
 
 
 class ClassicalCodec(NamedTuple):
@@ -85,8 +85,8 @@ def available_codecs() -> tuple[str, ...]:
 @checked
 def classical_codecs(
     images: Images,
-    names: Sequence[str] | None = None,
-    qualities: Sequence[int] | None = None,
+    names: str | Iterable[str] | None = None,
+    qualities: SupportsIndex | Iterable[SupportsIndex] | None = None,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Measure the rate and distortion of each image under each classical codec and quality.
@@ -94,8 +94,8 @@ def classical_codecs(
     Args:
         images: pictures, ``[3, height, width]`` tensors (uint8, or floats in [0, 1]), or one ``[batch, 3, height,
             width]`` tensor. Any size is accepted.
-        names: keys of ``CLASSICAL_CODECS``; by default all that the installed Pillow supports.
-        qualities: quality settings from 1 to 100, used for every codec on its own scale; by default each codec's own
+        names: key or keys of ``CLASSICAL_CODECS``; by default all that the installed Pillow supports.
+        qualities: one or several quality settings from 1 to 100, used for each codec on its own scale; by default its own
             settings.
         advance: progress callback, called after each image, codec and quality.
 
@@ -120,22 +120,22 @@ def classical_codecs(
         3  JPEG  4:2:0       90     1
     """
     available = available_codecs()
-    selected = available if names is None else tuple(names)
+    selected = available if names is None else several("names", names, str, "names of codecs", empty=True)
     for name in selected:
-        if name not in CLASSICAL_CODECS:
-            raise unknown("classical codec", name, CLASSICAL_CODECS)
+        known("classical codec", name, CLASSICAL_CODECS)
         if name not in available:
             raise GradlabError(
                 f"the installed Pillow does not support {name}: install one that does, or use {', '.join(available)}"
             )
-    for quality in () if qualities is None else qualities:
-        if not 1 <= quality <= 100:
+    settings = None if qualities is None else wholes("qualities", qualities, 1, empty=True)
+    for quality in settings or ():
+        if quality > 100:
             raise GradlabError(f"a quality is {quality}: give whole numbers from 1 to 100")
     originals = named_images(images)
     rows = []
     for name in selected:
         codec = CLASSICAL_CODECS[name]
-        for quality in qualities if qualities is not None else codec.qualities:
+        for quality in codec.qualities if settings is None else settings:
             for image, x in originals:
                 size, decoded = encode(to_8_bit(x), codec, quality)
                 row = {"codec": name, "chroma": codec.chroma, "quality": quality, "image": image}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from gradlab.runtime.cuda_graph import Replay
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.snr.recorder import GradientRecorder
-from gradlab.validation import checked
+from gradlab.validation import checked, known, several, whole
 
 Batches = Tensor | Callable[[int], Tensor]
 AnyLoss = Loss | PlainLoss
@@ -31,10 +31,10 @@ def record(
     codec: Codec | PFrame,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
-    draws: int,
+    draws: SupportsIndex,
     *,
     loss: Loss | PlainLoss | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     advance: Callable[..., Any] = quiet,
 ) -> GradientRecorder:
     """Record gradients of a codec over repeated noise draws, with frozen weights.
@@ -73,8 +73,7 @@ def record(
         >>> recorder.summary()["group"].tolist()
         ['y infer', 'y gen', 'z infer', 'z gen', 'z prior']
     """
-    if draws < 2:
-        raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
+    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
     loss, group = loss or Loss(), distributed.group()
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
@@ -195,10 +194,10 @@ def mean_loss(
     codec: Codec,
     x: Tensor,
     lam: float,
-    draws: int,
+    draws: SupportsIndex,
     *,
     loss: Loss | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     advance: Callable[..., Any] = quiet,
 ) -> tuple[float, float]:
     """Estimate the expected loss over the noise, in bits per pixel.
@@ -228,8 +227,7 @@ def mean_loss(
         >>> mean > standard_error > 0
         True
     """
-    if draws < 2:
-        raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
+    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
     check_lambda(lam)
     device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
     with cudnn_precision(codec.precision, device):
@@ -247,8 +245,8 @@ def compare_direct_y(
     codec: Codec,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
-    draws: int,
-    settings: Sequence[Setting] = ("direct-y", "2-level"),
+    draws: SupportsIndex,
+    settings: Setting | Iterable[Setting] = ("direct-y", "2-level"),
     **options: Any,
 ) -> dict[str, GradientRecorder]:
     """Record gradients with direct-y on and off, with the same weights, noise and images.
@@ -282,10 +280,11 @@ def compare_direct_y(
     Source:
         Section 2.3 and Table 3 of the paper.
     """
+    switches = [known("setting", s, get_args(Setting)) for s in several("settings", settings, str, "names", empty=True)]
     before = codec.direct_y
     try:
         recorders: dict[str, GradientRecorder] = {}
-        for setting in settings:
+        for setting in switches:
             codec.direct_y = setting == "direct-y"
             recorders[setting] = record(codec, batches, lam, draws, **options)
         return recorders

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsIndex
 
 import pandas as pd
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from gradlab.codecs import Codec, PFrame
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives.bounds import OBJECTIVES, SCALES, WEIGHTINGS
 from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
+from gradlab.validation import whole, wholes
 
 # Each term's weights are read from one tap. With joint weighting all taps of y carry the same weights.
 TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
@@ -30,9 +30,9 @@ def weight_statistics(
     codec: Codec | PFrame,
     x: Tensor,
     lam: float,
-    k: Sequence[int],
-    draws: int,
-    seed: int = 0,
+    k: SupportsIndex | Iterable[SupportsIndex],
+    draws: SupportsIndex,
+    seed: SupportsIndex = 0,
     *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def weight_statistics(
         x: images in [0, 1], ``[batch, 3, height, width]``, or videos ``[batch, frames, 3, height, width]`` for a
             P-frame codec.
         lam: R-D trade-off parameter lambda.
-        k: numbers of samples of y, each at least 2.
+        k: one or several numbers of samples of y, each at least 2.
         draws: number of noise draws for each k.
         seed: seed of the noise.
         advance: progress callback, called after each draw.
@@ -71,11 +71,10 @@ def weight_statistics(
         >>> table["weighting"].unique().tolist(), bool(table["ess"].between(1, 4).all())
         (['joint', 'per-term'], True)
     """
-    if draws < 1 or any(size < 2 for size in k):
-        raise GradlabError(f"k is {list(k)} and draws is {draws}: give at least two samples and one draw")
+    sizes, draws, seed = wholes("k", k, 2, "samples"), whole("draws", draws, 1), whole("seed", seed, 0)
     mix = OBJECTIVES["ms-nic-mix"]
     rows = []
-    for size in k:
+    for size in sizes:
         samples: dict[tuple[str, str, str], list[Tensor]] = {}
         for t in range(draws):
             with cudnn_precision(codec.precision, x.device):

@@ -19,7 +19,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.images import image_floats
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 NAMES = ("y", "z", "y_hat", "z_hat")
 DEAD = 1e-3
@@ -308,8 +308,7 @@ def residuals(
     """
     if len(images) == 0:
         raise GradlabError("there are no images: give at least one")
-    if bins < 1:
-        raise GradlabError(f"bins is {bins}: give at least 1")
+    bins = whole("bins", bins, 1)
     edges = np.linspace(-0.5, 0.5, bins + 1)
     device = next(codec.parameters()).device
     tables = []
@@ -347,8 +346,7 @@ def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
         >>> [tuple(x.shape) for x in gl.latents.align(images, multiple=16)]
         [(1, 3, 32, 48), (1, 3, 32, 48)]
     """
-    if multiple < 1:
-        raise GradlabError(f"multiple is {multiple}: give at least 1")
+    multiple = whole("multiple", multiple, 1, "pixels")
     xs = []
     for index, image in enumerate(images):
         _, x = image_floats(image, index)
@@ -379,8 +377,7 @@ def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
         >>> len(tiles), tuple(tiles[0].shape)
         (4, (3, 256, 256))
     """
-    if size < 1:
-        raise GradlabError(f"size is {size}: give tiles of at least 1 pixel")
+    size = whole("size", size, 1, "pixels")
     crops = []
     for index, picture in enumerate(pictures):
         _, x = image_floats(picture, index)

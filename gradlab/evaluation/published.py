@@ -8,12 +8,13 @@ are lengths of real bitstreams, and PSNR and MS-SSIM are means over decoded 8-bi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from gradlab.errors import unknown
-from gradlab.validation import checked
+from gradlab.validation import checked, several
 
 KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
 """Names of the 24 Kodak images without suffix."""
@@ -50,11 +51,11 @@ def published_results(model: str | None = None) -> pd.DataFrame:
 
 
 @checked
-def is_kodak(names: list[str]) -> bool:
+def is_kodak(names: str | Iterable[str]) -> bool:
     """Check whether file names are those of the 24 Kodak images, ``kodim01.png`` to ``kodim24.png``.
 
     Args:
-        names: file names in any order. Suffixes and case are ignored.
+        names: one or several file names, in any order. Suffixes and case are ignored.
 
     Returns:
         True if every Kodak image occurs exactly once and there are no other names.
@@ -64,4 +65,5 @@ def is_kodak(names: list[str]) -> bool:
         >>> gl.evaluation.is_kodak([f"kodim{number:02}.png" for number in range(1, 25)])
         True
     """
-    return sorted(Path(name).stem.lower() for name in names) == list(KODAK)
+    given = several("names", names, str, "names of files", empty=True)
+    return sorted(Path(name).stem.lower() for name in given) == list(KODAK)

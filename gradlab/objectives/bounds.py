@@ -39,9 +39,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Latent, LogTerms, Term
-from gradlab.validation import checked, checked_after
+from gradlab.validation import checked, known
 
 WEIGHTINGS = ("joint", "per-term")
 SCALES = ("nats", "bpp")
@@ -87,6 +87,7 @@ class Objective:
     jackknife: bool = False
     summary: str = ""
 
+    @checked
     def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
         """Compute the objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
 
@@ -142,10 +143,8 @@ class Objective:
         Raises:
             GradlabError: unknown weighting or scale, or terms whose samples do not fit.
         """
-        if weighting not in WEIGHTINGS:
-            raise unknown("weighting", weighting, WEIGHTINGS)
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES)
+        known("weighting", weighting, WEIGHTINGS)
+        known("scale", scale, SCALES)
         if weighting == "per-term" and (terms.scores or (isinstance(terms.log_q, Tensor) and bool(terms.log_q.any()))):
             raise GradlabError(
                 "weighting 'per-term' is defined for posteriors with log q = 0 (the unit box): use weighting='joint'"
@@ -308,7 +307,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-@checked_after
+@checked
 def get_objective(name: str | Objective) -> Objective:
     """Return the objective of that name, or the objective itself.
 
@@ -317,6 +316,4 @@ def get_objective(name: str | Objective) -> Objective:
     """
     if isinstance(name, Objective):
         return name
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]
+    return OBJECTIVES[known("objective", name, OBJECTIVES)]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from gradlab import noise
-from gradlab.errors import GradlabError, NotExact, unknown
+from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
-from gradlab.validation import checked_class
+from gradlab.validation import checked, known, real, whole
 
 Values = Mapping[str, Tensor | float]
 NO_OVERRIDES: Mapping[str, Tensor] = {}
@@ -23,6 +22,7 @@ LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
+@checked
 class Problem(ABC):
     """A model whose bound and gradients are known exactly at any number of samples k.
 
@@ -39,7 +39,7 @@ class Problem(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the types of the arguments of constructors and public methods."""
         super().__init_subclass__(**options)
-        checked_class(cls)
+        checked(cls)
 
     @property
     @abstractmethod
@@ -143,7 +143,8 @@ class Problem(ABC):
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
         """
-        return noise.draw(self.posterior.base, (draws, k, *self._coordinates), generator, dtype)
+        shape = (whole("draws", draws, 1), check_k(k), *self._coordinates)
+        return noise.draw(self.posterior.base, shape, generator, dtype)
 
     @property
     def _coordinates(self) -> tuple[int, ...]:
@@ -156,9 +157,7 @@ class Problem(ABC):
         Raises:
             GradlabError: it is not one of ``parameters``.
         """
-        if not isinstance(wrt, str) or wrt not in self.parameters:
-            raise unknown(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
-        return wrt
+        return known(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
 
     def _values(self, base: Tensor, overrides: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
         """Parameters with overrides as ``[B, 1]``, to broadcast with noise ``base [B, K]``.
@@ -185,9 +184,6 @@ class Problem(ABC):
         return torch.cat([value[:, None], others], dim=1)[:, None]
 
 
-checked_class(Problem)
-
-
 def widened(values: Values) -> dict[str, Tensor | float]:
     """Append an axis to every tensor, so that ``[B, 1]`` broadcasts with points ``[B, K, M]``."""
     return {name: value[..., None] if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -208,24 +204,13 @@ def value_and_slope(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Te
     return value.detach(), torch.zeros_like(y.detach()) if slope is None else slope
 
 
-def check_count(name: str, value: int, items: str) -> int:
-    """Return ``value`` as an int.
-
-    Raises:
-        GradlabError: it is not an integer of at least 1; ``items`` names in the message what is counted.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise GradlabError(f"{name} is {value!r}: give a whole number of {items}, at least 1")
-    return int(value)
-
-
-def check_k(k: int) -> int:
+def check_k(k: SupportsIndex) -> int:
     """Return the number of samples as an int.
 
     Raises:
         GradlabError: it is not an integer of at least 1.
     """
-    return check_count("k", k, "samples")
+    return whole("k", k, 1, "samples")
 
 
 def check_real(name: str, value: float) -> float:
@@ -234,14 +219,7 @@ def check_real(name: str, value: float) -> float:
     Raises:
         GradlabError: it is not a finite number.
     """
-    try:
-        if isinstance(value, (str, bool)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise GradlabError(f"{name} is {value!r}: give a number") from None
-    if not math.isfinite(number):
-        raise GradlabError(f"{name} is {number}: give a finite number")
+    number = real(name, value)
     if abs(number) > LARGEST:
         raise GradlabError(f"{name} is {number}: its powers are beyond floats, give at most {LARGEST:g}")
     return number

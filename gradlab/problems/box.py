@@ -23,9 +23,10 @@ from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle import leave_one_out, moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
-from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_k, check_real, value_and_slope
+from gradlab.problems.base import NO_OVERRIDES, Values, check_k, check_real, value_and_slope
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, zero_score_moments
+from gradlab.validation import whole
 
 SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
 
@@ -262,7 +263,7 @@ class BoxGaussian(BoxOracle):
     ) -> None:
         """Lay out the quadrature, once."""
         self.phi = check_real("phi", phi)
-        self.dim = check_count("dim", dim, "coordinates")
+        self.dim = whole("dim", dim, 1, "coordinates")
         self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         self._prepare()
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.problems._oracle import moments, two_level_bounds
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import Problem, check_count, check_k
+from gradlab.problems.base import Problem, check_k
 from gradlab.problems.one_latent import Moments
+from gradlab.validation import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +192,7 @@ class TwoLevelOracle(Problem):
         objective = self.objective if objective is None else objective
         if objective not in (*PAIRS, *SHARED, NESTED):
             raise unknown("objective of TwoLevel:", objective, (*PAIRS, *SHARED, NESTED))
-        k, l = check_k(k), check_count("l", l, "samples of z")
+        k, l = check_k(k), whole("l", l, 1, "samples of z")
         if not self.direct_y and objective not in PAIRS:
             raise GradlabError(
                 f"{objective} combines samples of y and z that are independent, but without direct-y each z is drawn "

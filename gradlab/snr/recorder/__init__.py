@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
 from gradlab.snr.recorder.stream import Stream
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,15 +60,15 @@ class GradientRecorder:
         GradlabError: nothing to record in a group, or a group of an unknown kind.
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],
         standard_errors: bool = True,
         *,
-        exclude: Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
     ) -> None:
-        self._members: Members = resolve(groups, (exclude,) if isinstance(exclude, str) else tuple(exclude))
+        self._members: Members = resolve(groups, tuple(several("exclude", exclude, str, "names", empty=True)))
         self._entities = self._members.entities()
         self._stream = self._empty(standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
@@ -195,8 +195,7 @@ class GradientRecorder:
         Raises:
             GradlabError: no draws yet, or an unknown level.
         """
-        if level not in LEVELS:
-            raise unknown("level", level, LEVELS)
+        known("level", level, LEVELS)
         if self.draws == 0:
             raise GradlabError("there is nothing to sum up: record at least one draw, better 100")
         import pandas as pd
