@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsIndex
 
 import torch
 from compressai.models import CompressionModel
@@ -24,6 +24,9 @@ from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.validation import checked, whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Latents(NamedTuple):
@@ -39,12 +42,12 @@ class Latents(NamedTuple):
         z_bits: -log2 p(z_hat) in bits per image; 0 if the codec has no z.
     """
 
-    y: Tensor
-    z: Tensor | None
-    y_hat: Tensor
-    z_hat: Tensor | None
-    y_bits: Tensor
-    z_bits: Tensor
+    y: Float[Tensor, "batch channels rows columns"]
+    z: Float[Tensor, "batch z_channels z_rows z_columns"] | None
+    y_hat: Float[Tensor, "batch channels rows columns"]
+    z_hat: Float[Tensor, "batch z_channels z_rows z_columns"] | None
+    y_bits: Float[Tensor, " batch"]
+    z_bits: Float[Tensor, " batch"]
 
 
 class Codec(CompressionModel):
@@ -135,7 +138,7 @@ class Codec(CompressionModel):
     def _rounded(self, y: Tensor, z_hat: Tensor | None) -> Tensor:
         """Round y as in the bitstream."""
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
         """Compute the mean of y, ``g_a(x)``.
 
         Args:
@@ -157,7 +160,7 @@ class Codec(CompressionModel):
         self._check(x)
         return run_transform(self.g_a, x, self.precision)
 
-    def decode(self, y: Tensor) -> Tensor:
+    def decode(self, y: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 3 height width"]:
         """Decode latents to images, ``g_s(y)``.
 
         Args:
@@ -176,7 +179,11 @@ class Codec(CompressionModel):
         return run_transform(self.g_s, y, self.precision)
 
     @abstractmethod
-    def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
+    def likelihoods(
+        self,
+        y_hat: Float[Tensor, "batch channels rows columns"],
+        z_hat: Float[Tensor, "batch z_channels z_rows z_columns"] | None,
+    ) -> dict[str, Tensor]:
         """Compute the probability mass of each latent element.
 
         Args:
@@ -198,15 +205,15 @@ class Codec(CompressionModel):
     @checked
     def log_terms(
         self,
-        x: Tensor,
+        x: Float[Tensor, "batch 3 height width"],
         lam: float,
         k: SupportsIndex = 1,
         l: SupportsIndex = 1,
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
         *,
-        encoded: Tensor | None = None,
-    ) -> tuple[LogTerms, Tensor]:
+        encoded: Float[Tensor, "batch channels rows columns"] | None = None,
+    ) -> tuple[LogTerms, Float[Tensor, "batch k 3 height width"]]:
         """Sample the latents and compute the log-weight of each image, factor by factor.
 
         Noise is added in training and evaluation mode alike.
@@ -269,7 +276,11 @@ class Codec(CompressionModel):
 
     @checked
     @torch.no_grad()
-    def latents(self, x: Tensor, encoded: Tensor | None = None) -> Latents:
+    def latents(
+        self,
+        x: Float[Tensor, "batch 3 height width"],
+        encoded: Float[Tensor, "batch channels rows columns"] | None = None,
+    ) -> Latents:
         """Compute the latents without noise, and quantised as in the bitstream.
 
         Args:
@@ -296,7 +307,7 @@ class Codec(CompressionModel):
 
     @checked
     @torch.no_grad()
-    def universal(self, x: Tensor, generator: torch.Generator | None = None) -> Latents:
+    def universal(self, x: Float[Tensor, "batch 3 height width"], generator: torch.Generator | None = None) -> Latents:
         """Quantise y and z by universal quantization: y_hat = round(y - u) + u with dither u ~ U(-1/2, 1/2).
 
         If encoder and decoder share the dither, y_hat has the same distribution as y plus additive noise. No bitstream
@@ -330,7 +341,11 @@ class Codec(CompressionModel):
         z_hat = None if z is None else dithered(z, generator)
         return Latents(y, z, y_hat, z_hat, *self.bits(y_hat, z_hat))
 
-    def bits(self, y_hat: Tensor, z_hat: Tensor | None) -> tuple[Tensor, Tensor]:
+    def bits(
+        self,
+        y_hat: Float[Tensor, "batch channels rows columns"],
+        z_hat: Float[Tensor, "batch z_channels z_rows z_columns"] | None,
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Compute the information content of latents.
 
         Args:
@@ -352,7 +367,7 @@ class Codec(CompressionModel):
         bits = {name: -mass.log2().sum(dim=(1, 2, 3)) for name, mass in self.likelihoods(y_hat, z_hat).items()}
         return bits["y"], bits.get("z", torch.zeros_like(bits["y"]))
 
-    def forward(self, x: Tensor) -> dict[str, Any]:
+    def forward(self, x: Float[Tensor, "batch 3 height width"]) -> dict[str, Any]:
         """Run CompressAI's interface: additive noise in training mode, and the rounding of ``compress`` in evaluation
         mode.
 
@@ -416,7 +431,7 @@ class Codec(CompressionModel):
             raise GradlabError(f"l is {l}, but without direct-y each z is drawn from its own y: set l to 1")
 
 
-def dithered(t: Tensor, generator: torch.Generator | None) -> Tensor:
+def dithered(t: Float[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
     """Quantise a tensor by round(t - u) + u with dither u ~ U(-1/2, 1/2).
 
     Args:

@@ -11,6 +11,8 @@ The same sample y_i is decoded, scored and read by the context model.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from compressai.layers import MaskedConv2d
@@ -19,6 +21,9 @@ from torch import Tensor, nn
 
 from gradlab.codecs.hyperprior import Hierarchical
 from gradlab.codecs.precision import run_transform
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class _Masked(MaskedConv2d):
@@ -56,7 +61,11 @@ class Context(Hierarchical):
         p_y = nn.ModuleDict({name: getattr(self, name) for name in ("h_s", "context_prediction", "entropy_parameters")})
         return {**super().groups(), "z gen": p_y}
 
-    def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
+    def normal(
+        self,
+        y: Float[Tensor, "*samples channels rows columns"],
+        hyper: Float[Tensor, "*priors parameters rows columns"],
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the mean of p(y | z) from the output of h_s and the context of y.
 
         The context model runs once per sample of y.

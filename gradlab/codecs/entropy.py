@@ -6,16 +6,23 @@ term scores that sample. State-dict keys, ``compress`` and ``decompress`` are Co
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from torch import Tensor
 
 from gradlab.codecs.precision import without_autocast
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 class Bottleneck(EntropyBottleneck):
     """The factorised prior p(z) of Balle et al. 2018."""
 
-    def likelihood(self, samples: Tensor) -> Tensor:
+    def likelihood(
+        self, samples: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
         """Compute the probability mass of the unit box around each sample.
 
         CompressAI's lower bound of 1e-9 and its asymmetric gradient (``LowerBound``) are kept: below the bound the
@@ -44,7 +51,7 @@ class Bottleneck(EntropyBottleneck):
             mass = self.likelihood_lower_bound(mass)
         return mass.reshape(c, n, *samples.shape[2:]).transpose(0, 1)
 
-    def rounded(self, z: Tensor) -> Tensor:
+    def rounded(self, z: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch channels rows columns"]:
         """Round z about the medians, as ``compress`` does.
 
         Args:
@@ -66,7 +73,12 @@ class Bottleneck(EntropyBottleneck):
 class Conditional(GaussianConditional):
     """The conditional prior p(y | z): a Normal with predicted scale and mean, integrated over the unit box."""
 
-    def likelihood(self, samples: Tensor, scales: Tensor, means: Tensor | None = None) -> Tensor:
+    def likelihood(
+        self,
+        samples: Float[Tensor, "*samples"],
+        scales: Float[Tensor, "*scales"],
+        means: Float[Tensor, "*means"] | None = None,
+    ) -> Float[Tensor, "*masses"]:
         """Compute the probability mass of the unit box around each sample.
 
         CompressAI's bounds (scale 0.11, mass 1e-9) and their asymmetric gradients are kept, as in ``Bottleneck``.

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from gradlab.codecs.base import Codec
 from gradlab.codecs.shared import fold, unfold
 from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Tap
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Factorized(Codec, FactorizedPrior):
@@ -55,7 +59,11 @@ class Factorized(Codec, FactorizedPrior):
         """Return the module groups of Table 3 that exist: g_a, g_s, and the entropy bottleneck, here the prior of y."""
         return {"y infer": self.g_a, "y gen": self.g_s, "y prior": self.entropy_bottleneck}
 
-    def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
+    def likelihoods(
+        self,
+        y_hat: Float[Tensor, "batch channels rows columns"],
+        z_hat: Float[Tensor, "batch z_channels z_rows z_columns"] | None,
+    ) -> dict[str, Tensor]:
         """Compute the probability mass of each element of y.
 
         Args:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from compressai.layers import GDN
@@ -26,6 +26,9 @@ from gradlab.codecs.entropy import Conditional
 from gradlab.codecs.precision import run_transform
 from gradlab.codecs.shared import fold, unfold
 from gradlab.objectives.terms import Tap
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Hierarchical(Codec):
@@ -69,7 +72,11 @@ class Hierarchical(Codec):
             "z prior": self.entropy_bottleneck,
         }
 
-    def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
+    def normal(
+        self,
+        y: Float[Tensor, "*samples channels rows columns"],
+        hyper: Float[Tensor, "*priors parameters rows columns"],
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the mean of p(y | z).
 
         Args:
@@ -89,7 +96,11 @@ class Hierarchical(Codec):
         """
         return hyper, None
 
-    def likelihoods(self, y_hat: Tensor, z_hat: Tensor | None) -> dict[str, Tensor]:
+    def likelihoods(
+        self,
+        y_hat: Float[Tensor, "batch channels rows columns"],
+        z_hat: Float[Tensor, "batch z_channels z_rows z_columns"] | None,
+    ) -> dict[str, Tensor]:
         """Compute the probability mass of each element of y and z.
 
         Args:
@@ -103,7 +114,7 @@ class Hierarchical(Codec):
         y_mass = self.gaussian_conditional.likelihood(y_hat, *self.normal(y_hat, self._scored(z_hat)))
         return {"y": y_mass, "z": self.entropy_bottleneck.likelihood(z_hat)}
 
-    def compress(self, x: Tensor) -> dict[str, Any]:
+    def compress(self, x: Float[Tensor, "batch 3 height width"]) -> dict[str, Any]:
         """Encode images with the range coder. CompressAI's ``decompress`` decodes the result.
 
         Args:
@@ -190,7 +201,11 @@ class MeanScale(Hierarchical, MeanScaleHyperprior):
         D. Minnen et al., "Joint autoregressive and hierarchical priors for learned image compression" (2018).
     """
 
-    def normal(self, y: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor | None]:
+    def normal(
+        self,
+        y: Float[Tensor, "*samples channels rows columns"],
+        hyper: Float[Tensor, "*priors parameters rows columns"],
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the mean of p(y | z), the two halves of the output of h_s.
 
         Args:

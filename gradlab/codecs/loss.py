@@ -18,6 +18,8 @@ from gradlab.objectives.terms import LogTerms
 from gradlab.validation import check_fields, whole
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from gradlab.codecs.base import Codec
     from gradlab.codecs.video import PFrame
 
@@ -31,9 +33,9 @@ class LossParts(NamedTuple):
         mse: mean squared error on the 0-255 scale, averaged in the same way.
     """
 
-    loss: Tensor
-    bpp: Tensor
-    mse: Tensor
+    loss: Float[Tensor, ""]
+    bpp: Float[Tensor, ""]
+    mse: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,12 @@ class Loss:
     def __call__(
         self,
         codec: Codec | PFrame,
-        x: Tensor,
+        x: Float[Tensor, "batch *frames 3 height width"],
         lam: float,
         generator: torch.Generator | None = None,
         *,
-        encoded: Tensor | None = None,
-    ) -> Tensor:
+        encoded: Float[Tensor, "batch channels rows columns"] | None = None,
+    ) -> Float[Tensor, ""]:
         """Compute the loss in bits per pixel, averaged over images.
 
         Args:
@@ -121,11 +123,11 @@ class Loss:
     def parts(
         self,
         codec: Codec | PFrame,
-        x: Tensor,
+        x: Float[Tensor, "batch *frames 3 height width"],
         lam: float,
         generator: torch.Generator | None = None,
         *,
-        encoded: Tensor | None = None,
+        encoded: Float[Tensor, "batch channels rows columns"] | None = None,
     ) -> LossParts:
         """Compute the loss with its rate and distortion, without copying anything to the host.
 
@@ -161,7 +163,7 @@ class Loss:
             mse = _double(terms.log_lik.mean()) / (-per_pixel * lam)
         return LossParts(self.of(terms), bpp, mse)
 
-    def of(self, terms: LogTerms) -> Tensor:
+    def of(self, terms: LogTerms) -> Float[Tensor, ""]:
         """Compute the loss of given terms in bits per pixel, averaged over images.
 
         Args:
@@ -257,8 +259,12 @@ class PlainLoss:
     proxy = "noise"
 
     def __call__(
-        self, codec: Codec | PFrame, x: Tensor, lam: float, generator: torch.Generator | None = None
-    ) -> Tensor:
+        self,
+        codec: Codec | PFrame,
+        x: Float[Tensor, "batch 3 height width"],
+        lam: float,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, ""]:
         """Compute the loss, averaged over images.
 
         Args:
@@ -273,7 +279,11 @@ class PlainLoss:
         return self.parts(codec, x, lam, generator).loss
 
     def parts(
-        self, codec: Codec | PFrame, x: Tensor, lam: float, generator: torch.Generator | None = None
+        self,
+        codec: Codec | PFrame,
+        x: Float[Tensor, "batch 3 height width"],
+        lam: float,
+        generator: torch.Generator | None = None,
     ) -> LossParts:
         """Compute the loss with its MSE and a rate of 0.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,15 @@ from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.validation import whole, wholes
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
+
 MOST_CHANNELS = 4096
 COUNTS = ("no", "one positive integer", "two positive integers")
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def check_input(codec: Any, x: Tensor, kind: str, remedy: str) -> None:
+def check_input(codec: Any, x: Shaped[Tensor, "... height width"], kind: str, remedy: str) -> None:
     """Raise an error for images or frames that do not fit a codec.
 
     Args:
@@ -141,7 +144,9 @@ def eval_mode(codec: nn.Module) -> Iterator[None]:
         codec.train(was_training)
 
 
-def log_likelihood(x: Tensor, x_hat: Tensor, lam: float) -> Tensor:
+def log_likelihood(
+    x: Float[Tensor, "batch 3 height width"], x_hat: Float[Tensor, "batch k 3 height width"], lam: float
+) -> Float[Tensor, "batch k 1"]:
     """Compute log p(x | y_i) = -ln(2) H W lam MSE in nats, with the MSE on the 0-255 scale.
 
     Args:
@@ -163,7 +168,7 @@ def log_likelihood(x: Tensor, x_hat: Tensor, lam: float) -> Tensor:
     return (-math.log(2) * x.shape[2] * x.shape[3] * lam * mse)[:, :, None]
 
 
-def noise_like(t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def noise_like(t: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
     """Draw noise U(-1/2, 1/2) with the shape, dtype and device of a tensor.
 
     Args:
@@ -183,7 +188,7 @@ def noise_like(t: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return uniform(tuple(t.shape), generator, t.dtype, t.device)
 
 
-def fold(t: Tensor) -> Tensor:
+def fold(t: Shaped[Tensor, "batch samples ..."]) -> Shaped[Tensor, "merged ..."]:
     """Merge the batch axis and the sample axis: ``[batch, k, ...]`` to ``[batch * k, ...]``.
 
     Args:
@@ -201,7 +206,7 @@ def fold(t: Tensor) -> Tensor:
     return t.flatten(0, 1)
 
 
-def unfold(t: Tensor, batch: int) -> Tensor:
+def unfold(t: Shaped[Tensor, "merged ..."], batch: int) -> Shaped[Tensor, "batch samples ..."]:
     """Split the batch axis from the sample axis: ``[batch * k, ...]`` to ``[batch, k, ...]``.
 
     Args:

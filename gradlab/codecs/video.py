@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import torch
 from compressai.models.video import ScaleSpaceFlow
@@ -32,6 +32,9 @@ from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.validation import whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 NAME = "ssf2020"
 """Name of this codec in settings. It is not in ``CODECS``, which holds image codecs only."""
@@ -48,9 +51,9 @@ class Frame(NamedTuple):
         motion_bits: -log2 of the likelihoods of the motion's rounded latents, in bits per frame.
     """
 
-    x_hat: Tensor
-    residual_bits: Tensor
-    motion_bits: Tensor
+    x_hat: Float[Tensor, "batch 3 height width"]
+    residual_bits: Float[Tensor, " batch"]
+    motion_bits: Float[Tensor, " batch"]
 
 
 class PFrame(ScaleSpaceFlow):
@@ -104,13 +107,13 @@ class PFrame(ScaleSpaceFlow):
 
     def log_terms(
         self,
-        video: Tensor,
+        video: Float[Tensor, "batch frames 3 height width"],
         lam: float,
         k: SupportsIndex = 1,
         l: SupportsIndex = 1,
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
-    ) -> tuple[LogTerms, Tensor]:
+    ) -> tuple[LogTerms, Float[Tensor, "batch k 3 height width"]]:
         """Sample the latents and compute the log-weight of the last frame of each video, factor by factor.
 
         Args:
@@ -175,7 +178,7 @@ class PFrame(ScaleSpaceFlow):
         return terms, x_hat
 
     @torch.no_grad()
-    def rounded(self, video: Tensor) -> Frame:
+    def rounded(self, video: Float[Tensor, "batch frames 3 height width"]) -> Frame:
         """Code the last frame of each video with its latents rounded about their means, like CompressAI's
         ``encode_inter``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from gradlab.data.images import Picture, require_size
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.validation import checked, whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class Crops:
@@ -76,7 +79,7 @@ class Crops:
         self._flat = torch.cat([pixels.reshape(-1) for pixels in self._pixels]).to(self.device)
         self._pixels = []
 
-    def places(self, step: int) -> Tensor:
+    def places(self, step: int) -> Int[Tensor, "batch 4"]:
         """Draw the place of each crop of a batch: index of the picture, top, left, and whether to mirror it.
 
         Args:
@@ -105,7 +108,7 @@ class Crops:
             places.append((picture, top, left, int(self.flips and mirror < 0.5)))
         return torch.tensor(places)
 
-    def cut(self, places: Tensor, size: int | None = None) -> Tensor:
+    def cut(self, places: Int[Tensor, "crops 4"], size: int | None = None) -> Float[Tensor, "crops 3 size size"]:
         """Cut crops at given places.
 
         On an accelerator this is a single gather without host synchronisation, which a CUDA graph can capture.
@@ -140,7 +143,7 @@ class Crops:
         return crops.to(torch.float32).div_(255)
 
     @checked
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step: int) -> Float[Tensor, "batch 3 size size"]:
         """Return the batch of a step. Steps may be requested in any order.
 
         Args:

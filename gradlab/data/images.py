@@ -16,6 +16,7 @@ from gradlab.errors import GradlabError
 from gradlab.validation import checked
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped, UInt8
     from PIL import Image
 
 MAX_PIXELS = 80_000_000
@@ -41,12 +42,12 @@ class Picture(NamedTuple):
     """
 
     name: str
-    pixels: Tensor
+    pixels: UInt8[Tensor, "3 height width"]
     sha256: str
 
 
 @checked
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path) -> UInt8[Tensor, "3 height width"]:
     """Read an image file as 8-bit RGB.
 
     PNG, JPEG, WebP, BMP, PPM, TIFF and GIF are supported. Grey and palette images are converted to RGB, the first of
@@ -156,7 +157,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 @checked
-def floats(image: Picture | Tensor) -> Tensor:
+def floats(image: Picture | Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Convert an image to float32.
 
     Args:

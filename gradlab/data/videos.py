@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from gradlab.data.crops import Crops
 from gradlab.data.images import Picture
 from gradlab.noise import stream
 from gradlab.validation import checked, whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class VideoCrops:
@@ -56,7 +59,7 @@ class VideoCrops:
         self._crops = Crops(pictures, self.size + self.shift, batch, self.seed, device=device)
         self.device = self._crops.device
 
-    def places(self, step: int) -> Tensor:
+    def places(self, step: int) -> Int[Tensor, "batch 8"]:
         """Draw the places of both frames of each video of a batch.
 
         Args:
@@ -84,7 +87,7 @@ class VideoCrops:
             places.append(frames)
         return torch.tensor(places)
 
-    def cut(self, places: Tensor) -> Tensor:
+    def cut(self, places: Int[Tensor, "videos 8"]) -> Float[Tensor, "videos 2 3 size size"]:
         """Cut videos at given places.
 
         Args:
@@ -102,7 +105,7 @@ class VideoCrops:
         return self._crops.cut(places.reshape(-1, 4), self.size).unflatten(0, (-1, 2))
 
     @checked
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step: int) -> Float[Tensor, "batch 2 3 size size"]:
         """Return the batch of a step. Steps may be requested in any order.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -21,6 +21,9 @@ from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 # Encoder and decoder run the same transforms on the same numbers, so they agree to less than half an 8-bit step.
 TOLERANCE = 0.5 / 255
 
@@ -35,7 +38,7 @@ class Coded(NamedTuple):
         bpp_estimate: -log2 of the likelihoods of y and z in bits per unpadded pixel.
     """
 
-    x_hat: Tensor
+    x_hat: Float[Tensor, "1 3 height width"]
     bpp_y: float
     bpp_z: float
     bpp_estimate: float
@@ -127,7 +130,7 @@ def summary(per_image: pd.DataFrame) -> dict[str, float]:
 
 @checked
 @torch.no_grad()
-def bitstream(codec: Codec, x: Tensor) -> Coded:
+def bitstream(codec: Codec, x: Float[Tensor, "1 3 height width"]) -> Coded:
     """Encode and decode one image, and check that encoder and decoder agree.
 
     Args:
@@ -258,7 +261,9 @@ def padding(size: tuple[int, int], multiple: int) -> tuple[tuple[int, int, int, 
     return margins, (height + extra_h, width + extra_w)
 
 
-def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+def pad(
+    x: Float[Tensor, "... height width"], multiple: int
+) -> tuple[Float[Tensor, "... padded_height padded_width"], tuple[int, int, int, int]]:
     """Zero-pad a tensor symmetrically to multiples of a number.
 
     Args:
@@ -279,7 +284,9 @@ def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
     return F.pad(x, margins), margins
 
 
-def crop(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
+def crop(
+    x: Float[Tensor, "... padded_height padded_width"], margins: tuple[int, int, int, int]
+) -> Float[Tensor, "... height width"]:
     """Remove the margins that ``pad`` added.
 
     Args:

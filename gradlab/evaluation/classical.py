@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,9 @@ from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import distortion, to_8_bit
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, known, require_columns, several, wholes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class ClassicalCodec(NamedTuple):
@@ -95,8 +98,8 @@ def classical_codecs(
         images: pictures, ``[3, height, width]`` tensors (uint8, or floats in [0, 1]), or one ``[batch, 3, height,
             width]`` tensor. Any size is accepted.
         names: key or keys of ``CLASSICAL_CODECS``; by default all that the installed Pillow supports.
-        qualities: one or several quality settings from 1 to 100, used for each codec on its own scale; by default its own
-            settings.
+        qualities: one or several quality settings from 1 to 100, used for each codec on its own scale; by default its
+            own settings.
         advance: progress callback, called after each image, codec and quality.
 
     Returns:
@@ -171,7 +174,9 @@ def classical_curves(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(keys, sort=False)[["bpp", "mse", "psnr", "ms_ssim"]].mean().reset_index()
 
 
-def encode(x: Tensor, codec: ClassicalCodec, quality: int) -> tuple[int, Tensor]:
+def encode(
+    x: Float[Tensor, "1 3 height width"], codec: ClassicalCodec, quality: int
+) -> tuple[int, Float[Tensor, "1 3 height width"]]:
     """Encode an image with a classical codec and decode it again.
 
     Args:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ from gradlab.evaluation.bitstream import check_tables, crop, on_cpu, pad, paddin
 from gradlab.evaluation.images import named_images
 from gradlab.runtime import checkpoints, files
 from gradlab.validation import checked
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 MAGIC, VERSION = b"\x89GLC", 1
 HEAD = struct.Struct("<4sBB8s4I")
@@ -267,7 +270,7 @@ def fingerprint(codec: Codec) -> str:
 
 @checked
 @torch.no_grad()
-def encode(codec: Codec, image: Picture | Tensor) -> bytes:
+def encode(codec: Codec, image: Picture | Float[Tensor, "3 height width"] | UInt8[Tensor, "3 height width"]) -> bytes:
     """Encode an image to a stream that ``decode`` reads.
 
     Args:
@@ -304,7 +307,7 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
 
 @checked
 @torch.no_grad()
-def decode(codec: Codec, data: bytes) -> Tensor:
+def decode(codec: Codec, data: bytes) -> Float[Tensor, "3 height width"]:
     """Decode a stream to an image, bit for bit as the codec's ``decompress`` does.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from gradlab.snr import moments
 from gradlab.snr.recorder import GradientRecorder
 from gradlab.validation import checked, known, several, whole
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 Batches = Tensor | Callable[[int], Tensor]
 AnyLoss = Loss | PlainLoss
 Model = Codec | PFrame
@@ -29,7 +32,7 @@ Model = Codec | PFrame
 @checked
 def record(
     codec: Codec | PFrame,
-    batches: Tensor | Callable[[int], Tensor],
+    batches: Float[Tensor, "batch *frames 3 height width"] | Callable[[int], Tensor],
     lam: float,
     draws: SupportsIndex,
     *,
@@ -192,7 +195,7 @@ def _merged(recorder: GradientRecorder, codec: Codec | PFrame, group: distribute
 @torch.no_grad()
 def mean_loss(
     codec: Codec,
-    x: Tensor,
+    x: Float[Tensor, "batch 3 height width"],
     lam: float,
     draws: SupportsIndex,
     *,
@@ -243,7 +246,7 @@ Setting = Literal["direct-y", "2-level"]
 @checked
 def compare_direct_y(
     codec: Codec,
-    batches: Tensor | Callable[[int], Tensor],
+    batches: Float[Tensor, "batch *frames 3 height width"] | Callable[[int], Tensor],
     lam: float,
     draws: SupportsIndex,
     settings: Setting | Iterable[Setting] = ("direct-y", "2-level"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,10 +11,13 @@ from torch import Tensor
 from gradlab.data import Picture, floats
 from gradlab.errors import GradlabError
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 Images = Sequence[Picture | Tensor] | Tensor
 
 
-def named_images(images: Images) -> list[tuple[str, Tensor]]:
+def named_images(images: Images) -> list[tuple[str, Float[Tensor, "1 3 height width"]]]:
     """Convert images to pairs of a name and a float tensor.
 
     Args:
@@ -50,7 +54,7 @@ def named_images(images: Images) -> list[tuple[str, Tensor]]:
     return pairs
 
 
-def image_floats(image: Picture | Tensor, index: int) -> tuple[str, Tensor]:
+def image_floats(image: Picture | Tensor, index: int) -> tuple[str, Float[Tensor, "3 height width"]]:
     """Convert one image to its name and a float tensor.
 
     Args:

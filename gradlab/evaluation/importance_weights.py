@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import pandas as pd
 import torch
@@ -18,6 +18,9 @@ from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
 from gradlab.validation import whole, wholes
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 # Each term's weights are read from one tap. With joint weighting all taps of y carry the same weights.
 TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
     "joint": {"all": ("y", "lik")},
@@ -28,7 +31,7 @@ TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
 @torch.no_grad()
 def weight_statistics(
     codec: Codec | PFrame,
-    x: Tensor,
+    x: Float[Tensor, "batch *frames 3 height width"],
     lam: float,
     k: SupportsIndex | Iterable[SupportsIndex],
     draws: SupportsIndex,

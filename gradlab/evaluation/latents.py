@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from gradlab.evaluation.images import image_floats
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.validation import checked, whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 NAMES = ("y", "z", "y_hat", "z_hat")
 DEAD = 1e-3
@@ -37,8 +40,8 @@ class LatentMoments(NamedTuple):
         channels: number of channels of the latent.
     """
 
-    mean: Tensor
-    variance: Tensor
+    mean: Float[Tensor, " dimensions"]
+    variance: Float[Tensor, " dimensions"]
     bpp: float
     channels: int
 
@@ -326,7 +329,7 @@ def residuals(
 
 
 @checked
-def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
+def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Float[Tensor, "1 3 height width"]]:
     """Rotate portrait images to landscape and centre-crop all images to one size.
 
     Args:
@@ -358,7 +361,7 @@ def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
 
 
 @checked
-def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
+def tiles(pictures: Sequence[Picture], size: int) -> list[Float[Tensor, "3 size size"]]:
     """Cut pictures into non-overlapping square tiles, starting at the top left.
 
     Args:

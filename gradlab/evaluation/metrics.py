@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.validation import checked
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # The smallest of the five scales must hold an 11-pixel window.
 SMALLEST_FOR_MS_SSIM = 161
@@ -32,7 +36,7 @@ def check_lambda(lam: float) -> None:
 
 
 @checked
-def to_8_bit(x: Tensor) -> Tensor:
+def to_8_bit(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Convert images in [0, 1] to 8-bit values, clamped and rounded, without changing the dtype.
 
     Args:
@@ -55,7 +59,7 @@ def to_8_bit(x: Tensor) -> Tensor:
 
 
 @checked
-def mse_255(x: Tensor, x_hat: Tensor) -> float:
+def mse_255(x: Float[Tensor, "*shape"], x_hat: Float[Tensor, "*shape"]) -> float:
     """Compute the mean squared error of two images on the 0-255 scale.
 
     Args:
@@ -102,7 +106,9 @@ def psnr(mse: float) -> float:
 
 
 @checked
-def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
+def ms_ssim(
+    x: Float[Tensor, "batch channels height width"], x_hat: Float[Tensor, "batch channels height width"]
+) -> float:
     """Compute the multi-scale structural similarity of two images on the 0-255 scale.
 
     Args:
@@ -139,7 +145,9 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> float:
 
 
 @checked
-def distortion(x: Tensor, x_hat: Tensor) -> dict[str, float]:
+def distortion(
+    x: Float[Tensor, "batch channels height width"], x_hat: Float[Tensor, "batch channels height width"]
+) -> dict[str, float]:
     """Compute MSE, PSNR and MS-SSIM of two images after conversion to 8 bits.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
@@ -13,8 +13,13 @@ from gradlab.codecs.precision import cudnn_precision
 from gradlab.evaluation.metrics import check_lambda, mse_255, psnr, to_8_bit
 from gradlab.runtime.progress import quiet
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def rate_distortion(codec: PFrame, videos: Tensor, lam: float, advance: Callable[..., Any] = quiet) -> pd.DataFrame:
+
+def rate_distortion(
+    codec: PFrame, videos: Float[Tensor, "batch frames 3 height width"], lam: float, advance: Callable[..., Any] = quiet
+) -> pd.DataFrame:
     """Measure the rate and distortion of the last frame of each video, with rounded latents and rates from likelihoods.
 
     Args:
