@@ -375,8 +375,8 @@ class Codec(CompressionModel):
             x: images in [0, 1]. Height and width must be multiples of ``downsampling_factor``.
 
         Returns:
-            CompressAI's dictionary: ``"x_hat"``, decoded images, and ``"likelihoods"``, probability masses of ``"y"``
-            and ``"z"``.
+            A dictionary as in CompressAI, with the decoded images ``"x_hat"`` and the ``"likelihoods"`` of ``"y"`` and
+            ``"z"``.
 
         Raises:
             GradlabError: the shape, dtype or device of ``x`` does not fit the codec.

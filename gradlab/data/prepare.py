@@ -127,7 +127,7 @@ def prepare(
     source, target = require_folder(source), Path(target)
     real_source, real_target = source.resolve(), target.resolve()
     if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):
-        raise GradlabError(f"of {target} and {source}, one lies inside the other: choose a target outside the source")
+        raise GradlabError(f"{target} and {source} are nested: choose a target outside the source")
     count, seed = whole("count", count, 1, "images"), whole("seed", seed, 0)
     workers = None if workers is None else whole("workers", workers, 1, "processes")
     jobs, skipped = _by_size(source, target, seed, read)

@@ -66,7 +66,7 @@ class VideoCrops:
             step: index of the batch, from 0.
 
         Returns:
-            One row of eight integers per video, on the CPU: those of ``Crops.places`` for each frame.
+            One row per video, on the CPU, with the four integers of ``Crops.places`` for each of the two frames.
 
         Raises:
             GradlabError: ``step`` is negative.

@@ -62,8 +62,8 @@ def record(
         advance: progress callback, called after each draw.
 
     Returns:
-        A recorder whose groups are those of the codec: ``y infer``, ``y gen``, ``z infer``, ``z gen`` and ``z prior``
-        (Table 3) for a hyperprior.
+        A recorder with the groups of the codec. Hyperpriors have the groups of Table 3, ``y infer``, ``y gen``,
+        ``z infer``, ``z gen`` and ``z prior``.
 
     Raises:
         GradlabError: ``draws`` is below 2, a gradient is not finite, or minibatches on CUDA differ in shape.
@@ -87,7 +87,7 @@ def record(
                 graph = _Graph(codec, batches, lam, loss, recorder, seed)
                 draw = graph.draw
                 hooks.callback(graph.join)
-            except RuntimeError as error:  # drawn eagerly, to the same numbers
+            except RuntimeError as error:  # eager draws give the same numbers
                 advance(0, f"eager, since a graph was not captured: {error}".partition("\n")[0])
         if draw is None:
             draw = _eager(codec, batches, lam, loss, recorder, seed)

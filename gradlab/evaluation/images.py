@@ -25,8 +25,8 @@ def named_images(images: Images) -> list[tuple[str, Float[Tensor, "1 3 height wi
             width]`` tensor.
 
     Returns:
-        One pair per image: its name, or its index if it is a tensor, and its pixels ``[1, 3, height, width]``, float32
-        in [0, 1].
+        One pair per image. The first item is its name, or its index if it is a tensor; the second its pixels
+        ``[1, 3, height, width]`` as float32 in [0, 1].
 
     Raises:
         GradlabError: there are no images, an image is not an RGB image, or an image holds values outside [0, 1].
