@@ -152,7 +152,7 @@ class Loss:
             >>> import torch
             >>> codec = gl.codecs.build("small-hyperprior", channels=(6, 4))
             >>> loss, bpp, mse = gl.Loss().parts(codec, torch.rand(2, 3, 32, 48), lam=0.01)
-            >>> abs(float(loss - (bpp + 0.01 * mse))) < 1e-3
+            >>> abs(loss.item() - (bpp + 0.01 * mse).item()) < 1e-3
             True
         """
         shared = {} if encoded is None else {"encoded": encoded}

@@ -135,7 +135,9 @@ def unpack(data: bytes | bytearray | memoryview) -> Container:
     """
     data = bytes(data)
     if data[: len(MAGIC)] != MAGIC:
-        raise GradlabError("the data does not start like a gradlab bitstream: give the bytes that encode() returned")
+        raise GradlabError(
+            "the data is not a gradlab bitstream, or its first bytes are damaged: give the bytes that encode() returned"
+        )
     if len(data) < HEAD.size + CHECKSUM.size:
         raise damaged_error(f"it ends after {len(data)} bytes, within its header")
     _, version, count, fingerprint, height, width, h, w = HEAD.unpack_from(data)

@@ -177,7 +177,7 @@ def test_embedded_photographs_are_photographs():
     ("photos", "photos/set", 1, 1, "are nested"),
     ("photos/a", "photos", 1, 1, "are nested"),
     ("photos", "set", 0, 1, "count is 0"),
-    ("photos", "set", 1, 0, "workers is 0: give at least one process"),
+    ("photos", "set", 1, 0, "workers is 0: give a whole number of processes, at least 1"),
     ("empty", "set", 1, 1, "there are no images in"),
     ("photos", "taken", 1, 1, "already holds stranger.png"),
     ("photos", "photos/notes.txt/x", 1, 1, "are nested"),

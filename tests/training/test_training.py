@@ -215,7 +215,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     ({"codec": "ssf2020", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec draws at most one sample of z"),
     ({"codec": "bmshj2018-factorized", "direct_y": False}, "has no z that could read a sample of y"),
     ({"codec": "bmshj2018-factorized", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec"),
-    ({"direct_y": False, "loss": Loss("elbo", l=2)}, "l is 2 without direct-y"),
+    ({"direct_y": False, "loss": Loss("elbo", l=2)}, "l is 2, but without direct-y"),
     ({"direct_y": False, "loss": Loss("ms-nic-mix", k=2)}, "here each y has its own: use iwae-2level"),
     ({"loss": Loss("elbo", k=2)}, "the learning rate would grow 2-fold: set scale_learning_rate=False"),
     ({"shift": 4}, "motion is for 'ssf2020' alone"),
