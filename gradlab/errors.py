@@ -43,7 +43,9 @@ def brief(value: object) -> str:
     """Describe a value in a few words."""
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a number beyond all floats"
-    if isinstance(value, (int, float, str, type(None))):
+    plain = (int, float, str, type(None))
+    short = isinstance(value, (list, tuple)) and len(value) <= 10 and all(isinstance(item, plain) for item in value)
+    if short or isinstance(value, plain):
         text = repr(value)
         return text if len(text) <= 60 else text[:57] + "..."
     name, shape = type(value).__name__, getattr(value, "shape", None)

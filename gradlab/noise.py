@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -45,9 +45,9 @@ class Rows(torch.Generator):
 
 
 def stream(
-    seed: int,
+    seed: SupportsIndex,
     purpose: str,
-    index: int = 0,
+    index: SupportsIndex = 0,
     device: str | torch.device = "cpu",
     part: tuple[int, int] = (0, 1),
 ) -> torch.Generator:
@@ -65,7 +65,7 @@ def stream(
     return generator
 
 
-def seed_of(seed: int, purpose: str, index: int = 0) -> int:
+def seed_of(seed: SupportsIndex, purpose: str, index: SupportsIndex = 0) -> int:
     """Return the seed of that stream, for an existing generator, e.g. one that a CUDA graph has registered."""
     digest = hashlib.sha256(f"{whole('seed', seed)}/{purpose}/{whole('index', index)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer

@@ -3,7 +3,7 @@
 The converters (``whole``, ``wholes``, ``real``, ``several``, ``known``) return what a function works with, and raise
 ``GradlabError`` for all other values. ``checked`` compares the arguments of a call with the annotations of the function
 before it runs: types by beartype, shapes such as ``Float[Tensor, "batch k"]`` by jaxtyping. Where a package is missing,
-its annotations are not checked.
+its annotations are not checked. ``SupportsIndex`` marks what the function itself converts by ``whole`` or ``wholes``.
 """
 
 from __future__ import annotations
@@ -245,7 +245,11 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         with axes():
             _compare(hints, zip(names, args), function.__name__)  # noqa: B905  (of other lengths where some are left out)
             _compare(hints, options.items(), function.__name__)
-        return function(*args, **options)
+        try:
+            return function(*args, **options)
+        except ArgumentError as error:  # of a converter
+            error.function = error.function or function.__name__
+            raise
 
     return boundary
 
@@ -255,11 +259,27 @@ def _compare(hints: _Hints, values: Iterable[tuple[str, object]], function: str)
         hint = hints.get(name)
         if hint is None or type(value) in hint.classes or hint.accepts(value):
             continue
-        expected = describe(hint.written)
-        if _has_axes(hint.written):
+        name, value, written = _culprit(name, value, hint.written)
+        expected = describe(written)
+        if _has_axes(written):
             with _axes():
                 expected += ", whose axes agree with the other arguments" * hint.accepts(value)
         raise _refused(name, value, expected, function)
+
+
+def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
+    """Find the item that makes a sequence or a mapping disagree with its hint, else return the whole."""
+    for option in _alternatives(hint):
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        items: Iterable[tuple[Any, Any]] = ()
+        if origin in MAPPINGS and isinstance(value, Mapping):
+            items, inner = value.items(), inner[1:]
+        elif origin in SEQUENCES and _is_sequence(value) and (origin is not tuple or inner[-1] is ...):
+            items = enumerate(value)
+        for key, item in items:
+            if not _tester(inner[0])(item):
+                return _culprit(f"{name}[{key!r}]", item, inner[0])
+    return name, value, hint
 
 
 def _hints_of_parameters(function: Callable[..., Any]) -> tuple[list[str], _Hints]:
@@ -284,6 +304,8 @@ def _hints(annotations: Mapping[str, Any], module: Mapping[str, Any]) -> _Hints:
         if annotation is not inspect.Parameter.empty:
             with suppress(NameError, AttributeError, TypeError, ImportError, BeartypeException):
                 hint = eval(annotation, {}, _Names(module)) if isinstance(annotation, str) else annotation
+                if SupportsIndex in _alternatives(hint):
+                    continue  # ``whole`` or ``wholes`` convert it first of all, and say more
                 hints[name] = _Hint(hint, frozenset(_alternatives(hint)), _tester(hint))
     return hints
 
@@ -333,11 +355,11 @@ def _with_all_items(hint: Any) -> Any:
     if not inner or origin not in (*SEQUENCES, *MAPPINGS):
         return hint
     tests = [_tester(item) for item in inner if item is not ...]
-    if origin in MAPPINGS:
-        return Annotated[Mapping, Is[lambda value: all(map(tests[-1], value.values()))]]
     length = len(tests) if origin is tuple and inner[-1] is not ... else None
 
     def all_accepted(value: Any) -> bool:
+        if origin in MAPPINGS:
+            return isinstance(value, Mapping) and all(map(tests[-1], value.values()))
         if origin is Iterable and isinstance(value, Iterator):
             return True  # it can be read only once
         if not _is_sequence(value) or len(value) != (length or len(value)):

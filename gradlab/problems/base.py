@@ -77,7 +77,7 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def exact_bound(self, k: int) -> float:
+    def exact_bound(self, k: SupportsIndex) -> float:
         """Return ``E log (1/k sum_i w_i)``, nats.
 
         Raises:
@@ -85,7 +85,7 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return the derivative of ``exact_bound(k)`` with respect to a parameter.
 
         Raises:
@@ -96,7 +96,7 @@ class Problem(ABC):
     def exact_limit(self) -> float:
         """Return the limit of ``exact_bound(k)`` as k grows, nats."""
 
-    def exact_concentration(self, k: int) -> float:
+    def exact_concentration(self, k: SupportsIndex) -> float:
         """Return ``E sum_i w~_i^2``, from 1/k (all weights equal) to 1 (one sample has all the weight).
 
         Raises:
@@ -105,7 +105,7 @@ class Problem(ABC):
         """
         raise NotExact(f"no exact effective sample size is known on {type(self).__name__}: measure it on draws")
 
-    def exact_ess(self, k: int) -> float:
+    def exact_ess(self, k: SupportsIndex) -> float:
         """Return the effective sample size ``1 / E sum_i w~_i^2``, from 1 to k.
 
         By convexity it is at most the mean over draws of ``1 / sum_i w~_i^2``, for which no exact form is known.
@@ -126,7 +126,7 @@ class Problem(ABC):
         """
         raise NotExact(f"no exact wake-phi gradient is known on {type(self).__name__}")
 
-    def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
+    def exact_moments(self, estimator: str, k: SupportsIndex, wrt: str = "phi") -> tuple[float, float]:
         """Return mean and variance of one draw (k samples) of an estimator of the gradient with respect to ``wrt``.
 
         Raises:
@@ -136,7 +136,11 @@ class Problem(ABC):
         raise NotExact(f"no exact moments are known on {type(self).__name__}")
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Draw the posterior's base noise, ``[draws, k]`` (``[draws, k, dim]`` in several dimensions).
 

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -65,20 +66,20 @@ class BoxOracle(OneLatent):
         """U(phi - 1/2, phi + 1/2)."""
         return Box(torch.tensor(self.phi, dtype=torch.float64))
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return ``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
         if self.check_wrt(wrt) == "phi":
             return moments.boundary_gradient(self.nodes, *self.ends, check_k(k))
         return super().exact_gradient(k, wrt)
 
-    def boundary_term(self, k: int) -> float:
+    def boundary_term(self, k: SupportsIndex) -> float:
         """Return ``E[pathwise] - E[DReG]``, the boundary term that the derivation of DReG drops.
 
         It is ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
         """
         return moments.boundary_term(self.nodes, *self.ends, check_k(k))
 
-    def weight_density(self, y: Array, k: int) -> Array:
+    def weight_density(self, y: Array, k: SupportsIndex) -> Array:
         """Return ``k E[w~_1 | y_1 = y]`` at points ``y [N]``; its difference at the walls is ``boundary_term``.
 
         Raises:
@@ -87,7 +88,7 @@ class BoxOracle(OneLatent):
         self._one_dimension()
         return moments.weight_density(self.nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
 
-    def wall_flux(self, k: int) -> tuple[float, float]:
+    def wall_flux(self, k: SupportsIndex) -> tuple[float, float]:
         """Return the flux through the walls phi - 1/2 and phi + 1/2, nats per unit of phi.
 
         The gradient is the difference of the two.
@@ -142,11 +143,16 @@ class BoxOracle(OneLatent):
         """
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Draw base noise from ``noise.words`` in one dimension on the CPU; see :meth:`Problem.draw_noise`."""
+        draws, k = whole("draws", draws, 1), check_k(k)
         elsewhere = generator is not None and (generator.device.type != "cpu" or isinstance(generator, noise.Rows))
-        if self.dim > 1 or draws < 1 or k < 1 or dtype not in noise.WORDS or elsewhere:
+        if self.dim > 1 or dtype not in noise.WORDS or elsewhere:
             return super().draw_noise(draws, k, generator, dtype)
         blocks = [noise.from_words(words).T for words in noise.words(draws, k, generator, dtype)]
         return torch.from_numpy(np.concatenate(blocks))
@@ -259,7 +265,7 @@ class BoxGaussian(BoxOracle):
         offset: float = 0.0,
         likelihood_std: float = 1.0,
         prior_std: float = 1.0,
-        dim: int = 1,
+        dim: SupportsIndex = 1,
     ) -> None:
         """Lay out the quadrature, once."""
         self.phi = check_real("phi", phi)

@@ -61,7 +61,7 @@ def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: SupportsIndex) 
     Raises:
         GradlabError: a budget below the cost of one draw of some row.
     """
-    budget = whole("budget", budget)
+    budget = whole("the budget", budget)
     costs = [
         evaluations(problem, e, k, wrt) for e, k, wrt in zip(table["estimator"], table["k"], table["wrt"], strict=True)
     ]

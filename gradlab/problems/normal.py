@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class NormalGaussian(OneLatent):
         offset: float = 0.0,
         likelihood_std: float = 1.0,
         prior_std: float = 1.0,
-        dim: int = 1,
+        dim: SupportsIndex = 1,
     ) -> None:
         """Lay out the quadrature, once."""
         self.mean = check_real("mean", mean)

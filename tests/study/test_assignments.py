@@ -109,7 +109,7 @@ def test_assignments_to_one_group_are_checked_together():
         (["base=3"], "--set base: it is a group of settings; set a part of it"),
         (["base.loss=elbo"], "--set base.loss: it is a group of settings; set a part of it"),
         (["points.first=3"], r"--set points.first: points is \(50, 100\) and has no parts"),
-        (["base.loss.k=0"], "k is 0: it must be a whole number of at least 1"),
+        (["base.loss.k=0"], "k is 0: give a whole number of samples, at least 1"),
         (["base.loss.objective=elb"], "unknown objective 'elb': did you mean 'elbo'"),
         (["base.crop"], "--set 'base.crop' assigns nothing: give NAME=VALUE"),
         (["=3"], "--set '=3' assigns nothing: give NAME=VALUE"),
