@@ -413,7 +413,7 @@ def test_recorded_draws_replayed_are_those_of_the_hooks(monkeypatch: pytest.Monk
             graph.draw(t)
         if callable(batches):
             graph._batches = lambda t: x[:1]
-            with pytest.raises(GradlabError, match="give minibatches of one shape"):
+            with pytest.raises(GradlabError, match="give minibatches of the same shape"):
                 graph.draw(20)
         ended = weakref.ref(graph._replay)
         graph.join()
