@@ -170,16 +170,18 @@ def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
     said = capsys.readouterr().out
     assert (
         "a tenth kept for start and drawing, fits figure4" in said
-        and "run what fits: gradlab run --plan plan.json" in said
+        and "run the studies that fit: gradlab run --plan plan.json" in said
     )
     assert cli.main(["run", "--plan", "plan.json", "--out", "out"]) == 0
     record = files.read_json(Path("out/figure4/provenance.json"))
     assert record["seed"] == 3 and record["set"] == ["bins=20"] and record["profile"] == "quick"
     arguments = ["plan", "table3", "--budget", "1", "--resume", "out", "--out", "plan.json"]
-    assert cli.main(arguments) == 0 and "run what fits" not in capsys.readouterr().out  # it takes 60 of 54 seconds
+    assert (
+        cli.main(arguments) == 0 and "run the studies that fit" not in capsys.readouterr().out
+    )  # it takes 60 of 54 seconds
     arguments = ["plan", "figure4", "--budget", "1", "--resume", "out", "--out", "plan.json"]
     assert cli.main(arguments) == 0
-    assert "run what fits: gradlab run --plan plan.json --out out --resume\n" in capsys.readouterr().out
+    assert "run the studies that fit: gradlab run --plan plan.json --out out --resume\n" in capsys.readouterr().out
 
 
 def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
@@ -219,7 +221,7 @@ def test_what_cannot_be_planned(clock, capsys, arguments, sentence):
         pytest.param(None, ["--set", "bins=3"], "plan.json was made with --set none, not bins=3", id="set"),
         pytest.param(None, ["--device", "cuda"], "plan.json was made with --device cpu, not cuda", id="device"),
         pytest.param(None, ["--test-images", "images"], "plan.json was made with other images than --test-images", id="images"),
-        pytest.param(None, ["figure4"], "studies are given twice, by name and by plan.json", id="studies"),
+        pytest.param(None, ["figure4"], "studies are given both by name and by plan.json", id="studies"),
         pytest.param(lambda plan: plan | {"settings": {"figure4": "0" * 12}}, [], "plan.json is of other settings of figure4", id="settings"),
         pytest.param(lambda plan: plan | {"studies": []}, [], "error: plan.json is a plan in which nothing fits", id="empty"),
         pytest.param(lambda plan: plan | {"studies": ["figure5"]}, [], "error: unknown study 'figure5'", id="unknown study"),

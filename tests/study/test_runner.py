@@ -224,7 +224,7 @@ def test_resume_measures_again_what_is_not_the_same(
     ("behaviour", "code", "sentence"),
     [
         ("stop", 0, "stopped at the time limit; resume with: gradlab run table1 an-other --profile quick --out out"),
-        ("interrupt", 130, "interrupted; what was finished stays, resume with: gradlab run table1 an-other"),
+        ("interrupt", 130, "interrupted; finished work is kept; resume with: gradlab run table1 an-other"),
     ],
 )
 def test_orderly_ends(studies: Path, behaviour: str, code: int, sentence: str) -> None:

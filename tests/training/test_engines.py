@@ -142,12 +142,12 @@ def test_a_killed_worker_changes_nothing(
 def test_one_fails_and_the_others_are_finished(tmp_path: Path, ray: None) -> None:
     runs = tmp_path / "out" / "runs"
     tasks = (Task("bad", replace(tiny(), lam=1e38)), Task("good", replace(tiny(), steps=3)))
-    with pytest.raises(GradlabError, match=r"^training bad: training broke off at iteration 1"):
+    with pytest.raises(GradlabError, match=r"^training bad: training broke down at iteration 1"):
         engines.train(sweep(runs, tasks)[0], Engine("ray", jobs=2))
     assert tasks[1].run(runs).done
     found = status.survey(runs.parent)
     assert [(row.status, row.done) for row in found.runs] == [("failed", 0), ("done", 3)]
-    assert found.runs[0].note.startswith("training broke off at iteration 1")
+    assert found.runs[0].note.startswith("training broke down at iteration 1")
 
 
 def test_a_time_limit_stops_all_and_they_go_on(undisturbed: Path, tmp_path: Path, ray: None) -> None:
