@@ -168,7 +168,7 @@ def order(runs: Path, **change: object) -> WorkerTask:
 
 def test_what_an_order_refuses(tmp_path: Path) -> None:
     assert execute(order(tmp_path, token="other")).message.endswith(
-        f"does not see {tmp_path}: on a cluster the output folder must lie on a disk that all machines share"
+        f"does not see {tmp_path}: use an output folder that all machines of the cluster share"
     )
     task = Task("tiny", replace(tiny(), steps=2, data="0123"))
     assert "sees other training images" in execute(order(tmp_path, task=task)).message
