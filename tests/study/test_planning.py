@@ -202,7 +202,7 @@ def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
         (["figure4", "--device", "cuda:63"], "there is no device 'cuda:63' here"),
         (["figure4", "--train-images", "gone"], "--train-images: there is no folder gone"),
         (["figure4", "--set", "bns=3"], "figure4: unknown setting 'bns': did you mean 'bins'?"),
-        (["figure4", "--out", "file/plan.json"], "cannot write to file: it, or a part of it, is a file"),
+        (["figure4", "--out", "file/plan.json"], "cannot write to file: it or one of its parents is a file"),
         (["figure4", "--resume", "gone"], "there is no folder gone: give the --out of a run that goes on"),
         (["figure4", "--budget", "inf"], "the budget is inf minutes"),
     ],
@@ -230,7 +230,7 @@ def test_what_cannot_be_planned(clock, capsys, arguments, sentence):
         pytest.param(lambda plan: plan | {"seed": "x"}, [], "plan.json is no plan", id="seed a text"),
         pytest.param(lambda plan: plan | {"studies": 3}, [], "plan.json is no plan", id="studies a number"),
         pytest.param(lambda plan: {}, [], "plan.json is no plan of this version", id="no keys"),
-        pytest.param(lambda plan: [], [], "plan.json holds no JSON object: make one with gradlab plan", id="a list"),
+        pytest.param(lambda plan: [], [], "plan.json does not contain a JSON object: make one with gradlab plan", id="a list"),
     ],
 )  # fmt: skip
 def test_a_plan_that_is_not_of_this(clock, capsys, change, arguments, sentence):

@@ -201,7 +201,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     other = training.run_of(replace(TINY, lam=0.03).on(pictures), tmp_path)
     other.folder.mkdir()
     (other.folder / "final.safetensors").write_bytes((run.folder / "final.safetensors").read_bytes())
-    with pytest.raises(GradlabError, match="is of other settings"):
+    with pytest.raises(GradlabError, match="belongs to other settings"):
         other.codec()
     with pytest.raises(GradlabError, match="the weights after 3 iterations are not in"):
         run.codec(iteration=3)
@@ -293,7 +293,7 @@ def test_other_images_are_another_run(pictures, tmp_path):
     third = training.run_of(TINY.on(pictures[1:]), tmp_path)
     third.folder.mkdir()
     (third.folder / "last.safetensors").write_bytes((one.folder / "final.safetensors").read_bytes())
-    with pytest.raises(GradlabError, match="is of other settings"):
+    with pytest.raises(GradlabError, match="belongs to other settings"):
         training.train(TINY, pictures[1:], tmp_path, RunOptions(resume=True))
 
 
