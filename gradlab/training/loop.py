@@ -111,7 +111,7 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
         with contextlib.ExitStack() as held:
             with group.shared_errors():
                 if group.is_main:
-                    held.enter_context(locks.hold(run.folder, "wait until it has ended", waiting))
+                    held.enter_context(locks.hold(run.folder, "wait until it has finished", waiting))
             if not group.broadcast(run.done):
                 yield from _trained(run, pictures, options)
                 return

@@ -138,7 +138,7 @@ def test_one_study_alone(folder: Path) -> None:
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
-    with pytest.raises(GradlabError, match=r"no results in .*: give a folder that 'gradlab run' wrote"):
+    with pytest.raises(GradlabError, match=r"no results in .*: give an output folder of 'gradlab run'"):
         report.build(tmp_path)
     with pytest.raises(GradlabError, match="no such folder"):
         report.build(tmp_path / "gone")

@@ -125,9 +125,7 @@ def test_an_explosion_is_noticed_and_no_checkpoint_is_made_of_it(
 ) -> None:
     settings = replace(TINY, steps=200, snapshots=())
     sabotage(monkeypatch, "g_s.4", WINDOW + 9, lambda x_hat: 1e3 * x_hat)
-    message = (
-        rf"at iteration {WINDOW + 9 + PATIENCE}: the loss has been above 20 times its lowest median .*largest module output"
-    )
+    message = rf"at iteration {WINDOW + 9 + PATIENCE}: the loss has been above 20 times its lowest median .*largest module output"
     with pytest.raises(GradlabError, match=message):
         training.train(settings, pictures, tmp_path, RunOptions(checkpoint_seconds=0))
     folder = training.run_of(settings.on(pictures), tmp_path).folder

@@ -543,7 +543,10 @@ def test_bad_input(finished, tmp_path):
             pack(out, target)
     with pytest.raises(GradlabError, match=r"contains neither results\.zip nor weights"):
         unpack(tmp_path / "nothing", out)
-    with locks.hold(out, "x"), pytest.raises(GradlabError, match=r"is in use by process .*: wait until it has ended"):
+    with (
+        locks.hold(out, "x"),
+        pytest.raises(GradlabError, match=r"is in use by process .*: wait until it has finished"),
+    ):
         unpack(tmp_path / "c", out)
     victim = shards(tmp_path / "c")[-1]
     whole = victim.read_bytes()

@@ -1,7 +1,7 @@
-"""Execute the training runs of a study; each engine is one file and one entry of ``ENGINES``.
+"""Execute the training runs of a study.
 
-Each training run is a task with its own folder. If its process is killed, the next process continues from the
-checkpoint.
+Each engine is one file and one entry of ``ENGINES``. Each training run is a task with its own folder. If its process is
+killed, the next process continues from the checkpoint.
 
 ============  ============================================================
 ``local``     in this process, or in parallel worker processes
