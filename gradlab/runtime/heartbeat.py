@@ -57,8 +57,7 @@ class State:
 
     @property
     def current(self) -> str:
-        """``status``, or ``"interrupted"`` if the process is gone, judged by PID on this host and by heartbeat age
-        elsewhere."""
+        """``status``, or ``"interrupted"`` if the process is gone (by PID on this host, by heartbeat age elsewhere)."""
         stale = self.status == "running" and abs(time.time() - self.time) >= STALE_SECONDS
         gone = self.status in ("running", "waiting") and (stale or self._exited)
         return "interrupted" if gone else self.status
@@ -174,8 +173,9 @@ def running(folder: Path, total: int = 0, study: str = "") -> Iterator[Heartbeat
 
 @contextlib.contextmanager
 def waiting(totals: Mapping[Path, int], study: str) -> Iterator[None]:
-    """Mark folders as ``waiting`` until a process works on them, so that ``gradlab status`` can estimate the total
-    time.
+    """Mark folders as ``waiting`` until a process works on them.
+
+    ``gradlab status`` then includes them in the time left.
 
     Args:
         totals: units of work, by folder.

@@ -33,8 +33,7 @@ def command() -> str:
 
 
 def version(package: str) -> str:
-    """Return the version of a package, or ``UNKNOWN``; for gradlab also if it runs from a checkout without being
-    installed."""
+    """Return the version of a package, or ``UNKNOWN``; the version of gradlab is also known in a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

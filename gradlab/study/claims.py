@@ -1,4 +1,4 @@
-"""Compile the claims ledger: every numbered claim of the paper, with the verdict and evidence of the studies that ran."""
+"""Compile the claims ledger: every numbered claim of the paper, with verdict and evidence of the studies that ran."""
 
 from __future__ import annotations
 

@@ -34,8 +34,11 @@ class Hook(ABC):
     """Base class of hooks, which are called after each iteration."""
 
     def due(self, done: int) -> bool:
-        """Return whether this hook needs the device to be read after iteration ``done``, counted from 1; False by
-        default."""
+        """Return whether this hook needs the device to be read after an iteration; False by default.
+
+        Args:
+            done: number of finished iterations.
+        """
         return False
 
     @abstractmethod

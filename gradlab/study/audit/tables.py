@@ -113,8 +113,7 @@ def agreement() -> Iterator[Check]:
 
 
 def order() -> Iterator[Check]:
-    """Check Tables 8 and 9 over lambda: rates, errors and qualities are ordered, and each model is best at its own
-    lambda."""
+    """Check that Tables 8 and 9 are ordered over lambda, and that each model is the best at its own lambda."""
     for n in SWEEPS:
         for method, group in paper.printed(n).groupby("method", sort=False):
             for metric, sign in (("bpp", 1), ("MSE", -1), ("PSNR", 1), ("MS-SSIM", 1)):

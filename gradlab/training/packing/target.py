@@ -40,8 +40,10 @@ def _is_ours(path: Path) -> bool:
 
 
 class Staging:
-    """Collect new files in a hidden folder of ``out`` until all are complete; write in place if ``out`` is not
-    writable."""
+    """Collect new files in a hidden folder of ``out`` until all are complete.
+
+    If ``out`` is not writable, files are written in place.
+    """
 
     def __init__(self, out: Path, target: Path) -> None:
         self.sizes: dict[str, int] = {}
