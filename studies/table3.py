@@ -183,7 +183,7 @@ def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
 
 
 def _switch(groups: pd.DataFrame) -> pd.DataFrame:
-    """Return the ratios (2-level over direct-y) of gradient variance, mean and SNR of each group at the same weights."""
+    """Return the ratios (2-level over direct-y) of each group's gradient variance, mean and SNR at the same weights."""
     columns = ["variance_trace", "mean_norm", "snr", "snr_corrected"]
     values = groups.set_index(["switch", "iteration", "weights_of", "noise", "group"])[columns]
     return (values.loc["2-level"] / values.loc["direct-y"]).add_suffix("_ratio").reset_index()
@@ -260,7 +260,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Draw the SNR of each group over training (own weights), and the effect of the switch alone on variance and SNR."""
+    """Draw the SNR of each group over training (own weights), and the effect of the switch on variance and SNR."""
     groups = files.read_csv(folder / "table3_groups.csv")
     groups = groups[groups["own"] & (groups["noise"] == "noise")]
     draws = " or ".join(map(str, sorted(groups["draws"].unique())))
