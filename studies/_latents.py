@@ -141,7 +141,7 @@ def table(statistics: pd.DataFrame, n: int, columns: Mapping[str, tuple[str, str
 def change(
     table: pd.DataFrame, claim: str, source: str, column: str, name: str, expect: Literal["lower", "higher"] = "higher"
 ) -> Verdict:
-    """Decide whether ``column`` of both multi-sample methods differs from the baseline's by more than 2 % as expected."""
+    """Decide whether ``column`` of both multi-sample methods is above, or below, the baseline's by more than 2 %."""
     values = table.set_index("method")
     point, printed = table["iterations"].iloc[0], f"{column}_paper"
 

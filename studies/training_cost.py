@@ -95,7 +95,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     sizes = f"k = {', '.join(map(str, ratios.index))}"
 
     def faster(claim: str, fast: str, slow: str, note: str = "") -> Verdict:
-        """Whether ``slow`` takes longer at every k where they differ by a tenth; undecided where they never do."""
+        """Decide whether ``slow`` takes longer at every k where they differ by a tenth; None if they never do."""
         pair = ratios[[fast, slow]]
         apart = pair[pair.max(axis=1) > 1.1 * pair.min(axis=1)]
         holds = bool((apart[slow] > apart[fast]).all()) if len(apart) else None

@@ -93,9 +93,7 @@ def run(
     begin = time.monotonic()
     console, request = console or Console(), request or Request()
     if request.assignments and out is None:
-        raise GradlabError(
-            f"--set changes the settings of profile {request.profile}: give a separate folder with --out"
-        )
+        raise GradlabError(f"--set changes the settings of profile {request.profile}: give another folder with --out")
     out = Path(out) if out is not None else Path("figures") / request.profile
     deadline = None if request.time_limit is None else begin + 60 * request.time_limit
     with contextlib.ExitStack() as stack:

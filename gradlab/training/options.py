@@ -71,7 +71,7 @@ class RunOptions:
             raise GradlabError(f"step 'graph' needs CUDA, but the device is {self.device!r}: give 'auto' or 'eager'")
         if self.log_every < 1 or self.snr_every < 0:
             raise GradlabError(
-                f"log_every is {self.log_every} and snr_every {self.snr_every}: give at least 1, and at least 0"
+                f"log_every is {self.log_every} and snr_every is {self.snr_every}: give at least 1 and at least 0"
             )
         if not self.checkpoint_seconds >= 0:
             raise GradlabError(f"checkpoint_seconds is {self.checkpoint_seconds}: give at least 0")

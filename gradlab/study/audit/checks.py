@@ -89,7 +89,8 @@ def at_most(
     claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number does not exceed a bound, up to the rounding of both; if ``strict``, that it is printed below."""
+    """Check that a number does not exceed a bound, up to the rounding of both; if ``strict``, that it is less as
+    printed."""
     allowed = 0.0 if strict else paper.half + bound.half
     gap = paper.value - bound.value
     fine = gap < 0 if strict else gap <= allowed + FUZZ * abs(bound.value)
@@ -100,6 +101,6 @@ def at_least(
     claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number is not below a bound, up to the rounding of both; if ``strict``, that it is printed above."""
+    """Check that a number is not below a bound, up to the rounding of both; if ``strict``, that it is more as printed."""
     check = at_most(claim, table, method, metric, -1 * paper, -1 * bound, strict=strict, note=note)
     return check._replace(paper=paper.value, recomputed=bound.value)
