@@ -87,7 +87,7 @@ def script(module: str) -> None:
 
 
 def _console(quiet: bool = False) -> Console:
-    """Return a console for standard output; outside a terminal 160 columns wide, so that log files show whole tables."""
+    """Return a console for standard output; 160 columns wide without a terminal, for whole tables in logs."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160, quiet=quiet)

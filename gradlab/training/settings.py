@@ -233,6 +233,6 @@ def build(settings: TrainSettings) -> Codec | PFrame:
 
 
 def trainable(codec: Codec | PFrame) -> dict[str, Tensor]:
-    """Return the weights to train, by name: those of the codec's groups, without the quantiles of entropy bottlenecks."""
+    """Return the weights to train, by name: those of the codec's groups, except quantiles of entropy bottlenecks."""
     used = {p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")}
     return {name: p for name, p in codec.named_parameters() if p in used}

@@ -89,8 +89,18 @@ def at_most(
     claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number does not exceed a bound, up to the rounding of both; if ``strict``, that it is less as
-    printed."""
+    """Check that a number does not exceed a bound, up to the rounding of both.
+
+    Args:
+        claim: as in ``Check``.
+        table: as in ``Check``.
+        method: as in ``Check``.
+        metric: as in ``Check``.
+        paper: the number.
+        bound: the bound.
+        strict: whether the number must be less than the bound as printed.
+        note: as in ``Check``.
+    """
     allowed = 0.0 if strict else paper.half + bound.half
     gap = paper.value - bound.value
     fine = gap < 0 if strict else gap <= allowed + FUZZ * abs(bound.value)
@@ -101,6 +111,17 @@ def at_least(
     claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number is not below a bound, up to the rounding of both; if ``strict``, that it is more as printed."""
+    """Check that a number is not below a bound, up to the rounding of both.
+
+    Args:
+        claim: as in ``Check``.
+        table: as in ``Check``.
+        method: as in ``Check``.
+        metric: as in ``Check``.
+        paper: the number.
+        bound: the bound.
+        strict: whether the number must be greater than the bound as printed.
+        note: as in ``Check``.
+    """
     check = at_most(claim, table, method, metric, -1 * paper, -1 * bound, strict=strict, note=note)
     return check._replace(paper=paper.value, recomputed=bound.value)
