@@ -36,7 +36,12 @@ def of_file(path: Path) -> str:
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of each file, by name."""
+    """Return the SHA-256 of each file, by name.
+
+    Args:
+        folder: folder of the files.
+        names: names of the files.
+    """
     return {name: of_file(folder / name) for name in names}
 
 

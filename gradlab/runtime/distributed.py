@@ -98,7 +98,12 @@ class ProcessGroup:
         return values / self.size
 
     def broadcast(self, value: T, source: int = 0) -> T:
-        """Return the value of the process ``source`` in every process."""
+        """Return the value of one process in every process.
+
+        Args:
+            value: value in this process.
+            source: rank of the process whose value is returned.
+        """
         return value if self.size == 1 else self.fabric.broadcast(value, source)
 
     def all_gather(self, value: T) -> list[T]:

@@ -84,12 +84,28 @@ def remove(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write text atomically, encoded as UTF-8."""
+    """Write text atomically, encoded as UTF-8.
+
+    Args:
+        path: path of the file.
+        content: the text.
+
+    Raises:
+        GradlabError: the file cannot be written.
+    """
     write_bytes(path, content.encode())
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically, indented and with keys in the given order."""
+    """Write JSON atomically, indented and with keys in the given order.
+
+    Args:
+        path: path of the file.
+        content: JSON-serialisable data; paths and numpy numbers are converted.
+
+    Raises:
+        GradlabError: the file cannot be written.
+    """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
@@ -97,6 +113,24 @@ def write_csv(path: str | Path, frame: DataFrame) -> None:
     """Write a table atomically, without its index.
 
     Floats are written with all digits that are needed to read them back exactly. Equal tables give equal bytes.
+
+    Args:
+        path: path of the file.
+        frame: the table.
+
+    Raises:
+        GradlabError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import pandas as pd
+        >>> from gradlab.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.csv"
+        ...     files.write_csv(path, pd.DataFrame({"method": ["None"], "bpp": [0.1 + 0.2]}))
+        ...     path.read_text()
+        'method,bpp\\nNone,0.30000000000000004\\n'
     """
     write_text(path, csv_of(frame))
 
@@ -194,7 +228,12 @@ def ensure_folder(path: str | Path) -> Path:
 
 
 def refusal(path: Path, error: OSError) -> GradlabError:
-    """Build the error for a path that cannot be written."""
+    """Build the error for a path that cannot be written.
+
+    Args:
+        path: the path.
+        error: the error of the operating system.
+    """
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return GradlabError(f"cannot write to {path}: it or one of its parents is a file; choose another folder")
     reason = error.strerror or type(error).__name__

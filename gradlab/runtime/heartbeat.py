@@ -80,7 +80,12 @@ class State:
 
 
 def write(folder: Path, state: State) -> None:
-    """Write the state of an existing folder."""
+    """Write the state of an existing folder.
+
+    Args:
+        folder: folder of the work.
+        state: state to write.
+    """
     files.write_json(folder / FILE, {n: None if v != v else v for n, v in asdict(state).items()})
 
 
@@ -123,12 +128,22 @@ class Heartbeat:
         self._state = replace(self._state, done=done, seconds=seconds, note=note or self._state.note)
 
     def skip(self, n: int, note: str = "") -> None:
-        """Count ``n`` units of an earlier run, which do not affect the speed."""
+        """Count units of an earlier run, which do not affect the speed.
+
+        Args:
+            n: number of units.
+            note: message to show.
+        """
         self._state = replace(self._state, done=self._state.done + n, note=note or self._state.note)
         self._first = time.monotonic(), self._state.done
 
     def write(self, status: str = "running", note: str = "") -> None:
-        """Write the state; a failed write is ignored, because the work itself fails when it writes its own files."""
+        """Write the state; a failed write is ignored, because the work itself fails when it writes its own files.
+
+        Args:
+            status: as in ``State``.
+            note: as in ``State``; the last note by default.
+        """
         with contextlib.suppress(GradlabError):
             write(self._folder, replace(self._state, status=status, note=note or self._state.note, time=time.time()))
 

@@ -98,7 +98,15 @@ def rate_distortion(
 def is_done(
     run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str = "", parts: Parts | None = None
 ) -> bool:
-    """Return whether all images have been evaluated."""
+    """Return whether all images have been evaluated.
+
+    Args:
+        run: as for ``rate_distortion``.
+        iteration: as for ``rate_distortion``.
+        pictures: as for ``rate_distortion``.
+        hyper_input: as for ``rate_distortion``.
+        parts: as for ``rate_distortion``.
+    """
     name, key = _identity(run, iteration, pictures, hyper_input)
     rows = _kept(parts or Parts(), run, name, key, pictures)
     return rows is not None and len(rows) == len(pictures)

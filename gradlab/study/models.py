@@ -28,7 +28,12 @@ NAMES = {"MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim", "R-D cost": "rd_cos
 
 
 def train_pictures(context: Context, settings: TrainSettings) -> list[Picture]:
-    """Load the training images, and record their fingerprint for the provenance."""
+    """Load the training images, and record their fingerprint for the provenance.
+
+    Args:
+        context: context of the study.
+        settings: training settings, whose crop size the images must cover.
+    """
     pictures = data.load(context.train_images, "train", settings.crop)
     context.inputs["training images"] = data.fingerprint(pictures)
     return pictures
@@ -63,7 +68,12 @@ def check_kept(base: TrainSettings, *iterations: int) -> None:
 
 
 def identified(settings: TrainSettings, context: Context) -> TrainSettings:
-    """Return the settings with seed, precision and training images of the run; call ``train_pictures`` first."""
+    """Return the settings with seed, precision and training images of the run; call ``train_pictures`` first.
+
+    Args:
+        settings: settings without them.
+        context: context of the study.
+    """
     precision = context.precision or settings.precision
     return replace(settings, seed=context.seed, precision=precision, data=context.inputs["training images"])
 
@@ -260,14 +270,26 @@ def rate_distortion(
 
 
 def last_and_training(name: str, table: pd.DataFrame, iterations: int) -> dict[str, pd.DataFrame]:
-    """Split a table into the rows of the last iterations with the paper's numbers, and all rows without them."""
+    """Split a table into the rows of the last iterations with the paper's numbers, and all rows without them.
+
+    Args:
+        name: name of the first table; the second is ``<name>_training``.
+        table: rows of all iterations.
+        iterations: the last iterations.
+    """
     last = table[table["iterations"] == iterations].reset_index(drop=True)
     printed = [column for column in table.columns if column.endswith("_paper")]
     return {name: last, f"{name}_training": table.drop(columns=printed)}
 
 
 def key_of(run: Run, iteration: int | None, context: Context) -> dict[str, Any]:
-    """Return the key of a piece that is measured from a run's weights and the test images."""
+    """Return the key of a piece that is measured from a run's weights and the test images.
+
+    Args:
+        run: the run.
+        iteration: iteration of the weights; None for the final weights.
+        context: context of the study.
+    """
     return {
         "iteration": iteration,
         "run": run.folder.name,  # determines seed, lambda, training images and precision

@@ -125,7 +125,18 @@ def every(decisions: Iterable[bool | None]) -> bool | None:
 
 
 def signed(values: Iterable[float], unit: str = "%", digits: int = 1) -> str:
-    """Format changes with their signs: ``"-3.1 %, -3.8 %"``; ``"undefined"`` for NaN."""
+    """Format changes with their signs.
+
+    Args:
+        values: the changes; NaN gives ``"undefined"``.
+        unit: unit to append.
+        digits: decimal places.
+
+    Example:
+        >>> from gradlab.study.verdicts import signed
+        >>> signed([-3.14, 0.2])
+        '-3.1 %, +0.2 %'
+    """
     return ", ".join("undefined" if math.isnan(v) else f"{v:+.{digits}f} {unit}".rstrip() for v in values)
 
 

@@ -231,15 +231,15 @@ def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_machine_for_a_run(tmp_path: Path, ray: None) -> None:
-    with pytest.raises(GradlabError, match=r"no machine of the cluster has 64 cores and 0 accelerators .*give --cpus"):
+    with pytest.raises(GradlabError, match=r"no machine of the cluster has 64 cores and 0 accelerators .*lower --cpus"):
         engines.train(sweep(tmp_path)[0], Engine("ray", cpus=64))
 
 
 @pytest.mark.parametrize(("arguments", "match"), [
     ({"name": "rey"}, "unknown engine 'rey': did you mean 'ray'"),
-    ({"jobs": 0}, "--jobs is 0: train at least one"),
+    ({"jobs": 0}, "--jobs is 0: give at least 1"),
     ({"name": "ray", "cpus": 0}, "--cpus is 0"),
-    ({"name": "ray", "gpus": -1.0}, "--gpus -1"),
+    ({"name": "ray", "gpus": -1.0}, "--gpus is -1"),
     ({"address": "auto"}, "add --engine ray"),
 ])  # fmt: skip
 def test_bad_engines(arguments: dict[str, object], match: str) -> None:

@@ -78,7 +78,18 @@ def equal(
     claim: str, table: str, method: str, metric: str, paper: Rounded, recomputed: Rounded, *, note: str = "",
     interpolation: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number equals another, up to the rounding of both."""
+    """Check that a number equals another, up to the rounding of both.
+
+    Args:
+        claim: as in ``Check``.
+        table: as in ``Check``.
+        method: as in ``Check``.
+        metric: as in ``Check``.
+        paper: the number.
+        recomputed: the other number.
+        note: as in ``Check``.
+        interpolation: as in ``Check``.
+    """
     allowed = paper.half + recomputed.half
     gap = abs(paper.value - recomputed.value)
     holds = YES if gap <= allowed + FUZZ * abs(paper.value) else UNDEFINED if math.isnan(gap) else NO

@@ -124,7 +124,15 @@ class Outcome(NamedTuple):
 
 
 def train_task(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> Training:
-    """Train one model in this process, one iteration at a time, and keep the state in its folder up to date."""
+    """Train one model in this process, one iteration at a time, and keep the state in its folder up to date.
+
+    Args:
+        task: the run.
+        runs: folder of all runs.
+        pictures: training images.
+        options: as for ``gradlab.training.train``.
+        study: study that the run is trained for.
+    """
     with heartbeat.running(task.run(runs).folder, task.settings.steps, study) as beat:
         every, draws = task.snr
         options = replace(options, snr_every=every, snr_draws=draws, progress=Combined(beat, options.progress))
