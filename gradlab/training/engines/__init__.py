@@ -43,8 +43,8 @@ class Engine:
 
     Example:
         >>> from gradlab.training.engines import Engine
-        >>> Engine(jobs=2)
-        Engine(name='local', jobs=2, address=None, cpus=1, gpus=None)
+        >>> Engine(jobs=2).name
+        'local'
     """
 
     name: str = "local"
