@@ -135,7 +135,7 @@ def test_same_seed_same_bytes(studies: Path) -> None:
         (("table1", "tabel1"), {}, "unknown study 'tabel1': did you mean 'table1'"),
         (("table1",), {"profile": "quik"}, "unknown profile 'quik': did you mean 'quick'"),
         (("table1", "an-other"), {"profile": "gpu"}, "study an-other has no profile 'gpu': it has quick"),
-        (("table1",), {"assignments": ("seed=3",)}, "table1: --set seed: --seed decides it"),
+        (("table1",), {"assignments": ("seed=3",)}, "table1: --set seed would be overwritten: give --seed instead"),
         (("table1",), {"assignments": ("base.data=x",)}, "unknown setting 'base'"),
         (
             ("table1",),

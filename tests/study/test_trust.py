@@ -268,7 +268,7 @@ def test_the_embedded_photographs_are_what_they_were():
 def test_a_table_stays_in_the_folder_of_its_study(studies, name):  # noqa: F811
     text = (studies / "table1.py").read_text()
     (studies / "table1.py").write_text(text.replace('"table1_more"', repr(name)))
-    with pytest.raises(GradlabError, match="give it the plain name of a file"):
+    with pytest.raises(GradlabError, match="is not a plain file name: give a name"):
         runner.run(["table1"], out="out")
     assert not list(Path("out").rglob("*.csv")) and not Path("evil.csv").exists()
 
