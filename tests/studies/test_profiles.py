@@ -169,9 +169,9 @@ def test_a_big_batch_of_as_many_epochs():
 @pytest.mark.parametrize(
     ("study", "given", "sentence"),
     [
-        ("table1", "base.data=x", "--set base.data: --train-images decides it"),
-        ("table1", "base.seed=1", "--set base.seed: --seed decides it"),
-        ("reconstructions", "models.base.seed=1", "--set models.base.seed: --seed decides it"),
+        ("table1", "base.data=x", "--set base.data would be overwritten: give --train-images instead"),
+        ("table1", "base.seed=1", "--set base.seed would be overwritten: give --seed instead"),
+        ("reconstructions", "models.base.seed=1", "--set models.base.seed would be overwritten: give --seed instead"),
         ("table1", "points=(5,)", "no weights are saved after 5 iterations: give some of 900, 1800, 2700, 3600"),
         ("table2", "points=(900, 4000)", "no weights are saved after 4000 iterations"),
         ("table3", "points=(900, 901, 902)", "no weights are saved after 901 iterations"),

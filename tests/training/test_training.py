@@ -192,7 +192,7 @@ def test_a_checkpoint_without_an_entry_is_refused(pictures, tmp_path):
     run = training.train(TINY, pictures, tmp_path)
     stored = checkpoints.load(run.folder / "final.safetensors")
     checkpoints.save(run.folder / "final.safetensors", stored.tensors, stored.settings_hash, 3, {"warm_restarts": []})
-    with pytest.raises(GradlabError, match="has no 'step': delete the run and train it again"):
+    with pytest.raises(GradlabError, match="has no entry 'step': delete the run and train it again"):
         run.record()
 
 
@@ -257,7 +257,7 @@ def test_bad_losses(change, match):
     ({"step": "graph"}, "step 'graph' needs CUDA, but the device is 'cpu'"),
     ({"step": "grpah"}, "unknown step 'grpah'.*did you mean 'graph'"),
     ({"log_every": 0}, "log_every is 0"),
-    ({"snr_every": -1}, "snr_every -1"),
+    ({"snr_every": -1}, "snr_every is -1"),
     ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
     ({"explosion": 0.5}, "explosion is 0.5: give a factor above 1"),
 ])  # fmt: skip
