@@ -209,11 +209,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     )  # without its score it is STL on the Normal
     assert "biased, like stl" in capsys.readouterr().out
     for target, message in (
-        ("own_estimators", "names no estimator"),
+        ("own_estimators", "is not of the form module:name"),
         ("own_estimators:rigth", "did you mean 'right'"),
-        ("broken_estimators:x", "does not import (ModuleNotFoundError"),
-        ("no_such_module_here:x", "does not import"),
-        ("leaving_estimators:x", "does not import (SystemExit"),
+        ("broken_estimators:x", "fails to import (ModuleNotFoundError"),
+        ("no_such_module_here:x", "fails to import"),
+        ("leaving_estimators:x", "fails to import (SystemExit"),
         ("./own_estimators.py:right", "as Python imports it"),
         ("odd_estimators:A", "unknown estimator of odd_estimators"),
         ("odd_estimators:few", "few failed on"),

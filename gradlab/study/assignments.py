@@ -1,4 +1,4 @@
-"""``--set base.crop=128``: settings of a study changed from the command line, by name and typed."""
+"""Change settings of a study from the command line by name, with type checks: ``--set base.crop=128``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
     """Return a copy of frozen settings with some fields changed.
 
     Args:
-        settings: a frozen dataclass, whose fields may hold others.
-        assignments: ``"field=value"`` or ``"field.field=value"``, values as Python literals (``128``, ``1e-4``,
-            ``(1000, 2000)``, ``None``, ``True``); anything else is text. One number or name is a sequence of one.
+        settings: frozen dataclass, whose fields may be dataclasses.
+        assignments: ``"field=value"`` or ``"field.field=value"``. Values are Python literals (``128``, ``1e-4``,
+            ``(1000, 2000)``, ``None``, ``True``); anything else is a string. One number or name
+            is a sequence of one.
 
     Raises:
-        GradlabError: unknown field (with the nearest name), a value of the wrong type or not finite, an empty sequence
-            where the default is not empty, no ``=``, or values that the settings reject.
+        GradlabError: a field is unknown; a value has the wrong type, is not finite or is rejected by the settings; a
+            sequence is empty although its default is not; or an assignment has no ``=``.
 
-    Example::
-
-        assigned(TrainSettings(), ["crop=128", "loss.k=8"])
+    Example:
+        >>> import gradlab as gl
+        >>> from gradlab.study.assignments import assigned
+        >>> settings = assigned(gl.TrainSettings(), ["crop=128", "loss.objective=ms-nic-mix", "loss.k=8"])
+        >>> settings.crop, settings.loss.k
+        (128, 8)
     """
     tree: dict[str, Any] = {}
     for assignment in assignments:
@@ -44,15 +48,15 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
         for group in groups:
             node = node.setdefault(group, {})
             if not isinstance(node, dict):
-                raise GradlabError(f"--set {path.strip()}: {group} is set as a whole too; give one of the two")
+                raise GradlabError(f"--set {path.strip()}: {group} is also set as a whole; give only one of the two")
         if isinstance(node.get(name), dict):
-            raise GradlabError(f"--set {path.strip()}: parts of it are set too; give one of the two")
+            raise GradlabError(f"--set {path.strip()}: parts of it are also set; give only one of the two")
         node[name] = text.strip()
     return cast(T, _with(settings, tree, ""))
 
 
 def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
-    """Change all fields of a group at once, since settings are checked together, e.g. snapshots against steps."""
+    """Change all fields of a group at once, because settings are validated together, e.g. snapshots against steps."""
     known = {f.name: f for f in dataclasses.fields(settings) if f.init}
     hints, changes = typing.get_type_hints(type(settings)), {}
     for name, new in tree.items():
@@ -66,12 +70,12 @@ def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
             changes[name] = _with(old, new, f"{path}.")
         elif dataclasses.is_dataclass(old):
             parts = ", ".join(f.name for f in dataclasses.fields(old) if f.init)
-            raise GradlabError(f"--set {path}: it is a group of settings; set a part of it ({parts})")
+            raise GradlabError(f"--set {path}: this is a group of settings; set one of its parts ({parts})")
         else:
             changes[name] = _value(path, new, hints.get(name, Any))
             if changes[name] == () and old and known[name].default != ():
                 example = old[0] if isinstance(old, tuple) else old
-                raise GradlabError(f"--set {path} leaves nothing to do: give at least one, e.g. ({example!r},)")
+                raise GradlabError(f"--set {path} is empty: give at least one value, e.g. ({example!r},)")
     return dataclasses.replace(settings, **changes)
 
 

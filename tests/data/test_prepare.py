@@ -211,10 +211,10 @@ def test_the_command(tree, tmp_path, capsys):
     arguments = ["data", "prepare", str(tree), str(tmp_path / "set"), "--count", "9", "--workers", "1"]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
-    assert "4 images are in" in output and "9 were asked for, there are no more" in output
+    assert "4 images are in" in output and "9 were requested, but SRC has no more" in output
     assert "text.png" in output and "cannot be read" in output and "4/5" in output
     assert cli.main(arguments) == 0
-    assert "4 of them done before" in capsys.readouterr().out
+    assert "4 of them from an earlier run" in capsys.readouterr().out
     assert cli.main(["data", "prepare", str(tmp_path / "gone"), str(tmp_path / "set")]) == 2
     assert capsys.readouterr().err.startswith("error: there is no folder")
 

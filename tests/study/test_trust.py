@@ -268,7 +268,7 @@ def test_the_embedded_photographs_are_what_they_were():
 def test_a_table_stays_in_the_folder_of_its_study(studies, name):  # noqa: F811
     text = (studies / "table1.py").read_text()
     (studies / "table1.py").write_text(text.replace('"table1_more"', repr(name)))
-    with pytest.raises(GradlabError, match="give it the plain name of a file"):
+    with pytest.raises(GradlabError, match="is not a plain file name: give a name"):
         runner.run(["table1"], out="out")
     assert not list(Path("out").rglob("*.csv")) and not Path("evil.csv").exists()
 
@@ -376,10 +376,10 @@ def test_a_digit_that_flips_in_a_csv_is_told_and_measured_again(done, name):
     report.build(done)
     at = next(i for i, b in enumerate(whole) if chr(b).isdigit() and i > whole.index(b"\n"))
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    with pytest.raises(GradlabError, match=rf"{name} is not what its study wrote"):
+    with pytest.raises(GradlabError, match=rf"{name} was modified after its study wrote it"):
         report.build(done)
     if name == "verdicts.csv":
-        with pytest.raises(GradlabError, match="is not what its study wrote"):
+        with pytest.raises(GradlabError, match="was modified after its study wrote it"):
             claims.ledger(done)
     runner.run(["table1"], out=done, request=Request(options=gl.training.RunOptions(resume=True)))
     assert path.read_bytes() == whole
@@ -392,7 +392,7 @@ def test_a_record_that_was_changed_is_told_and_measured_again(done):
     assert set(record["files"]) == {"table1.csv", "table1_more.csv", "verdicts.csv"}
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
     for read in (report.build, claims.ledger):
-        with pytest.raises(GradlabError, match=r"provenance\.json is not what its study wrote"):
+        with pytest.raises(GradlabError, match=r"provenance\.json was modified after its study wrote it"):
             read(done)
     runner.run(["table1"], out=done, request=Request(options=gl.training.RunOptions(resume=True)))
     assert digests.read_record(done / "table1")["seed"] == 0
