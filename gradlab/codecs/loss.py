@@ -15,6 +15,7 @@ from gradlab.objectives import get_objective
 from gradlab.objectives.posteriors import Quantized
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms
+from gradlab.runtime.display import shown
 from gradlab.validation import check_fields
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gradlab.codecs.video import PFrame
 
 
+@shown
 class LossParts(NamedTuple):
     """A loss with its rate and distortion, scalars on the device of the codec.
 
@@ -36,6 +38,7 @@ class LossParts(NamedTuple):
     mse: Tensor
 
 
+@shown
 @dataclass(frozen=True)
 class Loss:
     """The training loss: minus an estimator's surrogate of an objective, in bits per pixel.
@@ -175,6 +178,7 @@ class Loss:
         get_objective(self.objective).validate(terms, self.weighting, self.scale)
 
 
+@shown
 @dataclass(frozen=True)
 class PlainLoss:
     """The loss of a plain autoencoder: lambda times the MSE of ``g_s(g_a(x))``, without noise, rate or rounding.

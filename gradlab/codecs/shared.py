@@ -45,6 +45,17 @@ def check_input(codec: Any, x: Tensor, kind: str, remedy: str) -> None:
         raise GradlabError(f"{kind} are {height} x {width}: height and width must be multiples of {factor}; {remedy}")
 
 
+def rows_of(codec: Any) -> dict[str, object]:
+    """Describe a ``Codec`` or ``PFrame`` for a notebook, without a look at its weights."""
+    return {
+        "channels": ", ".join(f"{n} = {c}" for n, c in zip(codec.channel_names, codec.channels, strict=True)),
+        "parameters": f"{sum(p.numel() for p in codec.parameters()):_}",
+        "device": str(next(codec.parameters()).device),
+        "precision": codec.precision,
+        "mode": "training" if codec.training else "evaluation",
+    }
+
+
 def check_channels(name: str, channels: Sequence[int], expected: Sequence[str]) -> None:
     """Refuse channels that are not as many positive integers as the codec takes.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", 
 """Suffixes of images in a folder; other files are ignored."""
 
 
+@shown
 class Picture(NamedTuple):
     """One photograph.
 
@@ -43,6 +45,16 @@ class Picture(NamedTuple):
     name: str
     pixels: Tensor
     sha256: str
+
+    def _repr_line_(self) -> str:
+        return f"{self.name!r}, {self._size()}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {"name": self.name, "width x height": self._size(), "sha256": self.sha256}
+
+    def _size(self) -> str:
+        _, height, width = self.pixels.shape
+        return f"{width} x {height}"
 
 
 @checked

@@ -11,9 +11,11 @@ from gradlab.data.crops import Crops
 from gradlab.data.images import Picture
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
 
+@shown
 class VideoCrops:
     """Batches of two-frame videos: the second frame is the first, moved.
 
@@ -45,6 +47,12 @@ class VideoCrops:
         self.size, self.shift, self.seed = size, shift, seed
         self._crops = Crops(pictures, size + shift, batch, seed, device=device)
         self.device = self._crops.device
+
+    def _repr_line_(self) -> str:
+        return f"size={self.size}, shift={self.shift}, of {self._crops!r}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {"size": f"{self.size} pixels", "shift": f"up to {self.shift} pixels", "crops": self._crops}
 
     def places(self, step: int) -> Tensor:
         """Draw the places of both frames of each video, as ``Crops.places`` does: ``[B, 8]`` int64 on the CPU."""

@@ -25,10 +25,12 @@ from torch import Tensor
 from gradlab.errors import GradlabError, unknown
 from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import distortion, to_8_bit
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
 
 
+@shown
 class ClassicalCodec(NamedTuple):
     """How one classical codec is run.
 
@@ -45,6 +47,9 @@ class ClassicalCodec(NamedTuple):
     chroma: str
     qualities: tuple[int, ...]
     options: Callable[[int], dict[str, Any]]
+
+    def _repr_line_(self) -> str:
+        return f"{self.format!r}, {self.chroma}, qualities {self.qualities[0]} to {self.qualities[-1]}"
 
 
 CLASSICAL_CODECS: dict[str, ClassicalCodec] = {

@@ -40,6 +40,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import check_tables, crop, on_cpu, pad, padding
 from gradlab.evaluation.images import named_images
 from gradlab.runtime import checkpoints, files
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
 MAGIC, VERSION = b"\x89GLC", 1
@@ -48,6 +49,7 @@ CHECKSUM = struct.Struct("<I")
 MOST_STRINGS = 2
 
 
+@shown
 class Container(NamedTuple):
     """The content of a stream.
 

@@ -17,6 +17,7 @@ from gradlab.codecs.shared import eval_mode
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import image_floats
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.validation import checked
@@ -27,6 +28,7 @@ KEPT = ("all", "|y| >= 1/2")
 """Which elements ``residuals`` counts: every one, and those that rounding does not send to 0."""
 
 
+@shown
 class LatentMoments(NamedTuple):
     """Mean and variance over images of every dimension (c, h, w) of one latent.
 

@@ -15,6 +15,7 @@ from gradlab import noise
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
+from gradlab.runtime.display import shown
 from gradlab.validation import checked_class
 
 Values = Mapping[str, Tensor | float]
@@ -23,6 +24,7 @@ LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
+@shown
 class Problem(ABC):
     """A model whose bound and gradients are known exactly at any number of samples k.
 
@@ -144,6 +146,9 @@ class Problem(ABC):
             GradlabError: ``draws`` or ``k`` is below 1.
         """
         return noise.draw(self.posterior.base, (draws, k, *self._coordinates), generator, dtype)
+
+    def _repr_arguments_(self) -> dict[str, Any]:
+        return {**getattr(vars(self).get("model"), "__dict__", {}), **vars(self)}
 
     @property
     def _coordinates(self) -> tuple[int, ...]:

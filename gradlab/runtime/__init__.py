@@ -10,6 +10,7 @@
 ``distributed``  the processes that share one run: broadcast, barrier, averaged gradients
 ``heartbeat``    the state of runs in ``state.json``: writing, reading, following other processes
 ``progress``     progress bars with an ETA
+``display``      the line and the table that a session or a notebook shows of an object
 ``determinism``  bitwise reproducible results of torch
 ``cuda_graph``   a function recorded once as a CUDA graph and replayed
 ===============  ====================================================================================

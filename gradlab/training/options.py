@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from gradlab import validation
 from gradlab.errors import GradlabError, unknown
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.validation import check_fields
 
 STEPS = ("auto", "eager", "graph")
 
 
+@shown
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a training run is executed; passed as a whole from the command line to the loop.
