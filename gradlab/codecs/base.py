@@ -22,7 +22,7 @@ from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
-from gradlab.runtime.display import shown, table
+from gradlab.runtime.display import brief, shown, table
 from gradlab.validation import checked
 
 
@@ -42,6 +42,9 @@ class Latents(NamedTuple):
     z_hat: Tensor | None
     y_bits: Tensor
     z_bits: Tensor
+
+    def _repr_line_(self) -> str:
+        return f"y={brief(self.y)}, z={brief(self.z)}, with y_hat, z_hat and their bits"
 
 
 class Codec(CompressionModel):

@@ -99,7 +99,7 @@ class Estimator:
         return self.surrogate(terms, get_objective(objective_name), weighting, scale)
 
     def _repr_line_(self) -> str:
-        needs = textwrap.shorten("; ".join(r.needs for r in self.requires), 70, placeholder=" ...")
+        needs = textwrap.shorten("; ".join(r.needs for r in self.requires), 65, placeholder=" ...")
         return f"{self.name!r}{f', needs {needs}' if needs else ''}"
 
     def _repr_rows_(self) -> dict[str, object]:

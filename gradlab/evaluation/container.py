@@ -65,6 +65,11 @@ class Container(NamedTuple):
     shape: tuple[int, int]
     strings: tuple[bytes, ...]
 
+    def _repr_line_(self) -> str:
+        height, width = self.size
+        strings = ", ".join(f"{len(string):_}" for string in self.strings)
+        return f"{width} x {height} pixels, strings of {strings} bytes, model {self.fingerprint}"
+
 
 @checked
 def pack(container: Container) -> bytes:
