@@ -36,6 +36,7 @@ from gradlab.noise import stream
 from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
 from gradlab.problems.base import Problem, check_k
 from gradlab.problems.comparison import CHUNK, ROUNDING, compare, z_score
+from gradlab.runtime.display import shown
 from gradlab.snr import moments
 from gradlab.validation import checked, known, real, whole
 
@@ -45,6 +46,7 @@ Function = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 Z = 4.5
 
 
+@shown
 class Check(NamedTuple):
     """Measured moments of an estimator and the exact gradient, in nats per unit of the parameter.
 
@@ -80,6 +82,24 @@ class Check(NamedTuple):
     def passed(self) -> bool:
         """Whether the mean is within 4.5 standard errors of the exact gradient."""
         return abs(self.z) <= Z
+
+    def _repr_line_(self) -> str:
+        verdict = "passed" if self.passed else "biased"
+        at = f"k={self.k}, by {self.wrt}, {self.draws:_} draws"
+        return f"{self.estimator!r} on {self.problem}, {at}: {verdict}, z = {self.z:.1f}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "estimator": self.estimator,
+            "problem": f"{self.problem}, k = {self.k}, by {self.wrt}",
+            "draws": f"{self.draws:_}",
+            "mean": f"{self.mean:.6g} +- {self.se:.1g}",
+            "exact": f"{self.exact:.6g}",
+            "bias": f"{self.mean - self.exact:+.3g}, z = {self.z:.1f}",
+            "variance of a draw": f"{self.variance:.6g} +- {self.variance_se:.1g}",
+            "verdict": "passed" if self.passed else "biased",
+            **({"mean of": ", ".join(self.like)} if self.like else {}),
+        }
 
     def explain(self) -> str:
         """Describe the mean, its bias, and the estimators with the same mean, in a few lines."""

@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from gradlab.codecs.entropy import Bottleneck
 from gradlab.codecs.precision import run_transform
-from gradlab.codecs.shared import check_input, fold, log_likelihood, noise_like, unfold
+from gradlab.codecs.shared import check_input, fold, log_likelihood, noise_like, rows_of, unfold
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.runtime.display import brief, shown, table
 from gradlab.validation import checked, whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+@shown
 class Latents(NamedTuple):
     """Latents of images before and after quantisation, and the information content of the quantised latents.
 
@@ -48,6 +50,9 @@ class Latents(NamedTuple):
     z_hat: Float[Tensor, "batch z_channels z_rows z_columns"] | None
     y_bits: Float[Tensor, " batch"]
     z_bits: Float[Tensor, " batch"]
+
+    def _repr_line_(self) -> str:
+        return f"y={brief(self.y)}, z={brief(self.z)}, with y_hat, z_hat and their bits"
 
 
 class Codec(CompressionModel):
@@ -92,9 +97,23 @@ class Codec(CompressionModel):
     def __init__(self, *channels: int, direct_y: bool = True) -> None:
         super().__init__(*channels)
         self.entropy_bottleneck = Bottleneck(self.entropy_bottleneck.channels)
+        self.channels = channels
         self.direct_y = direct_y
         self.hyper_input = "rounded"
         self.precision = "float32"
+
+    def extra_repr(self) -> str:
+        """Describe the codec in the first line of torch's tree of modules."""
+        return f"channels={self.channels}, direct_y={self.direct_y}, precision={self.precision!r}"
+
+    def _repr_html_(self) -> str:
+        from gradlab.codecs.zoo import CODECS
+
+        names = [name for name, kind in CODECS.items() if kind is type(self)]
+        rows = {"name": ", ".join(names)} if names else {}
+        tables = self.entropy_bottleneck._offset.numel() > 0
+        ready = "yes" if tables else "no: call finish() first"
+        return table(type(self).__name__, {**rows, **rows_of(self), "direct_y": self.direct_y, "bitstreams": ready})
 
     @classmethod
     @abstractmethod

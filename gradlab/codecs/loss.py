@@ -15,6 +15,7 @@ from gradlab.objectives import get_objective
 from gradlab.objectives.posteriors import Quantized
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms
+from gradlab.runtime.display import shown
 from gradlab.validation import check_fields, whole
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gradlab.codecs.video import PFrame
 
 
+@shown
 class LossParts(NamedTuple):
     """A loss with its rate and distortion, as scalar tensors on the device of the codec.
 
@@ -38,6 +40,7 @@ class LossParts(NamedTuple):
     mse: Float[Tensor, ""]
 
 
+@shown
 @dataclass(frozen=True)
 class Loss:
     """Training loss of a codec: minus an estimator's surrogate of an objective, in bits per pixel.
@@ -235,6 +238,7 @@ class Loss:
         get_objective(self.objective).validate(terms, self.weighting, self.scale)
 
 
+@shown
 @dataclass(frozen=True)
 class PlainLoss:
     """Training loss of a plain autoencoder: lambda times the MSE of g_s(g_a(x)), without noise, rate or rounding.

@@ -59,6 +59,17 @@ def check_input(codec: Any, x: Shaped[Tensor, "... height width"], kind: str, re
         )
 
 
+def rows_of(codec: Any) -> dict[str, object]:
+    """Describe a ``Codec`` or ``PFrame`` for a notebook, without a look at its weights."""
+    return {
+        "channels": ", ".join(f"{n} = {c}" for n, c in zip(codec.channel_names, codec.channels, strict=True)),
+        "parameters": f"{sum(p.numel() for p in codec.parameters()):_}",
+        "device": str(next(codec.parameters()).device),
+        "precision": codec.precision,
+        "mode": "training" if codec.training else "evaluation",
+    }
+
+
 def check_channels(
     name: str, channels: SupportsIndex | Iterable[SupportsIndex], expected: Sequence[str]
 ) -> tuple[int, ...]:

@@ -26,11 +26,21 @@ from torch import Tensor, nn
 
 from gradlab.codecs.entropy import Bottleneck, Conditional
 from gradlab.codecs.precision import run_transform, without_autocast
-from gradlab.codecs.shared import check_channels, check_input, fold, initialise, log_likelihood, noise_like, unfold
+from gradlab.codecs.shared import (
+    check_channels,
+    check_input,
+    fold,
+    initialise,
+    log_likelihood,
+    noise_like,
+    rows_of,
+    unfold,
+)
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.runtime.display import shown, table
 from gradlab.validation import whole
 
 if TYPE_CHECKING:
@@ -42,6 +52,7 @@ CHANNELS = (128, 192)
 PARTS = ("img", "res", "motion")
 
 
+@shown
 class Frame(NamedTuple):
     """A P-frame after quantisation, as a bitstream would represent it.
 
@@ -90,6 +101,7 @@ class PFrame(ScaleSpaceFlow):
 
     def __init__(self, n: int = CHANNELS[0], m: int = CHANNELS[1]) -> None:
         super().__init__()
+        self.channels = (n, m)
         self.precision = "float32"
         if (n, m) != CHANNELS:
             # CompressAI's constructor does not take numbers of channels, but the classes of its parts do.
@@ -104,6 +116,13 @@ class PFrame(ScaleSpaceFlow):
             hyperprior.gaussian_conditional = Conditional(None)
             for layer in (1, 2, 3):
                 setattr(hyperprior.hyper_decoder_scale, f"qrelu{layer}", _QReLU.apply)
+
+    def extra_repr(self) -> str:
+        """Describe the codec in the first line of torch's tree of modules."""
+        return f"channels={self.channels}, precision={self.precision!r}"
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, {"name": NAME, **rows_of(self)})
 
     def log_terms(
         self,

@@ -13,12 +13,14 @@ from gradlab import validation
 from gradlab.data.images import Picture, require_size
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
+from gradlab.runtime.display import counted, shown
 from gradlab.validation import checked, whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
+@shown
 class Crops:
     """Batches of random square crops.
 
@@ -70,6 +72,20 @@ class Crops:
         self._pixels = [picture.pixels.cpu() for picture in pictures]
         if self._gathers:
             self._flatten()
+
+    def _repr_line_(self) -> str:
+        pictures = counted(len(self._sizes), "picture")
+        return f"{pictures}, size={self.size}, batch={self.size_of_batch}, seed={self.seed}, {self.device}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "pictures": len(self._sizes),
+            "size": f"{self.size} pixels",
+            "batch": counted(self.size_of_batch, "crop"),
+            "seed": self.seed,
+            "flips": self.flips,
+            "device": str(self.device),
+        }
 
     def _flatten(self) -> None:
         areas = [height * width for height, width in self._sizes]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError, needs
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", 
 """Suffixes of image files; other files in a folder are ignored."""
 
 
+@shown
 class Picture(NamedTuple):
     """An image with its name and checksum.
 
@@ -44,6 +46,16 @@ class Picture(NamedTuple):
     name: str
     pixels: UInt8[Tensor, "3 height width"]
     sha256: str
+
+    def _repr_line_(self) -> str:
+        return f"{self.name!r}, {self._size()}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {"name": self.name, "width x height": self._size(), "sha256": self.sha256}
+
+    def _size(self) -> str:
+        _, height, width = self.pixels.shape
+        return f"{width} x {height}"
 
 
 @checked

@@ -11,12 +11,14 @@ from torch import Tensor
 from gradlab.data.crops import Crops
 from gradlab.data.images import Picture
 from gradlab.noise import stream
+from gradlab.runtime.display import shown
 from gradlab.validation import checked, whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
+@shown
 class VideoCrops:
     """Batches of two-frame videos, in which the second frame is a translation of the first.
 
@@ -58,6 +60,12 @@ class VideoCrops:
         )
         self._crops = Crops(pictures, self.size + self.shift, batch, self.seed, device=device)
         self.device = self._crops.device
+
+    def _repr_line_(self) -> str:
+        return f"size={self.size}, shift={self.shift}, of {self._crops!r}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {"size": f"{self.size} pixels", "shift": f"up to {self.shift} pixels", "crops": self._crops}
 
     def places(self, step: int) -> Int[Tensor, "batch 8"]:
         """Draw the places of both frames of each video of a batch.

@@ -18,6 +18,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import check_lambda, distortion, psnr
 from gradlab.runtime import distributed
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, require_columns
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.5 / 255
 
 
+@shown
 class Coded(NamedTuple):
     """One image after encoding and decoding.
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import distortion, to_8_bit
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked, known, require_columns, several, wholes
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+@shown
 class ClassicalCodec(NamedTuple):
     """Settings of a classical codec.
 
@@ -49,6 +51,9 @@ class ClassicalCodec(NamedTuple):
     chroma: str
     qualities: tuple[int, ...]
     options: Callable[[int], dict[str, Any]]
+
+    def _repr_line_(self) -> str:
+        return f"{self.format!r}, {self.chroma}, qualities {self.qualities[0]} to {self.qualities[-1]}"
 
 
 CLASSICAL_CODECS: dict[str, ClassicalCodec] = {

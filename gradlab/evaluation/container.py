@@ -43,6 +43,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import check_tables, crop, on_cpu, pad, padding
 from gradlab.evaluation.images import named_images
 from gradlab.runtime import checkpoints, files
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ CHECKSUM = struct.Struct("<I")
 MOST_STRINGS = 2
 
 
+@shown
 class Container(NamedTuple):
     """The parsed content of a stream.
 
@@ -68,6 +70,11 @@ class Container(NamedTuple):
     size: tuple[int, int]
     shape: tuple[int, int]
     strings: tuple[bytes, ...]
+
+    def _repr_line_(self) -> str:
+        height, width = self.size
+        strings = ", ".join(f"{len(string):_}" for string in self.strings)
+        return f"{width} x {height} pixels, strings of {strings} bytes, model {self.fingerprint}"
 
 
 @checked

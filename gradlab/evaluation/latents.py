@@ -17,6 +17,7 @@ from gradlab.codecs.shared import eval_mode
 from gradlab.data import Picture
 from gradlab.errors import GradlabError
 from gradlab.evaluation.images import image_floats
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.validation import checked, whole
@@ -30,6 +31,7 @@ KEPT = ("all", "|y| >= 1/2")
 """The element sets of ``residuals``: all elements, and those that do not round to 0."""
 
 
+@shown
 class LatentMoments(NamedTuple):
     """Mean and variance over images of each dimension (channel, row, column) of one latent.
 

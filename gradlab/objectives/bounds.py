@@ -41,6 +41,7 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Latent, LogTerms, Term
+from gradlab.runtime.display import shown
 from gradlab.validation import checked, known
 
 WEIGHTINGS = ("joint", "per-term")
@@ -69,6 +70,7 @@ def log_sum_of_others(log_w: Tensor) -> Tensor:
     return torch.logaddexp(before, after)
 
 
+@shown
 @dataclass(frozen=True)
 class Objective:
     """One objective, a function of the terms.
@@ -110,6 +112,9 @@ class Objective:
             return torch.logsumexp(log_w, dim=(1, 2)) - math.log(log_w[0].numel())
         value = sum((softmax(factor * t) * factor * t).sum(dim=(1, 2)) for t in _factors_of(terms).values())
         return torch.as_tensor(value).as_subclass(SurrogateLoss)
+
+    def _repr_line_(self) -> str:
+        return ", ".join([repr(self.name), self.summary] if self.summary else [repr(self.name)])
 
     def path_factors(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Factors:
         """Compute for each tap the total weight w~, ``[B, K]`` or ``[B, L]``, of the terms that its sample enters.

@@ -14,6 +14,7 @@ from gradlab import noise
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
+from gradlab.runtime.display import shown
 from gradlab.validation import checked, known, real, whole
 
 Values = Mapping[str, Tensor | float]
@@ -22,6 +23,7 @@ LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
+@shown
 @checked
 class Problem(ABC):
     """A model whose bound and gradients are known exactly at any number of samples k.
@@ -149,6 +151,9 @@ class Problem(ABC):
         """
         shape = (whole("draws", draws, 1), check_k(k), *self._coordinates)
         return noise.draw(self.posterior.base, shape, generator, dtype)
+
+    def _repr_arguments_(self) -> dict[str, Any]:
+        return {**getattr(vars(self).get("model"), "__dict__", {}), **vars(self)}
 
     @property
     def _coordinates(self) -> tuple[int, ...]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.problems.base import check_real, value_and_slope
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
 
+@shown
 @checked
 class BoxExpectation:
     """``E f(x)`` under ``x ~ U(theta - 1/2, theta + 1/2)``, with ``x = theta + noise`` and noise of U(-1/2, 1/2).

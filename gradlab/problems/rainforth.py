@@ -16,12 +16,14 @@ from gradlab.errors import GradlabError
 from gradlab.noise import normal, stream
 from gradlab.objectives.posteriors import Normal
 from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.runtime.display import shown
 from gradlab.validation import real, whole
 
 # A covariance, as in the paper, and not a standard deviation.
 Q_VARIANCE = 2 / 3
 
 
+@shown
 class RainforthModel:
     """The model, its data and its perturbed parameters, in float64.
 
@@ -51,6 +53,7 @@ class RainforthModel:
         data, dim = whole("data", data, 1, "points"), whole("dim", dim, 1)
         if real("perturbation", perturbation) < 0:
             raise GradlabError(f"perturbation is {perturbation}: give a number of at least 0")
+        self._arguments: dict[str, object] = {"data": data, "dim": dim, "perturbation": perturbation, "seed": whole("seed", seed)}
         generator = stream(seed, "rainforth")
         mu = normal((dim,), generator, torch.float64)
         self.x = mu + math.sqrt(2) * normal((data, dim), generator, torch.float64)
@@ -59,6 +62,9 @@ class RainforthModel:
         self.a = 0.5 * torch.eye(dim, dtype=torch.float64) + moved[:dim]
         self.b = best / 2 + moved[dim]
         self.mu = best + moved[dim + 1]
+
+    def _repr_arguments_(self) -> dict[str, object]:
+        return self._arguments
 
     def log_terms(self, noise: Tensor, b: Tensor, mu: Tensor) -> LogTerms:
         """Evaluate the log-weights of every data point in every draw.

@@ -29,9 +29,11 @@ from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
 from gradlab.problems.base import NO_OVERRIDES, Values, check_k, widened
+from gradlab.runtime.display import arguments, shown
 from gradlab.validation import whole
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class SharedBox(Box):
     """The box of y where samples of y and z are shared: no sample can be moved to a wall alone."""
@@ -202,6 +204,20 @@ class TwoLevel(TwoLevelOracle):
             scale=2 * torch.cat([ends, ends]),
             moves=torch.cat([phi.expand(shape), center], dim=2),
         )
+
+    def __repr__(self) -> str:
+        """Show also what ``under`` chose."""
+        objective, l = vars(self).get("objective", "iwae"), vars(self).get("l", 1)
+        chosen = "" if objective == "iwae" else f".under({objective!r}{f', l={l}' if l > 1 else ''})"
+        return f"{super().__repr__()}{chosen}"
+
+    def _repr_arguments_(self) -> dict[str, Any]:
+        model = self.model
+        parts = {"encode": (model.a, model.b), "decode": (model.c, model.d, model.y_std)}
+        return {**vars(model), **parts}
+
+    def _repr_rows_(self) -> dict[str, Any]:
+        return {**arguments(self), "samples for": self.objective, "l": self.l}
 
     def _changed(self, **attributes: Any) -> TwoLevel:
         changed = copy.copy(self)

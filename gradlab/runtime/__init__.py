@@ -20,6 +20,7 @@
 ``distributed``  the processes that share one run: broadcast, barrier, averaged gradients
 ``heartbeat``    state of runs in ``state.json``: writing, reading, following other processes
 ``progress``     progress bars with the time left
+``display``      the line and the table that a session or a notebook shows of an object
 ``determinism``  bitwise reproducible results of torch
 ``cuda_graph``   captures a function as a CUDA graph and replays it
 ===============  ==============================================================================

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from gradlab.errors import GradlabError, NonFinite
 from gradlab.noise import stream
 from gradlab.runtime import files
+from gradlab.runtime.display import counted, shown
 from gradlab.snr.recorder import GradientRecorder, Group
 from gradlab.validation import checked, several, whole
 
@@ -87,6 +88,7 @@ def undisturbed(model: nn.Module, seed: int = 0, generators: Iterable[torch.Gene
                 holder[name] = buffer  # it may have been replaced rather than written to
 
 
+@shown
 class SNRMonitor:
     """Records the gradient SNR of each group every ``every`` iterations, to a CSV and to TensorBoard.
 
@@ -193,6 +195,24 @@ class SNRMonitor:
             loss: ``(module, batch) -> scalar``, the training loss, without logging.
         """
         return _callback(self, loss)
+
+    def _repr_line_(self) -> str:
+        points = counted(len({row["iteration"] for row in self._rows}), "point")
+        return f"every={self.every}, draws={self.draws}, {points}, cost {self.cost:.1%}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "model": type(self.model).__name__,
+            "every": counted(self.every, "iteration"),
+            "draws of a point": self.draws,
+            "iteration": self.iteration,
+            "points": len({row["iteration"] for row in self._rows}),
+            "cost": f"{self.cost:.1%} of the time",
+            "csv": "none" if self._csv is None else str(self._csv),
+            "tensorboard": "none" if self._board is None else type(self._board).__name__,
+            "seed": self.seed,
+            "recorder": self._recorder,
+        }
 
     def _begin(self, iteration: int) -> None:
         """Drop the rows of an earlier run from this first iteration on."""

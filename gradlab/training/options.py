@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from gradlab import validation
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
 from gradlab.validation import check_fields, known, whole
 
 STEPS = ("auto", "eager", "graph")
 
 
+@shown
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options that control how a training run is executed.

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from gradlab.codecs import Codec
 from gradlab.errors import GradlabError
-from gradlab.runtime import checkpoints, files, provenance
+from gradlab.runtime import checkpoints, files, heartbeat, provenance
+from gradlab.runtime.display import shown
 from gradlab.training.settings import TrainSettings, build
 from gradlab.validation import checked
 
@@ -31,6 +32,7 @@ class TrainingRecord(NamedTuple):
     device: str
 
 
+@shown
 @dataclass(frozen=True)
 class Run:
     """A training run on disk.
@@ -68,6 +70,32 @@ class Run:
     def done(self) -> bool:
         """Whether training has finished."""
         return (self.folder / FINAL).exists()
+
+    def _progress(self) -> str:
+        """Describe how far the run is, from what its folder says of it."""
+        total = self.settings.steps
+        if self.done:
+            return f"{total:_} of {total:_} iterations"
+        state = heartbeat.read(self.folder)
+        if state is None:
+            return f"unfinished, {total:_} iterations" if self.folder.exists() else f"not begun, {total:_} iterations"
+        return f"{state.done:_} of {total:_} iterations, {state.current}"
+
+    def _repr_line_(self) -> str:
+        return f"{self.folder.name!r}, {self._progress()}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        settings = self.settings
+        codec = f"{settings.codec}, channels {settings.channels}" + ("" if settings.direct_y else ", without direct-y")
+        return {
+            "folder": str(self.folder),
+            "progress": self._progress(),
+            "codec": codec,
+            "lam": settings.lam,
+            "loss": settings.loss,
+            "seed": settings.seed,
+            "settings": provenance.settings_hash(settings),
+        }
 
     def record(self) -> TrainingRecord:
         """Return how the run was trained; reads and verifies the final weights.

@@ -14,12 +14,14 @@ from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
 from gradlab.codecs.shared import check_channels
 from gradlab.data import Crops, Picture, VideoCrops, fingerprint
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import shown
 from gradlab.validation import check_fields, checked, known, whole, wholes
 
 WARM_UP = 300
 """Default length of the linear warm-up, in iterations, if the learning rate is scaled by the number of samples."""
 
 
+@shown
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Settings that determine the results of a training run.

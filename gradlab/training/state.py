@@ -13,6 +13,7 @@ from torch import Tensor
 from gradlab.codecs import Codec, PFrame, precision
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, provenance
+from gradlab.runtime.display import counted, shown
 from gradlab.training import settings as settings_
 from gradlab.training.settings import TrainSettings, trainable
 
@@ -20,6 +21,7 @@ RESTART = 1000
 """Iterations over which the learning rate rises linearly after a warm restart."""
 
 
+@shown
 @dataclass
 class TrainState:
     """State that training changes.
@@ -105,6 +107,20 @@ class TrainState:
         adam = torch.optim.Adam(list(weights.values()), lr=rate, betas=settings.betas, fused=True, capturable=cuda)
         adam._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # eager steps are intended
         return cls(settings, codec, weights, adam)
+
+    def _repr_line_(self) -> str:
+        return f"{self.settings.codec!r}, {self.iteration:_} of {self.settings.steps:_} iterations, {self.device}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "iteration": f"{self.iteration:_} of {self.settings.steps:_}",
+            "device": str(self.device),
+            "weights": f"{counted(len(self.weights), 'tensor')}, "
+            + counted(sum(weight.numel() for weight in self.weights.values()), "scalar"),
+            "log": counted(len(self.log), "row"),
+            "warm restarts": ", ".join(map(str, self.restarts)) or "none",
+            "settings": self.settings,
+        }
 
     @property
     def device(self) -> torch.device:

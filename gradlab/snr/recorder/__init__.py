@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import counted, shown
 from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
@@ -36,6 +37,7 @@ __all__ = ["GradientRecorder", "Group"]
 LEVELS = ("group", "module", "parameter")
 
 
+@shown
 class GradientRecorder:
     """Turns repeated noise draws into gradient SNR per group, module and parameter.
 
@@ -86,6 +88,22 @@ class GradientRecorder:
     def parameters(self) -> tuple[Tensor, ...]:
         """Distinct recorded tensors."""
         return self._members.parameters
+
+    def _repr_line_(self) -> str:
+        sizes = self._members.sizes()
+        scalars = counted(sum(p.numel() for p in self.parameters), "scalar")
+        held = f"{counted(len(sizes), 'group')}, {counted(len(self.parameters), 'tensor')}, {scalars}"
+        return f"{held}, {counted(self.draws, 'draw')}, {'closed' if self._stash is None else 'open'}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "draws": f"{self.draws:_}",
+            "context": "closed" if self._stash is None else "open",
+            "standard errors": self._stream.standard_errors,
+            "devices": ", ".join(sorted({str(p.device) for p in self.parameters})),
+            "excluded": counted(len(self._members.excluded), "tensor"),
+            "groups": self._members.sizes(),
+        }
 
     def __enter__(self) -> GradientRecorder:
         """Hook the parameters and set their ``.grad`` aside."""
