@@ -50,10 +50,10 @@ class RainforthModel:
         perturbation: float = 0.01,
         seed: SupportsIndex = 0,
     ) -> None:
-        data, dim = whole("data", data, 1, "points"), whole("dim", dim, 1)
+        data, dim, seed = whole("data", data, 1, "points"), whole("dim", dim, 1), whole("seed", seed)
         if real("perturbation", perturbation) < 0:
             raise GradlabError(f"perturbation is {perturbation}: give a number of at least 0")
-        self._arguments: dict[str, object] = {"data": data, "dim": dim, "perturbation": perturbation, "seed": whole("seed", seed)}
+        self._arguments: dict[str, object] = {"data": data, "dim": dim, "perturbation": perturbation, "seed": seed}
         generator = stream(seed, "rainforth")
         mu = normal((dim,), generator, torch.float64)
         self.x = mu + math.sqrt(2) * normal((data, dim), generator, torch.float64)
