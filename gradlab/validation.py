@@ -34,7 +34,8 @@ PLAIN = {int: "a whole number", SupportsIndex: "a whole number", float: "a numbe
          bytes: "bytes", type(None): "None", None: "None"}  # fmt: skip
 UNIONS = (typing.Union, types.UnionType)
 SEQUENCES, MAPPINGS = (list, tuple, Sequence, Iterable), (dict, Mapping)
-DTYPES = {"Shaped": "a", "Float": "a float", "Int": "an integer", "UInt8": "a uint8", "Bool": "a bool"}
+DTYPES = {"Shaped": "a", "Num": "a", "Float": "a float", "Float32": "a float32", "Float64": "a float64",
+          "Int": "an integer", "Integer": "an integer", "UInt8": "a uint8", "Bool": "a bool"}  # fmt: skip
 """Names of jaxtyping in annotations -> their words."""
 
 
@@ -103,7 +104,7 @@ def several(name: str, value: Any, single: type | tuple[type, ...], expected: st
         return [value]
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         raise ArgumentError(name, value, expected)
-    items = list(value)
+    items = [str(item) if isinstance(item, str) else item for item in value]  # numpy's texts too
     if not items and not empty:
         raise GradlabError(f"{name} is empty: give at least one")
     return items
@@ -117,7 +118,7 @@ def known(kind: str, name: str, names: Iterable[str]) -> str:
     """
     if not isinstance(name, str) or name not in names:
         raise unknown(kind, name, names)
-    return name
+    return str(name)
 
 
 def is_whole(value: object) -> bool:
@@ -240,8 +241,9 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def boundary(*args: Any, **options: Any) -> Any:
         nonlocal hints, names, axes
         if hints is None:  # at the first call, since an annotation may name what is defined below the function
-            names, hints = _hints_of_parameters(function)
-            axes = _axes if any(_has_axes(hint.written) for hint in hints.values()) else nullcontext
+            names, found = _hints_of_parameters(function)
+            axes = _axes if any(_has_axes(hint.written) for hint in found.values()) else nullcontext
+            hints = found  # last, for other threads
         with axes():
             _compare(hints, zip(names, args), function.__name__)  # noqa: B905  (of other lengths where some are left out)
             _compare(hints, options.items(), function.__name__)

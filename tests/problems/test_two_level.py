@@ -486,7 +486,7 @@ def test_bad_questions():
         problem.under("ms-nic-dms", 2).log_terms(torch.zeros(5, 2, dtype=torch.float64))
     with pytest.raises(GradlabError, match="'fi': did you mean 'phi'"):
         problem.log_terms(problem.draw_noise(2, 2), {"fi": torch.zeros(2)})
-    with pytest.raises(GradlabError, match="empty: every size must be at least 1"):
+    with pytest.raises(GradlabError, match="k is 0: give a whole number of samples, at least 1"):
         problem.draw_noise(3, 0)
     narrow = make(values=VALUES | {"likelihood_std": 1e-5})
     with pytest.raises(GradlabError, match=r"log w varies by more .*: widen y_std, likelihood_std or prior_std"):

@@ -257,7 +257,7 @@ def test_bad_losses(change, match):
     ({"step": "graph"}, "step 'graph' needs CUDA, but the device is 'cpu'"),
     ({"step": "grpah"}, "unknown step 'grpah'.*did you mean 'graph'"),
     ({"log_every": 0}, "log_every is 0"),
-    ({"snr_every": -1}, "snr_every -1"),
+    ({"snr_every": -1}, "snr_every is -1: give a whole number of at least 0"),
     ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
     ({"explosion": 0.5}, "explosion is 0.5: give a factor above 1"),
 ])  # fmt: skip
