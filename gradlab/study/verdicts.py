@@ -83,6 +83,7 @@ class Verdict(NamedTuple):
             seeds: training runs that the values are means of.
 
         Example:
+            >>> from gradlab.study.verdicts import Pair, Verdict
             >>> cost = Pair({900: 0.99, 1800: 0.97}, {900: 1.0, 1800: 1.0}, paper=(0.98, 1.0))
             >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost").evidence
             'cost: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
