@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_MESSAGE = 300
 ANNOTATION_MODULES = {"pd": "pandas", "pandas": "pandas", "np": "numpy", "numpy": "numpy"}
 """Names that modules import for type checkers only -> the module."""
+SHAPED = ("Float", "Int", "Bool", "Shaped")
 
 
 def checked(function: F, *, own_error: bool = False) -> F:
@@ -197,7 +198,16 @@ class _Names(dict[str, Any]):
             return getattr(builtins, name)
         if name in ANNOTATION_MODULES:
             return importlib.import_module(ANNOTATION_MODULES[name])
+        if name in SHAPED:
+            return _Shaped
         return importlib.import_module("pandas").DataFrame if name == "DataFrame" else _Unknown
+
+
+class _Shaped:
+    """A shaped tensor of jaxtyping: only the type of the array is checked."""
+
+    def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+        return item[0]
 
 
 class _UnknownType(type):

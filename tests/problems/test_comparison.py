@@ -257,10 +257,10 @@ def test_a_broken_requirement_is_refused_with_the_way_out(kind, estimator, k, ne
     ({"objective": "iwea"}, "did you mean 'iwae'"),
     ({"wrt": "slop"}, "did you mean 'slope'"),
     ({"noise": "sobl"}, "unknown noise coupling"),
-    ({"noise": "sobol"}, "draws is 10: sobol noise couples 32 at a time, give a multiple of 32, at least 64"),
+    ({"noise": "sobol"}, "draws is 10, but sobol noise couples groups of 32 draws: give a multiple of 32, at least 64"),
     ({"noise": "antithetic", "draws": 3}, "multiple of 2, at least 4"),
     ({"noise": "sobol", "draws": 64, "k": 21202}, "Sobol sequence has 21201 coordinates, but one draw takes 21202"),
-    ({"problem": 3}, "not a int"),
+    ({"problem": 3}, "problem is of type int: give a problem"),
 ])  # fmt: skip
 def test_bad_input(kwargs, match):
     with pytest.raises(GradlabError, match=match):

@@ -257,7 +257,9 @@ def test_wake_gradient():
         assert NORMAL.exact_moments("rws", 1_000_000, wrt)[0] == pytest.approx(p @ score, abs=1e-5)
     with pytest.raises(NotExact, match="is -inf for a box, which does not cover the true posterior"):
         BOX.exact_wake_gradient()
-    with pytest.raises(GradlabError, match="wake-phi is of the posterior, and 'slope' is of the model"):
+    with pytest.raises(
+        GradlabError, match="wrt is 'slope', a parameter of the model, but wake-phi trains the posterior"
+    ):
         NORMAL.exact_wake_gradient("slope")
 
 
