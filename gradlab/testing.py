@@ -292,7 +292,7 @@ def _transform(problem: Problem) -> tuple[float, float]:
     if isinstance(problem, NormalGaussian) and problem.dim == 1:
         return problem.mean, problem.std
     raise GradlabError(
-        f"problem is of type {type(problem).__name__} with dim = {getattr(problem, 'dim', '?')}, but a function needs a "
+        f"problem is of type {type(problem).__name__} with dim = {getattr(problem, 'dim', '?')}, but a function needs "
         "BoxProblem, BoxGaussian or NormalGaussian with dim = 1: use one of them, or write an Estimator"
     )
 

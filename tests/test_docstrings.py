@@ -76,12 +76,6 @@ MISSING_EXAMPLES: set[str] = {
     "data.videos.VideoCrops.places",
     # errors
     "errors.GradlabError",
-    # estimators
-    "estimators._base.Estimator",
-    "estimators._base.Estimator.undefined",
-    "estimators._base.Estimator.unmet",
-    "estimators._base.Requirement",
-    "estimators.get_estimator",
     # evaluation
     "evaluation.bd.bd",
     "evaluation.bd.bd_quality",
@@ -122,31 +116,6 @@ MISSING_EXAMPLES: set[str] = {
     "evaluation.metrics.to_8_bit",
     "evaluation.published.is_kodak",
     "evaluation.published.published_results",
-    # objectives
-    "objectives.bounds.Objective",
-    "objectives.bounds.Objective.path_factors",
-    "objectives.bounds.Objective.validate",
-    "objectives.bounds.SurrogateLoss",
-    "objectives.bounds.get_objective",
-    "objectives.bounds.kl_annealing",
-    "objectives.bounds.soft_free_bits",
-    "objectives.proxies._base.Proxy",
-    "objectives.proxies._base.Proxy.at",
-    "objectives.proxies._base.Proxy.decode",
-    "objectives.proxies.get_proxy",
-    "objectives.terms.LogTerms",
-    "objectives.terms.LogTerms.annealed",
-    "objectives.terms.LogTerms.log_w",
-    "objectives.terms.LogTerms.score_terms",
-    "objectives.terms.LogTerms.without_scores",
-    # problems
-    "problems.dimension.dimension_map",
-    "problems.expectation.BoxExpectation.exact_value",
-    "problems.expectation.BoxExpectation.pathwise",
-    "problems.expectation.BoxExpectation.score",
-    "problems.rounded.RoundedGaussian",
-    "problems.rounded.RoundedGaussian.exact_gap",
-    "problems.rounded.RoundedGaussian.rounded",
     # study
     "study.paper.claims",
     "study.paper.printed",
@@ -207,10 +176,6 @@ INCOMPLETE: set[str] = {
     "data.videos.VideoCrops.batch",
     "data.videos.VideoCrops.cut",
     "data.videos.VideoCrops.places",
-    # estimators
-    "estimators._base.Estimator.undefined",
-    "estimators._base.Estimator.unmet",
-    "estimators.get_estimator",
     # evaluation
     "evaluation.bd.bd_quality",
     "evaluation.bd.bd_rate",
@@ -235,20 +200,6 @@ INCOMPLETE: set[str] = {
     "evaluation.metrics.psnr",
     "evaluation.metrics.to_8_bit",
     "evaluation.published.is_kodak",
-    # objectives
-    "objectives.bounds.Objective.path_factors",
-    "objectives.bounds.Objective.validate",
-    "objectives.bounds.get_objective",
-    "objectives.proxies._base.Proxy.at",
-    "objectives.proxies._base.Proxy.decode",
-    "objectives.proxies._base.Proxy.sample",
-    "objectives.proxies.get_proxy",
-    "objectives.terms.LogTerms.annealed",
-    "objectives.terms.LogTerms.log_w",
-    # problems
-    "problems.expectation.BoxExpectation.pathwise",
-    "problems.expectation.BoxExpectation.score",
-    "problems.rounded.RoundedGaussian.exact_gap",
     # study
     "study.paper.printed",
     "study.paper.table",

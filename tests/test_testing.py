@@ -158,7 +158,7 @@ def test_bad_options():
             with pytest.raises(GradlabError, match=match):
                 check(mine, BOX, **bad)
     for z in (0, -1, math.nan):
-        with pytest.raises(GradlabError, match="z is .*: give a positive number"):
+        with pytest.raises(GradlabError, match=r"z is .*: give a positive number"):
             assert_unbiased(pathwise, BOX, z=z)
     with pytest.raises(GradlabError, match="did you mean 'pathwise'"):
         assert_moments(pathwise, BOX, like="pathwize")

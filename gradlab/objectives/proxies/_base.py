@@ -1,4 +1,4 @@
-"""The interface of proxies of rounding."""
+"""Define the interface of proxies of rounding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,27 @@ from gradlab.errors import GradlabError
 
 
 class Proxy(ABC):
-    """How a latent is drawn from its mean, what the decoder reads, and which derivative autograd takes.
+    """A differentiable replacement of rounding.
+
+    A proxy defines how a latent is drawn from its mean, what the decoder reads, and which derivative autograd computes.
 
     Attributes:
         name: its key in ``PROXIES``.
         forward_moves: whether the distribution of the latent moves with the mean (almost everywhere), so that the
             training objective has a derivative.
-        path_is_true: whether autograd's derivative is, in expectation, that of the training objective.
+        path_is_true: whether autograd's derivative equals, in expectation, the derivative of the training objective.
         box: whether the latent is distributed as ``mean + U(-1/2, 1/2)``, jointly with autograd's derivative, so that
             all results for the unit box hold.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> proxy = gl.PROXIES["straight-through"]
+        >>> latent = proxy.sample(torch.tensor([0.2, 1.7]), torch.zeros(2))
+        >>> proxy.decode(latent).tolist()
+        [0.0, 2.0]
+        >>> proxy.path_is_true
+        False
     """
 
     name: ClassVar[str]
@@ -29,16 +41,42 @@ class Proxy(ABC):
 
     @abstractmethod
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        """Draw the latent that the prior scores from base noise of U(-1/2, 1/2); shapes broadcast."""
+        """Draw the latent that the prior evaluates.
+
+        Args:
+            mean: the values to round.
+            noise: base noise from U(-1/2, 1/2); its shape broadcasts with ``mean``.
+
+        Returns:
+            The latent, in the broadcast shape.
+        """
 
     def at(self, value: float) -> Proxy:
         """Return the same proxy with another parameter.
 
+        Args:
+            value: the parameter.
+
+        Returns:
+            The proxy with that parameter.
+
         Raises:
-            GradlabError: the proxy has no parameter, or the value is out of its range.
+            GradlabError: if the proxy has no parameter, or the value is out of range.
+
+        Example:
+            >>> import gradlab as gl
+            >>> gl.PROXIES["soft-rounding"].at(8.0).alpha
+            8.0
         """
-        raise GradlabError(f"proxy {self.name!r} takes no parameter, but {value:g} is given: leave it out")
+        raise GradlabError(f"the parameter is {value:g}, but proxy {self.name!r} takes no parameter: leave it out")
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Return what the decoder reads: by default the latent itself."""
+        """Return what the decoder reads, by default the latent itself.
+
+        Args:
+            latent: the latent from ``sample``.
+
+        Returns:
+            The input of the decoder, in the shape of ``latent``.
+        """
         return latent
