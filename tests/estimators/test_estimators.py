@@ -232,7 +232,7 @@ def test_score_is_zero_on_the_box():
 def test_terms_serve_one_estimator():
     terms, _ = model(torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64), False)
     ESTIMATORS["dreg"](terms, "ms-nic-mix")
-    with pytest.raises(GradlabError, match="another estimator has rescaled .* compute new terms"):
+    with pytest.raises(GradlabError, match=r"another estimator has rescaled .* compute new terms"):
         ESTIMATORS["pathwise"](terms, "ms-nic-mix")
 
 

@@ -186,7 +186,9 @@ def test_vimco_refuses_one_sample_by_name():
 
 def test_vimco_refuses_a_shared_sample():
     terms, _ = model(torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64), False)
-    with pytest.raises(GradlabError, match="a z is shared between the samples of y, but vimco changes one sample at a time"):
+    with pytest.raises(
+        GradlabError, match="a z is shared between the samples of y, but vimco changes one sample at a time"
+    ):
         ESTIMATORS["vimco"](terms, "ms-nic-mix")
 
 
@@ -198,7 +200,9 @@ def test_the_learning_signal_needs_a_bound(name):
 
 @pytest.mark.parametrize("objective", ["elbo", "jvi"])
 def test_rws_needs_weights(objective):
-    with pytest.raises(GradlabError, match=f"objective '{objective}' does not weight the samples by w~, which rws needs"):
+    with pytest.raises(
+        GradlabError, match=f"objective '{objective}' does not weight the samples by w~, which rws needs"
+    ):
         ESTIMATORS["rws"](normal().log_terms(draws(2)), objective)
 
 

@@ -259,7 +259,7 @@ def test_a_broken_requirement_is_refused_with_the_way_out(kind, estimator, k, ne
     ({"noise": "sobl"}, "unknown noise coupling"),
     ({"noise": "sobol"}, "draws is 10, but sobol noise couples groups of 32 draws: give a multiple of 32, at least 64"),
     ({"noise": "antithetic", "draws": 3}, "multiple of 2, at least 4"),
-    ({"noise": "sobol", "draws": 64, "k": 21202}, "Sobol sequence has 21201 coordinates, but one draw takes 21202"),
+    ({"noise": "sobol", "draws": 64, "k": 21202}, "one draw takes 21202 coordinates, but the Sobol sequence has 21201"),
     ({"problem": 3}, "problem is of type int: give a problem"),
 ])  # fmt: skip
 def test_bad_input(kwargs, match):

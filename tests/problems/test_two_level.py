@@ -472,7 +472,7 @@ def test_bad_questions():
                 ask(2, 1, objective)
     with pytest.raises(GradlabError, match="each z is drawn from its y: use iwae-2level"):
         paired.under("ms-nic-mix")
-    with pytest.raises(NotExact, match="exact where k or l is at most 3, but k = 4 and l = 5"):
+    with pytest.raises(NotExact, match="k is 4 and l is 5, but ms-nic-dms is exact only if one is at most 3"):
         problem.exact_bound(4, 5, "ms-nic-dms")
     with pytest.raises(GradlabError, match="cannot be sampled: use ms-nic-dms"):
         problem.under(NESTED)
@@ -486,7 +486,7 @@ def test_bad_questions():
         problem.under("ms-nic-dms", 2).log_terms(torch.zeros(5, 2, dtype=torch.float64))
     with pytest.raises(GradlabError, match="'fi': did you mean 'phi'"):
         problem.log_terms(problem.draw_noise(2, 2), {"fi": torch.zeros(2)})
-    with pytest.raises(GradlabError, match="empty: every size must be at least 1"):
+    with pytest.raises(GradlabError, match="empty: give sizes of at least 1"):
         problem.draw_noise(3, 0)
     narrow = make(values=VALUES | {"likelihood_std": 1e-5})
     with pytest.raises(GradlabError, match=r"log w varies by more .*: widen y_std, likelihood_std or prior_std"):

@@ -334,12 +334,12 @@ def test_groups_that_cannot_be_recorded():
         ({"x": []}, "group 'x' has no trainable parameter"),
         ({"x": nn.Linear(2, 2).requires_grad_(False)}, "leave the group out, or unfreeze"),
         (nn.ReLU(), "the model ReLU has no trainable parameter"),
-        ({}, "there are no groups"),
+        ({}, "groups is empty"),
         ({"x": 3}, "group 'x' is a int"),
         ({"x": "abc"}, "group 'x' is a str"),
         ({"x": [net]}, "holds a Sequential where a parameter"),
         ({3: net}, "name groups by strings"),
-        ([net], "got a list"),
+        ([net], "groups is a list"),
         ({"x": [net[0].weight * 2]}, "is not a leaf"),
         ({"x": [torch.ones(2, dtype=torch.complex64, requires_grad=True)]}, "complex or empty"),
     ]
@@ -817,8 +817,8 @@ def test_gradients_that_cannot_be_added():
     recorder.add(good)
     before = recorder.state_dict()
     cases = [
-        (dict(enumerate(good)), "gradients are a dict: give a list"),
-        (good[0], "gradients are a Tensor: give a list"),
+        (dict(enumerate(good)), "gradients is a dict: give a list"),
+        (good[0], "gradients is a Tensor: give a list"),
         (good[:-1], "3 gradients for 4 parameters"),
         ([*good, None], "None for a gradient of 0"),
         ([good[0].t(), *good[1:]], r"'0.weight' of group 'net' has shape \[5, 7\], the parameter \[7, 5\]: .* order"),
