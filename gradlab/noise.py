@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from gradlab.errors import GradlabError, unknown
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Rows(torch.Generator):
@@ -108,7 +111,7 @@ def draw(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Draw base noise by the name that a posterior declares.
 
     Args:
@@ -152,7 +155,7 @@ def uniform(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Draw noise of the unit box, U(-1/2, 1/2).
 
     Args:
@@ -180,7 +183,7 @@ def normal(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Draw standard normal noise, N(0, 1).
 
     Args:
@@ -313,7 +316,7 @@ def coupled(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Draw base noise whose draws (first axis) are coupled within consecutive groups of ``GROUPS[coupling]``.
 
     Each draw has exactly the distribution of :func:`draw`, with independent coordinates. Expectations over one draw,

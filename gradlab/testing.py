@@ -90,7 +90,7 @@ class Check(NamedTuple):
         ]
         if self.like:
             names = " and ".join(part for part in (", ".join(self.like[:-1]), self.like[-1]) if part)
-            lines.append(f"  within error that is the mean of {names}: see gradlab.estimators")
+            lines.append(f"  this matches the mean of {names}: see gradlab.estimators")
         return "\n".join(lines)
 
 
@@ -200,7 +200,7 @@ def assert_unbiased(
     result = check(estimator, problem, k, draws, seed, objective=objective, wrt=wrt)
     if not abs(result.z) <= z:
         raise AssertionError(
-            f"{result.estimator} is biased on {result.problem} at k = {k}, by {wrt}:\n"
+            f"{result.estimator} is biased on {result.problem} at k = {k} for {wrt}:\n"
             f"{result.explain()} (allowed {z:g})"
         )
     return result
@@ -265,7 +265,7 @@ def assert_moments(
     z_variance = z_score(result.variance - variance, result.variance_se, mean**2)
     if not (abs(z_mean) <= z and abs(z_variance) <= z):
         raise AssertionError(
-            f"{result.estimator} has the wrong moments on {result.problem} at k = {k}, by {wrt} (allowed |z| {z:g}):\n"
+            f"{result.estimator} has the wrong moments on {result.problem} at k = {k} for {wrt} (allowed |z| {z:g}):\n"
             f"  mean       {result.mean:.6g} +- {result.se:.1g}, exact {mean:.6g} (z = {z_mean:.1f})\n"
             f"  variance   {result.variance:.6g} +- {result.variance_se:.1g}, exact {variance:.6g} "
             f"(z = {z_variance:.1f})"

@@ -202,7 +202,9 @@ def check_joint(weighting: str, name: str) -> None:
         )
 
 
-def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str) -> Tensor:
+def exchangeable(
+    terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str
+) -> Float[Tensor, "batch k"]:
     """Return the detached log-weights of samples that can be replaced one at a time.
 
     Args:
@@ -231,7 +233,9 @@ def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: s
     return unit_factor(terms, scale) * terms.log_w().detach()[:, :, 0]
 
 
-def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:
+def value_with(
+    objective: Objective, log_w: Float[Tensor, "batch k"], moved: Float[Tensor, "batch k m"]
+) -> Float[Tensor, "batch k m"]:
     """Compute the objective with the log-weight of sample i replaced by ``moved``, for each i.
 
     Args:
@@ -266,13 +270,13 @@ def walls_of(terms: LogTerms, name: str) -> Walls:
     return terms.walls
 
 
-def along(coefficients: Tensor, walls: Walls) -> Tensor:
+def along(coefficients: Float[Tensor, "batch k m"], walls: Walls) -> Float[Tensor, " batch"]:
     """Build a zero ``[B]`` whose gradient for each point's parameter is its coefficient ``[B, K, M]`` times scale."""
     if walls.moves is None:
         return coefficients.new_zeros(coefficients.shape[0])
     return (coefficients.detach() * walls.scale * (walls.moves - walls.moves.detach())).sum(dim=(1, 2))
 
 
-def sample_scores(terms: LogTerms) -> Tensor:
+def sample_scores(terms: LogTerms) -> Float[Tensor, "batch k"]:
     """Build a zero ``[B, K]`` with the gradient of log q of each fixed sample (terms as in ``exchangeable``)."""
     return sum(((s - s.detach())[:, :, 0] for s in terms.scores), start=terms.log_lik.new_zeros(terms.shape[:2]))

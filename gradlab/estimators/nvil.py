@@ -18,7 +18,7 @@ a pilot run on other noise, the limit of a running mean at fixed parameters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from gradlab.estimators._base import FIXED_SUPPORT, Estimator
 from gradlab.estimators.score import score_surrogate
 from gradlab.objectives.bounds import Objective, get_objective
 from gradlab.objectives.terms import LogTerms
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class RunningMean(NamedTuple):
@@ -47,12 +50,12 @@ class RunningMean(NamedTuple):
     value: float = 0.0
     decay: float = 0.9
 
-    def update(self, bound: Tensor) -> RunningMean:
+    def update(self, bound: Float[Tensor, " batch"]) -> RunningMean:
         """Return the state after the values ``[B]`` of the objective in one step, for use from the next step on."""
         return RunningMean(self.decay * self.value + (1 - self.decay) * float(bound.detach().mean()), self.decay)
 
 
-def nvil(baseline: Tensor | float = 0.0) -> Estimator:
+def nvil(baseline: Float[Tensor, " batch"] | Float[Tensor, ""] | float = 0.0) -> Estimator:
     """Return the NVIL estimator with a given baseline.
 
     Args:
@@ -78,7 +81,9 @@ def nvil(baseline: Tensor | float = 0.0) -> Estimator:
     return Estimator("nvil", surrogate, (FIXED_SUPPORT,), fit=_fit, on_box=lambda draws: draws.zero)
 
 
-def baseline_loss(terms: LogTerms, prediction: Tensor, objective: str | Objective = "iwae") -> Tensor:
+def baseline_loss(
+    terms: LogTerms, prediction: Float[Tensor, " batch"], objective: str | Objective = "iwae"
+) -> Float[Tensor, " batch"]:
     """Compute the training loss of a learned baseline, ``(L^ - prediction)^2`` (Mnih & Gregor 2014, eq. 8).
 
     Args:

@@ -13,6 +13,7 @@ Biased when: the support moves. On the unit box the score is zero, so the estima
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,10 +22,13 @@ from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, resc
 from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 def score_surrogate(
     terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str, baseline: Tensor | float = 0.0
-) -> Tensor:
+) -> Float[Tensor, " batch"]:
     """Build the surrogate of the score-function estimator, with a baseline subtracted from the learning signal.
 
     Args:

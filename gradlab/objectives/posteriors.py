@@ -119,7 +119,7 @@ class Box:
                 The scale D / C accounts for the coordinates left out. All coordinates by default.
 
         Returns:
-            ``M = 2 C`` points: the upper walls of the chosen coordinates, followed by the lower ones.
+            ``M = 2 C`` points, the upper walls of the chosen coordinates, followed by the lower ones.
 
         Example:
             >>> import torch

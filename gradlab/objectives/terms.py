@@ -54,7 +54,7 @@ class Walls(NamedTuple):
             False for a fixed support.
     """
 
-    log_w: Tensor
+    log_w: Float[Tensor, "batch k m"]
     scale: Tensor
     moves: Tensor | None = None
     boundary: bool = True
@@ -71,7 +71,7 @@ class PriorPath(NamedTuple):
     """
 
     value: Tensor
-    log_p: Tensor
+    log_p: Float[Tensor, "batch k one"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +111,10 @@ class LogTerms:
         [-1.5, -3.5]
     """
 
-    log_lik: Tensor
-    log_py: Tensor | float = 0.0
-    log_pz: Tensor | float = 0.0
-    log_q: Tensor | float = 0.0
+    log_lik: Float[Tensor, "#batch #k #l"]
+    log_py: Float[Tensor, "#batch #k #l"] | Float[Tensor, ""] | float = 0.0
+    log_pz: Float[Tensor, "#batch #k #l"] | Float[Tensor, ""] | float = 0.0
+    log_q: Float[Tensor, "#batch #k #l"] | Float[Tensor, ""] | float = 0.0
     pixels: int = 1
     samples: tuple[Tensor | None, Tensor | None] = (None, None)
     scores: tuple[Tensor, ...] = ()

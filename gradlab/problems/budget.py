@@ -68,9 +68,10 @@ def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.Data
         budget: number of evaluations of log w.
 
     Returns:
-        The table with three more columns, in squared units of the gradient: ``evaluations`` (of log w in one draw);
-        ``mse`` = bias^2 + variance x evaluations / budget as measured (bias^2 is the square of the measured bias minus
-        its squared standard error, at least 0); and ``exact_mse`` from the exact mean and variance (NaN if not known).
+        The table with three more columns. ``evaluations`` counts the evaluations of log w in one draw. ``mse`` is the
+        measured bias^2 + variance x evaluations / budget, in squared units of the gradient, where bias^2 is the square
+        of the measured bias minus its squared standard error, at least 0. ``exact_mse`` is the same from the exact mean
+        and variance, NaN if they are not known.
 
     Raises:
         GradlabError: if the budget does not pay for one draw of each row.

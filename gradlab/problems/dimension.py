@@ -46,7 +46,7 @@ def dimension_map(
         temperature: temperatures of the weights; 1 is IWAE in nats.
 
     Returns:
-        One row per temperature, dim and k, in nats and nats per unit of phi:
+        One row per temperature, dim and k, in nats and nats per unit of phi, with the columns
 
         - ``dim``, ``k``, ``temperature``; ``log_w_std``, the standard deviation of the untempered log-weight of one
           sample; ``ess`` and ``ess_share`` (of k);

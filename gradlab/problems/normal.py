@@ -147,7 +147,7 @@ class NormalGaussian(OneLatent):
             wrt: ``"phi"``, ``"mean"`` or ``"std"``.
 
         Returns:
-            Two arrays ``[N]`` in nats per unit of ``wrt``: the total derivative, and the derivative through the sample
+            Two arrays ``[N]`` in nats per unit of ``wrt``, the total derivative and the derivative through the sample
             only.
 
         Example:

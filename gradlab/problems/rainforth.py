@@ -78,7 +78,7 @@ class RainforthModel:
             mu: parameter of the prior, ``[draws, N, D]``.
 
         Returns:
-            Terms with a batch of draws x N: log_lik, log_py and log_q are ``[draws N, K, 1]`` in nats.
+            Terms with a batch of draws x N, of which log_lik, log_py and log_q are ``[draws N, K, 1]`` in nats.
         """
         center = (self.x @ self.a.T)[None] + b  # [draws, N, D]
         q = Normal(center[:, :, None], torch.tensor(math.sqrt(Q_VARIANCE), dtype=noise.dtype))

@@ -195,7 +195,7 @@ class TwoLevel(TwoLevelOracle):
             walls: whether to evaluate the log-weight of each pair with one of its noises at either end too.
 
         Returns:
-            Terms in nats: ``[B, K, 1]`` for pairs, ``[B, K, L]`` if the samples are shared.
+            Terms in nats, ``[B, K, 1]`` for pairs and ``[B, K, L]`` if the samples are shared.
 
         Raises:
             GradlabError: if the noise has another shape, an override is unknown or not ``[B]``, or ``walls`` is set and

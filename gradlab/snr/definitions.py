@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 FEWEST_BLOCKS = 8
 """Fewest block values from which a standard error is computed."""
@@ -47,7 +50,7 @@ class Tally(NamedTuple):
     trace: float
 
 
-def tally(mean: Tensor, m2: Tensor, draws: int, mask: Tensor | None = None) -> Tally:
+def tally(mean: Float[Tensor, "*shape"], m2: Float[Tensor, "*shape"], draws: int, mask: Tensor | None = None) -> Tally:
     """Tally one tensor of scalars over ``draws`` draws.
 
     Args:
@@ -161,7 +164,14 @@ def variance_trace(group: Tally) -> float:
     return group.trace
 
 
-def replicate(mean: Tensor, m2: Tensor, draws: int, block_mean: Tensor, block_m2: Tensor, block: int) -> float:
+def replicate(
+    mean: Float[Tensor, "*shape"],
+    m2: Float[Tensor, "*shape"],
+    draws: int,
+    block_mean: Float[Tensor, "*shape"],
+    block_m2: Float[Tensor, "*shape"],
+    block: int,
+) -> float:
     """Scale one block of draws up to a replicate of sqrt(T) * sum_j |mean_j| / std_j.
 
     Only the spread of the replicates is meaningful: it equals the spread of the sum, for any correlation of the
@@ -207,7 +217,7 @@ class Spread(NamedTuple):
     pairs: dict[int, int] = {}  # noqa: RUF012  (never changed in place)
     squares: dict[int, Tensor] = {}  # noqa: RUF012
 
-    def update(self, values: Tensor, draws: int) -> Spread:
+    def update(self, values: Float[Tensor, " entities"], draws: int) -> Spread:
         """Return the spread after the replicates ``values`` ``[E]`` of a block that follows ``draws`` draws."""
         if self.last is None:
             return Spread(values, self.pairs, self.squares)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
 
 
 def _centred(batch: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -63,8 +66,8 @@ class Moments(NamedTuple):
     """
 
     count: int  # type: ignore[assignment]  # shadows tuple.count
-    mean: Tensor
-    m2: Tensor
+    mean: Float[Tensor, "*shape"]
+    m2: Float[Tensor, "*shape"]
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> Moments:
@@ -77,7 +80,7 @@ class Moments(NamedTuple):
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0, zero, zero.clone())
 
-    def update(self, batch: Tensor) -> Moments:
+    def update(self, batch: Shaped[Tensor, "draws ..."]) -> Moments:
         """Return the state after a batch of draws (Chan, Golub & LeVeque 1983).
 
         Args:
@@ -113,7 +116,7 @@ class Moments(NamedTuple):
             self.m2 + other.m2 + delta.square() * (self.count * other.count / n),
         )
 
-    def variance(self, ddof: int = 1) -> Tensor:
+    def variance(self, ddof: int = 1) -> Float[Tensor, "*shape"]:
         """Return the variance ``[*shape]``; NaN with ``ddof`` draws or fewer."""
         return _ratio(self.m2, self.count - ddof)
 
@@ -137,10 +140,10 @@ class HigherMoments(NamedTuple):
     """
 
     count: int  # type: ignore[assignment]  # shadows tuple.count
-    mean: Tensor
-    m2: Tensor
-    m3: Tensor
-    m4: Tensor
+    mean: Float[Tensor, "*shape"]
+    m2: Float[Tensor, "*shape"]
+    m3: Float[Tensor, "*shape"]
+    m4: Float[Tensor, "*shape"]
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> HigherMoments:
@@ -153,7 +156,7 @@ class HigherMoments(NamedTuple):
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0, zero, zero.clone(), zero.clone(), zero.clone())
 
-    def update(self, batch: Tensor) -> HigherMoments:
+    def update(self, batch: Shaped[Tensor, "draws ..."]) -> HigherMoments:
         """Return the state after a batch of draws.
 
         Args:
@@ -230,15 +233,15 @@ class HigherMoments(NamedTuple):
             (m4 + 4 * d * m3 + 6 * d2 * m2 + counts * d2.square()).sum(0),
         )
 
-    def variance(self, ddof: int = 1) -> Tensor:
+    def variance(self, ddof: int = 1) -> Float[Tensor, "*shape"]:
         """Return the variance ``[*shape]``; NaN with ``ddof`` draws or fewer."""
         return _ratio(self.m2, self.count - ddof)
 
-    def mean_se(self) -> Tensor:
+    def mean_se(self) -> Float[Tensor, "*shape"]:
         """Return the standard error of the mean ``[*shape]``."""
         return _ratio(self.variance(), self.count).sqrt()
 
-    def variance_se(self) -> Tensor:
+    def variance_se(self) -> Float[Tensor, "*shape"]:
         """Return the standard error of the variance ``[*shape]``.
 
         It is ``sqrt((m4 - s^4) / n)`` with the fourth central moment m4.
@@ -247,11 +250,11 @@ class HigherMoments(NamedTuple):
         # Negative only through rounding: E[d^4] >= E[d^2]^2.
         return _ratio(spread.clamp(min=0), self.count).sqrt() if self.count > 1 else torch.full_like(self.m2, math.nan)
 
-    def snr(self) -> Tensor:
+    def snr(self) -> Float[Tensor, "*shape"]:
         """Return |mean| / std ``[*shape]``; inf if the variance is 0, NaN if the mean is 0 too."""
         return self.mean.abs() / self.variance().sqrt()
 
-    def snr_se(self) -> Tensor:
+    def snr_se(self) -> Float[Tensor, "*shape"]:
         """Return the standard error of ``snr`` ``[*shape]`` by the delta method; NaN if the variance is 0.
 
         The influence of one draw with standardised value u on |mean|/std = r is ``sign(mean) u - r (u^2 - 1) / 2``,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Proxy(ABC):
@@ -40,7 +43,7 @@ class Proxy(ABC):
     box: ClassVar[bool] = False
 
     @abstractmethod
-    def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, mean: Float[Tensor, "*#shape"], noise: Float[Tensor, "*#shape"]) -> Float[Tensor, "*#shape"]:
         """Draw the latent that the prior evaluates.
 
         Args:
@@ -70,7 +73,7 @@ class Proxy(ABC):
         """
         raise GradlabError(f"the parameter is {value:g}, but proxy {self.name!r} takes no parameter: leave it out")
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return what the decoder reads, by default the latent itself.
 
         Args:
