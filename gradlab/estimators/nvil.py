@@ -43,7 +43,7 @@ class RunningMean(NamedTuple):
     Example:
         >>> import torch
         >>> from gradlab.estimators.nvil import RunningMean
-        >>> RunningMean().update(torch.tensor([-2.0, -4.0])).value.__round__(4)
+        >>> round(RunningMean().update(torch.tensor([-2.0, -4.0])).value, 4)
         -0.3
     """
 
