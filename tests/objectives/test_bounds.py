@@ -146,7 +146,7 @@ def test_soft_free_bits_keep_the_rate_at_its_target():
     pytest.param(lambda: kl_annealing(torch.zeros(2), 10), "step is a tensor of shape \\(2,\\): give a real number", id="steps"),
     pytest.param(lambda: kl_annealing(1, 0), "warmup of at least 1", id="no warmup"),
     pytest.param(lambda: soft_free_bits(0.0, 1.0, 1.0), "weight is 0.0", id="no weight"),
-    pytest.param(lambda: soft_free_bits(0.5, 1.0, 0.0), "target 0.0", id="no target"),
+    pytest.param(lambda: soft_free_bits(0.5, 1.0, 0.0), "target is 0.0", id="no target"),
     pytest.param(lambda: terms().annealed(-0.1), "rate_weight is -0.1", id="negative rate"),
     pytest.param(lambda: terms().annealed(math.nan), "rate_weight is nan", id="rate nan"),
     pytest.param(lambda: replace(terms(), walls=Walls(torch.zeros(1), torch.zeros(1))).annealed(0.5), "were evaluated with rate_weight 1.0: .* evaluate them again", id="walls"),
