@@ -66,8 +66,8 @@ class Moments(NamedTuple):
     """
 
     count: int  # type: ignore[assignment]  # shadows tuple.count
-    mean: Float[Tensor, "*shape"]
-    m2: Float[Tensor, "*shape"]
+    mean: Tensor
+    m2: Tensor
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> Moments:
@@ -140,10 +140,10 @@ class HigherMoments(NamedTuple):
     """
 
     count: int  # type: ignore[assignment]  # shadows tuple.count
-    mean: Float[Tensor, "*shape"]
-    m2: Float[Tensor, "*shape"]
-    m3: Float[Tensor, "*shape"]
-    m4: Float[Tensor, "*shape"]
+    mean: Tensor
+    m2: Tensor
+    m3: Tensor
+    m4: Tensor
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> HigherMoments:
