@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError, needs, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.|compressai\.|timm\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.|compressai\.|timm\.")
     try:
-        app(None if arguments is None else list(arguments), prog_name="gradlab")
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with needs(" ".join(["gradlab", *given[:1]])):
+            app(given, prog_name="gradlab")
     except GradlabError as error:
         typer.echo(f"error: {error}", err=True)
         return 2
@@ -75,6 +77,13 @@ def _console(quiet: bool = False) -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160, quiet=quiet)
+
+
+def _require_posix(command: str) -> None:
+    """Refuse a command on Windows, before imports whose packages have no Windows build."""
+    from gradlab.runtime.platforms import require_posix
+
+    require_posix(f"gradlab {command}")
 
 
 def _print_version(requested: bool) -> None:
@@ -168,6 +177,7 @@ def plan(
     Times a few training iterations, noise draws and coded images of each model; models that studies share count once.
     Chooses the studies that fit in the order given; 'gradlab run --plan FILE' runs them within the budget.
     """
+    _require_posix("plan")
     from gradlab.runtime import files
     from gradlab.study import Request, catalog, planning
     from gradlab.study.request import default_device
@@ -278,6 +288,7 @@ def run(
     ] = None,
 ) -> None:
     """Run studies and write their tables and figures."""
+    _require_posix("run")
     from gradlab.runtime import distributed
     from gradlab.study import Request, catalog, runner
     from gradlab.study.request import default_device
@@ -431,6 +442,7 @@ def pack(
     With --every it ends on SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five minutes
     while DIR is empty), after packing once more.
     """
+    _require_posix("pack")
     from gradlab.study.console import show_packed
     from gradlab.training.packing import PackOptions, pack_every
     from gradlab.training.packing import pack as pack_
@@ -458,6 +470,7 @@ def unpack(
     --out DIR --resume, with the same profile and images. Unfinished runs that were packed without --optimizer restart
     with a new optimizer, which their provenance records.
     """
+    _require_posix("unpack")
     from gradlab.study.console import show_packed
     from gradlab.training.packing import unpack as unpack_
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class GradlabError(ValueError):
@@ -11,6 +12,54 @@ class GradlabError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+class MissingExtra(ModuleNotFoundError, GradlabError):
+    """A package of one of gradlab's extras is not installed."""
+
+
+EXTRAS = {
+    "PIL": ("Pillow", "codecs"),
+    "bjontegaard": ("bjontegaard", "codecs"),
+    "compressai": ("CompressAI", "codecs"),
+    "filelock": ("filelock", "codecs"),
+    "jinja2": ("Jinja", "studies"),
+    "lightning_fabric": ("Lightning Fabric", "cluster"),
+    "matplotlib": ("Matplotlib", "studies"),
+    "pytorch_msssim": ("pytorch-msssim", "codecs"),
+    "ray": ("Ray", "cluster"),
+    "safetensors": ("safetensors", "codecs"),
+    "seaborn": ("seaborn", "studies"),
+    "skimage": ("scikit-image", "codecs"),
+    "tensorboard": ("TensorBoard", "tensorboard"),
+}
+"""Module -> name of its project, and the extra of gradlab that installs it."""
+
+
+@contextmanager
+def needs(what: str) -> Iterator[None]:
+    """Name the extra that is missing where an import inside the context fails.
+
+    Args:
+        what: what the import is for, as the user wrote it, e.g. ``"gl.codecs"``.
+
+    Raises:
+        MissingExtra: a module of ``EXTRAS`` is not installed.
+
+    Example:
+        >>> with needs("gl.codecs"):
+        ...     import compressai
+    """
+    try:
+        yield
+    except ImportError as error:
+        module = (error.name or "").partition(".")[0]
+        if isinstance(error, MissingExtra) or module not in EXTRAS:
+            raise
+        project, extra = EXTRAS[module]
+        pythons = " (Python 3.10 to 3.12)" if module == "compressai" else ""
+        message = f"{what} needs {project}: pip install 'gradlab[{extra}]'{pythons}"
+        raise MissingExtra(message, name=error.name) from None
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> GradlabError:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from gradlab import kernels
 from gradlab.errors import GradlabError, unknown
+from gradlab.kernels import arrays
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -210,7 +212,7 @@ BLOCK = 2**18
 """Samples in a block of :func:`words`: two megabytes in float64."""
 WORDS = {torch.float64: np.int64, torch.float32: np.int32}
 """Floating-point type -> type of the integers that encode its noise."""
-LANES = 16
+LANES = kernels.LANES
 """Number of independent streams that take turns, so that a processor computes several numbers at once."""
 
 
@@ -257,16 +259,7 @@ def words(
 def _sfc64(state: NDArray[np.uint64], rows: int, fast: bool) -> NDArray[np.uint64]:
     """Draw ``[rows * LANES]`` numbers from streams with state ``[4, LANES]``, which is updated in place."""
     drawn = np.empty((rows, LANES), np.uint64)
-    if fast:
-        from gradlab import kernels
-
-        kernels.sfc64(state, drawn)
-    else:
-        source = np.random.SFC64(0)
-        for lane in range(LANES):
-            source.state = {**source.state, "state": {"state": state[:, lane]}}
-            drawn[:, lane] = source.random_raw(rows)
-            state[:, lane] = source.state["state"]["state"]
+    (kernels.sfc64 if fast else arrays.sfc64)(state, drawn)
     return drawn.ravel()
 
 

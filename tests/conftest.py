@@ -1,13 +1,23 @@
-"""Ids of cases, and fixtures that several packages share."""
+"""Ids of cases, fixtures that several packages share, and which tests run without extras (``make minimal``)."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 
 from gradlab import data
+
+# Where CompressAI is missing, tests of what needs an extra are not collected.
+NEED_EXTRAS = [
+    *("codecs", "data", "evaluation", "studies", "study", "training", "trials"),
+    "objectives/test_universal.py",
+    *(f"runtime/test_{name}.py" for name in ("determinism", "distributed", "faults")),
+    *(f"test_{name}.py" for name in ("cli", "docs", "docs_code", "packaging", "release", "validation")),
+]
+collect_ignore = [] if find_spec("compressai") else NEED_EXTRAS
 
 
 def pytest_make_parametrize_id(val: Any) -> str | None:

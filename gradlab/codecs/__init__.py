@@ -15,11 +15,14 @@
 ===============  ==================================================================================================
 """
 
-from gradlab.codecs.base import Codec, Latents
-from gradlab.codecs.hyperprior import Hyperprior, SmallHyperprior
-from gradlab.codecs.loss import Loss, LossParts, PlainLoss
-from gradlab.codecs.video import PFrame
-from gradlab.codecs.zoo import CODECS, build, load
+from gradlab.errors import needs
+
+with needs("gl.codecs"):
+    from gradlab.codecs.base import Codec, Latents
+    from gradlab.codecs.hyperprior import Hyperprior, SmallHyperprior
+    from gradlab.codecs.loss import Loss, LossParts, PlainLoss
+    from gradlab.codecs.video import PFrame
+    from gradlab.codecs.zoo import CODECS, build, load
 
 __all__ = [
     "CODECS",

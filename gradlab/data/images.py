@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, needs
 from gradlab.validation import checked
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _decode(raw: bytes, path: Path) -> Tensor:
     """Pixels ``[3, H, W]`` of the bytes of a file."""
     import warnings
 
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    with needs("reading images"):
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_large = f"{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller image"
     try:

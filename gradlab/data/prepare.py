@@ -24,7 +24,7 @@ import pandas as pd
 from gradlab.data.downsampling import SATURATED, downsample, saturated_share
 from gradlab.data.folders import require_folder
 from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, needs
 from gradlab.runtime import digests, files, provenance
 from gradlab.runtime.progress import quiet
 from gradlab.validation import checked
@@ -104,6 +104,8 @@ def prepare(
             workers below 1, a target that was made with another seed or holds other files, a disk that refuses, a
             process that died.
     """
+    with needs("gradlab data prepare"):
+        import PIL  # before thousands of images are opened  # noqa: F401
     source, target = require_folder(source), Path(target)
     real_source, real_target = source.resolve(), target.resolve()
     if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):
@@ -181,7 +183,8 @@ def _pixels_in_header(path: Path) -> int:
     """
     import warnings
 
-    from PIL import Image
+    with needs("preparing images"):
+        from PIL import Image
 
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -232,7 +235,8 @@ def _row_path(target: Path) -> Path:
 
 def _process(job: _Job) -> _Result:
     """Read, screen, downsample and write one image; a finished one is only checked."""
-    from PIL import Image
+    with needs("preparing images"):
+        from PIL import Image
 
     finished = _finished_row(job)
     if finished is not None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab import noise
+from gradlab import kernels, noise
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
@@ -449,8 +449,6 @@ class BoxGaussian(BoxOracle):
             >>> round(log_w.item() + constant, 4), round(slope.item(), 4)
             (-2.1697, 2.5)
         """
-        from gradlab import kernels
-
         m, unit = self.model, noise.unit(words)
         slope, curvature = float(m.path(self.phi)), -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2  # type: ignore[arg-type]
         log_w, slopes = (np.empty(words.shape, unit.dtype) for _ in range(2))

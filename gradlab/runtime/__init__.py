@@ -6,6 +6,7 @@
 ``checkpoints``  tensors with a JSON header in one safetensors file
 ``provenance``   where results come from: commit, settings, versions, device
 ``locks``        one process at a time in a folder
+``platforms``    refuses what does not run on Windows
 ``signals``      orderly stops by a signal or a deadline
 ``distributed``  the processes that share one run: broadcast, barrier, averaged gradients
 ``heartbeat``    the state of runs in ``state.json``: writing, reading, following other processes

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gradlab.errors import GradlabError, Stopped
+from gradlab.errors import GradlabError, Stopped, needs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -263,9 +263,10 @@ def _join(device: str, size: int, local: int) -> ProcessGroup:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-        from lightning_fabric.strategies import DDPStrategy
+        with needs("training on several processes"):
+            from lightning_fabric import Fabric
+            from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+            from lightning_fabric.strategies import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         # Quantiles have no gradient in training, nor has a plain autoencoder's prior; no buffer changes in it.

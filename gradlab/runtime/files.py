@@ -109,10 +109,11 @@ def rows_of(content: bytes, path: Path | str) -> DataFrame:
     remedy = "run its study again"
     if not content.endswith(b"\n"):
         raise GradlabError(f"{path} is cut off or empty: {remedy}")
+    # The default is exact since 3.1, which deprecates the option.
+    before = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)
+    options: dict[str, Any] = {"float_precision": "round_trip"} if before else {}
     try:
-        return pandas.read_csv(
-            io.BytesIO(content), float_precision="round_trip", keep_default_na=False, na_values=[""], encoding="utf-8"
-        )
+        return pandas.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""], encoding="utf-8", **options)
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise GradlabError(f"{path} is not a table ({str(error).strip()}): {remedy}") from None
 

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -55,7 +56,10 @@ class State:
 
     @property
     def current(self) -> str:
-        """``status``, or ``"interrupted"`` if the process is gone: by PID on this host, by heartbeat age elsewhere."""
+        """``status``, or ``"interrupted"`` if the process is gone: by PID on this host, by heartbeat age elsewhere.
+
+        On Windows by heartbeat age alone.
+        """
         stale = self.status == "running" and abs(time.time() - self.time) >= STALE_SECONDS
         gone = self.status in ("running", "waiting") and (stale or self._exited)
         return "interrupted" if gone else self.status
@@ -67,7 +71,8 @@ class State:
 
     @property
     def _exited(self) -> bool:
-        if self.host == socket.gethostname():
+        # On Windows os.kill ends processes: signal 0 is Ctrl-C there.
+        if self.host == socket.gethostname() and sys.platform != "win32":
             try:
                 os.kill(self.pid, 0)
             except ProcessLookupError:

@@ -37,6 +37,7 @@ from gradlab.runtime import (
     files,
     heartbeat,
     locks,
+    platforms,
     provenance,
     signals,
 )
@@ -82,7 +83,7 @@ def run(
 
     Raises:
         GradlabError: the request cannot be met, another process works in ``out``, or a study failed; the results of
-            earlier studies stay.
+            earlier studies stay. On Windows.
 
     Example::
 
@@ -90,6 +91,7 @@ def run(
     """
     from rich.console import Console
 
+    platforms.require_posix("gradlab run")
     begin = time.monotonic()
     console, request = console or Console(), request or Request()
     if request.assignments and out is None:

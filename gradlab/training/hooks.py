@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab.data import Crops, VideoCrops
-from gradlab.errors import GradlabError
+from gradlab.errors import needs
 from gradlab.noise import stream
 from gradlab.runtime import distributed, files
 from gradlab.snr import GradientRecorder, SNRMonitor
@@ -169,8 +169,6 @@ def tensorboard(folder: Path) -> Any:
     Raises:
         GradlabError: TensorBoard is not installed.
     """
-    try:
+    with needs("--tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise GradlabError("TensorBoard is not installed: pip install 'gradlab[tensorboard]'") from None
     return SummaryWriter(str(folder))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gradlab.data import Picture
 from gradlab.errors import GradlabError, Stopped
-from gradlab.runtime import checkpoints, distributed, files, locks, provenance, signals
+from gradlab.runtime import checkpoints, distributed, files, locks, platforms, provenance, signals
 from gradlab.runtime.progress import skip
 from gradlab.training.hooks import (
     Checkpoints,
@@ -64,7 +64,7 @@ def train(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, opti
             is corrupt or of other settings; a precision that the device lacks; a loss or gradient that is not finite or
             explodes: the error names the iteration and the module where it began, ``broken.safetensors`` holds the
             batch, and the last good checkpoint stays. With several processes: a batch that they cannot share, or a
-            folder that one of them does not see.
+            folder that one of them does not see. On Windows.
         Stopped: the deadline has passed or a signal has come; a checkpoint was written.
     """
     settings = settings.on(pictures)
@@ -84,6 +84,7 @@ def training(settings: TrainSettings, pictures: Sequence[Picture], runs: Path, o
         GradlabError: as for ``train``.
         Stopped: as for ``train``.
     """
+    platforms.require_posix("training")
     run, group = run_of(settings, runs), distributed.group()
     group.rows(settings.batch)
     if not group.broadcast(run.done):

@@ -103,7 +103,7 @@ def test_that_check_would_see_it(source):
 
 
 def test_every_dependency_is_pinned_with_hashes():
-    for name in ("requirements.lock", "requirements-uv.lock"):
+    for name in ("requirements.lock", "requirements-minimal.lock", "requirements-test.lock", "requirements-uv.lock"):
         text = (ROOT / name).read_text("utf-8").replace("\\\n", " ")
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         assert len(lines) >= 1

@@ -226,7 +226,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(GradlabError, match=r"Ray is not installed: pip install 'gradlab\[cluster\]'"):
+    with pytest.raises(GradlabError, match=r"--engine ray needs Ray: pip install 'gradlab\[cluster\]'"):
         engines.train(sweep(tmp_path)[0], Engine("ray"))
 
 

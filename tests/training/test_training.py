@@ -300,3 +300,15 @@ def test_other_images_are_another_run(pictures, tmp_path):
 def test_images_smaller_than_a_crop(pictures, tmp_path):
     with pytest.raises(GradlabError, match=r"too small for crops of 500"):
         training.train(replace(TINY, crop=500), pictures, tmp_path)
+
+
+def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path, pictures):
+    plain = training.train(TINY, pictures, tmp_path / "plain")
+    watched = training.train(TINY, pictures, tmp_path / "watched", RunOptions(snr_every=2, snr_draws=3))
+    assert watched.folder.name == plain.folder.name
+    for name in ("final.safetensors", "log.csv", "settings.json"):
+        assert (plain.folder / name).read_bytes() == (watched.folder / name).read_bytes(), name
+    table = files.read_csv(watched.snr(2, 3))
+    groups = ["y infer", "y gen", "z infer", "z gen", "z prior"]
+    assert list(table["group"]) == groups * 3 and list(table["iteration"]) == [i for i in (2, 4, 6) for _ in groups]
+    assert (table["snr"] > 0).all()

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, needs
 from gradlab.training.engines._follow import dispatched, follow
 from gradlab.training.engines._task import RETRIES, Outcome, Sweep, WorkerTask, execute
 
@@ -90,12 +90,10 @@ class _Queue:
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Any:
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of its next release
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of its next release
+    with needs("--engine ray"):
         import ray
-    except ImportError:
-        raise GradlabError("Ray is not installed: pip install 'gradlab[cluster]', or take --engine local") from None
     if ray.is_initialized():
         yield ray
         return

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from gradlab.errors import GradlabError
-from gradlab.runtime import checkpoints, digests, files, locks, signals
+from gradlab.runtime import checkpoints, digests, files, locks, platforms, signals
 from gradlab.training.packing import archive
 from gradlab.training.packing.archive import MEGABYTE, SourceFile
 from gradlab.training.packing.shards import Shards, WeightSet, describe
@@ -101,8 +101,10 @@ def pack(out: Path, target: Path, options: PackOptions | None = None) -> Pack:
 
     Raises:
         GradlabError: nothing to pack, a target that holds other files or overlaps ``out``, a limit that not even the
-            most valuable set of weights fits, or a corrupt checkpoint. Everything else is packed nevertheless.
+            most valuable set of weights fits, or a corrupt checkpoint. Everything else is packed nevertheless. On
+            Windows.
     """
+    platforms.require_posix("gradlab pack")
     check_target(out, target)
     result = _pack(out, target, options or PackOptions())
     if result.errors:
@@ -132,8 +134,9 @@ def pack_every(
         The pack at the end; None: there was nothing to pack.
 
     Raises:
-        GradlabError: the last packing failed, or the target is not fit for ``pack``.
+        GradlabError: the last packing failed, or the target is not fit for ``pack``. On Windows.
     """
+    platforms.require_posix("gradlab pack")
     if not every >= SHORTEST_SECONDS:
         raise GradlabError(f"packing every {every:g} seconds is too often: give {SHORTEST_SECONDS:g} or more")
     check_target(out, target)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradlab.errors import GradlabError
-from gradlab.runtime import checkpoints, digests, files, locks
+from gradlab.runtime import checkpoints, digests, files, locks, platforms
 from gradlab.training.packing import archive
 from gradlab.training.packing.shards import FILE_NAME, LoadedSet, WeightSet, read
 from gradlab.training.run import FINAL, LAST
@@ -49,8 +49,9 @@ def unpack(source: Path, out: Path) -> Unpacked:
 
     Raises:
         GradlabError: no packed files, a file that is damaged or not of ``pack``, or another process works in ``out``.
-            Nothing is written then.
+            Nothing is written then. On Windows.
     """
+    platforms.require_posix("gradlab unpack")
     paths = sorted(path for path in source.glob("weights-*.safetensors") if FILE_NAME.fullmatch(path.name))
     archived = (source / archive.NAME).exists()
     if not paths and not archived:
