@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.quasirandom import SobolEngine
 from gradlab import kernels
 from gradlab.errors import GradlabError, unknown
 from gradlab.kernels import arrays
+from gradlab.validation import whole, wholes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -54,9 +55,9 @@ class Rows(torch.Generator):
 
 
 def stream(
-    seed: int,
+    seed: SupportsIndex,
     purpose: str,
-    index: int = 0,
+    index: SupportsIndex = 0,
     device: str | torch.device = "cpu",
     part: tuple[int, int] = (0, 1),
 ) -> torch.Generator:
@@ -84,7 +85,7 @@ def stream(
     return generator
 
 
-def seed_of(seed: int, purpose: str, index: int = 0) -> int:
+def seed_of(seed: SupportsIndex, purpose: str, index: SupportsIndex = 0) -> int:
     """Return the seed of a stream, for an existing generator, e.g. one that a CUDA graph has registered.
 
     Args:
@@ -100,7 +101,7 @@ def seed_of(seed: int, purpose: str, index: int = 0) -> int:
         >>> seed_of(0, "crops") == seed_of(0, "crops", 1)
         False
     """
-    digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
+    digest = hashlib.sha256(f"{whole('seed', seed)}/{purpose}/{whole('index', index)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer
 
 
@@ -139,8 +140,9 @@ def draw(
         raise unknown("base noise", kind, BASE)
     if not dtype.is_floating_point:
         raise GradlabError(f"dtype is {dtype}: give a floating-point type, e.g. torch.float64")
+    shape = tuple(wholes("shape", shape, empty=True))
     if any(size < 1 for size in shape):
-        raise GradlabError(f"noise of shape {tuple(shape)} is empty: give sizes of at least 1")
+        raise GradlabError(f"noise of shape {shape} is empty: give sizes of at least 1")
     device = generator.device if generator is not None else device
     if isinstance(generator, Rows):
         whole = (shape[0] * generator.ranks, *shape[1:])

@@ -25,7 +25,7 @@ from gradlab.errors import GradlabError
 
 ROOT = Path(gl.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-ERRORS = {"GradlabError", "NotExact", "NonFinite", "unknown"}
+ERRORS = {"ArgumentError", "GradlabError", "NotExact", "NonFinite", "unknown"}
 """The errors of gradlab, and the function that builds one."""
 
 MISSING_EXAMPLES: set[str] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import torch
 from compressai.models import CompressionModel
@@ -22,7 +22,7 @@ from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 
 class Latents(NamedTuple):
@@ -125,8 +125,8 @@ class Codec(CompressionModel):
         self,
         x: Tensor,
         lam: float,
-        k: int = 1,
-        l: int = 1,
+        k: SupportsIndex = 1,
+        l: SupportsIndex = 1,
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
         *,
@@ -153,7 +153,8 @@ class Codec(CompressionModel):
             GradlabError: images of a wrong shape, k or l below 1, l > 1 without z or without direct-y, unknown proxy,
                 weights of 16 bits.
         """
-        self._check(x, k, l)
+        k, l = whole("k", k, 1, "samples of y"), whole("l", l, 1, "samples of z")
+        self._check(x, l)
         rounding = get_proxy(proxy)
         b, _, height, width = x.shape
         y_mean = self.encode(x) if encoded is None else encoded
@@ -240,12 +241,10 @@ class Codec(CompressionModel):
     def _read_by_h_a(self, y: Tensor) -> Tensor:
         return y if self.direct_y or self.hyper_input == "mean" else torch.round(y)
 
-    def _check(self, x: Tensor, k: int = 1, l: int = 1) -> None:
+    def _check(self, x: Tensor, l: int = 1) -> None:
         if x.ndim != 4 or x.shape[1] != 3:
             raise GradlabError(f"images have shape {tuple(x.shape)}: give [batch, 3, height, width]")
         check_input(self, x, "images", "crop or pad them")
-        if k < 1 or l < 1:
-            raise GradlabError(f"k = {k}, l = {l}: take at least one sample of each latent")
         if l > 1 and not self.has_z:
             raise GradlabError(f"l = {l} samples of z, but this codec has no z: l must be 1")
         if l > 1 and not self.direct_y:

@@ -15,7 +15,7 @@ from gradlab.objectives import get_objective
 from gradlab.objectives.posteriors import Quantized
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms
-from gradlab.validation import check_fields
+from gradlab.validation import check_fields, whole
 
 if TYPE_CHECKING:
     from gradlab.codecs.base import Codec
@@ -76,10 +76,7 @@ class Loss:
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("k", "l"):
-            value = int(getattr(self, name))
-            if value < 1:
-                raise GradlabError(f"{name} is {value}: it must be a whole number of at least 1")
-            object.__setattr__(self, name, value)  # numpy's integers too
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1, "samples"))
         self._check_estimator()
         self._check_samples(paired=False)
 

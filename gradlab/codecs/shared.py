@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradlab.codecs.precision import check_weight_dtype
 from gradlab.errors import GradlabError
 from gradlab.noise import uniform
+from gradlab.validation import whole, wholes
 
 MOST_CHANNELS = 4096
 COUNTS = ("no", "one positive integer", "two positive integers")
@@ -45,8 +46,10 @@ def check_input(codec: Any, x: Tensor, kind: str, remedy: str) -> None:
         raise GradlabError(f"{kind} are {height} x {width}: height and width must be multiples of {factor}; {remedy}")
 
 
-def check_channels(name: str, channels: Sequence[int], expected: Sequence[str]) -> None:
-    """Refuse channels that are not as many positive integers as the codec takes.
+def check_channels(
+    name: str, channels: SupportsIndex | Iterable[SupportsIndex], expected: Sequence[str]
+) -> tuple[int, ...]:
+    """Return the channels if they are as many positive integers as the codec takes.
 
     Args:
         name: of the codec, for the error.
@@ -56,24 +59,27 @@ def check_channels(name: str, channels: Sequence[int], expected: Sequence[str]) 
     Raises:
         GradlabError: another number of channels, channels that are no positive integers, or too many of them.
     """
-    if len(channels) != len(expected) or any(int(c) != c or c < 1 for c in channels):
-        given, names = ", ".join(map(str, channels)), ", ".join(expected)
+    numbers = tuple(wholes("channels", channels, empty=True))
+    if len(numbers) != len(expected) or any(c < 1 for c in numbers):
+        given, names = ", ".join(map(str, numbers)), ", ".join(expected)
         raise GradlabError(f"channels of {name} are ({given}): give {COUNTS[len(expected)]} ({names})")
-    if max(channels) > MOST_CHANNELS:
-        raise GradlabError(f"{max(channels)} channels fill any memory: give at most {MOST_CHANNELS}")
+    if max(numbers) > MOST_CHANNELS:
+        raise GradlabError(f"{max(numbers)} channels fill any memory: give at most {MOST_CHANNELS}")
+    return numbers
 
 
-def initialise(kind: type[Model], channels: Sequence[int], seed: int, **options: Any) -> Model:
+def initialise(kind: type[Model], channels: tuple[int, ...], seed: SupportsIndex, **options: Any) -> Model:
     """Build a model with weights drawn from ``seed``; the global generator is left as it was.
 
     Raises:
-        GradlabError: a seed beyond 64 bits.
+        GradlabError: a seed below 0 or beyond 64 bits.
     """
-    if not -(2**63) <= seed < 2**63:
+    seed = whole("seed", seed, 0)
+    if seed >= 2**63:
         raise GradlabError("the seed is beyond 64 bits: give a whole number from 0 to 2^63 - 1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(*(int(c) for c in channels), **options)
+        return kind(*channels, **options)
 
 
 @contextlib.contextmanager

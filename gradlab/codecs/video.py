@@ -17,8 +17,8 @@ rounded latent (straight-through) and scores a noisy one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from compressai.models.video import ScaleSpaceFlow
@@ -31,6 +31,7 @@ from gradlab.errors import GradlabError
 from gradlab.noise import uniform
 from gradlab.objectives.proxies import Proxy, get_proxy
 from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.validation import whole
 
 NAME = "ssf2020"
 """The name of this codec in settings; ``CODECS`` holds image codecs."""
@@ -91,8 +92,8 @@ class PFrame(ScaleSpaceFlow):
         self,
         video: Tensor,
         lam: float,
-        k: int = 1,
-        l: int = 1,
+        k: SupportsIndex = 1,
+        l: SupportsIndex = 1,
         generator: torch.Generator | None = None,
         proxy: str | Proxy = "noise",
     ) -> tuple[LogTerms, Tensor]:
@@ -115,7 +116,8 @@ class PFrame(ScaleSpaceFlow):
         """
         x, x_ref = self._last_two(video)
         rounding = get_proxy(proxy)
-        if k < 1 or l != 1:
+        k, l = whole("k", k, 1, "samples of y"), whole("l", l)
+        if l != 1:
             raise GradlabError(f"k = {k}, l = {l}: a P-frame takes at least one sample of y and exactly one of z")
         m_mean = self._run(self.motion_encoder, torch.cat((x, x_ref), dim=1))
         m = m_mean + noise_like(m_mean, generator)
@@ -220,7 +222,7 @@ class _QReLU(torch.autograd.Function):
         return torch.where((x < 0) | (x > 255), outside, gradient)
 
 
-def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
+def build(channels: SupportsIndex | Iterable[SupportsIndex] = CHANNELS, seed: SupportsIndex = 0) -> PFrame:
     """Build a P-frame codec with freshly drawn weights.
 
     Args:
@@ -230,8 +232,7 @@ def build(channels: Sequence[int] = CHANNELS, seed: int = 0) -> PFrame:
     Raises:
         GradlabError: channels that are not two positive integers.
     """
-    check_channels(NAME, channels, PFrame.channel_names)
-    return initialise(PFrame, channels, seed)
+    return initialise(PFrame, check_channels(NAME, channels, PFrame.channel_names), seed)
 
 
 def _log_pz(hyperprior: Any, z: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import SupportsIndex
 
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from gradlab.codecs.factorized import Factorized
 from gradlab.codecs.hyperprior import Hyperprior, MeanScale, SmallHyperprior
 from gradlab.codecs.loading import read_state_dict
 from gradlab.codecs.shared import check_channels, initialise
-from gradlab.errors import GradlabError, unknown
-from gradlab.validation import checked
+from gradlab.errors import GradlabError
+from gradlab.validation import checked, known, wholes
 
 CODECS: dict[str, type[Codec]] = {
     "bmshj2018-factorized": Factorized,
@@ -29,7 +30,9 @@ CODECS: dict[str, type[Codec]] = {
 
 
 @checked
-def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int = 0) -> Codec:
+def build(
+    name: str, channels: SupportsIndex | Iterable[SupportsIndex], direct_y: bool = True, seed: SupportsIndex = 0
+) -> Codec:
     """Build a codec with freshly drawn weights.
 
     Args:
@@ -47,14 +50,17 @@ def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int =
         GradlabError: unknown name, channels that are not as many positive integers as the codec takes, or
             ``direct_y=False`` without z.
     """
-    if name not in CODECS:
-        raise unknown("codec", name, CODECS)
-    check_channels(name, channels, CODECS[name].channel_names)
-    return initialise(CODECS[name], channels, seed, direct_y=direct_y)
+    kind = CODECS[known("codec", name, CODECS)]
+    return initialise(kind, check_channels(name, channels, kind.channel_names), seed, direct_y=direct_y)
 
 
 @checked
-def load(path: str | Path, name: str, channels: Sequence[int] | None = None, direct_y: bool = True) -> Codec:
+def load(
+    path: str | Path,
+    name: str,
+    channels: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    direct_y: bool = True,
+) -> Codec:
     """Load a codec with the weights of a checkpoint, CompressAI's or gradlab's.
 
     Pickles are read as tensors alone (``weights_only``): nothing in a file is executed.
@@ -73,17 +79,17 @@ def load(path: str | Path, name: str, channels: Sequence[int] | None = None, dir
         GradlabError: unknown name; a file that is missing, corrupt, or holds more than tensors; weights of another
             architecture or of other channels.
     """
-    if name not in CODECS:
-        raise unknown("codec", name, CODECS)
+    known("codec", name, CODECS)
     state = read_state_dict(Path(path))
     codec = _with_weights(name, state)
     if codec is None:
         others = [other for other in CODECS if other != name and _with_weights(other, state)]
         looks = f"it looks like {' or '.join(others)}" if others else f"it is none of {', '.join(CODECS)}"
         raise GradlabError(f"checkpoint {path} is not of {name}: {looks}")
-    if channels is not None and tuple(channels) != (actual := CODECS[name].channels_of(state)):
+    given, actual = None if channels is None else tuple(wholes("channels", channels)), CODECS[name].channels_of(state)
+    if given not in (None, actual):
         raise GradlabError(
-            f"checkpoint {path} has channels {actual}, not {tuple(channels)}: leave channels out to take them from it"
+            f"checkpoint {path} has channels {actual}, not {given}: leave channels out to take them from it"
         )
     codec.direct_y = direct_y
     return codec

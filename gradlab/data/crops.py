@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from gradlab import validation
 from gradlab.data.images import Picture, require_size
 from gradlab.errors import GradlabError
 from gradlab.noise import stream
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 
 class Crops:
@@ -34,19 +35,18 @@ class Crops:
     def __init__(
         self,
         pictures: Sequence[Picture],
-        size: int,
-        batch: int,
-        seed: int,
+        size: SupportsIndex,
+        batch: SupportsIndex,
+        seed: SupportsIndex,
         flips: bool = True,
         device: str | torch.device = "cpu",
     ) -> None:
         """Move the pictures to ``device``."""
         if len(pictures) == 0:
             raise GradlabError("there are no pictures to crop: give at least one")
-        if size < 1 or batch < 1:
-            raise GradlabError(f"crops of size {size} in batches of {batch}: both must be at least 1")
-        require_size(pictures, size, f"crops of {size}")
-        self.size, self.size_of_batch, self.seed, self.flips = size, batch, seed, flips
+        self.size, self.size_of_batch = whole("size", size, 1, "pixels"), whole("batch", batch, 1, "crops")
+        self.seed, self.flips = whole("seed", seed, 0), flips
+        require_size(pictures, self.size, f"crops of {self.size}")
         self.device = validation.device(device)
         self._sizes = [(picture.pixels.shape[1], picture.pixels.shape[2]) for picture in pictures]
         # On a CPU slices are fastest; on an accelerator, one gather of a whole batch from the flattened pixels.
@@ -69,8 +69,7 @@ class Crops:
         Raises:
             GradlabError: a negative step.
         """
-        if step < 0:
-            raise GradlabError(f"there is no step {step}: count steps from 0")
+        step = whole("step", step, 0)
         # float64: float32 has too few values to reach every position in a large picture.
         chances = torch.rand(self.size_of_batch, 4, generator=stream(self.seed, "crops", step), dtype=torch.float64)
         places = []

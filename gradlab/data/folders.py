@@ -7,7 +7,7 @@ from pathlib import Path
 from gradlab.data.embedded import embedded
 from gradlab.data.images import SUFFIXES, Picture, read_picture, require_size
 from gradlab.errors import GradlabError
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 
 @checked
@@ -30,6 +30,7 @@ def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Pictur
         if not paths:
             raise GradlabError(f"there are no images in {folder}: put PNG, JPEG or WebP files there")
         pictures = [read_picture(path) for path in paths]
+    minimum = whole("minimum", minimum, items="pixels")
     require_size(pictures, minimum, f"{minimum} x {minimum}")
     return pictures
 

@@ -27,7 +27,7 @@ from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_p
 from gradlab.errors import GradlabError, needs
 from gradlab.runtime import digests, files, provenance
 from gradlab.runtime.progress import quiet
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 MANIFEST, SKIPPED, NOTE = "manifest.csv", "skipped.csv", ".prepared.json"
 COLUMNS = (
@@ -112,10 +112,8 @@ def prepare(
         raise GradlabError(
             f"{target} and {source} lie one inside the other: choose a target outside, or its images become sources"
         )
-    if count < 1:
-        raise GradlabError(f"count is {count}: ask for at least one image")
-    if workers is not None and workers < 1:
-        raise GradlabError(f"{workers} processes do nothing: give at least one")
+    count, seed = whole("count", count, 1, "images"), whole("seed", seed, 0)
+    workers = None if workers is None else whole("workers", workers, 1, "processes")
     jobs, skipped = _by_size(source, target, seed, read)
     total = len(jobs) + len(skipped)
     if not total:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from gradlab.data.crops import Crops
 from gradlab.data.images import Picture
-from gradlab.errors import GradlabError
 from gradlab.noise import stream
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 
 class VideoCrops:
@@ -33,17 +33,19 @@ class VideoCrops:
     def __init__(
         self,
         pictures: Sequence[Picture],
-        size: int,
-        batch: int,
-        shift: int,
-        seed: int,
+        size: SupportsIndex,
+        batch: SupportsIndex,
+        shift: SupportsIndex,
+        seed: SupportsIndex,
         device: str | torch.device = "cpu",
     ) -> None:
         """Move the pictures to ``device``."""
-        if shift < 0:
-            raise GradlabError(f"shift is {shift}: give the largest motion in pixels, at least 0")
-        self.size, self.shift, self.seed = size, shift, seed
-        self._crops = Crops(pictures, size + shift, batch, seed, device=device)
+        self.size, self.shift, self.seed = (
+            whole("size", size, 1, "pixels"),
+            whole("shift", shift, 0, "pixels"),
+            whole("seed", seed, 0),
+        )
+        self._crops = Crops(pictures, self.size + self.shift, batch, self.seed, device=device)
         self.device = self._crops.device
 
     def places(self, step: int) -> Tensor:

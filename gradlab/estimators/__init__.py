@@ -5,7 +5,6 @@ To add an estimator, write its file and add its line here.
 
 from __future__ import annotations
 
-from gradlab.errors import unknown
 from gradlab.estimators._base import Estimator, Requirement
 from gradlab.estimators.dreg import DREG
 from gradlab.estimators.dreg_boundary import DREG_BOUNDARY
@@ -18,7 +17,7 @@ from gradlab.estimators.rws import RWS
 from gradlab.estimators.score import SCORE
 from gradlab.estimators.stl import STL
 from gradlab.estimators.vimco import VIMCO
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known
 
 ESTIMATORS: dict[str, Estimator] = {
     "pathwise": PATHWISE,
@@ -36,7 +35,7 @@ ESTIMATORS: dict[str, Estimator] = {
 """Name -> estimator; the command line, ``compare`` and the tests read this table."""
 
 
-@checked_after
+@checked
 def get_estimator(name: str | Estimator) -> Estimator:
     """Return an estimator by name.
 
@@ -56,9 +55,7 @@ def get_estimator(name: str | Estimator) -> Estimator:
     """
     if isinstance(name, Estimator):
         return name
-    if name not in ESTIMATORS:
-        raise unknown("estimator", name, ESTIMATORS)
-    return ESTIMATORS[name]
+    return ESTIMATORS[known("estimator", name, ESTIMATORS)]
 
 
 __all__ = ["ESTIMATORS", "Estimator", "Requirement", "get_estimator"]

@@ -15,6 +15,7 @@ from gradlab.estimators._box import Array, BoxDraws
 from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit_factor
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms, Walls
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -98,6 +99,7 @@ class Estimator:
     fit: Fit | None = None
     on_box: Callable[[BoxDraws], Array] | None = None
 
+    @checked
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"
     ) -> Float[Tensor, " batch"]:

@@ -17,14 +17,14 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from gradlab.errors import GradlabError, unknown
-from gradlab.validation import checked, require_columns
+from gradlab.validation import checked, known, real, require_columns, several
 
 METHODS = ("pchip", "cubic", "akima")
 """Interpolations; the first is published."""
@@ -89,14 +89,14 @@ def bd_quality(
 
 @checked
 def bd_table(
-    points: pd.DataFrame, reference: str, qualities: Sequence[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
+    points: pd.DataFrame, reference: str, qualities: str | Iterable[str] = ("PSNR", "MS-SSIM"), rate: str = "bpp"
 ) -> pd.DataFrame:
     """Tabulate Bjontegaard's figures of every method against a reference, by every interpolation.
 
     Args:
         points: one row per point of a curve, in the order of lambda; column ``method`` and the columns named below.
         reference: the method that the others are compared with; it is in the table too, with zeros.
-        qualities: columns of which more is better.
+        qualities: columns of which more is better; one, or several.
         rate: column of the rate.
 
     Returns:
@@ -107,8 +107,7 @@ def bd_table(
     Raises:
         GradlabError: the reference is not among the methods.
     """
-    if not len(qualities):
-        raise GradlabError("no qualities are named: name at least one column")
+    qualities = several("qualities", qualities, str, "names of columns")
     require_columns(points, ["method", rate, *qualities], "one row for each point of a curve")
     curves = {str(name): group for name, group in points.groupby("method", sort=False)}
     if reference not in curves:
@@ -162,17 +161,15 @@ def describe_fold(rate: Points, quality: Points) -> str:
 
 
 @checked
-def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
+def check_lambdas(values: float | Iterable[float]) -> tuple[float, ...]:
     """Check the lambdas of a sweep and return them as floats.
 
     Raises:
         GradlabError: none at all, one that is not positive and finite, or one that is not larger than the one before.
     """
-    lams = tuple(float(value) for value in values)
-    if not lams:
-        raise GradlabError("no lambdas are given: name at least one")
+    lams = tuple(real("a lambda", value) for value in several("lambdas", values, (int, float), "numbers"))
     for lam in lams:
-        if not (lam > 0 and math.isfinite(lam)):
+        if lam <= 0:
             raise GradlabError(f"a lambda is {lam:g}: every lambda must be positive and finite")
     for before, after in itertools.pairwise(lams):
         if not after > before:
@@ -183,8 +180,7 @@ def check_lambdas(values: Sequence[float]) -> tuple[float, ...]:
 def _curves(
     reference_rate: Points, reference_quality: Points, rate: Points, quality: Points, method: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    if method not in METHODS:
-        raise unknown("interpolation", method, METHODS)
+    known("interpolation", method, METHODS)
     reference = _curve("the reference", reference_rate, reference_quality, method)
     return (*reference, *_curve("the codec", rate, quality, method))
 

@@ -14,19 +14,19 @@ AVIF      4:4:4  AV1 still picture, Pillow's default effort
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.evaluation.images import Images, named_images
 from gradlab.evaluation.metrics import distortion, to_8_bit
 from gradlab.runtime.progress import quiet
-from gradlab.validation import checked, require_columns
+from gradlab.validation import checked, known, require_columns, several, wholes
 
 
 class ClassicalCodec(NamedTuple):
@@ -75,16 +75,16 @@ def available_codecs() -> tuple[str, ...]:
 @checked
 def classical_codecs(
     images: Images,
-    names: Sequence[str] | None = None,
-    qualities: Sequence[int] | None = None,
+    names: str | Iterable[str] | None = None,
+    qualities: SupportsIndex | Iterable[SupportsIndex] | None = None,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
     """Measure rate and distortion of each image under each classical codec and quality.
 
     Args:
         images: as ``rate_distortion`` takes them.
-        names: keys of ``CLASSICAL_CODECS``; by default those that this Pillow has.
-        qualities: settings for every codec, on its own scale; by default each one's own.
+        names: keys of ``CLASSICAL_CODECS``, one or several; by default those that this Pillow has.
+        qualities: settings for every codec, one or several, on its own scale; by default each one's own.
         advance: called after each image, codec and quality.
 
     Returns:
@@ -95,20 +95,20 @@ def classical_codecs(
         GradlabError: no images, an unknown codec, or one that this Pillow lacks.
     """
     available = available_codecs()
-    selected = available if names is None else tuple(names)
+    selected = available if names is None else several("names", names, str, "names of codecs", empty=True)
     for name in selected:
-        if name not in CLASSICAL_CODECS:
-            raise unknown("classical codec", name, CLASSICAL_CODECS)
+        known("classical codec", name, CLASSICAL_CODECS)
         if name not in available:
             raise GradlabError(f"this Pillow has no {name}: install one with it, or ask for {', '.join(available)}")
-    for quality in () if qualities is None else qualities:
-        if not 1 <= quality <= 100:
+    settings = None if qualities is None else wholes("qualities", qualities, 1, empty=True)
+    for quality in settings or ():
+        if quality > 100:
             raise GradlabError(f"quality is {quality}: give whole numbers from 1 to 100")
     originals = named_images(images)
     rows = []
     for name in selected:
         codec = CLASSICAL_CODECS[name]
-        for quality in qualities if qualities is not None else codec.qualities:
+        for quality in codec.qualities if settings is None else settings:
             for image, x in originals:
                 size, decoded = encode(to_8_bit(x), codec, quality)
                 row = {"codec": name, "chroma": codec.chroma, "quality": quality, "image": image}

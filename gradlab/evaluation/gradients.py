@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from gradlab.runtime.cuda_graph import Replay
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
 from gradlab.snr.recorder import GradientRecorder
-from gradlab.validation import checked
+from gradlab.validation import checked, known, several, whole
 
 Batches = Tensor | Callable[[int], Tensor]
 AnyLoss = Loss | PlainLoss
@@ -31,10 +31,10 @@ def record(
     codec: Codec | PFrame,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
-    draws: int,
+    draws: SupportsIndex,
     *,
     loss: Loss | PlainLoss | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     advance: Callable[..., Any] = quiet,
 ) -> GradientRecorder:
     """Record ``draws`` gradients of the codec with its weights frozen.
@@ -62,8 +62,7 @@ def record(
     Raises:
         GradlabError: fewer than 2 draws, a gradient that is not finite, or on CUDA minibatches of several shapes.
     """
-    if draws < 2:
-        raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
+    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
     loss, group = loss or Loss(), distributed.group()
     device = next(codec.parameters()).device
     recorder = GradientRecorder(codec.groups(), exclude=("quantiles",))
@@ -181,10 +180,10 @@ def mean_loss(
     codec: Codec,
     x: Tensor,
     lam: float,
-    draws: int,
+    draws: SupportsIndex,
     *,
     loss: Loss | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     advance: Callable[..., Any] = quiet,
 ) -> tuple[float, float]:
     """Average the loss over images and draws of the noise, in bits per pixel: the R-D cost that training sees.
@@ -204,8 +203,7 @@ def mean_loss(
     Raises:
         GradlabError: fewer than 2 draws.
     """
-    if draws < 2:
-        raise GradlabError(f"draws is {draws}: a standard error needs at least 2")
+    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
     check_lambda(lam)
     device, state, loss = next(codec.parameters()).device, moments.HigherMoments.init(), loss or Loss()
     with cudnn_precision(codec.precision, device):
@@ -223,8 +221,8 @@ def compare_direct_y(
     codec: Codec,
     batches: Tensor | Callable[[int], Tensor],
     lam: float,
-    draws: int,
-    settings: Sequence[Setting] = ("direct-y", "2-level"),
+    draws: SupportsIndex,
+    settings: Setting | Iterable[Setting] = ("direct-y", "2-level"),
     **options: Any,
 ) -> dict[str, GradientRecorder]:
     """Record gradients with the direct-y switch on and off, at the same weights, noise and images.
@@ -235,12 +233,13 @@ def compare_direct_y(
     Args:
         codec: the codec; its ``direct_y`` is restored.
         batches, lam, draws, options: as for ``record``.
-        settings: which positions of the switch.
+        settings: which positions of the switch; one, or several.
     """
+    switches = [known("setting", s, get_args(Setting)) for s in several("settings", settings, str, "names", empty=True)]
     before = codec.direct_y
     try:
         recorders: dict[str, GradientRecorder] = {}
-        for setting in settings:
+        for setting in switches:
             codec.direct_y = setting == "direct-y"
             recorders[setting] = record(codec, batches, lam, draws, **options)
         return recorders

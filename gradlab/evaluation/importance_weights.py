@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsIndex
 
 import pandas as pd
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from gradlab.codecs import Codec, PFrame
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives.bounds import OBJECTIVES, SCALES, WEIGHTINGS
 from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
+from gradlab.validation import whole, wholes
 
 # The tap that carries the weights of a term; with joint weighting all taps of y carry the same weights.
 TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
@@ -30,9 +30,9 @@ def weight_statistics(
     codec: Codec | PFrame,
     x: Tensor,
     lam: float,
-    k: Sequence[int],
-    draws: int,
-    seed: int = 0,
+    k: SupportsIndex | Iterable[SupportsIndex],
+    draws: SupportsIndex,
+    seed: SupportsIndex = 0,
     *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def weight_statistics(
         codec: the codec, with direct-y.
         x: ``[B, 3, H, W]`` images in [0, 1], or videos for a P-frame.
         lam: lambda of the R-D cost.
-        k: sample sizes, at least 2.
+        k: sample sizes, one or several, at least 2.
         draws: noise draws for each k.
         seed: of the noise.
         advance: called after each draw.
@@ -55,11 +55,10 @@ def weight_statistics(
     Raises:
         GradlabError: k below 2, or no draws.
     """
-    if draws < 1 or any(size < 2 for size in k):
-        raise GradlabError(f"k = {list(k)}, draws = {draws}: weights take at least two samples and one draw")
+    sizes, draws, seed = wholes("k", k, 2, "samples"), whole("draws", draws, 1), whole("seed", seed, 0)
     mix = OBJECTIVES["ms-nic-mix"]
     rows = []
-    for size in k:
+    for size in sizes:
         samples: dict[tuple[str, str, str], list[Tensor]] = {}
         for t in range(draws):
             with cudnn_precision(codec.precision, x.device):

@@ -19,7 +19,7 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.images import image_floats
 from gradlab.runtime.progress import quiet
 from gradlab.snr import moments
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 NAMES = ("y", "z", "y_hat", "z_hat")
 DEAD = 1e-3
@@ -178,8 +178,7 @@ def residuals(
     """
     if len(images) == 0:
         raise GradlabError("there are no images: give at least one")
-    if bins < 1:
-        raise GradlabError(f"a histogram of {bins} bins holds nothing: give at least 1")
+    bins = whole("bins", bins, 1)
     edges = np.linspace(-0.5, 0.5, bins + 1)
     device = next(codec.parameters()).device
     tables = []
@@ -199,8 +198,7 @@ def residuals(
 @checked
 def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
     """Rotate to landscape and crop images to ``[1, 3, H, W]`` floats of one size, a multiple of ``multiple``."""
-    if multiple < 1:
-        raise GradlabError(f"multiple is {multiple}: give at least 1 pixel")
+    multiple = whole("multiple", multiple, 1, "pixels")
     xs = []
     for index, image in enumerate(images):
         _, x = image_floats(image, index)
@@ -214,8 +212,7 @@ def align(images: Sequence[Picture | Tensor], multiple: int) -> list[Tensor]:
 @checked
 def tiles(pictures: Sequence[Picture], size: int) -> list[Tensor]:
     """Cut pictures into non-overlapping ``[3, size, size]`` floats in [0, 1], from the top left."""
-    if size < 1:
-        raise GradlabError(f"tiles of {size} pixels: give at least 1")
+    size = whole("size", size, 1, "pixels")
     crops = []
     for index, picture in enumerate(pictures):
         _, x = image_floats(picture, index)

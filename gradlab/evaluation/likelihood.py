@@ -18,7 +18,7 @@ from gradlab.evaluation.metrics import check_lambda, distortion
 from gradlab.noise import stream
 from gradlab.runtime import distributed
 from gradlab.runtime.progress import quiet
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 
 @checked
@@ -48,7 +48,7 @@ def universal_quantization(
     Raises:
         GradlabError: no images, or lam not positive.
     """
-    device = next(codec.parameters()).device
+    device, seed = next(codec.parameters()).device, whole("seed", seed, 0)
     return _by_likelihood(
         codec, images, lam, lambda x, index: codec.universal(x, stream(seed, "dither", index, device)), advance
     )

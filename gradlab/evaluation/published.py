@@ -8,12 +8,13 @@ PSNR and MS-SSIM are means over images of decoded images in 8 bits: the conventi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from gradlab.errors import unknown
-from gradlab.validation import checked
+from gradlab.validation import checked, several
 
 KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
 """Names of the 24 images, without suffix."""
@@ -42,6 +43,7 @@ def published_results(model: str | None = None) -> pd.DataFrame:
 
 
 @checked
-def is_kodak(names: list[str]) -> bool:
+def is_kodak(names: str | Iterable[str]) -> bool:
     """Check whether file names are those of the 24 Kodak images (``kodim01.png`` to ``kodim24.png``)."""
-    return sorted(Path(name).stem.lower() for name in names) == list(KODAK)
+    given = several("names", names, str, "names of files", empty=True)
+    return sorted(Path(name).stem.lower() for name in given) == list(KODAK)

@@ -41,9 +41,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Latent, LogTerms, Term
-from gradlab.validation import checked, checked_after
+from gradlab.validation import checked, known
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -135,6 +135,7 @@ class Objective:
     jackknife: bool = False
     summary: str = ""
 
+    @checked
     def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Float[Tensor, " batch"]:
         """Compute the objective for each image.
 
@@ -223,10 +224,8 @@ class Objective:
             Traceback (most recent call last):
             gradlab.errors.GradlabError: k is 1, but jvi leaves one sample out: use at least two samples
         """
-        if weighting not in WEIGHTINGS:
-            raise unknown("weighting", weighting, WEIGHTINGS)
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES)
+        known("weighting", weighting, WEIGHTINGS)
+        known("scale", scale, SCALES)
         if weighting == "per-term" and (terms.scores or (isinstance(terms.log_q, Tensor) and bool(terms.log_q.any()))):
             raise GradlabError(
                 "weighting 'per-term' is defined for posteriors with log q = 0 (the unit box): use weighting='joint'"
@@ -407,7 +406,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-@checked_after
+@checked
 def get_objective(name: str | Objective) -> Objective:
     """Return an objective by name.
 
@@ -427,6 +426,4 @@ def get_objective(name: str | Objective) -> Objective:
     """
     if isinstance(name, Objective):
         return name
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]
+    return OBJECTIVES[known("objective", name, OBJECTIVES)]

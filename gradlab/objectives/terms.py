@@ -7,7 +7,6 @@ through ``log q(sample; phi)`` (the *score*), which ``scores`` holds.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.validation import require
+from gradlab.validation import real, whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -124,8 +123,8 @@ class LogTerms:
     rate_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, kind in (("pixels", int), ("rate_weight", float)):
-            require(name, getattr(self, name), kind)
+        object.__setattr__(self, "pixels", whole("pixels", self.pixels, 1, "image pixels"))
+        object.__setattr__(self, "rate_weight", real("rate_weight", self.rate_weight))
         for name in ("log_lik", "log_py", "log_pz", "log_q"):
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim not in (0, 3):
@@ -134,9 +133,7 @@ class LogTerms:
                 )
         if not isinstance(self.log_lik, Tensor) or self.log_lik.ndim != 3:
             raise GradlabError("log_lik is not a tensor with three axes: give a tensor of shape [batch, k, 1]")
-        if self.pixels < 1:
-            raise GradlabError(f"pixels is {self.pixels}: give the number of image pixels, at least 1")
-        if not 0 <= self.rate_weight < math.inf:
+        if self.rate_weight < 0:
             raise GradlabError(f"rate_weight is {self.rate_weight}: give a number of at least 0")
         try:
             self.shape  # noqa: B018  (raises if the terms do not broadcast)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from gradlab import noise
-from gradlab.errors import GradlabError, NotExact, unknown
+from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
-from gradlab.validation import checked_class
+from gradlab.validation import checked, known, real, whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,6 +25,7 @@ LARGEST = 1e75  # its fourth power is still a finite float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # posterior parameters: in several dimensions, of the first coordinate only
 
 
+@checked
 class Problem(ABC):
     """A model whose bound and gradients are known exactly at any number of samples k.
 
@@ -53,7 +53,7 @@ class Problem(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the argument types of constructors and public methods."""
         super().__init_subclass__(**options)
-        checked_class(cls)
+        checked(cls)
 
     @property
     @abstractmethod
@@ -110,7 +110,7 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def exact_bound(self, k: int) -> float:
+    def exact_bound(self, k: SupportsIndex) -> float:
         """Return the exact bound ``E log (1/k sum_i w_i)``.
 
         Args:
@@ -124,7 +124,7 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return the derivative of ``exact_bound(k)`` with respect to a parameter.
 
         Args:
@@ -142,7 +142,7 @@ class Problem(ABC):
     def exact_limit(self) -> float:
         """Return the limit of ``exact_bound(k)`` as k grows, in nats."""
 
-    def exact_concentration(self, k: int) -> float:
+    def exact_concentration(self, k: SupportsIndex) -> float:
         """Return ``E sum_i w~_i^2``, the expected concentration of the normalised weights.
 
         Args:
@@ -163,7 +163,7 @@ class Problem(ABC):
         """
         raise NotExact(f"{type(self).__name__} has no exact effective sample size: estimate it from draws")
 
-    def exact_ess(self, k: int) -> float:
+    def exact_ess(self, k: SupportsIndex) -> float:
         """Return the effective sample size ``1 / E sum_i w~_i^2``.
 
         By convexity it is at most the mean over draws of ``1 / sum_i w~_i^2``, for which no exact form is known.
@@ -209,7 +209,7 @@ class Problem(ABC):
         """
         raise NotExact(f"{type(self).__name__} has no exact wake-phi gradient: use NormalGaussian")
 
-    def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
+    def exact_moments(self, estimator: str, k: SupportsIndex, wrt: str = "phi") -> tuple[float, float]:
         """Return the exact mean and variance of one draw of an estimator.
 
         Args:
@@ -234,7 +234,11 @@ class Problem(ABC):
         raise NotExact(f"{type(self).__name__} has no exact moments: estimate them from draws")
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Float[Tensor, "draws k *dim"]:
         """Draw the base noise of the posterior.
 
@@ -257,7 +261,8 @@ class Problem(ABC):
             >>> problem.draw_noise(5, k=2, generator=torch.Generator().manual_seed(0)).shape
             torch.Size([5, 2, 3])
         """
-        return noise.draw(self.posterior.base, (draws, k, *self._coordinates), generator, dtype)
+        shape = (whole("draws", draws, 1), check_k(k), *self._coordinates)
+        return noise.draw(self.posterior.base, shape, generator, dtype)
 
     @property
     def _coordinates(self) -> tuple[int, ...]:
@@ -281,9 +286,7 @@ class Problem(ABC):
             >>> gl.problems.BoxGaussian(phi=0.3, x=1.0).check_wrt("slope")
             'slope'
         """
-        if not isinstance(wrt, str) or wrt not in self.parameters:
-            raise unknown(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
-        return wrt
+        return known(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
 
     def _values(self, base: Tensor, overrides: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
         """Return all parameters, the overridden ones as ``[B, 1]``, so that they broadcast with noise ``base [B, K]``.
@@ -310,9 +313,6 @@ class Problem(ABC):
         return torch.cat([value[:, None], others], dim=1)[:, None]
 
 
-checked_class(Problem)
-
-
 def widened(values: Values) -> dict[str, Tensor | float]:
     """Append an axis to every tensor, so that ``[B, 1]`` broadcasts with points ``[B, K, M]``."""
     return {name: value[..., None] if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -336,29 +336,13 @@ def value_and_slope(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Te
     return value.detach(), torch.zeros_like(y.detach()) if slope is None else slope
 
 
-def check_count(name: str, value: int, items: str) -> int:
-    """Return ``value`` as an int.
-
-    Args:
-        name: name of the argument, for the error.
-        value: the number to check.
-        items: what the number counts, for the error.
-
-    Raises:
-        GradlabError: if the value is not an integer of at least 1.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise GradlabError(f"{name} is {value!r}: give a whole number of {items}, at least 1")
-    return int(value)
-
-
-def check_k(k: int) -> int:
+def check_k(k: SupportsIndex) -> int:
     """Return the number of samples as an int.
 
     Raises:
         GradlabError: if it is not an integer of at least 1.
     """
-    return check_count("k", k, "samples")
+    return whole("k", k, 1, "samples")
 
 
 def check_real(name: str, value: float) -> float:
@@ -371,14 +355,7 @@ def check_real(name: str, value: float) -> float:
     Raises:
         GradlabError: if the value is not a finite number, or is so large that its fourth power overflows.
     """
-    try:
-        if isinstance(value, (str, bool)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise GradlabError(f"{name} is {value!r}: give a number") from None
-    if not math.isfinite(number):
-        raise GradlabError(f"{name} is {number}: give a finite number")
+    number = real(name, value)
     if abs(number) > LARGEST:
         raise GradlabError(f"{name} is {number}, whose powers overflow: give at most {LARGEST:g}")
     return number

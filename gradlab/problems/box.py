@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle import leave_one_out, moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
-from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_k, check_real, value_and_slope
+from gradlab.problems.base import NO_OVERRIDES, Values, check_k, check_real, value_and_slope
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, zero_score_moments
+from gradlab.validation import whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -79,7 +80,7 @@ class BoxOracle(OneLatent):
         """The box U(phi - 1/2, phi + 1/2)."""
         return Box(torch.tensor(self.phi, dtype=torch.float64))
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return ``dL_k/d wrt``.
 
         The gradient for phi uses the boundary form, which needs no derivative of log w.
@@ -104,7 +105,7 @@ class BoxOracle(OneLatent):
             return moments.boundary_gradient(self.nodes, *self.ends, check_k(k))
         return super().exact_gradient(k, wrt)
 
-    def boundary_term(self, k: int) -> float:
+    def boundary_term(self, k: SupportsIndex) -> float:
         """Return ``E[pathwise] - E[DReG]``, the boundary term that the derivation of DReG drops.
 
         It equals ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
@@ -126,7 +127,7 @@ class BoxOracle(OneLatent):
         """
         return moments.boundary_term(self.nodes, *self.ends, check_k(k))
 
-    def weight_density(self, y: Array, k: int) -> Array:
+    def weight_density(self, y: Array, k: SupportsIndex) -> Array:
         """Return ``k E[w~_1 | y_1 = y]`` at points y.
 
         It is the density, relative to the box, of a sample drawn by its normalised weight. Its difference between the
@@ -154,7 +155,7 @@ class BoxOracle(OneLatent):
         self._one_dimension()
         return moments.weight_density(self.nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
 
-    def wall_flux(self, k: int) -> tuple[float, float]:
+    def wall_flux(self, k: SupportsIndex) -> tuple[float, float]:
         """Return the flux through the walls phi - 1/2 and phi + 1/2.
 
         The gradient of the bound with respect to phi is the flux through the upper wall minus the flux through the
@@ -229,7 +230,11 @@ class BoxOracle(OneLatent):
         """
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Float[Tensor, "draws k *dim"]:
         """Draw the base noise of the box.
 
@@ -255,8 +260,9 @@ class BoxOracle(OneLatent):
             >>> noise.shape, bool(noise.abs().max() <= 0.5)
             (torch.Size([1000, 2]), True)
         """
+        draws, k = whole("draws", draws, 1), check_k(k)
         elsewhere = generator is not None and (generator.device.type != "cpu" or isinstance(generator, noise.Rows))
-        if self.dim > 1 or draws < 1 or k < 1 or dtype not in noise.WORDS or elsewhere:
+        if self.dim > 1 or dtype not in noise.WORDS or elsewhere:
             return super().draw_noise(draws, k, generator, dtype)
         blocks = [noise.from_words(words).T for words in noise.words(draws, k, generator, dtype)]
         return torch.from_numpy(np.concatenate(blocks))
@@ -416,11 +422,11 @@ class BoxGaussian(BoxOracle):
         offset: float = 0.0,
         likelihood_std: float = 1.0,
         prior_std: float = 1.0,
-        dim: int = 1,
+        dim: SupportsIndex = 1,
     ) -> None:
         """Compute the quadrature nodes once."""
         self.phi = check_real("phi", phi)
-        self.dim = check_count("dim", dim, "coordinates")
+        self.dim = whole("dim", dim, 1, "coordinates")
         self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         self._prepare()
 

@@ -6,20 +6,22 @@ the same factor, and no budget averages a bias away.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 
 from gradlab.errors import GradlabError
 from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import stream
-from gradlab.problems.base import Problem
+from gradlab.problems.base import Problem, check_k
+from gradlab.validation import checked, whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi") -> int:
+@checked
+def evaluations(problem: Problem, name: str | Estimator, k: SupportsIndex, wrt: str = "phi") -> int:
     """Count the evaluations of log w in one draw of an estimator, at its k samples and at the walls.
 
     Points that all samples of a draw share (the walls of a box in one dimension) count once.
@@ -44,7 +46,7 @@ def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi
         >>> evaluations(box, "dreg", k=8), evaluations(box, "dreg-boundary", k=8)
         (8, 10)
     """
-    walls = get_estimator(name).walls
+    walls, k = get_estimator(name).walls, check_k(k)
     noise = problem.draw_noise(1, k, stream(0, "cost"))
     value = torch.full((1,), problem.parameters[problem.check_wrt(wrt)], dtype=noise.dtype)
     terms = problem.log_terms(noise, {wrt: value}, walls=walls)
@@ -57,7 +59,8 @@ def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi
     return k + points
 
 
-def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.DataFrame:
+@checked
+def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: SupportsIndex) -> pd.DataFrame:
     """Add the mean squared error of an average over as many draws as a budget allows to a table of ``compare``.
 
     Fractions of a draw count; the pilot draws of a learned baseline do not.
@@ -84,10 +87,11 @@ def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.Data
         >>> at_equal_cost(table, box, budget=1000)["exact_mse"].round(4).tolist()
         [0.0017, 0.001]
     """
+    budget = whole("budget", budget)
     costs = [
         evaluations(problem, e, k, wrt) for e, k, wrt in zip(table["estimator"], table["k"], table["wrt"], strict=True)
     ]
-    if costs and not budget >= max(costs):
+    if costs and budget < max(costs):
         raise GradlabError(f"budget is {budget} evaluations, but one draw takes {max(costs)}: give at least that many")
     table = table.assign(evaluations=costs)
     share = table["evaluations"] / budget

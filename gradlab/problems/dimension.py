@@ -9,31 +9,31 @@ sqrt(k) growth, but for the gradient of another bound.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, brief
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Nodes
-from gradlab.problems.base import check_count, check_k, check_std
+from gradlab.problems.base import check_std
 from gradlab.problems.box import BoxGaussian
 from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
-from gradlab.validation import checked_after
+from gradlab.validation import checked, several, wholes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@checked_after
+@checked
 def dimension_map(
     problem: BoxGaussian | NormalGaussian,
-    k: Sequence[int] = (1, 8, 64, 1024, 65536, 1_000_000),
-    dim: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000),
-    temperature: Sequence[float] = (1.0,),
+    k: SupportsIndex | Iterable[SupportsIndex] = (1, 8, 64, 1024, 65536, 1_000_000),
+    dim: SupportsIndex | Iterable[SupportsIndex] = (1, 10, 100, 1000, 10_000, 100_000),
+    temperature: float | Iterable[float] = (1.0,),
 ) -> pd.DataFrame:
     """Tabulate exact answers for products of identical coordinates.
 
@@ -70,15 +70,14 @@ def dimension_map(
     import pandas as pd
 
     if not isinstance(problem, (BoxGaussian, NormalGaussian)):
-        raise GradlabError(f"problem is of type {type(problem).__name__}: give a BoxGaussian or a NormalGaussian")
-    for name, values in (("k", k), ("dim", dim), ("temperature", temperature)):
-        if not len(values):
-            raise GradlabError(f"{name} is empty: give at least one value")
-    sizes, dims = sorted({check_k(n) for n in k}), sorted({check_count("dim", n, "coordinates") for n in dim})
+        raise GradlabError(f"problem is {brief(problem)}: give a BoxGaussian or a NormalGaussian")
+    sizes, dims = sorted(set(wholes("k", k, 1, "samples"))), sorted(set(wholes("dim", dim, 1, "coordinates")))
+    temperatures = several("temperature", temperature, (int, float), "a number, or several")
+    temperatures = sorted({check_std("temperature", t) for t in temperatures})
     rows: list[dict[str, Any]] = []
     for d in dims:
         exact = {n: _moments(problem, d, 1.0, n, "pathwise")[0] for n in sizes}
-        for t in sorted({check_std("temperature", t) for t in temperature}):
+        for t in temperatures:
             block = [_row(problem, d, t, n, exact[n]) for n in sizes]
             snr = np.array([row["pathwise_snr"] for row in block])
             slopes = np.gradient(np.log(snr), np.log(sizes)) if len(sizes) > 1 else np.full(1, np.nan)

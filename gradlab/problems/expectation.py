@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.problems.base import check_real, value_and_slope
-from gradlab.validation import checked_class
+from gradlab.validation import checked
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+@checked
 class BoxExpectation:
     """The expectation ``E f(x)`` under ``x ~ U(theta - 1/2, theta + 1/2)``.
 
@@ -122,6 +123,3 @@ def _dense(noise: Tensor) -> Tensor:
     if not noise.is_floating_point() or noise.is_meta or noise.layout != torch.strided:
         raise GradlabError(f"noise is a {noise.dtype} tensor on {noise.device}: give dense floats")
     return noise
-
-
-checked_class(BoxExpectation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import SupportsIndex
 
 from gradlab.errors import NotExact, unknown
 from gradlab.problems._oracle import moments
@@ -26,7 +27,7 @@ class OneLatent(Problem):
 
     nodes: Nodes
 
-    def exact_bound(self, k: int) -> float:
+    def exact_bound(self, k: SupportsIndex) -> float:
         """Return the exact bound ``E log (1/k sum_i w_i)``.
 
         Args:
@@ -46,7 +47,7 @@ class OneLatent(Problem):
         """
         return moments.bound(self.nodes, check_k(k))
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return ``dL_k/d wrt``, by default the mean of the pathwise estimator.
 
         Args:
@@ -84,7 +85,7 @@ class OneLatent(Problem):
         """
         return self.nodes.log_mean_weight()
 
-    def exact_concentration(self, k: int) -> float:
+    def exact_concentration(self, k: SupportsIndex) -> float:
         """Return ``E sum_i w~_i^2``, the expected concentration of the normalised weights.
 
         Args:
@@ -104,7 +105,7 @@ class OneLatent(Problem):
         """
         return moments.concentration(self.nodes, check_k(k))
 
-    def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
+    def exact_moments(self, estimator: str, k: SupportsIndex, wrt: str = "phi") -> tuple[float, float]:
         """Return the exact mean and variance of one draw of an estimator.
 
         Args:

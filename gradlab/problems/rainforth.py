@@ -7,7 +7,7 @@ b* = mu*/2. Small Gaussian noise is added to every parameter, so that there is a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from gradlab.errors import GradlabError
 from gradlab.noise import normal, stream
 from gradlab.objectives.posteriors import Normal
 from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.validation import real, whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,12 +50,16 @@ class RainforthModel:
         (torch.Size([4, 3]), torch.Size([4, 3]))
     """
 
-    def __init__(self, data: int = 16, dim: int = 20, perturbation: float = 0.01, seed: int = 0) -> None:
-        if data < 1 or dim < 1 or not perturbation >= 0:
-            raise GradlabError(
-                f"data is {data}, dim is {dim}, perturbation is {perturbation}: give at least one data point and "
-                "dimension, and a perturbation of at least 0"
-            )
+    def __init__(
+        self,
+        data: SupportsIndex = 16,
+        dim: SupportsIndex = 20,
+        perturbation: float = 0.01,
+        seed: SupportsIndex = 0,
+    ) -> None:
+        data, dim = whole("data", data, 1, "points"), whole("dim", dim, 1)
+        if real("perturbation", perturbation) < 0:
+            raise GradlabError(f"perturbation is {perturbation}: give a number of at least 0")
         generator = stream(seed, "rainforth")
         mu = normal((dim,), generator, torch.float64)
         self.x = mu + math.sqrt(2) * normal((data, dim), generator, torch.float64)

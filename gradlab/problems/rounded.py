@@ -11,7 +11,7 @@ difference between this forward pass and the rounding of a codec at test time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class RoundedGaussian(OneLatent):
             taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
         )
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return the derivative of ``exact_bound(k)``; for phi it is 0 if the forward pass does not depend on phi.
 
         Args:
@@ -159,7 +159,7 @@ class RoundedGaussian(OneLatent):
         """
         return float(self.model.log_joint(np.round(np.array(self.phi))))
 
-    def exact_gap(self, k: int = 1) -> float:
+    def exact_gap(self, k: SupportsIndex = 1) -> float:
         """Return ``exact_bound(k) - rounded()``, the difference between training and test.
 
         ``universal`` can be used at test time too, and then has no gap; minus this value (at k = 1) is the cost of its

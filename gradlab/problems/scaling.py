@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from gradlab.noise import normal, stream
 from gradlab.problems.rainforth import RainforthModel
 from gradlab.runtime.progress import quiet
 from gradlab.snr.moments import Moments
-from gradlab.validation import checked, require_columns
+from gradlab.validation import checked, require_columns, whole, wholes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +46,10 @@ class Slope(NamedTuple):
 @checked
 def rainforth_snr(
     model: RainforthModel,
-    k: Sequence[int],
-    m: Sequence[int],
-    draws: int,
-    seed: int = 0,
+    k: SupportsIndex | Iterable[SupportsIndex],
+    m: SupportsIndex | Iterable[SupportsIndex],
+    draws: SupportsIndex,
+    seed: SupportsIndex = 0,
     signal: str = "dreg",
     *,
     advance: Callable[..., Any] = quiet,
@@ -86,12 +86,13 @@ def rainforth_snr(
     """
     import pandas as pd
 
+    draws, seed = whole("draws", draws), whole("seed", seed, 0)
     if draws < 2 * BLOCKS:
         raise GradlabError(
             f"draws is {draws}: give at least {2 * BLOCKS}, confidence intervals need {BLOCKS} blocks of 2 or more"
         )
     rows = []
-    for size, copies in product(k, m):
+    for size, copies in product(wholes("k", k, 1, "samples"), wholes("m", m, 1)):
         blocks = [_block(model, size, copies, draws // BLOCKS, seed, index, signal=signal) for index in range(BLOCKS)]
         for index, parameter in enumerate(PARAMETERS):
             # Leave out one block at a time, because the signal of a single block is far below its noise.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ from gradlab.objectives.posteriors import Box, log_normal
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import NO_OVERRIDES, Values, widened
+from gradlab.problems.base import NO_OVERRIDES, Values, check_k, widened
+from gradlab.validation import whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -155,7 +156,11 @@ class TwoLevel(TwoLevelOracle):
         return self._changed(model=replace(self.model, direct_y=direct_y), objective="iwae", l=1)
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Float[Tensor, "draws noises"]:
         """Draw the noise of y, followed by the noise of z.
 
@@ -177,8 +182,8 @@ class TwoLevel(TwoLevelOracle):
             >>> problem.draw_noise(5, k=2).shape
             torch.Size([5, 4])
         """
-        columns = 0 if k < 1 else k + (k if self.objective in PAIRS else self.l)
-        return base_noise.draw("uniform", (draws, columns), generator, dtype)
+        draws, k = whole("draws", draws, 1), check_k(k)
+        return base_noise.draw("uniform", (draws, k + (k if self.objective in PAIRS else self.l)), generator, dtype)
 
     def log_terms(
         self,

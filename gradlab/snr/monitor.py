@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from gradlab.errors import GradlabError, NonFinite
 from gradlab.noise import stream
 from gradlab.runtime import files
 from gradlab.snr.recorder import GradientRecorder, Group
-from gradlab.validation import checked_after
+from gradlab.validation import checked, several, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,28 +135,26 @@ class SNRMonitor:
         [{'iteration': 2, 'group': '(own)', 'draws': 4}]
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         model: nn.Module,
         groups: nn.Module | Mapping[str, Group] | GradientRecorder | None = None,
         *,
-        every: int = 500,
-        draws: int = 20,
+        every: SupportsIndex = 500,
+        draws: SupportsIndex = 20,
         csv: str | Path | None = None,
         tensorboard: Board | None = None,
-        generators: Iterable[torch.Generator] = (),
-        seed: int = 0,
+        generators: torch.Generator | Iterable[torch.Generator] = (),
+        seed: SupportsIndex = 0,
     ) -> None:
-        if every < 1:
-            raise GradlabError(f"every is {every}: give a number of iterations, at least 1")
-        if draws < 2:
-            raise GradlabError(f"draws is {draws}: give at least 2, a signal-to-noise ratio needs a variance")
-        self.model, self.every, self.draws, self.seed = model, every, draws, seed
+        self.model, self.every = model, whole("every", every, 1, "iterations")
+        self.draws, self.seed = whole("draws", draws, 2), whole("seed", seed, 0)
         self.iteration = 0
         groups = model if groups is None else groups
         self._recorder = groups if isinstance(groups, GradientRecorder) else GradientRecorder(groups)
-        self._generators, self._board = tuple(generators), tensorboard
+        self._generators = several("generators", generators, torch.Generator, "torch generators", empty=True)
+        self._board = tensorboard
         self._csv = None if csv is None else Path(csv)
         self._rows: list[dict[str, Any]] = []
         if self._csv is not None and self._csv.exists():
@@ -211,6 +209,7 @@ class SNRMonitor:
             >>> int(point["iteration"][0])
             200
         """
+        iteration = whole("iteration", iteration)
         if not self._begun:
             self._begin(iteration)
         again, self.iteration = iteration == self.iteration, iteration  # several minibatches may form one iteration

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
-from gradlab import validation
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import ArgumentError, GradlabError, unknown
+from gradlab.validation import describe
 
 T = TypeVar("T")
 
@@ -22,7 +24,7 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
     Args:
         settings: a frozen dataclass, whose fields may hold others.
         assignments: ``"field=value"`` or ``"field.field=value"``, values as Python literals (``128``, ``1e-4``,
-            ``(1000, 2000)``, ``None``, ``True``); anything else is text.
+            ``(1000, 2000)``, ``None``, ``True``); anything else is text. One number or name is a sequence of one.
 
     Raises:
         GradlabError: unknown field (with the nearest name), a value of the wrong type or not finite, an empty sequence
@@ -74,25 +76,52 @@ def _with(settings: Any, tree: dict[str, Any], prefix: str) -> Any:
 
 
 def _value(path: str, text: str, hint: Any) -> Any:
-    value = _read(text)
-    if not validation.fits(value, hint):
-        value = text  # a name that reads as something else
-    validation.require(f"--set {path}", value, hint)
-    value = _converted(value, hint)
+    for given in (_read(text), text):  # a name may read as something else
+        with contextlib.suppress(TypeError):
+            value = _fitted(given, hint, single=True)
+            break
+    else:
+        raise ArgumentError(f"--set {path}", text, describe(hint))
     if any(isinstance(number, float) and not math.isfinite(number) for number in _flat(value)):
         raise GradlabError(f"--set {path} is {text}: give finite numbers")
     return value
 
 
-def _converted(value: Any, hint: Any) -> Any:
-    """Give equal settings one hash: 1 becomes 1.0 where a float is expected, a list becomes a tuple."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(option for option in typing.get_args(hint) if validation.fits(value, option))
-    inner = typing.get_args(hint)
-    if isinstance(value, (list, tuple)):
-        hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is ... else inner or [Any] * len(value)
-        return tuple(map(_converted, value, hints))
-    return float(value) if hint is float and isinstance(value, int) and not isinstance(value, bool) else value
+def _fitted(value: Any, hint: Any, single: bool = False) -> Any:
+    """Return a value as its hint has it, so that equal settings have one hash: a list as a tuple, 1 as 1.0.
+
+    Args:
+        value: a Python literal.
+        hint: of the setting.
+        single: take one number or one name for a tuple of one.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in inner:
+            with contextlib.suppress(TypeError):
+                return _fitted(value, option, single)
+        raise TypeError
+    if origin is tuple:
+        endless = inner[-1] is ...
+        if single and endless and not isinstance(value, (list, tuple)) and not set(str(value)) & set("([,"):
+            value = (value,)
+        if not isinstance(value, (list, tuple)) or not (endless or len(value) == len(inner)):
+            raise TypeError
+        return tuple(map(_fitted, value, inner[:1] * len(value) if endless else inner))
+    if hint is float and type(value) is int and abs(value) < sys.float_info.max:
+        return float(value)
+    if origin is typing.Literal:
+        fits = value in inner
+    elif hint in (int, float):
+        fits = type(value) is hint  # no bool
+    else:
+        fits = hint is Any or (isinstance(hint, type) and isinstance(value, hint))
+    if not fits:
+        raise TypeError
+    return value
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gradlab import validation
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.runtime.progress import quiet
-from gradlab.validation import check_fields
+from gradlab.validation import check_fields, known, whole
 
 STEPS = ("auto", "eager", "graph")
 
@@ -52,16 +52,13 @@ class RunOptions:
     progress: Callable[..., Any] = quiet
 
     def __post_init__(self) -> None:
-        if self.step not in STEPS:
-            raise unknown("step", self.step, STEPS)
+        known("step", self.step, STEPS)
         check_fields(self)
+        for name, least in (("log_every", 1), ("snr_every", 0), ("snr_draws", 2)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         device = validation.device(self.device)
         if self.step == "graph" and device.type != "cuda":
             raise GradlabError(f"step 'graph' needs CUDA, but the device is {self.device!r}: give 'auto' or 'eager'")
-        if self.log_every < 1 or self.snr_every < 0:
-            raise GradlabError(
-                f"log_every is {self.log_every} and snr_every {self.snr_every}: give at least 1, and at least 0"
-            )
         if not self.checkpoint_seconds >= 0:
             raise GradlabError(f"checkpoint_seconds is {self.checkpoint_seconds}: give at least 0")
         if math.isnan(self.explosion) or self.explosion <= 1:

@@ -13,8 +13,8 @@ from gradlab import codecs
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
 from gradlab.codecs.shared import check_channels
 from gradlab.data import Crops, Picture, VideoCrops, fingerprint
-from gradlab.errors import GradlabError, unknown
-from gradlab.validation import check_fields, checked
+from gradlab.errors import GradlabError
+from gradlab.validation import check_fields, checked, known, whole, wholes
 
 WARM_UP = 300
 """Iterations of the linear warm-up where the learning rate is scaled by the number of samples."""
@@ -79,14 +79,6 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         self._coerce()
-        for name in ("steps", "batch", "crop"):
-            value = getattr(self, name)
-            if value < 1:
-                raise GradlabError(f"{name} is {value}: it must be a whole number of at least 1")
-        for name in ("cosine_steps", "warm_up", "shift"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise GradlabError(f"{name} is {value}: it must be at least 0")
         if not 0 < self.lam < math.inf:
             raise GradlabError(f"lam is {self.lam}: lambda must be positive and finite")
         for name in ("learning_rate", "clip"):
@@ -111,20 +103,18 @@ class TrainSettings:
             )
 
     def _coerce(self) -> None:
-        kinds = {"channels": int, "snapshots": int, "betas": float}
-        for name, kind in kinds.items():
-            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
-        for name in ("steps", "batch", "crop", "cosine_steps", "shift", "seed"):
-            object.__setattr__(self, name, int(getattr(self, name)))
+        for name in ("channels", "snapshots"):
+            object.__setattr__(self, name, tuple(wholes(name, getattr(self, name), empty=True)))
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
+        least = {"steps": 1, "batch": 1, "crop": 1, "cosine_steps": 0, "shift": 0, "seed": 0, "warm_up": 0}
+        for name in (name for name in least if getattr(self, name) is not None):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least[name]))
         for name in ("lam", "learning_rate", "final_fraction", "clip"):
             object.__setattr__(self, name, float(getattr(self, name)))
-        if self.warm_up is not None:
-            object.__setattr__(self, "warm_up", int(self.warm_up))
 
     def _check_codec(self) -> None:
         kinds: dict[str, type[Codec | PFrame]] = {**codecs.CODECS, video.NAME: PFrame}
-        if self.codec not in kinds:
-            raise unknown("codec", self.codec, kinds)
+        known("codec", self.codec, kinds)
         check_channels(self.codec, self.channels, kinds[self.codec].channel_names)
         if self.shift and self.codec != video.NAME:
             raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")

@@ -177,7 +177,7 @@ def test_embedded_photographs_are_photographs():
     ("photos", "photos/set", 1, 1, "one inside the other"),
     ("photos/a", "photos", 1, 1, "one inside the other"),
     ("photos", "set", 0, 1, "count is 0"),
-    ("photos", "set", 1, 0, "0 processes do nothing"),
+    ("photos", "set", 1, 0, "workers is 0: give a whole number of processes, at least 1"),
     ("empty", "set", 1, 1, "there are no images in"),
     ("photos", "taken", 1, 1, "already holds stranger.png"),
     ("photos", "photos/notes.txt/x", 1, 1, "one inside the other"),

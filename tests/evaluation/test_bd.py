@@ -142,7 +142,7 @@ def test_curves_may_share_qualities_and_no_rates():
     ((0.01, 0.01), "lambda 0.01 follows 0.01"),
     ((-0.01, 0.01), "a lambda is -0.01: every lambda must be positive"),
     ((0.01, math.nan), "a lambda is nan"),
-    ((), "no lambdas are given"),
+    ((), "lambdas is empty: give at least one"),
 ])  # fmt: skip
 def test_bad_lambdas(values, match):
     with pytest.raises(GradlabError, match=match):

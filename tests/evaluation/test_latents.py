@@ -129,7 +129,7 @@ def test_residuals_are_counted_as_by_hand(codec, images):
 
 
 @pytest.mark.parametrize(("images", "bins", "match"), [
-    ([], 10, "no images"), ([torch.rand(3, 8, 32)], 10, "below 16 pixels"), ([torch.rand(3, 32, 32)], 0, "0 bins"),
+    ([], 10, "no images"), ([torch.rand(3, 8, 32)], 10, "below 16 pixels"), ([torch.rand(3, 32, 32)], 0, "bins is 0: give a whole number of at least 1"),
 ])  # fmt: skip
 def test_residuals_bad_input(codec, images, bins, match):
     with pytest.raises(GradlabError, match=match):

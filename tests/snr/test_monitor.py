@@ -213,8 +213,8 @@ def test_the_callback_of_lightning(monkeypatch: pytest.MonkeyPatch, package: str
 
 
 @pytest.mark.parametrize(("options", "match"), [
-    ({"every": 0}, "every is 0: give a number of iterations"),
-    ({"draws": 1}, "draws is 1: give at least 2, a signal-to-noise ratio"),
+    ({"every": 0}, "every is 0: give a whole number of iterations, at least 1"),
+    ({"draws": 1}, "draws is 1: give a whole number of at least 2"),
     ({"groups": {"none": []}}, "none"),
 ])  # fmt: skip
 def test_bad_options(options: dict[str, Any], match: str) -> None:

@@ -220,7 +220,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     ({"loss": Loss("elbo", k=2)}, "the learning rate would grow 2-fold: set scale_learning_rate=False"),
     ({"shift": 4}, "motion is for 'ssf2020' alone"),
     ({"precision": "fp16"}, "unknown precision 'fp16'"),
-    ({"warm_up": -1}, "warm_up is -1: it must be at least 0"),
+    ({"warm_up": -1}, "warm_up is -1: give a whole number of at least 0"),
     ({"crop": 0}, "crop is 0"),
     ({"steps": -1}, "steps is -1"),
     ({"lam": -0.1}, "lambda must be positive"),
@@ -257,7 +257,7 @@ def test_bad_losses(change, match):
     ({"step": "graph"}, "step 'graph' needs CUDA, but the device is 'cpu'"),
     ({"step": "grpah"}, "unknown step 'grpah'.*did you mean 'graph'"),
     ({"log_every": 0}, "log_every is 0"),
-    ({"snr_every": -1}, "snr_every -1"),
+    ({"snr_every": -1}, "snr_every is -1: give a whole number of at least 0"),
     ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
     ({"explosion": 0.5}, "explosion is 0.5: give a factor above 1"),
 ])  # fmt: skip

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
 from gradlab.snr.recorder.stream import Stream
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,15 +75,15 @@ class GradientRecorder:
         [{'group': 'encoder', 'parameters': 9, 'draws': 20}, {'group': 'decoder', 'parameters': 4, 'draws': 20}]
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],
         standard_errors: bool = True,
         *,
-        exclude: Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
     ) -> None:
-        self._members: Members = resolve(groups, (exclude,) if isinstance(exclude, str) else tuple(exclude))
+        self._members: Members = resolve(groups, tuple(several("exclude", exclude, str, "names", empty=True)))
         self._entities = self._members.entities()
         self._stream = self._empty(standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
@@ -224,8 +224,7 @@ class GradientRecorder:
         Raises:
             GradlabError: if there are no draws yet, or the level is unknown.
         """
-        if level not in LEVELS:
-            raise unknown("level", level, LEVELS)
+        known("level", level, LEVELS)
         if self.draws == 0:
             raise GradlabError("the recorder has no draws: record at least one, better 100")
         import pandas as pd
