@@ -304,7 +304,7 @@ def _hints(annotations: Mapping[str, Any], module: Mapping[str, Any]) -> _Hints:
     hints: _Hints = {}
     for name, annotation in annotations.items():
         if annotation is not inspect.Parameter.empty:
-            with suppress(NameError, AttributeError, TypeError, ImportError, BeartypeException):
+            with suppress(NameError, AttributeError, SyntaxError, TypeError, ImportError, BeartypeException):
                 holder: Any = types.SimpleNamespace(__annotations__={name: annotation})
                 hint = typing.get_type_hints(holder, {}, _Names(module))[name]
                 if SupportsIndex in _alternatives(hint):
