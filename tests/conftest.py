@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from gradlab import data
+from gradlab.evaluation.metrics import SMALLEST_FOR_MS_SSIM
 
 
 def pytest_make_parametrize_id(val: Any) -> str | None:
@@ -42,6 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def small_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two test photographs, cut to a size that all of evaluation takes: coding time goes with the pixels."""
+    folder, side = tmp_path_factory.mktemp("photographs"), SMALLEST_FOR_MS_SSIM + 15
+    for picture in data.embedded("test")[:3:2]:
+        pixels = picture.pixels[:, -side:, -side:].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{Path(picture.name).stem}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

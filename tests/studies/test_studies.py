@@ -17,8 +17,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradlab.runtime import digests, files, signals
-from gradlab.study import PROFILES, Request, catalog, paper, plots, report, runner
+from gradlab.runtime import digests, files, progress, signals
+from gradlab.study import PROFILES, Request, catalog, paper, plots, plotstyle, report, runner
 from gradlab.study.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
 from tests.codecs.codec_zoo import nudge
@@ -54,8 +54,16 @@ def watched(name, part, before):
     setattr(module(name), part, wrapped)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coarse():
+    """Figures of few pixels: tests/study/test_plots.py looks at those of many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plotstyle.STYLE, "savefig.dpi", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(coarse, small_photographs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "smallest"
     before = {name: dict(module(name).PROFILES) for name in STUDIES}
     parts = {}
@@ -65,7 +73,7 @@ def out(tmp_path_factory):
             watched(name, part, parts)
     try:
         console = Console(file=io.StringIO(), width=200)
-        assert runner.run(STUDIES, Request(), folder, console=console) == 0
+        assert runner.run(STUDIES, Request(test_images=small_photographs), folder, console=console) == 0
         (folder / "printed.txt").write_text(console.file.getvalue())
         yield folder
     finally:
@@ -216,7 +224,9 @@ def trained(out, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, trained, name, monkeypatch):
+def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(
+    out, trained, small_photographs, name, monkeypatch
+):
     """Cut by the time limit in its first piece, and further on; then resumed."""
 
     def run(resume, after=None):
@@ -225,10 +235,17 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
             late = {False: None, True: "at the time limit"}
             monkeypatch.setattr(signals, "stop_reason", lambda deadline=None: late[next(asked) >= after])
         console = Console(file=io.StringIO(), width=200)
-        assert runner.run([name], Request(options=RunOptions(resume=resume)), trained, console=console) == 0
+        request = Request(options=RunOptions(resume=resume), test_images=small_photographs)
+        assert runner.run([name], request, trained, console=console) == 0
         monkeypatch.setattr(signals, "stop_reason", cause)
         return console.file.getvalue()
 
+    def unseen(figure, path):
+        progress.stop_if_requested()
+        for suffix in ("png", "pdf"):
+            files.write_bytes(f"{path}.{suffix}", b"")
+
+    monkeypatch.setattr(plots, "save", unseen)
     monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
     folder = trained / name
     steps = 0
@@ -257,7 +274,7 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
 
 
 @pytest.fixture
-def table3(tmp_path, monkeypatch):
+def table3(small_photographs, tmp_path, monkeypatch):
     """Runs Table 3 at its smallest, and counts its recordings: ``run(**options)`` and ``run.calls``."""
     study_module = module("table3")
     monkeypatch.setitem(study_module.PROFILES, "quick", study_module.SMALLEST)
@@ -274,7 +291,7 @@ def table3(tmp_path, monkeypatch):
             return record(codec, batches, lam, draws, switches, **how)
 
         monkeypatch.setattr(study_module.gradients, "compare_direct_y", counted)
-        request = Request(options=RunOptions(resume=resume), **options)
+        request = Request(options=RunOptions(resume=resume), test_images=small_photographs, **options)
         assert runner.run(["table3"], request, tmp_path, console=console) == 0
         return console.file.getvalue()
 
