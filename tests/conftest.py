@@ -40,13 +40,6 @@ def _parts(values: list[Any] | tuple[Any, ...] | set[Any]) -> list[str]:
     return sorted(parts) if isinstance(values, set) else parts  # a set has another order in every process
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks are slow."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker("slow")
-
-
 @pytest.fixture(scope="session")
 def small_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two test photographs, cut to a size that all of evaluation takes: coding time goes with the pixels."""

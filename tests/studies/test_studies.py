@@ -215,6 +215,13 @@ def test_table3_measures_both_at_own_and_at_the_same_weights(out):
     assert (decoder["variance_trace_ratio"] - 1).abs().max() < 1e-5
 
 
+def unseen(figure, path):
+    """``plots.save`` where only the tables are looked at."""
+    progress.stop_if_requested()
+    for suffix in ("png", "pdf"):
+        files.write_bytes(f"{path}.{suffix}", b"")
+
+
 @pytest.fixture(scope="module")
 def trained(out, tmp_path_factory):
     """A folder with the models of all studies, and nothing that was measured of them."""
@@ -239,11 +246,6 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(
         assert runner.run([name], request, trained, console=console) == 0
         monkeypatch.setattr(signals, "stop_reason", cause)
         return console.file.getvalue()
-
-    def unseen(figure, path):
-        progress.stop_if_requested()
-        for suffix in ("png", "pdf"):
-            files.write_bytes(f"{path}.{suffix}", b"")
 
     monkeypatch.setattr(plots, "save", unseen)
     monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
@@ -278,6 +280,7 @@ def table3(small_photographs, tmp_path, monkeypatch):
     """Runs Table 3 at its smallest, and counts its recordings: ``run(**options)`` and ``run.calls``."""
     study_module = module("table3")
     monkeypatch.setitem(study_module.PROFILES, "quick", study_module.SMALLEST)
+    monkeypatch.setattr(plots, "save", unseen)
     record = study_module.gradients.compare_direct_y
 
     def run(cut_in=None, resume=True, **options):

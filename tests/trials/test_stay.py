@@ -116,7 +116,7 @@ def test_to_the_end(stay, whole, finish, tmp_path):
 
 
 def test_cut_by_its_own_limit(stay, whole, finish, tmp_path):
-    run, pack = stay("--time-limit", 0.25, pause=0.25)  # Table 3 alone takes half a minute
+    run, pack = stay("--time-limit", 0.15, pause=0.2)  # Table 3 alone takes twenty seconds
     assert run.wait(60) == 0 and "stopped at the time limit; resume with" in (tmp_path / "log.txt").read_text()
     pack.send_signal(signal.SIGTERM)
     assert pack.wait(60) == 0
@@ -129,7 +129,7 @@ def test_cut_by_its_own_limit(stay, whole, finish, tmp_path):
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_killed_it_loses_one_interval_at_most(stay, whole, finish, tmp_path, parts):
-    run, pack = stay(pause=0.25)
+    run, pack = stay(pause=0.15)
     there, packed = tmp_path / "there", tmp_path / "home" / "results.zip"
     until(lambda: len(list((there / "table3" / "parts").glob("*.json"))) >= parts and packed.exists())
     kept = {path.name for path in (there / "table3" / "parts").glob("*.json")}
