@@ -2,7 +2,7 @@
 
 A fresh interpreter takes seconds of CPU time for these imports. Whatever a test does to a process (signals, SIGKILL,
 time limits, its output) it can do to these as well. That fresh interpreters are no different is tested where starting
-is the subject: tests/test_cli.py, and one test each of the engines and of the evaluation beside a training.
+is the subject: tests/test_cli.py, and the test of the evaluation beside a training.
 """
 
 from __future__ import annotations
@@ -102,10 +102,13 @@ def _run(
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Worker processes of the library come from the server."""
+    """Worker processes of the library, which are spawned, come from the server."""
     serve()
     get_context = multiprocessing.get_context
-    monkeypatch.setattr(
-        multiprocessing, "get_context", lambda method=None: get_context("forkserver" if method == "spawn" else method)
-    )
+
+    def served(method: str | None = None) -> Any:
+        assert method in (None, "spawn")  # a fork of a process with threads may hang
+        return CONTEXT if method else get_context()
+
+    monkeypatch.setattr(multiprocessing, "get_context", served)
     yield

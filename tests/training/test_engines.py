@@ -200,8 +200,7 @@ def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if engine == "ray":
-        request.getfixturevalue("ray")
+    request.getfixturevalue({"ray": "ray", "local": "forked"}[engine])
     tasks = tuple(Task(f"{lam}", replace(tiny(), steps=100_000, lam=lam)) for lam in (0.01, 0.02))
 
     def terminate() -> None:

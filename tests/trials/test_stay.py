@@ -17,7 +17,7 @@ from rich.console import Console
 
 from gradlab import cli
 from gradlab.runtime import progress
-from gradlab.study import Request, catalog, runner
+from gradlab.study import Request, catalog, plotstyle, runner
 from gradlab.training import RunOptions
 from gradlab.training.packing import unpack
 from tests.processes import Process
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 def command(arguments, pause):
     """``gradlab``, every study at its smallest; each unit of work takes ``pause`` longer, so that a kill lands in it."""
     catalog.studies_folder()
+    plotstyle.STYLE["savefig.dpi"] = 60
     for name in STUDIES:
         module = importlib.import_module(f"gradlab_studies.{name}")
         module.PROFILES["quick"] = module.SMALLEST
@@ -46,6 +47,7 @@ def gradlab(*arguments, pause=0.0, log):
 @pytest.fixture(autouse=True)
 def smallest(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(plotstyle.STYLE, "savefig.dpi", 60)
     for name in STUDIES:
         module = importlib.import_module(f"gradlab_studies.{name}")
         monkeypatch.setitem(module.PROFILES, "quick", module.SMALLEST)
