@@ -7,6 +7,7 @@ is the subject: tests/test_cli.py, and the test of the evaluation beside a train
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -19,8 +20,10 @@ from typing import Any
 import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = ["gradlab.cli", "gradlab.codecs", "gradlab.study.runner", "gradlab.study.evaluations", "gradlab.study.plots",
-             "gradlab.training.engines", "gradlab.training.packing", "lightning_fabric", "torch._dynamo"]  # fmt: skip
+PRELOADED = ["torch._dynamo", "gradlab.cli"]
+if importlib.util.find_spec("compressai"):
+    PRELOADED += ["gradlab.codecs", "gradlab.study.runner", "gradlab.study.evaluations", "gradlab.study.plots",
+                  "gradlab.training.engines", "gradlab.training.packing", "lightning_fabric"]  # fmt: skip
 
 
 class Process:
