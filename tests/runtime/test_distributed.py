@@ -29,7 +29,8 @@ def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
     """Two processes that speak over 127.0.0.1 alone."""
     rendezvous = ["--nnodes", "1", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
                   "--local-addr", "127.0.0.1"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *rendezvous, *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
