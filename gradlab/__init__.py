@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, needs
 
 if TYPE_CHECKING:
     from gradlab import codecs, data, estimators, evaluation, objectives, problems, snr, testing, training
@@ -78,12 +78,8 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("gradlab")
     else:
-        try:
+        with needs(f"gl.{name}"):
             module = importlib.import_module(f"gradlab.{_HOMES.get(name, name)}")
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "compressai":
-                raise
-            raise GradlabError(f"gl.{name} needs CompressAI, which is not installed: pip install compressai") from None
         value = vars(module).get(name, module)
     globals()[name] = value
     return value

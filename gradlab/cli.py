@@ -1,6 +1,7 @@
-"""The command line: ``gradlab list | plan | run | status | report | claims | check | data | pack | unpack``.
+"""Define the ``gradlab`` command line.
 
-Nothing heavy is imported before a command needs it.
+Subcommands: list, plan, run, status, report, claims, check, data, pack, unpack. Each imports heavy modules only when it
+runs.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError, needs, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXAMPLES = """\b
 Examples:
-  gradlab list                                show all studies and estimators
-  gradlab plan table1 --budget 10             show what fits in ten minutes
-  gradlab run toys table1 --profile quick     run two studies, minutes on a CPU
-  gradlab report figures/quick                make one HTML page of all results
-  gradlab data prepare photos train           make training images from photographs
+  gradlab list                                list all studies and estimators
+  gradlab plan table1 --budget 10             show which studies fit in ten minutes
+  gradlab run toys table1 --profile quick     run two studies, a few minutes on a CPU
+  gradlab report figures/quick                collect all results in one HTML page
+  gradlab data prepare photos train           prepare training images from photographs
 """
 
 app = typer.Typer(
     name="gradlab",
     help="Is this gradient estimator right, how noisy is it, and in which module of the model? "
-    "Runs studies that answer with tables (CSV) and figures, next to the numbers of the paper.",
+    "Studies answer these questions with CSV tables and figures, and compare them with the paper's numbers.",
     epilog=EXAMPLES,
     no_args_is_help=True,
     add_completion=False,
@@ -46,12 +47,29 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; bad input is one sentence on standard error and exit code 2."""
-    # Users cannot act on warnings of other packages about their own imports.
+    """Run the command line and return its exit code.
+
+    Bad input prints one sentence on standard error, without a traceback, and returns 2.
+
+    Args:
+        arguments: command-line arguments without the program name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        0 on success, 2 on bad input; some commands define further codes.
+
+    Example:
+        >>> from gradlab.cli import main
+        >>> main(["--version"])  # doctest: +ELLIPSIS
+        gradlab ...
+        0
+    """
+    # Users cannot act on warnings that other packages raise about their own imports.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.|compressai\.|timm\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.|compressai\.|timm\.")
     try:
-        app(None if arguments is None else list(arguments), prog_name="gradlab")
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with needs(" ".join(["gradlab", *given[:1]])):
+            app(given, prog_name="gradlab")
     except GradlabError as error:
         typer.echo(f"error: {error}", err=True)
         return 2
@@ -61,20 +79,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def script(module: str) -> None:
-    """Make a study file a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``.
+    """Run a study file as a script: ``python studies/table3.py`` takes the options of ``gradlab run table3``.
 
     Args:
-        module: ``__name__`` of the study; does nothing where the study is imported.
+        module: ``__name__`` of the study; the call does nothing unless it is ``"__main__"``.
     """
     if module == "__main__":
         sys.exit(main(["run", Path(sys.argv[0]).stem.replace("_", "-"), *sys.argv[1:]]))
 
 
 def _console(quiet: bool = False) -> Console:
-    """The standard output; wide where it is no terminal, so that tables in log files are not cut."""
+    """Return a console for standard output; 160 columns wide without a terminal, for whole tables in logs."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160, quiet=quiet)
+
+
+def _require_posix(command: str) -> None:
+    """Refuse a command on Windows, before imports whose packages have no Windows build."""
+    from gradlab.runtime.platforms import require_posix
+
+    require_posix(f"gradlab {command}")
 
 
 def _print_version(requested: bool) -> None:
@@ -95,7 +120,7 @@ def _options(
 
 @app.command("list")
 def list_() -> None:
-    """Show the studies, estimators, objectives and proxies of rounding."""
+    """List all studies, estimators, objectives and rounding proxies."""
     from gradlab.study import catalog
 
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
@@ -103,7 +128,7 @@ def list_() -> None:
         "studies": catalog.studies(),
         "estimators": catalog.estimators(),
         "objectives": catalog.objectives(),
-        "proxies of rounding": catalog.proxies(),
+        "rounding proxies": catalog.proxies(),
     }
     column = max((len(name) for entries in sections.values() for name in entries), default=0) + 4
     for section, entries in sections.items():
@@ -113,61 +138,69 @@ def list_() -> None:
             typer.echo(f"  {name:<{column - 2}}{wrapped[0]}".rstrip())
             for rest in wrapped[1:]:
                 typer.echo(" " * column + rest)
-    typer.echo("\nrun some of the studies with: gradlab run STUDY... [--profile quick|stay|gpu|paper]")
+    typer.echo("\nrun studies with: gradlab run STUDY... [--profile quick|stay|gpu|paper]")
 
 
-# Options of 'plan' and of 'run'.
+# Options that 'plan' and 'run' share.
 Device = Annotated[
-    str | None, typer.Option(metavar="D", help="A torch device.", show_default="cpu for quick, else cuda")
+    str | None, typer.Option(metavar="D", help="Torch device.", show_default="cpu for quick, otherwise cuda")
 ]
 TrainImages = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of images to train on.", show_default="embedded photographs")
+    Path | None, typer.Option(metavar="DIR", help="Folder of training images.", show_default="embedded photographs")
 ]
 TestImages = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of images to test on.", show_default="embedded photographs")
+    Path | None, typer.Option(metavar="DIR", help="Folder of test images.", show_default="embedded photographs")
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
-        metavar="float32|tf32|bf16", help="Precision of the transforms in training.", show_default="the profile's"
+        metavar="float32|tf32|bf16",
+        help="Precision of the codec's transforms during training.",
+        show_default="set by the profile",
     ),
 ]
 Assignments = Annotated[
     list[str],
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. base.crop=128; may be repeated."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. base.crop=128; repeatable."),
 ]
 
 
 @app.command()
 def plan(
     studies: Annotated[
-        list[str], typer.Argument(metavar="STUDY", help="Names that 'gradlab list' shows, the most important first.")
+        list[str], typer.Argument(metavar="STUDY", help="Study names (see 'gradlab list'), most important first.")
     ],
     *,
-    profile: Annotated[str, typer.Option(metavar="quick|stay|gpu|paper", help="As of 'gradlab run'.")] = "quick",
+    profile: Annotated[str, typer.Option(metavar="quick|stay|gpu|paper", help="Same as for 'gradlab run'.")] = "quick",
     device: Device = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Available time; at least 1.", show_default="none")
+        float | None, typer.Option(metavar="MINUTES", help="Time budget, at least 1.", show_default="unlimited")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the plan, for 'gradlab run --plan FILE'.", show_default="none"),
+        typer.Option(
+            metavar="FILE", help="Save the plan to FILE for 'gradlab run --plan FILE'.", show_default="not saved"
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The --out of a run to continue: its iterations need no time.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Output folder (--out) of a run to continue; work finished there is not counted."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="0 or more.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed, 0 or greater.")] = 0,
     train_images: TrainImages = None,
     test_images: TestImages = None,
     precision: Precision = None,
-    step: Annotated[str, typer.Option(metavar="auto|eager|graph", help="As of 'gradlab run'.")] = "auto",
+    step: Annotated[str, typer.Option(metavar="auto|eager|graph", help="Same as for 'gradlab run'.")] = "auto",
     set_: Assignments = [],  # noqa: B006
 ) -> None:
-    """Time what studies need on a device, and show what fits a budget.
+    """Estimate how long studies take, and show which fit a budget.
 
-    Times a few training iterations, noise draws and coded images of each model; models that studies share count once.
-    Chooses the studies that fit in the order given; 'gradlab run --plan FILE' runs them within the budget.
+    Times a few training iterations, noise draws and coded images of each model. Models that several studies use count
+    once. Selects studies in the given order; 'gradlab run --plan FILE' runs the selection within the budget.
     """
+    _require_posix("plan")
     from gradlab.runtime import files
     from gradlab.study import Request, catalog, planning
     from gradlab.study.request import default_device
@@ -194,38 +227,43 @@ def plan(
             images = {"--train-images": train_images, "--test-images": test_images, "--out": resume}
             words = [word for name, value in images.items() if value is not None for word in (name, str(value))]
             words += ["--resume"] if resume else ["--out", "DIR"] if set_ else []
-            typer.echo(f"run what fits: {shlex.join(['gradlab', 'run', '--plan', str(out), *words])}")
+            typer.echo(f"run the studies that fit: {shlex.join(['gradlab', 'run', '--plan', str(out), *words])}")
 
 
 @app.command()
 def run(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY]...", help="Names that 'gradlab list' shows.", show_default=False),
+        typer.Argument(metavar="[STUDY]...", help="Study names (see 'gradlab list').", show_default=False),
     ] = None,
     *,
     plan: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Run what fits, by 'gradlab plan', in place of STUDY.", show_default="none"),
+        typer.Option(
+            metavar="FILE", help="Run the studies that 'gradlab plan' selected, instead of STUDY.", show_default="none"
+        ),
     ] = None,
     profile: Annotated[
         str | None,
         typer.Option(
             metavar="quick|stay|gpu|paper",
-            help="quick: minutes on a CPU; stay: ten minutes of an accelerator; gpu: hours of one; paper: its own "
-            "settings.",
+            help="quick: minutes on a CPU; stay: ten minutes on an accelerator; gpu: hours on an accelerator; "
+            "paper: the settings of the paper.",
             show_default="quick",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="figures/<profile>")
+        Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="figures/<profile>")
     ] = None,
     device: Device = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="0 or more; the same seed gives the same numbers.", show_default="0")
+        int | None,
+        typer.Option(
+            metavar="N", help="Random seed, 0 or greater; the same seed gives the same numbers.", show_default="0"
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip finished studies; continue training from its checkpoint.")
+        bool, typer.Option("--resume", help="Skip finished studies and continue training from the last checkpoint.")
     ] = False,
     train_images: TrainImages = None,
     test_images: TestImages = None,
@@ -233,51 +271,62 @@ def run(
         float | None,
         typer.Option(
             metavar="MINUTES",
-            help="Stop after this time; finished work is kept.",
-            show_default="none; the budget of a plan",
+            help="Stop after this time and keep finished work.",
+            show_default="none, or the plan's budget",
         ),
     ] = None,
     precision: Precision = None,
     step: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|eager|graph", help="auto: a CUDA graph where one can be captured.", show_default="auto"
+            metavar="auto|eager|graph",
+            help="How to run a training step; auto uses a CUDA graph if it can be captured.",
+            show_default="auto",
         ),
     ] = None,
     set_: Assignments = [],  # noqa: B006
     commit: Annotated[
         str | None,
-        typer.Option(metavar="SHA", help="Commit of the code, for the provenance of a copy that is not a checkout."),
+        typer.Option(metavar="SHA", help="Commit to record in the provenance if the code is not a git checkout."),
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard events while models train.")
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard events during training.")
     ] = False,
     deterministic: Annotated[
         bool,
-        typer.Option("--deterministic", help="One thread and fixed orders of addition, for the same bytes every time."),
+        typer.Option(
+            "--deterministic", help="Use one thread and deterministic operations, for bitwise reproducible results."
+        ),
     ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Number of models to train side by side.", show_default="1; on Ray, all that fit"
+            metavar="N", help="Number of models to train in parallel.", show_default="1; on Ray, as many as fit"
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Where models are trained: this machine, or a Ray cluster.")
+        str, typer.Option(metavar="local|ray", help="Where to train models: on this machine or on a Ray cluster.")
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(metavar="A", help="Address of a Ray cluster, e.g. auto.", show_default="one is started here"),
+        typer.Option(
+            metavar="A", help="Address of the Ray cluster, e.g. auto.", show_default="start one on this machine"
+        ),
     ] = None,
     cpus: Annotated[
-        float | None, typer.Option(metavar="N", help="Ray: cores for each model.", show_default="1")
+        float | None, typer.Option(metavar="N", help="CPU cores per model (Ray only).", show_default="1")
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Ray: accelerators for each model, or a part of one.", show_default="1 on CUDA"),
+        typer.Option(
+            metavar="X",
+            help="Accelerators per model, fractions allowed (Ray only).",
+            show_default="1 on CUDA, otherwise 0",
+        ),
     ] = None,
 ) -> None:
     """Run studies and write their tables and figures."""
+    _require_posix("run")
     from gradlab.runtime import distributed
     from gradlab.study import Request, catalog, runner
     from gradlab.study.request import default_device
@@ -289,7 +338,7 @@ def run(
         from gradlab.study import planning
 
         if studies:
-            raise GradlabError(f"studies are given twice, by name and by {plan}: give one of the two")
+            raise GradlabError(f"studies are given both by name and by {plan}: give only one of the two")
         made = planning.read(plan)
         options = dict(
             profile=profile, seed=seed, device=device, precision=precision, step=step, assignments=tuple(set_) or None
@@ -330,9 +379,9 @@ def run(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of 'gradlab run'.")],
 ) -> None:
-    """Make one HTML page of all results of a run."""
+    """Collect all results of a run in one HTML page."""
     from gradlab.study.report import build
 
     typer.echo(f"wrote {build(folder)}")
@@ -340,16 +389,21 @@ def report(
 
 @app.command()
 def check(
-    target: Annotated[str, typer.Argument(metavar="MODULE:ESTIMATOR", help="Your function, e.g. my_module:mine.")],
-    posterior: Annotated[str, typer.Option("--on", metavar="box|normal|both", help="Posterior to test it on.")] = "box",
-    k: Annotated[list[int], typer.Option("--k", metavar="N", help="Samples of one draw; may be repeated.")] = [1, 8],  # noqa: B006
-    draws: Annotated[int, typer.Option(metavar="N", help="Independent draws.")] = 100_000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")] = 0,
+    target: Annotated[
+        str, typer.Argument(metavar="MODULE:ESTIMATOR", help="Your estimator, e.g. my_module:my_estimator.")
+    ],
+    posterior: Annotated[
+        str, typer.Option("--on", metavar="box|normal|both", help="Posterior to check it on.")
+    ] = "box",
+    k: Annotated[list[int], typer.Option("--k", metavar="N", help="Samples per draw; repeatable.")] = [1, 8],  # noqa: B006
+    draws: Annotated[int, typer.Option(metavar="N", help="Number of independent draws.")] = 100_000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the noise.")] = 0,
 ) -> None:
     """Check your own gradient estimator against exact answers.
 
-    The estimator is a function (log_weight, samples, noise) -> estimates, one per draw; see gradlab.testing. The box is
-    U(-0.2, 0.8); the Normal has the same mean 0.3 and variance 1/12. The exit code is 1 if it is biased.
+    The estimator is a function (log_weight, samples, noise) -> estimates that returns one estimate per draw; see
+    gradlab.testing. The box is U(-0.2, 0.8); the Normal has the same mean (0.3) and variance (1/12). Exits with code 1
+    if the estimator is biased.
     """
     from gradlab import problems, testing
     from gradlab.study.console import show_checks
@@ -373,9 +427,9 @@ def check(
 
 @app.command()
 def status(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes to.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of 'gradlab run'.")],
 ) -> None:
-    """Show finished, running and failed work, and the ETA."""
+    """Show finished, running and failed work, and the time left."""
     from gradlab.study.status import show, survey
 
     show(_console(), survey(folder))
@@ -384,10 +438,10 @@ def status(
 @app.command()
 def claims(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="A folder that 'gradlab run' wrote.", show_default="figures/quick")
+        Path, typer.Argument(metavar="[DIR]", help="Output folder of 'gradlab run'.", show_default="figures/quick")
     ] = Path("figures/quick"),
 ) -> None:
-    """Print the paper's claims, each with a verdict."""
+    """List the paper's claims, each with a verdict."""
     from gradlab.study.claims import ledger
     from gradlab.study.console import show_ledger
 
@@ -396,41 +450,46 @@ def claims(
 
 @app.command()
 def pack(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'gradlab run' writes.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, or one that holds an earlier pack.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of 'gradlab run'.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, or one with an earlier pack.")],
     *,
     every: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Pack again and again, while studies run.", show_default="once"),
+        typer.Option(metavar="SECONDS", help="Repack at this interval while studies run.", show_default="pack once"),
     ] = None,
     files: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Largest number of files, including results.zip.", show_default="any number"),
+        typer.Option(metavar="N", help="Maximum number of files, including results.zip.", show_default="unlimited"),
     ] = None,
-    limit: Annotated[float, typer.Option(metavar="MB", help="Largest file, in units of 2^20 bytes.")] = 15.0,
+    limit: Annotated[float, typer.Option(metavar="MB", help="Maximum size of a file, in units of 2^20 bytes.")] = 15.0,
     total: Annotated[
-        float | None, typer.Option(metavar="MB", help="Largest size of all files together.", show_default="any size")
+        float | None, typer.Option(metavar="MB", help="Maximum size of all files together.", show_default="unlimited")
     ] = None,
     snapshots: Annotated[
-        list[int], typer.Option("--snapshot", metavar="N", help="Also the weights after N iterations; may be repeated.")
+        list[int],
+        typer.Option("--snapshot", metavar="N", help="Also pack the weights after N iterations; repeatable."),
     ] = [],  # noqa: B006
     optimizer: Annotated[
-        bool, typer.Option("--optimizer", help="Also the optimizer of unfinished runs, so that they continue exactly.")
+        bool,
+        typer.Option(
+            "--optimizer", help="Also pack the optimizer state of unfinished runs, so that they continue exactly."
+        ),
     ] = False,
     skip: Annotated[
         int,
-        typer.Option(metavar="N", help="Leave out the N most valuable sets of weights, e.g. those of an earlier pack."),
+        typer.Option(metavar="N", help="Skip the N most valuable sets of weights, e.g. those of an earlier pack."),
     ] = 0,
 ) -> None:
     """Pack results and trained weights into a few small files.
 
-    results.zip has tables, figures and logs; its weights.csv has the SHA-256 of the packed weights. Weights are packed
-    in order of value: finished models, unfinished ones, snapshots. Weights that do not fit are listed. Files are
-    replaced atomically.
+    results.zip holds tables, figures, logs and weights.csv, which lists the packed weights with their SHA-256. Weights
+    are packed in order of value: finished models first, then unfinished models, then snapshots. Weights that do not fit
+    are reported. Existing files are replaced atomically.
 
-    With --every it ends on SIGTERM, SIGUSR1 or Ctrl-C, or when no process has worked in DIR for a minute (five minutes
-    while DIR is empty), after packing once more.
+    With --every, packing ends on SIGTERM, SIGUSR1 or Ctrl-C, or once no process has worked in DIR for a minute (five
+    minutes while DIR is empty). It packs a last time before it exits.
     """
+    _require_posix("pack")
     from gradlab.study.console import show_packed
     from gradlab.training.packing import PackOptions, pack_every
     from gradlab.training.packing import pack as pack_
@@ -438,7 +497,7 @@ def pack(
     options = PackOptions(limit, files, total, snapshots=tuple(snapshots), optimizer=optimizer, skip=skip)
     made = pack_(out, target, options) if every is None else pack_every(out, target, every, options, typer.echo)
     if made is None:
-        typer.echo(f"nothing was packed: {out} is empty")
+        typer.echo(f"{out} is empty: nothing was packed")
         return
     lines = [f"left out: {', '.join(names)}" for names in (made.left_out, made.notes) if names]
     contents = f"{len(made.sets)} sets of weights and the results are in {target}"
@@ -447,44 +506,48 @@ def pack(
 
 @app.command()
 def unpack(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Files that 'gradlab pack' wrote, all or some.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder with all or some of the files that 'gradlab pack' wrote.")
+    ],
     out: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder where 'gradlab run --out DIR --resume' continues.")
+        Path, typer.Argument(metavar="DIR", help="Output folder to continue with 'gradlab run --out DIR --resume'.")
     ],
 ) -> None:
     """Unpack results and weights so that a run can continue.
 
-    Finished work in DIR stays; unfinished work is replaced by packed work that is further. Then: gradlab run STUDY
-    --out DIR --resume, with the same profile and images. Unfinished runs that were packed without --optimizer restart
-    with a new optimizer, which their provenance records.
+    Keeps finished work in DIR, and replaces unfinished work with packed work that is further along. To continue, use
+    the same profile and images: gradlab run STUDY --out DIR --resume. Unfinished runs that were packed without
+    --optimizer restart with a new optimizer; their provenance records this.
     """
+    _require_posix("unpack")
     from gradlab.study.console import show_packed
     from gradlab.training.packing import unpack as unpack_
 
     done = unpack_(source, out)
-    lines = [f"kept as they are in {out}: {', '.join(done.stayed)}"] if done.stayed else []
-    lines += [f"incomplete, since files are missing: {', '.join(done.incomplete)}"] if done.incomplete else []
-    summary = f"put into {out}: {len(done.sets)} sets of weights, {done.files} other files"
+    lines = [f"kept unchanged in {out}: {', '.join(done.stayed)}"] if done.stayed else []
+    lines += [f"incomplete because files are missing: {', '.join(done.incomplete)}"] if done.incomplete else []
+    summary = f"unpacked into {out}: {len(done.sets)} sets of weights, {done.files} other files"
     show_packed(_console(), done.sets, [*lines, summary])
 
 
 def _load(target: str) -> Callable[..., Any]:
-    """Import the estimator ``module:name``; the working folder is searched too.
+    """Import the estimator ``module:name``; the working directory is on the search path.
 
     Raises:
-        GradlabError: another form, no such module or name, a module that does not import, or not a function.
+        GradlabError: the target has another form, the module does not exist or fails to import, or it has no such
+            function.
     """
     module_name, colon, name = target.partition(":")
     if not (colon and module_name and name.isidentifier()) or "/" in module_name or module_name.endswith(".py"):
         raise GradlabError(
-            f"{target!r} names no estimator: give module:name as Python imports it, e.g. my_module:my_estimator"
+            f"{target!r} is not of the form module:name: give it as Python imports it, e.g. my_module:my_estimator"
         )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's module does at import
-        raise GradlabError(f"{module_name} does not import ({type(error).__name__}: {error}): correct it") from error
+        raise GradlabError(f"{module_name} fails to import ({type(error).__name__}: {error}): fix it") from error
     estimator = getattr(module, name, None)
     if not callable(estimator) or isinstance(estimator, type):
         functions = [n for n, v in vars(module).items() if callable(v) and not isinstance(v, type)]
@@ -492,25 +555,28 @@ def _load(target: str) -> Callable[..., Any]:
     return estimator
 
 
-data_app = typer.Typer(help="Prepare images to train on.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Prepare training images.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 
 @data_app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of photographs, with folders below it.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the training images, outside of SRC.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder of photographs; its subfolders are searched too.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the training images, outside SRC.")],
     count: Annotated[int, typer.Option(metavar="N", help="Number of images; the largest are used.")] = 8000,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of sizes and noise; the same seed gives the same pixels.")
+        int, typer.Option(metavar="N", help="Random seed of sizes and noise; the same seed gives the same pixels.")
     ] = 0,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Number of processes.", show_default="one for each core")
+        int | None, typer.Option(metavar="N", help="Number of processes.", show_default="one per core")
     ] = None,
 ) -> None:
-    """Shrink the largest photographs of SRC and add noise, as in Balle et al. 2018.
+    """Downscale large photographs and add noise (Balle et al. 2018).
 
-    After an interruption run it again: finished images are kept. Then: gradlab run STUDY --train-images DST
+    Uses the largest photographs in SRC. Finished images are kept after an interruption; run the command again to
+    continue. Then train with: gradlab run STUDY --train-images DST
     """
     from gradlab.data.prepare import images_in, prepare
     from gradlab.runtime.progress import Progress
@@ -523,16 +589,16 @@ def prepare(
         with sizes as read, pixels as advance:
             done = prepare(source, target, count, seed, workers, advance, read=read)
     except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished stays: the same command goes on", err=True)
+        typer.echo("interrupted; finished images are kept: run the same command again to continue", err=True)
         raise typer.Exit(130) from None
     images, skipped = len(done.manifest), len(done.skipped)
     if skipped:
         show_table(console, done.skipped, target / "skipped.csv")
-    line = f"{images} images are in {target}, {done.done_before} of them done before; {skipped} were left out"
-    line += f"; {count} were asked for, there are no more" if images < count else ""
+    line = f"{images} images are in {target}, {done.done_before} of them from an earlier run; {skipped} were skipped"
+    line += f"; {count} were requested, but SRC has no more" if images < count else ""
     print_line(console, line)
     hint = f"train on them with: gradlab run STUDY --train-images {target}"
-    print_line(console, hint if images else "there is nothing to train on")
+    print_line(console, hint if images else "there are no images to train on")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from gradlab import kernels
 from gradlab.errors import GradlabError, unknown
+from gradlab.kernels import arrays
+from gradlab.validation import whole, wholes
 
 
 class Rows(torch.Generator):
@@ -44,9 +47,9 @@ class Rows(torch.Generator):
 
 
 def stream(
-    seed: int,
+    seed: SupportsIndex,
     purpose: str,
-    index: int = 0,
+    index: SupportsIndex = 0,
     device: str | torch.device = "cpu",
     part: tuple[int, int] = (0, 1),
 ) -> torch.Generator:
@@ -64,9 +67,9 @@ def stream(
     return generator
 
 
-def seed_of(seed: int, purpose: str, index: int = 0) -> int:
+def seed_of(seed: SupportsIndex, purpose: str, index: SupportsIndex = 0) -> int:
     """Return the seed of that stream, for an existing generator, e.g. one that a CUDA graph has registered."""
-    digest = hashlib.sha256(f"{int(seed)}/{purpose}/{int(index)}".encode()).digest()
+    digest = hashlib.sha256(f"{whole('seed', seed)}/{purpose}/{whole('index', index)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer
 
 
@@ -96,8 +99,9 @@ def draw(
         raise unknown("base noise", kind, BASE)
     if not dtype.is_floating_point:
         raise GradlabError(f"noise of {dtype} cannot be drawn: give a floating-point type, e.g. torch.float64")
+    shape = tuple(wholes("shape", shape, empty=True))
     if any(size < 1 for size in shape):
-        raise GradlabError(f"noise of shape {tuple(shape)} is empty: every size must be at least 1")
+        raise GradlabError(f"noise of shape {shape} is empty: every size must be at least 1")
     device = generator.device if generator is not None else device
     if isinstance(generator, Rows):
         whole = (shape[0] * generator.ranks, *shape[1:])
@@ -133,7 +137,7 @@ BLOCK = 2**18
 """Samples in a block of :func:`words`: two megabytes in float64."""
 WORDS = {torch.float64: np.int64, torch.float32: np.int32}
 """Floating-point type -> type of the integers that its noise is made of."""
-LANES = 16
+LANES = kernels.LANES
 """Independent streams that numbers are taken from in turn, so that a processor computes several at once."""
 
 
@@ -170,16 +174,7 @@ def words(
 def _sfc64(state: NDArray[np.uint64], rows: int, fast: bool) -> NDArray[np.uint64]:
     """Draw ``[rows * LANES]`` numbers from streams with state ``[4, LANES]``, which is updated in place."""
     drawn = np.empty((rows, LANES), np.uint64)
-    if fast:
-        from gradlab import kernels
-
-        kernels.sfc64(state, drawn)
-    else:
-        source = np.random.SFC64(0)
-        for lane in range(LANES):
-            source.state = {**source.state, "state": {"state": state[:, lane]}}
-            drawn[:, lane] = source.random_raw(rows)
-            state[:, lane] = source.state["state"]["state"]
+    (kernels.sfc64 if fast else arrays.sfc64)(state, drawn)
     return drawn.ravel()
 
 

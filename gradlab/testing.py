@@ -25,19 +25,20 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.estimators import ESTIMATORS, Estimator
 from gradlab.noise import stream
 from gradlab.problems import BoxGaussian, BoxProblem, NormalGaussian
 from gradlab.problems.base import Problem, check_k
 from gradlab.problems.comparison import CHUNK, ROUNDING, compare, z_score
+from gradlab.runtime.display import shown
 from gradlab.snr import moments
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known, real, whole
 
 __all__ = ["Check", "assert_moments", "assert_unbiased", "check"]
 
@@ -45,6 +46,7 @@ Function = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 Z = 4.5
 
 
+@shown
 class Check(NamedTuple):
     """Measured moments of an estimator and the exact gradient, in nats per unit of the parameter.
 
@@ -81,6 +83,24 @@ class Check(NamedTuple):
         """Whether the mean is within 4.5 standard errors of the exact gradient."""
         return abs(self.z) <= Z
 
+    def _repr_line_(self) -> str:
+        verdict = "passed" if self.passed else "biased"
+        at = f"k={self.k}, by {self.wrt}, {self.draws:_} draws"
+        return f"{self.estimator!r} on {self.problem}, {at}: {verdict}, z = {self.z:.1f}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "estimator": self.estimator,
+            "problem": f"{self.problem}, k = {self.k}, by {self.wrt}",
+            "draws": f"{self.draws:_}",
+            "mean": f"{self.mean:.6g} +- {self.se:.1g}",
+            "exact": f"{self.exact:.6g}",
+            "bias": f"{self.mean - self.exact:+.3g}, z = {self.z:.1f}",
+            "variance of a draw": f"{self.variance:.6g} +- {self.variance_se:.1g}",
+            "verdict": "passed" if self.passed else "biased",
+            **({"mean of": ", ".join(self.like)} if self.like else {}),
+        }
+
     def explain(self) -> str:
         """Describe the mean, its bias, and the estimators with the same mean, in a few lines."""
         lines = [
@@ -94,13 +114,13 @@ class Check(NamedTuple):
         return "\n".join(lines)
 
 
-@checked_after
+@checked
 def check(
     estimator: str | Estimator | Function,
     problem: Problem,
-    k: int = 8,
-    draws: int = 100_000,
-    seed: int = 0,
+    k: SupportsIndex = 8,
+    draws: SupportsIndex = 100_000,
+    seed: SupportsIndex = 0,
     *,
     objective: str = "iwae",
     wrt: str = "phi",
@@ -124,11 +144,7 @@ def check(
         GradlabError: bad arguments, an estimator that is undefined here, or a function that does not return finite
             estimates ``[n]``.
     """
-    check_k(k)
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
-        raise GradlabError(f"draws is {draws}: give a whole number, at least 2 for a standard error")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise GradlabError(f"seed is {seed}: give a whole number of at least 0")
+    k, draws, seed = check_k(k), whole("draws", draws, 2), whole("seed", seed, 0)
     rounding = ROUNDING
     if isinstance(estimator, (str, Estimator)):
         table = compare(problem, (estimator,), k, draws, seed, allow_biased=True, objective=objective, wrt=wrt)
@@ -148,13 +164,13 @@ def check(
     return Check(name, type(problem).__name__, k, wrt, draws, exact, mean, se, z, variance, variance_se, like)
 
 
-@checked_after
+@checked
 def assert_unbiased(
     estimator: str | Estimator | Function,
     problem: Problem,
-    k: int = 8,
-    draws: int = 100_000,
-    seed: int = 0,
+    k: SupportsIndex = 8,
+    draws: SupportsIndex = 100_000,
+    seed: SupportsIndex = 0,
     *,
     objective: str = "iwae",
     wrt: str = "phi",
@@ -178,13 +194,13 @@ def assert_unbiased(
     return result
 
 
-@checked_after
+@checked
 def assert_moments(
     estimator: str | Estimator | Function,
     problem: Problem,
-    k: int = 8,
-    draws: int = 100_000,
-    seed: int = 0,
+    k: SupportsIndex = 8,
+    draws: SupportsIndex = 100_000,
+    seed: SupportsIndex = 0,
     *,
     like: str | tuple[float, float] | None = None,
     wrt: str = "phi",
@@ -204,8 +220,7 @@ def assert_moments(
     """
     _positive(z)
     if isinstance(like, str):
-        if like not in ESTIMATORS:
-            raise unknown("estimator", like, ESTIMATORS)
+        known("estimator", like, ESTIMATORS)
     elif like is not None and (len(like) != 2 or not all(math.isfinite(v) for v in like)):
         raise GradlabError(f"like is {like}: give two finite numbers, (mean, variance)")
     result = check(estimator, problem, k, draws, seed, wrt=wrt)
@@ -216,7 +231,7 @@ def assert_moments(
                 "gradlab.ESTIMATORS), or like=(mean, variance)"
             )
         like = result.estimator
-    mean, variance = problem.exact_moments(like, k, wrt=wrt) if isinstance(like, str) else like
+    mean, variance = problem.exact_moments(like, result.k, wrt=wrt) if isinstance(like, str) else like
     z_mean = z_score(result.mean - mean, result.se, mean)
     z_variance = z_score(result.variance - variance, result.variance_se, mean**2)
     if not (abs(z_mean) <= z and abs(z_variance) <= z):
@@ -251,7 +266,7 @@ def _transform(problem: Problem) -> tuple[float, float]:
 
 
 def _positive(z: float) -> None:
-    if not 0 < z < math.inf:
+    if real("z", z) <= 0:
         raise GradlabError(f"z is {z}: allow a positive number of standard errors")
 
 

@@ -1,142 +1,145 @@
-"""Checks of arguments against annotations, at public functions only.
+"""Checks of the arguments of public functions: of their values always, of their types where beartype is installed.
 
-``checked`` refuses an argument whose kind differs from the signature, and a whole number that no float holds where a
-float is expected; the error names the argument. Further conditions (finite, positive, shapes) are checked by the
-function itself.
+The converters (``whole``, ``wholes``, ``real``, ``several``, ``known``) return what a function works with, and raise
+``GradlabError`` for all other values. ``checked`` compares the arguments of a call with the annotations of the function
+before it runs: types by beartype, shapes such as ``Float[Tensor, "batch k"]`` by jaxtyping. Where a package is missing,
+its annotations are not checked. ``SupportsIndex`` marks what the function itself converts by ``whole`` or ``wholes``.
 """
 
 from __future__ import annotations
 
-import builtins
+import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
+import math
+import operator
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any, TypeVar, cast
+from contextlib import nullcontext, suppress
+from importlib.util import find_spec
+from numbers import Real
+from typing import Annotated, Any, NamedTuple, SupportsIndex, TypeVar
 
-from gradlab.errors import GradlabError
+from gradlab.errors import ArgumentError, GradlabError, brief, unknown
 
-F = TypeVar("F", bound=Callable[..., Any])
-LONGEST_MESSAGE = 300
-ANNOTATION_MODULES = {"pd": "pandas", "pandas": "pandas", "np": "numpy", "numpy": "numpy"}
+F = TypeVar("F", bound="Callable[..., Any] | type")
+INSTALLED = find_spec("beartype") is not None
+ANNOTATION_MODULES = {"pd": "pandas", "np": "numpy"}
 """Names that modules import for type checkers only -> the module."""
+PLAIN = {int: "a whole number", SupportsIndex: "a whole number", float: "a number", str: "text", bool: "True or False",
+         bytes: "bytes", type(None): "None", None: "None"}  # fmt: skip
+UNIONS = (typing.Union, types.UnionType)
+SEQUENCES, MAPPINGS = (list, tuple, Sequence, Iterable), (dict, Mapping)
+DTYPES = {"Shaped": "a", "Num": "a", "Float": "a float", "Float32": "a float32", "Float64": "a float64",
+          "Int": "an integer", "Integer": "an integer", "UInt8": "a uint8", "Bool": "a bool"}  # fmt: skip
+"""Names of jaxtyping in annotations -> their words."""
 
 
-def checked(function: F, *, own_error: bool = False) -> F:
-    """Check the kinds of the arguments before each call of the function.
+# ------------------------------------------------------------------------------------------------------- converters
+
+
+def whole(name: str, value: SupportsIndex, least: int | None = None, items: str = "") -> int:
+    """Convert a whole number of any type (Python, numpy, torch) to ``int``.
 
     Args:
-        function: to be checked.
-        own_error: prefer the error that the function itself raises for an argument of another kind; for functions
-            without side effects whose errors say more.
+        name: of the argument, for the error.
+        value: of the argument.
+        least: smallest allowed value.
+        items: what is counted, for the error.
 
     Raises:
-        GradlabError: when called with an argument of another kind.
+        ArgumentError: a bool, a float, or another value that is no whole number, or one below ``least``.
     """
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def boundary(*args: Any, **options: Any) -> Any:
-        try:
-            for name, values in _arguments(signature, args, options):
-                for value in values:
-                    require(name, value, _hints(function).get(name, Any))
-        except GradlabError:
-            if own_error:
-                _raise_own_error(function, args, options)
-            raise
-        return function(*args, **options)
-
-    return boundary  # type: ignore[return-value]
+    if not is_whole(value) or (least is not None and operator.index(value) < least):
+        expected = "a whole number" + f" of {items}" * bool(items)
+        if least is not None:
+            expected += f"{',' if items else ' of'} at least {least}"
+        raise _refused(name, value, expected)
+    return operator.index(value)
 
 
-def checked_after(function: F) -> F:
-    """Apply ``checked`` with ``own_error``, for pure functions whose errors say more."""
-    return checked(function, own_error=True)
+def wholes(
+    name: str,
+    value: SupportsIndex | Iterable[SupportsIndex],
+    least: int | None = None,
+    items: str = "",
+    *,
+    empty: bool = False,
+) -> list[int]:
+    """Convert whole numbers, or a single one, to a list of ``int``.
+
+    Raises:
+        ArgumentError: none at all, unless ``empty`` is allowed, or an item that ``whole`` refuses.
+    """
+    if is_whole(value) or isinstance(value, (bool, float)):
+        return [whole(name, value, least, items)]  # type: ignore[arg-type]
+    values = several(name, value, (), "a whole number, or several", empty=empty)
+    return [whole(f"{name}[{index}]", item, least, items) for index, item in enumerate(values)]
 
 
-def checked_class(cls: type) -> None:
-    """Apply ``checked_after`` to the constructor and the public methods that a class defines itself."""
-    for name, member in list(vars(cls).items()):
-        public = name == "__init__" or not name.startswith("_")
-        if inspect.isfunction(member) and public and not getattr(member, "__isabstractmethod__", False):
-            setattr(cls, name, checked_after(member))
+def real(name: str, value: float) -> float:
+    """Convert a finite number to ``float``.
+
+    Raises:
+        ArgumentError: no number, or not a finite one.
+    """
+    if not is_number(value):
+        raise ArgumentError(name, value, "a number")
+    if not math.isfinite(value):
+        raise ArgumentError(name, float(value), "a finite number")
+    return float(value)
 
 
-def _raise_own_error(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+def several(name: str, value: Any, single: type | tuple[type, ...], expected: str, *, empty: bool = False) -> list[Any]:
+    """List the items of an iterable, which is read once; a value of the type ``single`` is a list of one.
+
+    Raises:
+        ArgumentError: no iterable, or one without items, unless ``empty`` is allowed.
+    """
+    if isinstance(value, single):
+        return [value]
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        raise ArgumentError(name, value, expected)
+    items = [str(item) if isinstance(item, str) else item for item in value]  # numpy's texts too
+    if not items and not empty:
+        raise GradlabError(f"{name} is empty: give at least one")
+    return items
+
+
+def known(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return a name that is one of ``names``.
+
+    Raises:
+        GradlabError: another name (with the nearest one), or no text.
+    """
+    if not isinstance(name, str) or name not in names:
+        raise unknown(kind, name, names)
+    return str(name)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a single whole number and no bool."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return False
     try:
-        function(*args, **options)
-    except GradlabError as error:
-        if len(str(error)) < LONGEST_MESSAGE:  # it may quote a whole tensor
-            raise
-    except Exception:  # the caller raises a sentence instead
-        return
+        operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
 
 
-def _arguments(
-    signature: inspect.Signature, args: tuple[Any, ...], options: dict[str, Any]
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield name and values of each argument of a call, without those that go into ``**options``."""
-    for name, value in signature.bind(*args, **options).arguments.items():
-        kind = signature.parameters[name].kind
-        if kind is not inspect.Parameter.VAR_KEYWORD:
-            yield name, value if kind is inspect.Parameter.VAR_POSITIONAL else (value,)
-
-
-def check_fields(instance: Any) -> None:
-    """Check the fields of a dataclass against their annotations.
-
-    Raises:
-        GradlabError: a field of another kind.
-    """
-    for name, hint in _hints(cast(Any, type(instance))).items():
-        if name in instance.__dataclass_fields__:
-            require(name, getattr(instance, name), hint)
-
-
-def require(name: str, value: object, hint: Any) -> None:
-    """Refuse a value of another kind than the hint.
-
-    Raises:
-        GradlabError: names the argument, its value and the kind to give.
-    """
-    if not fits(value, hint):
-        raise GradlabError(f"{name} is {_short(value)}: give {describe(hint)}")
-
-
-def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of the kind of a hint; parts of a hint that are not understood fit everything."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, (TypeVar, str)) or hint is _Unknown:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in inner)
-    if origin is typing.Literal:
-        return value in inner
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and _is_number(value)
-    if hint is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
-    kind = origin or hint
-    if kind is Callable or kind is typing.get_origin(Callable[..., Any]):
-        return callable(value)
-    if not isinstance(kind, type):
-        return True
-    if issubclass(kind, tuple) and origin is not None and inner and inner[-1] is not ...:
-        return _is_sequence(value) and len(value) == len(inner) and all(map(fits, list(value), inner))  # type: ignore[arg-type, call-overload]
-    if issubclass(kind, (Sequence, list, tuple)) and origin is not None:
-        return _is_sequence(value) and all(fits(item, inner[0]) for item in value)  # type: ignore[attr-defined]
-    if kind is typing.get_origin(Iterable[int]):
-        return isinstance(value, Iterable) and not isinstance(value, bytes) and getattr(value, "ndim", 1) > 0
-    if issubclass(kind, Mapping):
-        return isinstance(value, Mapping) and (len(inner) < 2 or all(fits(item, inner[1]) for item in value.values()))
-    if not getattr(kind, "__module__", "").startswith("jaxtyping"):
-        return isinstance(value, kind)
+def is_number(value: object) -> bool:
+    """Whether a value is a single real number that a float can hold, NaN and infinity included, and no bool."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
     return True
 
 
@@ -166,74 +169,244 @@ def device(name: Any) -> Any:
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError):
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         available += ["mps"] if torch.backends.mps.is_available() else []
-        raise GradlabError(f"there is no device {_short(name)} here: give {' or '.join(available)}") from None
+        raise GradlabError(f"there is no device {brief(name)} here: give {' or '.join(available)}") from None
     return chosen
+
+
+def _refused(name: str, value: object, expected: str, function: str = "") -> ArgumentError:
+    """Build the error, with an example where a float stands for a whole number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 and "a whole number" in expected:
+        expected += f", e.g. {max(int(value), 1)}"
+    return ArgumentError(name, value, expected, function)
+
+
+# ------------------------------------------------------------------------------------------------ types of arguments
+
+
+def checked(target: F) -> F:
+    """Check the types of the arguments of each call before the function runs.
+
+    Args:
+        target: a function, or a class, of which the constructor and the public methods that it defines are checked.
+
+    Raises:
+        ArgumentError: when called with an argument of another type or shape than annotated.
+    """
+    if not INSTALLED:
+        return target
+    if not isinstance(target, type):
+        return typing.cast(F, _guarded(target))
+    for name, member in list(vars(target).items()):
+        public = name == "__init__" or not name.startswith("_")
+        if inspect.isfunction(member) and public and not getattr(member, "__isabstractmethod__", False):
+            setattr(target, name, _guarded(member))
+    return target
+
+
+def check_fields(instance: Any) -> None:
+    """Check the fields of a dataclass against their annotations, where beartype is installed.
+
+    Raises:
+        ArgumentError: a field of another type.
+    """
+    if INSTALLED:
+        kind: Any = type(instance)
+        hints = _hints_of_fields(kind)
+        _compare(hints, ((name, getattr(instance, name)) for name in hints), kind.__name__)
+
+
+class _Hint(NamedTuple):
+    """An annotation and how values are compared with it.
+
+    Attributes:
+        written: the annotation.
+        classes: whose direct instances agree with it, which is faster to see than to ask beartype.
+        accepts: whether any other value agrees with it.
+    """
+
+    written: Any
+    classes: frozenset[Any]
+    accepts: Callable[[object], bool]
+
+
+_Hints = dict[str, _Hint]
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    hints: _Hints | None = None
+    names: list[str] = []
+    axes: Callable[[], Any] = nullcontext
+
+    @functools.wraps(function)
+    def boundary(*args: Any, **options: Any) -> Any:
+        nonlocal hints, names, axes
+        if hints is None:  # at the first call, since an annotation may name what is defined below the function
+            names, found = _hints_of_parameters(function)
+            axes = _axes if any(_has_axes(hint.written) for hint in found.values()) else nullcontext
+            hints = found  # last, for other threads
+        with axes():
+            _compare(hints, zip(names, args), function.__name__)  # noqa: B905  (of other lengths where some are left out)
+            _compare(hints, options.items(), function.__name__)
+        try:
+            return function(*args, **options)
+        except ArgumentError as error:  # of a converter
+            error.function = error.function or function.__name__
+            raise
+
+    return boundary
+
+
+def _compare(hints: _Hints, values: Iterable[tuple[str, object]], function: str) -> None:
+    for name, value in values:
+        hint = hints.get(name)
+        if hint is None or type(value) in hint.classes or hint.accepts(value):
+            continue
+        name, value, written = _culprit(name, value, hint.written)
+        expected = describe(written)
+        if _has_axes(written):
+            with _axes():
+                expected += ", whose axes agree with the other arguments" * hint.accepts(value)
+        raise _refused(name, value, expected, function)
+
+
+def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
+    """Find the item that makes a sequence or a mapping disagree with its hint, else return the whole."""
+    for option in _alternatives(hint):
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        items: Iterable[tuple[Any, Any]] = ()
+        if origin in MAPPINGS and isinstance(value, Mapping):
+            items, inner = value.items(), inner[1:]
+        elif origin in SEQUENCES and _is_sequence(value) and (origin is not tuple or inner[-1] is ...):
+            items = enumerate(value)
+        for key, item in items:
+            if not _tester(inner[0])(item):
+                return _culprit(f"{name}[{key!r}]", item, inner[0])
+    return name, value, hint
+
+
+def _hints_of_parameters(function: Callable[..., Any]) -> tuple[list[str], _Hints]:
+    """List the positional parameters of a function, and the hints of all."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    written = {p.name: p.annotation for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return names, _hints(written, inspect.unwrap(function).__globals__)
+
+
+@functools.cache
+def _hints_of_fields(kind: Any) -> _Hints:
+    return _hints({field.name: field.type for field in dataclasses.fields(kind)}, vars(sys.modules[kind.__module__]))
+
+
+def _hints(annotations: Mapping[str, Any], module: Mapping[str, Any]) -> _Hints:
+    """Resolve annotations, without those that only a type checker can resolve or that beartype does not know."""
+    from beartype.roar import BeartypeException
+
+    hints: _Hints = {}
+    for name, annotation in annotations.items():
+        if annotation is not inspect.Parameter.empty:
+            with suppress(NameError, AttributeError, TypeError, ImportError, BeartypeException):
+                hint = eval(annotation, {}, _Names(module)) if isinstance(annotation, str) else annotation
+                if SupportsIndex in _alternatives(hint):
+                    continue  # ``whole`` or ``wholes`` convert it first of all, and say more
+                hints[name] = _Hint(hint, frozenset(_alternatives(hint)), _tester(hint))
+    return hints
+
+
+class _Names(dict[str, Any]):
+    """Names in annotations: those of a module, and those that it imports for type checkers only."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in ANNOTATION_MODULES:
+            return importlib.import_module(ANNOTATION_MODULES[name])
+        if name in DTYPES:
+            return getattr(importlib.import_module("jaxtyping"), name)
+        raise KeyError(name)
+
+
+def _tester(hint: Any) -> Callable[[object], bool]:
+    from beartype.door import is_bearable
+
+    accepts = functools.partial(is_bearable, hint=_with_all_items(hint), conf=_configuration())
+    accepts(None)  # raises for a hint that beartype does not know
+    return accepts
+
+
+@functools.cache
+def _configuration() -> Any:
+    """What counts as ``int`` and ``float``: the numbers of numpy too, whole ones of torch, and no bool."""
+    from beartype import BeartypeConf, FrozenDict
+    from beartype.vale import Is
+
+    integer: Any = Annotated[object, Is[is_whole]]
+    number: Any = Annotated[object, Is[is_number]]
+    return BeartypeConf(hint_overrides=FrozenDict({int: integer, SupportsIndex: integer, float: number}))
+
+
+def _with_all_items(hint: Any) -> Any:
+    """Replace sequences and mappings in a hint by tests of all their items; arrays and tensors count as sequences.
+
+    Beartype alone tests one item, which it draws from Python's global random stream.
+    """
+    from beartype.vale import Is
+
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in UNIONS:
+        return typing.Union[tuple(map(_with_all_items, inner))]  # noqa: UP007
+    if getattr(origin, "__module__", "") == "numpy":
+        return origin  # functions convert the numbers of arrays
+    if not inner or origin not in (*SEQUENCES, *MAPPINGS):
+        return hint
+    tests = [_tester(item) for item in inner if item is not ...]
+    length = len(tests) if origin is tuple and inner[-1] is not ... else None
+
+    def all_accepted(value: Any) -> bool:
+        if origin in MAPPINGS:
+            return isinstance(value, Mapping) and all(map(tests[-1], value.values()))
+        if origin is Iterable and isinstance(value, Iterator):
+            return True  # it can be read only once
+        if not _is_sequence(value) or len(value) != (length or len(value)):
+            return False
+        return all(test(item) for test, item in zip(itertools.cycle(tests), value))
+
+    return Annotated[object, Is[all_accepted]]
+
+
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, (str, bytes, Mapping, type)) or getattr(value, "ndim", 1) == 0:
+        return False
+    return all(hasattr(value, part) for part in ("__len__", "__iter__"))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+
+
+def _has_axes(hint: Any) -> bool:
+    return getattr(hint, "__module__", "") == "jaxtyping" or any(map(_has_axes, typing.get_args(hint)))
+
+
+def _axes() -> Any:
+    """Begin a call: an axis has one size in all of its arguments."""
+    from jaxtyping import jaxtyped
+
+    return jaxtyped("context")
 
 
 def describe(hint: Any) -> str:
     """Put a hint into words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(dict.fromkeys(map(describe, inner)))
-    plain = {float: "a number", int: "a whole number", str: "text", bool: "True or False", bytes: "bytes"}
-    if hint in plain:
-        return plain[hint]
-    if hint is None or hint is type(None):
-        return "None"
+    if origin is typing.Literal:
+        return " or ".join(map(repr, inner))
+    if hint in PLAIN:
+        return PLAIN[hint]
     kind = origin or hint
-    if isinstance(kind, type) and issubclass(kind, (Sequence, Iterable)) and inner and not issubclass(kind, Mapping):
+    if _has_axes(kind):
+        return f"{DTYPES[kind.__name__.partition('[')[0]]} tensor [{kind.dim_str}]"
+    if kind in SEQUENCES and inner:
         if inner[-1] is not ... and len(inner) > 1:
             return f"{len(inner)} values ({', '.join(map(describe, inner))})"
         return f"a sequence, each {describe(inner[0])}"
     name = getattr(kind, "__name__", str(kind))
     return "a function" if name == "Callable" else f"a{'n' * (name[0] in 'AEIOU')} {name}"
-
-
-class _Names(dict[str, Any]):
-    """Names in annotations: those of the function's module, and those that it imports for type checkers only."""
-
-    def __missing__(self, name: str) -> Any:
-        if hasattr(builtins, name):
-            return getattr(builtins, name)
-        if name in ANNOTATION_MODULES:
-            return importlib.import_module(ANNOTATION_MODULES[name])
-        return importlib.import_module("pandas").DataFrame if name == "DataFrame" else _Unknown
-
-
-class _UnknownType(type):
-    def __getattr__(cls, name: str) -> Any:
-        return _Unknown
-
-
-class _Unknown(metaclass=_UnknownType):
-    """A name that only a type checker can resolve, and its attributes: every value fits."""
-
-
-@functools.lru_cache(None)
-def _hints(function: Any) -> dict[str, Any]:
-    owner = importlib.import_module(str(function.__module__))
-    hints = typing.get_type_hints(function, localns=_Names(vars(owner)))
-    return {name: hint for name, hint in hints.items() if name != "return"}
-
-
-def _is_number(value: Real) -> bool:
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
-
-
-def _is_sequence(value: object) -> bool:
-    # Arrays and series count, although they are no ``Sequence``: they have a length and an order.
-    if isinstance(value, (str, bytes, Mapping, set)) or getattr(value, "ndim", 1) == 0:
-        return False
-    return all(hasattr(value, part) for part in ("__len__", "__iter__", "__getitem__")) and not isinstance(value, type)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, (int, float, str, bool, type(None))):
-        text = f"{value!r}" if not isinstance(value, int) or abs(value) < 10**30 else "a number beyond all floats"
-        return text if len(text) <= 60 else text[:57] + "..."
-    name = type(value).__name__
-    return f"a{'n' * (name[0] in 'AEIOUaeiou')} {name}"

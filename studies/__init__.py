@@ -1,1 +1,2 @@
-"""One script per table, figure or question, installed as ``gradlab_studies``; ``_name.py`` is a shared part."""
+"""Define one study per table, figure or question; installed as ``gradlab_studies``. Files ``_name.py`` are shared
+parts."""

@@ -1,7 +1,7 @@
-"""Latents of the baseline, MS-NIC-MIX and MS-NIC-DMS over test images: what Tables 6 and 10 and Figure 3 share.
+"""Measure the latents of the baseline, MS-NIC-MIX and MS-NIC-DMS over test images, for Tables 6 and 10 and Figure 3.
 
-With the embedded photographs the "images" are non-overlapping tiles of them, since a variance over a few images says
-little.
+With the embedded photographs, the "images" are non-overlapping tiles, because a variance over a few images is
+unreliable.
 """
 
 import functools
@@ -25,7 +25,7 @@ ASSUMED = methods.ASSUMED | {
     "images": "of one size: portraits turned, larger ones cropped centrally",
 }
 PAPER_METHODS = {methods.BASELINE: "Balle et al. 2018", methods.MIX: "MS-NIC-MIX", methods.DMS: "MS-NIC-DMS"}
-SMALLEST_CHANGE = 2.0  # percent; another seed might turn a smaller one
+SMALLEST_CHANGE = 2.0  # percent; another seed might reverse a smaller change
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20)
 
 
@@ -34,10 +34,12 @@ class Settings:
     """Models and images.
 
     Attributes:
-        iterations: when all models are compared.
+        base: settings of the baseline.
+        iterations: iterations after which all models are compared.
         k: samples of y in MS-NIC-MIX.
         k_dms: samples of y, and of z, in MS-NIC-DMS.
-        tile: side of the tiles that stand for images, in pixels; 0 takes whole images.
+        tile: side of the tiles that serve as images, in pixels; 0 uses whole images.
+        seed: random seed.
     """
 
     base: TrainSettings = methods.QUICK
@@ -52,15 +54,15 @@ class Settings:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Samples of each multi-sample method."""
+        """Number of samples of each multi-sample method."""
         return {methods.MIX: self.k, methods.DMS: self.k_dms}
 
 
 # The sample sizes of the paper's latents: "without special mention ... MS-NIC-MIX to 8 and MS-NIC-DMS to 16".
 PROFILES = {
-    "quick": Settings(k_dms=3),  # make reproduce holds it: k x l = 9 likelihoods of y a step, not 25
+    "quick": Settings(k_dms=3),  # for the time of make reproduce: k x l = 9 likelihoods of y per step, not 25
     "stay": Settings(base=methods.STAY, iterations=methods.STAY.steps, k=8, k_dms=8, tile=0),
-    # A step of DMS with 16 x 16 samples decodes 16 images a crop: a quarter of the baseline's iterations.
+    # A DMS step with 16 x 16 samples decodes 16 images per crop, hence a quarter of the baseline's iterations.
     "gpu": Settings(base=methods.GPU, iterations=12_500, k=8, k_dms=16, tile=0),
     "paper": Settings(base=methods.PAPER, iterations=methods.PAPER.steps, k=8, k_dms=16, tile=0),
 }
@@ -68,14 +70,14 @@ SMALLEST = Settings(base=methods.SMALLEST, iterations=4, k=2, k_dms=2)
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """The three models, by name."""
+    """Return the three models, by name."""
     multi = {name: methods.method(settings.base, name, k) for name, k in settings.sizes.items()}
     shortened = [(name, methods.shortened(model, settings.iterations)) for name, model in multi.items()]
     return [(methods.BASELINE, settings.base), *shortened]
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.training_work(trained(settings), rounded=1)
 
 
@@ -85,7 +87,14 @@ def measure(
     name: str,
     extra: Callable[[str, Mapping[str, latents.LatentMoments]], Tables] = lambda method, spread: {},
 ) -> dict[str, pd.DataFrame]:
-    """Statistics of the latents of the three codecs, as table ``name``, and what else ``extra`` reads from a spread."""
+    """Measure the statistics of the latents of the three codecs.
+
+    Args:
+        settings: settings of the study.
+        context: context of the study.
+        name: name of the table.
+        extra: returns further tables from a method and its moments.
+    """
     runs = models.train_all(context, trained(settings))
     pictures = models.test_pictures(context)
     images = latents.tiles(pictures, settings.tile) if settings.tile else pictures
@@ -107,7 +116,13 @@ def measure(
 
 
 def table(statistics: pd.DataFrame, n: int, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Table ``n`` of the paper: one row per method, ``columns`` from their latent and statistic, the paper's beside."""
+    """Return Table ``n`` of the paper: one row per method, with the paper's numbers next to the measured ones.
+
+    Args:
+        statistics: statistics of the latents.
+        n: number of the table.
+        columns: latent and statistic of each column.
+    """
     rows = []
     for method, group in statistics.groupby("method", sort=False):
         values = group.set_index("latent")
@@ -126,7 +141,7 @@ def table(statistics: pd.DataFrame, n: int, columns: Mapping[str, tuple[str, str
 def change(
     table: pd.DataFrame, claim: str, source: str, column: str, name: str, expect: Literal["lower", "higher"] = "higher"
 ) -> Verdict:
-    """Whether ``column`` of both multi-sample methods is higher, or lower, than the baseline's by more than 2 %."""
+    """Decide whether ``column`` of both multi-sample methods is above, or below, the baseline's by more than 2 %."""
     values = table.set_index("method")
     point, printed = table["iterations"].iloc[0], f"{column}_paper"
 
@@ -147,7 +162,7 @@ def change(
 
 
 def draw(folder: Path, name: str, columns: Sequence[str]) -> None:
-    """Each column of both multi-sample methods over the baseline's, here and in the paper."""
+    """Draw each column of both multi-sample methods relative to the baseline, here and in the paper."""
     rows = files.read_csv(folder / f"{name}.csv").set_index("method")
     figure, axes = plots.figure(1, 2, width="page", height=2.7, sharey=True)
     ratios = rows / rows.loc[methods.BASELINE]

@@ -1,4 +1,7 @@
-"""The paper's training methods, and the settings of each profile, shared by studies so that a model is trained once."""
+"""Define the paper's training methods and the settings of each profile.
+
+Studies share them, so that each model is trained once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +14,7 @@ from gradlab.study.models import check_kept
 from gradlab.training import Loss, TrainSettings
 from gradlab.training.settings import WARM_UP
 
-# Names of the methods as the tables print them.
+# Method names as printed in the tables.
 BASELINE, TWO_LEVEL = "Baseline", "2-level VAE"
 MIX, MIX_DREG = "MS-NIC-MIX (pathwise gradient)", "MS-NIC-MIX (DReG gradient)"
 BIG_BATCH, IWAE, DMS = "Baseline-BigBatch", "IWAE", "MS-NIC-DMS"
@@ -24,7 +27,7 @@ QUICK = TrainSettings(
     snapshots=(900, 1800, 2700),
     learning_rate=1e-3,
     scale_learning_rate=False,
-    # At a constant 1e-3 the weights keep oscillating, and a gradient SNR is that of the oscillation.
+    # At a constant 1e-3 the weights keep oscillating, and the oscillation dominates the gradient SNR.
     cosine_steps=3600,
     final_fraction=0.02,
 )
@@ -35,10 +38,10 @@ PAPER = TrainSettings(
     cosine_steps=200_000,
     precision="tf32",
 )
-# The paper's training, ended at its "early" point (Table 3): the first 40th of profile paper, iteration by iteration.
+# The paper's training up to its "early" point (Table 3): the first 40th of profile paper, iteration by iteration.
 GPU = replace(PAPER, steps=50_000, snapshots=(2_500, 12_500, 25_000))
-# All of Tables 1-3, 6, 10 and Figure 3 in ten minutes of one H200 (benchmarks/stay.sh). Crops stay at 256 pixels: with
-# fewer than 4 x 4 positions of z its decoder hardly sees a neighbour, and the rate of whole images doubles.
+# Tables 1-3, 6, 10 and Figure 3 in ten minutes on one H200 (benchmarks/stay.sh). Crops stay at 256 pixels: with fewer
+# than 4 x 4 positions of z, its decoder sees almost no neighbours, and the rate of whole images doubles.
 STAY = replace(
     PAPER,
     batch=2,
@@ -52,9 +55,9 @@ STAY = replace(
 )
 
 PAPER_METHODS = {BASELINE: "Balle et al. 2018", TWO_LEVEL: "2-level VAE"}
-"""As Tables 2 and 3 print them."""
+"""Names printed in Tables 2 and 3."""
 
-# The smallest that still does everything: what the tests run.
+# The smallest settings that still do everything; the tests run them.
 SMALLEST = replace(QUICK, channels=(6, 8), batch=2, steps=6, snapshots=(2, 4), cosine_steps=6)
 
 ASSUMED = {
@@ -77,11 +80,12 @@ ASSUMED = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Models that are compared during training.
+    """Models to compare during training.
 
     Attributes:
-        base: the baseline.
-        points: iterations at which all are compared; the last is the table's.
+        base: settings of the baseline.
+        points: iterations at which all models are compared; the table shows the last.
+        seed: random seed.
     """
 
     base: TrainSettings = QUICK
@@ -95,10 +99,15 @@ class Settings:
 def method(
     base: TrainSettings, name: str, k: int = 5, weighting: str = "per-term", scale: str = "bpp"
 ) -> TrainSettings:
-    """The settings of a method: ``base`` with the objective and the estimator that the name stands for.
+    """Return the settings of a method: ``base`` with the objective and the estimator of the method.
 
-    ``k`` is the sample size of the tables: samples of y, for DMS of y and of z alike, for the big batch the factor of
-    the batch (whose learning rate grows as that of k samples does: Appendix A.5).
+    Args:
+        base: settings of the baseline.
+        name: name of the method.
+        k: sample size of the tables: samples of y; for DMS samples of y and of z; for the big batch the factor of the
+            batch, whose learning rate grows as for k samples (Appendix A.5).
+        weighting: as in ``gl.Loss``.
+        scale: as in ``gl.Loss``.
     """
     if name == BASELINE:
         return base
@@ -119,17 +128,17 @@ def method(
 
 
 def shortened(settings: TrainSettings, steps: int) -> TrainSettings:
-    """The same run, ended earlier (snapshots beyond are dropped)."""
+    """Return the settings of the same run, ended earlier; later snapshots are dropped."""
     return replace(settings, steps=steps, snapshots=tuple(s for s in settings.snapshots if s < steps))
 
 
 def printed_size(name: str, k: int) -> str:
-    """The sample size as the paper prints it."""
+    """Return the sample size as printed in the paper."""
     return {BASELINE: "-", BIG_BATCH: f"x{k}", DMS: f"{k}, {k}"}.get(name, str(k))
 
 
 def same_epochs(settings: TrainSettings, k: int) -> TrainSettings:
-    """A big batch for as many epochs as its baseline: a batch k times as large, a k-th of the iterations."""
+    """Return the settings of a big batch that trains for as many epochs as its baseline, in 1/k of the iterations."""
     snapshots = tuple(max(1, s // k) for s in settings.snapshots)
     return replace(
         settings,
@@ -140,7 +149,7 @@ def same_epochs(settings: TrainSettings, k: int) -> TrainSettings:
 
 
 def draw_costs(table: pd.DataFrame, hue: str, path: Path, order: Sequence[str] | None = None) -> None:
-    """R-D cost of each method over training; of one point alone, the rate and the distortion behind it."""
+    """Draw the R-D cost of each method over training; for a single point, its rate and distortion."""
     figure, ax = plots.figure(height=2.8)
     if table["iterations"].nunique() > 1:
         plots.curves(ax, table, "iterations", "R-D cost", None, hue, xlabel="iterations",

@@ -1,7 +1,7 @@
-"""R-D sweeps: four methods over the lambdas, for Tables 8 and 9 (points) and Tables 4 and 5 (Bjontegaard's figures).
+"""Run R-D sweeps: four methods over the lambdas, for Tables 8 and 9 (points) and Tables 4 and 5 (Bjontegaard metrics).
 
-A pair of tables shares its models: what one has trained and coded, the other reads. All methods are compared after the
-same numbers of iterations; an ordering counts where the last two agree.
+The two tables of a codec share its models; each model is trained and coded once. All methods are compared after the
+same numbers of iterations; an ordering counts if the last two agree.
 """
 
 import math
@@ -28,15 +28,15 @@ COLUMNS = ("method", "sample_size", "lambda", "bpp", "MSE", "PSNR", "MS-SSIM", "
            "bpp_estimate", "psnr_of_mean_mse")  # fmt: skip
 PSNR_RATE, SSIM_RATE = "PSNR BD-BR (%)", "MS-SSIM BD-BR (%)"
 FIGURES = (PSNR_RATE, "PSNR BD-Metric", SSIM_RATE, "MS-SSIM BD-Metric")
-MIX = "MS-NIC-MIX"  # as Tables 4, 5, 8 and 9 print it
+MIX = "MS-NIC-MIX"  # name printed in Tables 4, 5, 8 and 9
 METHODS = {methods.BASELINE: methods.BASELINE, methods.IWAE: methods.IWAE, MIX: methods.MIX, methods.DMS: methods.DMS}
 MULTI = (methods.IWAE, MIX, methods.DMS)
 SEVERE = 10.0
-"""Percent of rate."""
+"""Increase of the rate, in percent, that counts as a severe loss."""
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bits per pixel
 FINER = (0.03, 0.05, 0.07, 0.1, 0.13, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.3, 2, 3, 4, 5)
 PERCENT = (-80, -40, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50, 100, 200, 500)
-MOST = 500.0  # percent; a fit of a few points that fold back may give any number, and would set the scale
+MOST = 500.0  # percent; a fit to a few points that fold back may give any number and would set the scale
 
 ASSUMED = methods.ASSUMED | {
     "sample size of IWAE in the sweeps": "5: at lambda 0.015 its row of Table 8 is Table 7's of 5 samples",
@@ -50,14 +50,15 @@ class Settings(methods.Settings):
     """Models and points.
 
     Attributes:
-        base: the baseline, but for lambda and channels.
-        points: iterations at which all methods are compared; the last is the table's.
-        lams: lambdas, ascending.
-        wide: channels from ``wide_from`` on.
-        wide_from: the lambda at which the channels change; None for one size.
+        base: settings of the baseline, except lambda and channels.
+        points: iterations at which all methods are compared; the table shows the last.
+        lams: lambdas in ascending order.
+        wide: channels for lambdas of at least ``wide_from``.
+        wide_from: lambda at which the channels change; None for the same channels at every lambda.
         samples: k of IWAE, of MIX, and of DMS (k = l).
-        test_crop: side of the central crop that is coded, pixels; 0 codes whole images. A context model decodes
-            position by position, in Python.
+        test_crop: side of the central crop to code, in pixels; 0 codes whole images. A context model decodes position
+            by position, in Python.
+        seed: random seed.
     """
 
     points: tuple[int, ...] = (1_500_000, 2_000_000)
@@ -72,23 +73,23 @@ class Settings(methods.Settings):
         super().__post_init__()
 
     def trained(self, name: str, lam: float) -> TrainSettings:
-        """The run of a method at a lambda."""
+        """Return the training settings of a method at a lambda."""
         high = self.wide_from is not None and lam >= self.wide_from
         channels = self.wide if high else self.base.channels
         base = replace(self.base, lam=lam, channels=channels)
         return methods.method(base, METHODS[name], self.k(name))
 
     def k(self, name: str) -> int:
-        """Its sample size; 1 for the baseline."""
+        """Return the sample size of a method; 1 for the baseline."""
         return dict(zip(MULTI, self.samples, strict=True)).get(name, 1)
 
     def size(self, name: str) -> str:
-        """The same, as Table 7 prints it."""
+        """Return the sample size of a method as printed in Table 7."""
         return methods.printed_size(name, self.k(name))
 
 
 def variants(settings: Settings) -> list[models.Variant]:
-    """Every method at every lambda."""
+    """Return every method at every lambda."""
 
     def variant(name: str, lam: float) -> models.Variant:
         labels = {"method": name, "sample_size": settings.size(name), "lambda": lam}
@@ -99,12 +100,12 @@ def variants(settings: Settings) -> list[models.Variant]:
 
 
 def work(settings: Settings) -> list[Work]:
-    """What a study of the sweep needs."""
+    """Return the work of a sweep."""
     return [item._replace(crop=settings.test_crop) for item in models.evaluation_work(variants(settings))]
 
 
 def pictures(settings: Settings, context: Context) -> list[Picture]:
-    """Test images, cropped where the settings say so; the crop goes to the provenance."""
+    """Load the test images and crop them if requested; the crops are recorded in the provenance."""
     whole = models.test_pictures(context)
     if not settings.test_crop:
         return whole
@@ -118,10 +119,13 @@ def pictures(settings: Settings, context: Context) -> list[Picture]:
 
 
 def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, pd.DataFrame, list[Picture]]:
-    """Every method at every lambda and iteration, beside the numbers of Table ``n``: means, per image, and the images.
+    """Measure every method at every lambda and iteration, next to the numbers of Table ``n``.
+
+    Returns:
+        Means over images, rows per image, and the images.
 
     Raises:
-        Stopped: the deadline has passed; what was trained and coded is kept.
+        Stopped: the deadline has passed; models and coded images are kept.
     """
     images, name = pictures(settings, context), f"table{n}"
     keys = ("method", "lambda", "iterations")
@@ -132,7 +136,10 @@ def points(n: int, settings: Settings, context: Context) -> tuple[pd.DataFrame, 
 
 
 def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """The tables of an R-D study: its points, all iterations, all images, anchors, and published curves for Kodak."""
+    """Return the tables of an R-D study.
+
+    They hold points, all iterations, all images, classical codecs, and published curves for Kodak.
+    """
     table, per_image, images = points(n, settings, context)
     points_of = {name: len(evaluation.CLASSICAL_CODECS[name].qualities) for name in evaluation.available_codecs()}
     with context.progress.track("classical codecs", sum(points_of.values()) * len(images)) as advance:
@@ -147,7 +154,7 @@ def curves(n: int, settings: Settings, context: Context) -> dict[str, pd.DataFra
 
 
 def deltas(n: int, source: int, settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Bjontegaard's figures against the baseline beside Table ``n``'s, from the models of Table ``source``."""
+    """Return Bjontegaard metrics against the baseline next to Table ``n``'s, from the models of Table ``source``."""
     table, _, _ = points(source, settings, context)
     tables = []
     for iteration in settings.points:
@@ -161,13 +168,13 @@ def deltas(n: int, source: int, settings: Settings, context: Context) -> dict[st
 
 
 def saved(table: pd.DataFrame, name: str, figure: str = PSNR_RATE) -> pd.Series:
-    """A figure of a method by pchip, by iterations; NaN where it is undefined."""
+    """Return a Bjontegaard metric of a method by pchip, by iterations; NaN if it is undefined."""
     rows = table[(table["method"] == name) & (table["interpolation"] == "pchip")]
     return rows.set_index("iterations")[figure].astype(float).sort_index()
 
 
 def undefined(table: pd.DataFrame) -> str:
-    """Why pchip gives no BD-rate in PSNR after the last iteration, for the evidence; empty where it gives all."""
+    """Return why pchip gives no BD-rate in PSNR after the last iteration, for the evidence; empty if it gives all."""
     last = table[(table["iterations"] == table["iterations"].max()) & (table["interpolation"] == "pchip")]
     reasons: dict[str, list[str]] = {}
     for row in last[last["method"].isin(MULTI) & last[PSNR_RATE].isna()].to_dict("records"):
@@ -177,12 +184,12 @@ def undefined(table: pd.DataFrame) -> str:
 
 
 def below(values: pd.Series, bound: float = 0.0) -> bool | None:
-    """Whether values lie below the bound at the last two points; None where they disagree or are undefined."""
+    """Return whether values lie below the bound at the last two points; None if they disagree or are undefined."""
     return last_two([None if math.isnan(value) else value < bound for value in values])
 
 
 def savings(n: int, table: pd.DataFrame, claim: str, negative: Sequence[pd.Series]) -> list[Verdict]:
-    """Whether the rates that must be negative for a claim are, and whether IWAE needs a tenth more rate at least."""
+    """Decide whether the rates that must be negative for a claim are, and whether IWAE loses at least a tenth."""
 
     def numbers(name: str) -> str:
         return ", ".join(
@@ -207,7 +214,7 @@ def savings(n: int, table: pd.DataFrame, claim: str, negative: Sequence[pd.Serie
 
 
 def costs(n: int, tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """R-D cost of each multi-sample method against the baseline's, lambda by lambda."""
+    """Compare the R-D cost of each multi-sample method with the baseline's, for each lambda."""
     by_lambda = tables[f"table{n}_training"].pivot(index="iterations", columns=["lambda", "method"], values="R-D cost")
     verdicts = []
     for name in MULTI:
@@ -223,14 +230,14 @@ def costs(n: int, tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw_curves(n: int, folder: Path) -> None:
-    """PSNR and MS-SSIM over rate: the four methods; below, with classical codecs and CompressAI's published curves."""
+    """Draw PSNR and MS-SSIM over rate for the four methods, and below with classical codecs and CompressAI's curves."""
     table = files.read_csv(folder / f"table{n}.csv")
     anchors = files.read_csv(folder / f"table{n}_anchors.csv")
     published = files.read_csv(folder / f"table{n}_references.csv")
     table["label"] = table["method"] + table["sample_size"].map(lambda s: "" if s == "-" else f" (k = {s})")
     anchors["label"] = anchors["codec"] + " (" + anchors["chroma"] + ")"
     figure, axes = plots.figure(2, 2, width="page", height=5.4)
-    # In decibels, since all curves crowd below 1.
+    # In decibels, because all curves crowd just below 1.
     for frame, column in ((table, "MS-SSIM"), (anchors, "ms_ssim"), (published, "ms_ssim")):
         frame[column] = -10 * np.log10(1 - frame[column].astype(float))
     kodak = published[published["model"].isin(["bmshj2018-hyperprior", "cheng2020-attn"])]
@@ -255,8 +262,9 @@ def draw_curves(n: int, folder: Path) -> None:
 
 
 def draw_deltas(n: int, folder: Path) -> None:
-    """BD-rates by each interpolation beside the paper's, in a scale linear to 2 % and logarithmic beyond; what is
-    undefined has no bar and is named.
+    """Draw BD-rates by each interpolation next to the paper's, on a scale that is linear to 2 % and logarithmic beyond.
+
+    An undefined BD-rate has no bar and is named.
     """
     table = files.read_csv(folder / f"table{n}.csv")
     table = table[table["method"] != methods.BASELINE]

@@ -1,7 +1,7 @@
-"""Autoencoders (Appendix A.10): the transforms of both codecs trained on the MSE alone, with no rate and no rounding.
+"""Autoencoders (Appendix A.10): the transforms of both codecs, trained only on the MSE, without rate and rounding.
 
-The paper takes a lower PSNR of Cheng et al. 2020 for a sign that its gradient is harder to deal with. Equal iterations,
-equal batches, the same crops.
+The paper takes the lower PSNR of Cheng et al. 2020 as a sign that its gradient is harder to handle. Iterations, batches
+and crops are equal.
 """
 
 import functools
@@ -21,7 +21,7 @@ from gradlab_studies import _methods as methods
 
 BALLE, CHENG = "bmshj2018-hyperprior", "cheng2020-attn"
 PRINTED = {BALLE: 48.54, CHENG: 43.27}
-"""Appendix A.10, PSNR in dB."""
+"""PSNR in dB, from Appendix A.10."""
 CLOSE = 0.2
 NAMES = {BALLE: "Balle et al. 2018", CHENG: "Cheng et al. 2020"}
 ASSUMED = methods.ASSUMED | {
@@ -32,13 +32,20 @@ ASSUMED = methods.ASSUMED | {
 
 @dataclass(frozen=True)
 class Settings(methods.Settings):
-    """Training of both; ``channels`` are those of ``BALLE`` and of ``CHENG``."""
+    """Training of both autoencoders.
+
+    Attributes:
+        base: training settings.
+        points: iterations at which both are compared.
+        channels: channels of ``BALLE``, and of ``CHENG``.
+        seed: random seed.
+    """
 
     channels: tuple[tuple[int, ...], tuple[int, ...]] = ((192, 320), (192,))
 
 
 def _settings(base: TrainSettings, *points: int, **channels: Any) -> Settings:
-    """Both trained as ``base``, but on the MSE alone and to the last of ``points``."""
+    """Return settings that train both like ``base``, but only on the MSE and up to the last of ``points``."""
     cosine = points[-1] if base.cosine_steps == base.steps else base.cosine_steps
     plain = replace(base, loss=PlainLoss(), steps=points[-1], snapshots=points[:-1], cosine_steps=cosine)
     return Settings(plain, points, **channels)
@@ -53,7 +60,7 @@ SMALLEST = _settings(methods.SMALLEST, 2, 4, channels=((4, 6), (4,)))
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """Both autoencoders, by name."""
+    """Return both autoencoders, by name."""
     codecs = zip((BALLE, CHENG), settings.channels, strict=True)
     return [
         (f"{NAMES[codec]} as an autoencoder", replace(settings.base, codec=codec, channels=channels))
@@ -62,12 +69,12 @@ def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.training_work(trained(settings), rounded=len(settings.points))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """PSNR of both at every point."""
+    """Measure the PSNR of both at every point."""
     runs = models.train_all(context, trained(settings))
     pictures = models.test_pictures(context)
 
@@ -98,7 +105,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Whether Balle et al. 2018 reconstructs better, at the last two points alike and by more than 0.2 dB."""
+    """Decide whether Balle et al. 2018 reconstructs better by more than 0.2 dB, at both of the last two points."""
     psnr = tables["autoencoders"].set_index(["codec", "iterations"])["PSNR"]
     return [
         Verdict.compare(
@@ -114,7 +121,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """PSNR of both over training, and the paper's."""
+    """Draw the PSNR of both over training, and the paper's."""
     table = files.read_csv(folder / "autoencoders.csv")
     figure, ax = plots.figure(height=2.8)
     plots.curves(ax, table, "iterations", "PSNR", None, "method", xlabel="iterations", ylabel="PSNR (dB)",

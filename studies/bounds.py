@@ -1,8 +1,8 @@
-"""The chain ELBO <= MIX <= DMS <= log p(x), exactly, on the linear two-level hierarchy; and where it really ends.
+"""The chain ELBO <= MIX <= DMS <= log p(x), exact on the linear two-level hierarchy, and its true limit.
 
-Sections 3.1, 3.2 and A.3 of the paper: eq. 12 (MIX), eq. 14 (DMS) and its estimate eq. 15, beside k l independent pairs
-(eqs. 16, 17). The boxes do not cover the true posterior, so that every bound tends to the log evidence inside the
-boxes, not to log p(x).
+Sections 3.1, 3.2 and A.3 of the paper: eq. 12 (MIX), eq. 14 (DMS) and its estimate eq. 15, compared with k l
+independent pairs (eqs. 16, 17). The boxes do not cover the true posterior, so every bound tends to the log evidence
+inside the boxes instead of log p(x).
 """
 
 import itertools
@@ -24,7 +24,18 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Settings:
-    """The hierarchy (see ``gl.problems.TwoLevel``), and samples k of y and l of z, at most 3."""
+    """The hierarchy (see ``gl.problems.TwoLevel``) and the sample sizes.
+
+    Attributes:
+        k: numbers of samples of y.
+        l: numbers of samples of z, at most 3.
+        phi: argument of ``TwoLevel``.
+        x: argument of ``TwoLevel``.
+        encode: argument of ``TwoLevel``.
+        decode: argument of ``TwoLevel``.
+        likelihood_std: argument of ``TwoLevel``.
+        seed: unused; nothing is sampled.
+    """
 
     k: tuple[int, ...] = (1, 2, 4, 8, 16, 64, 256, 1024)
     l: tuple[int, ...] = (1, 2, 3)
@@ -41,7 +52,7 @@ SMALLEST = Settings(k=(1, 2, 3), l=(1, 2))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Every bound at every (k, l); nothing is sampled."""
+    """Compute every bound at every (k, l); nothing is sampled."""
     toy = gl.problems.TwoLevel(
         settings.phi, settings.x, settings.encode, settings.decode, likelihood_std=settings.likelihood_std
     )
@@ -64,7 +75,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """The properties that sections 3.1 and 3.2 list, at every (k, l) of the table."""
+    """Decide the properties that sections 3.1 and 3.2 list, at every (k, l) of the table."""
     wide = tables["bounds"].pivot_table(index=["l", "k"], columns="bound", values="nats")
     elbo, mix, nested, dms, pairs = (wide[name] for name in (ELBO, MIX, NESTED, DMS, PAIRS))
     inside, evidence = wide[INSIDE].iloc[0], wide[EVIDENCE].iloc[0]
@@ -92,7 +103,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Every bound over k at the largest l, with its limit inside the boxes."""
+    """Draw every bound over k at the largest l, with the limit inside the boxes."""
     table = files.read_csv(folder / "bounds.csv")
     l = table["l"].max()
     table = table[(table["l"] == l) & (table["bound"] != EVIDENCE)]

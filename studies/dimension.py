@@ -1,9 +1,9 @@
-"""From toy to codec: SNR, effective sample size and bias over k and the number of latents D, exactly.
+"""From toy to codec: exact SNR, effective sample size and bias over k and the number of latents D.
 
-The weights of a product of D coordinates have D times the log-variance of one. Past k of about exp(Var log w) the
-pathwise SNR grows as sqrt(k); before it one sample has all the weight and k buys nothing. Tempering the weights (bits
-per pixel instead of nats) gives the square root back, for the gradient of another bound: the map shows what it buys and
-what it biases.
+The log-weight of a product of D coordinates has D times the variance of one coordinate. For k above about exp(Var log
+w), the pathwise SNR grows as sqrt(k); below, one sample has all the weight and more samples do not help. Tempering the
+weights (bits per pixel instead of nats) restores the square root, but for the gradient of another bound: the map shows
+the gain in SNR and the bias.
 """
 
 import functools
@@ -23,7 +23,17 @@ PANELS = {"ess": "effective sample size", "pathwise_snr": "SNR, pathwise"}
 
 @dataclass(frozen=True)
 class Settings:
-    """The coordinate, the sample sizes, the numbers of coordinates and temperatures (1 is IWAE in nats)."""
+    """The coordinate, sample sizes, numbers of coordinates and temperatures.
+
+    Attributes:
+        k: numbers of samples.
+        dim: numbers of coordinates.
+        temperature: temperatures of the weights; 1 is IWAE in nats.
+        phi: argument of ``gl.problems.BoxGaussian``.
+        x: argument of ``gl.problems.BoxGaussian``.
+        likelihood_std: argument of ``gl.problems.BoxGaussian``.
+        seed: unused; nothing is sampled.
+    """
 
     k: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 16_384, 1_000_000)
     dim: tuple[int, ...] = (1, 10, 100, 1000, 10_000, 100_000)
@@ -39,7 +49,7 @@ SMALLEST = Settings(k=(1, 8, 64), dim=(1, 10))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """The map; nothing is sampled."""
+    """Compute the map; nothing is sampled."""
     box = gl.problems.BoxGaussian(settings.phi, settings.x, likelihood_std=settings.likelihood_std)
 
     def rows(dim: int, advance: Advance) -> Tables:
@@ -52,7 +62,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """What k samples are worth at the dimension of a codec."""
+    """Decide how much k samples help at the dimension of a codec."""
     table = tables["dimension"].set_index(["temperature", "dim", "k"])
     hottest, top, k = (table.index.get_level_values(name).max() for name in table.index.names)
     plain, single, tempered = table.loc[(1.0, top, k)], table.loc[(1.0, top, 1)], table.loc[(hottest, top, k)]
@@ -70,7 +80,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Effective share of the samples, SNR of the pathwise gradient, and the same tempered, over k and D."""
+    """Draw the effective sample size and the SNR of the pathwise gradient over k and D, plain and tempered."""
     table = files.read_csv(folder / "dimension.csv")
     temperatures = sorted(table["temperature"].unique())
     figure, axes = plots.figure(len(temperatures), 2, width="page", height=2.4 * len(temperatures), squeeze=False)

@@ -1,6 +1,6 @@
-"""Figure 3: histograms of the log variance of each dimension of y and z over test images, single-sample beside MS-NIC.
+"""Figure 3: histograms of the log variance of each dimension of y and z, for single-sample training and MS-NIC.
 
-Reuses the models of Tables 1, 6 and 10.
+The variance is over test images. Uses the models of Tables 1, 6 and 10.
 """
 
 import math
@@ -25,13 +25,13 @@ work = shared.work
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Histogram rows (what the figure is drawn from), and the statistics of Tables 6 and 10 for the same models."""
+    """Measure the rows of the histograms, and the statistics of Tables 6 and 10 for the same models."""
     edges = np.geomspace(LOW, HIGH, BINS + 1)
 
     def histograms(method: str, spread: Mapping[str, latents.LatentMoments]) -> Tables:
         tables = []
         for latent in ("y", "z"):
-            # Values beyond the range are counted in the outermost bins: nothing is dropped.
+            # Values beyond the range are counted in the outermost bins, so that none are dropped.
             counts, _ = np.histogram(np.clip(spread[latent].variance.numpy(), LOW, HIGH), edges)
             bins = {"low": edges[:-1], "high": edges[1:], "dimensions": counts}
             tables.append(pd.DataFrame({"method": method, "latent": latent, **bins}))
@@ -45,7 +45,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Section 5.3 and A.7: the latents of MS-NIC vary more from image to image."""
+    """Decide the claim of section 5.3 and A.7 that the latents of MS-NIC vary more from image to image."""
     statistics = tables["figure3_statistics"]
     return [
         shared.change(statistics[statistics["latent"] == latent],
@@ -56,7 +56,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Two panels, y and z, outlines of all methods."""
+    """Draw two panels, y and z, with the outlines of all methods."""
     table = files.read_csv(folder / "figure3.csv")
     table["variance"] = np.sqrt(table["low"] * table["high"])
     figure, axes = plots.figure(1, 2, width="page", height=2.8)
@@ -67,7 +67,7 @@ def draw(folder: Path) -> None:
         plots.histograms(ax, rows, "variance", "method", weight="dimensions", bins=bins,
                          xlabel=f"variance of a dimension of {latent} over images (steps$^2$)",
                          title=f"latent {latent}, {table['images'].iloc[0]} images")  # fmt: skip
-        ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
+        ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # leave space for the legend
     plots.save(figure, folder / "figure3")
 
 

@@ -1,6 +1,6 @@
-"""Figure 4: the histogram of y - round(y) of the first test image, and again without the elements that round to 0.
+"""Figure 4: histogram of y - round(y) on the first test image, with and without the elements that round to 0.
 
-The paper's explanation of Table 11: the error of rounding is not the uniform noise of training. Reuses the baseline of
+The paper's explanation of Table 11: the error of rounding is not the uniform noise of training. Uses the baseline of
 Table 1.
 """
 
@@ -32,8 +32,10 @@ class Settings:
     """The model and the histogram.
 
     Attributes:
-        iterations: when the baseline is read.
-        bins: between -1/2 and 1/2; a multiple of 10, so that 0.1 is an edge.
+        base: settings of the baseline.
+        iterations: iterations after which the baseline is read.
+        bins: number of bins between -1/2 and 1/2; a multiple of 10, so that 0.1 is an edge.
+        seed: random seed.
     """
 
     base: TrainSettings = methods.QUICK
@@ -54,12 +56,12 @@ SMALLEST = Settings(base=methods.SMALLEST, iterations=4, bins=10)
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.training_work([(methods.BASELINE, settings.base)], rounded=1)
 
 
 def measure(settings: Settings, context: Context) -> Tables:
-    """Both histograms of the first image; of every test image beside it."""
+    """Measure both histograms of the first image, and in a second table of every test image."""
     (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     pictures = models.test_pictures(context)
     with context.progress.track("reading latents", len(pictures)) as advance:
@@ -70,7 +72,7 @@ def measure(settings: Settings, context: Context) -> Tables:
 
 
 def verdicts(tables: Tables) -> list[Verdict]:
-    """A.8.3: concentrated at 0, and uniform where |y| is at least 1/2."""
+    """Decide the claims of A.8.3: concentrated at 0, and uniform if |y| is at least 1/2."""
     table, (whole, large) = tables["figure4"], latents.KEPT
     bins = table["low"].nunique()
     counts = table.groupby("kept")["count"].sum()
@@ -79,7 +81,7 @@ def verdicts(tables: Tables) -> list[Verdict]:
     near = shares[within].groupby(table["kept"]).sum()
     moved = (shares - 1 / bins).abs().groupby(table["kept"]).sum() / 2
     concentrated = bool(near[whole] > 2 * 2 * NEAR)
-    # What an exactly uniform sample of this size would show by chance: half of sum of E|share - 1/bins|.
+    # Expected value for an exactly uniform sample of this size: half of the sum of E|share - 1/bins|.
     chance = (bins / (2 * math.pi * max(counts[large], 1))) ** 0.5
     uniform = None if chance > UNIFORM / 2 else bool(moved[large] < UNIFORM)
     first = (
@@ -99,7 +101,7 @@ def verdicts(tables: Tables) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Two panels as in the paper, with the density of the noise of training."""
+    """Draw two panels as in the paper, with the density of the training noise."""
     table = files.read_csv(folder / "figure4.csv")
     figure, axes = plots.figure(1, 2, width="page", height=2.6)
     for ax, (kept, name) in zip(axes, PANELS.items(), strict=True):

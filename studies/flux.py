@@ -1,8 +1,8 @@
-"""The box cut out of a posterior, the density of the weights across it, and the flux through its two walls (exact).
+"""Posterior inside the box, density of the weights across it, and flux through its two walls (exact).
 
-Moving the box by d(phi) takes samples off the lower wall and puts them at the upper one, so that the gradient of the
-bound is a difference of two fluxes. DReG integrates by parts and drops the difference of the weights at the walls: its
-bias. Sections 2.1 and 2.2 of the paper, on the toy problem of the study ``toys``.
+Moving the box by d(phi) removes samples at the lower wall and adds them at the upper wall, so the gradient of the bound
+is a difference of two fluxes. DReG integrates by parts and drops the difference of the weights at the walls, which is
+its bias. Sections 2.1 and 2.2 of the paper, on the toy problem of the study ``toys``.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,21 @@ from gradlab import cli
 from gradlab.runtime import files
 from gradlab.study import Context, Verdict, plots
 
-LIMIT = "limit"  # and not "infinity", which a CSV reader takes for a number
+LIMIT = "limit"  # not "infinity", which a CSV reader would parse as a number
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The box and what is shown of it.
+    """The box and the quantities to show.
 
     Attributes:
-        k: samples whose weights are drawn across the box; the last but one carries the annotation.
-        curve: samples at which fluxes and gradients are computed.
-        points: across the box.
+        k: numbers of samples whose weights are drawn across the box; the last but one carries the annotation.
+        curve: numbers of samples at which fluxes and gradients are computed.
+        points: number of points across the box.
+        phi: mean of the box.
+        x: observation.
+        likelihood_std: standard deviation of the likelihood.
+        seed: unused; nothing is sampled.
     """
 
     k: tuple[int, ...] = (1, 2, 8, 64)
@@ -43,7 +47,7 @@ SMALLEST = Settings(k=(1, 2, 8), curve=(1, 2, 8), points=9)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Fluxes, gradients and the boundary term over k; densities of the weights; the posterior itself."""
+    """Compute fluxes, gradients and the boundary term over k; the densities of the weights; and the posterior."""
     phi = settings.phi
     box = gl.problems.BoxGaussian(phi, settings.x, likelihood_std=settings.likelihood_std)
     rows = []
@@ -69,7 +73,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """The gradient is the flux; what DReG lacks is the difference of the weights at the walls."""
+    """Decide whether the gradient is the flux, and whether DReG lacks the difference of the weights at the walls."""
     table = tables["flux"]
     gradient = (table["flux_upper"] - table["flux_lower"] - table["gradient"]).abs().max()
     dropped = table["weight_upper"] - table["weight_lower"]
@@ -86,11 +90,11 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """The posterior and the box; the weights across the box; gradients over k."""
+    """Draw the posterior and the box, the weights across the box, and gradients over k."""
     table, density, posterior = (files.read_csv(folder / f"flux{name}.csv") for name in ("", "_density", "_posterior"))
     walls = (table["phi"].iloc[0] - 0.5, table["phi"].iloc[0] + 0.5)
     sizes = [k for k in density["k"].astype(str).unique() if k != LIMIT]
-    k = int(sizes[-2])  # not yet at its limit
+    k = int(sizes[-2])  # not yet close to the limit
     shown = table[table["k"] == k].iloc[0]
     figure, grid = plots.figure(2, 3, width="page", height=3.5, gridspec_kw={"height_ratios": [4, 1]})
     left, middle, right = grid[0]
@@ -103,7 +107,7 @@ def draw(folder: Path) -> None:
         inside = posterior[posterior["y"].between(*walls)]
         left.fill_between(inside["y"], inside["posterior"], color="0.6", alpha=0.5, linewidth=0)
         left.stairs([1.0], walls, color="0.1", linewidth=1.2, linestyle="--", label="box q(y)")
-        # An arrow as long as the flux, from each wall in the direction in which the box moves.
+        # From each wall an arrow with the length of the flux, in the direction in which the box moves.
         fluxes = (shown["flux_lower"], shown["flux_upper"])
         scale = 0.55 / max(map(abs, fluxes))
         for wall, flux, height in zip(walls, fluxes, (1.14 * peak, 1.24 * peak), strict=True):

@@ -1,8 +1,8 @@
-"""The paper against itself: every number that follows from others, recomputed from its own tables.
+"""Audit of the paper: every number that follows from others, recomputed from its own tables.
 
-R-D costs, PSNR from MSE, Tables 4 and 5 from Tables 8 and 9 by each interpolation, models that stand in several tables,
-orderings over lambda and over the sample size, and what the text says in numbers. A check holds where rounding of all
-printed digits can explain the difference. No images, no training.
+Covers R-D costs, PSNR from MSE, Tables 4 and 5 from Tables 8 and 9 by each interpolation, models that occur in several
+tables, orderings over lambda and over the sample size, and numbers in the text. A check holds if rounding of the
+printed digits can explain the difference. The audit needs neither images nor training.
 """
 
 import math
@@ -20,24 +20,28 @@ from gradlab.study.audit import NO, UNDEFINED, YES, audit
 
 @dataclass(frozen=True)
 class Settings:
-    """There is nothing to choose; the seed is what every study has."""
+    """Settings; there are no options other than the seed, which is unused.
+
+    Attributes:
+        seed: unused; every study has a seed.
+    """
 
     seed: int = 0
 
 
 PROFILES = dict.fromkeys(("quick", "gpu", "paper"), Settings())
 SMALLEST = Settings()
-# Of a sweep's BD figures the published interpolation decides; the other two stand beside it.
+# For BD metrics, the published interpolation decides; the other two are shown for comparison.
 PUBLISHED = ("", "pchip")
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """All checks."""
+    """Run all checks."""
     return {"paper-audit": audit()}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """One for each kind of check: it holds where every check of it that is defined does."""
+    """Return one verdict per kind of check; it holds if every defined check of this kind holds."""
     return [_verdict(str(claim), rows) for claim, rows in tables["paper-audit"].groupby("claim", sort=False)]
 
 
@@ -51,7 +55,7 @@ def _verdict(claim: str, rows: pd.DataFrame) -> Verdict:
         evidence += f", {counts[UNDEFINED]} are undefined (points that fold back)"
     if interpolation.any():
         evidence += ", by pchip"
-    # A least-squares cubic gives a number where the points fold back; where the paper prints one, both are given.
+    # A least-squares cubic gives a number even if the points fold back; the evidence shows it next to the printed one.
     undefined = deciding.loc[deciding["holds"] == UNDEFINED, "method"]
     cubic = rows[(interpolation == "cubic") & rows["metric"].eq("PSNR BD-BR (%)") & rows["method"].isin(undefined)]
     for row in cubic.itertuples():
@@ -72,7 +76,7 @@ def _verdict(claim: str, rows: pd.DataFrame) -> Verdict:
 
 
 def draw(folder: Path) -> None:
-    """How many checks of each kind hold, and Bjontegaard's rates as printed and as recomputed."""
+    """Draw how many checks of each kind hold, and BD-rates as printed and as recomputed."""
     table = files.read_csv(folder / "paper-audit.csv")
     cells = pd.MultiIndex.from_product([table["claim"].unique(), [YES, NO, UNDEFINED]], names=["claim", "holds"])
     counts = table.groupby(["claim", "holds"]).size().reindex(cells).rename("checks").reset_index()

@@ -1,7 +1,7 @@
-"""What the baseline and MS-NIC-MIX make of a photograph at nearly the same rate, beside the original.
+"""Reconstructions of a photograph by the baseline and MS-NIC-MIX at nearly the same rate, next to the original.
 
-Of the models of Table 8 each method shows the one whose bitstream is nearest to the target rate on that image. What was
-decoded is in ``pictures/``, without loss.
+Each method shows the model of Table 8 whose bitstream is closest to the target rate on that image. The decoded images
+are in ``pictures/``, without loss.
 """
 
 import functools
@@ -34,12 +34,13 @@ class Settings:
     """Models, images and crops.
 
     Attributes:
-        models: those of Table 8.
-        lams: the lambdas whose models are tried.
-        target: rate, bits per pixel.
-        images: places among the test images.
-        centres: of the crop in each: shares of its height and width.
-        side: of the crop, pixels.
+        models: settings of Table 8's models.
+        lams: lambdas of the models to try.
+        target: target rate in bits per pixel.
+        images: indices of the test images.
+        centres: centre of the crop in each image, as fractions of its height and width.
+        side: side of the crop in pixels.
+        seed: random seed.
     """
 
     models: sweep.Settings = field(default_factory=lambda: table8.PROFILES["quick"])
@@ -56,18 +57,18 @@ SMALLEST = Settings(table8.SMALLEST, images=(2,), centres=((0.42, 0.47),))
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """The models of both methods, by name."""
+    """Return the models of both methods, by name."""
     pairs = itertools.product(METHODS, settings.lams)
     return [(f"{method}, lambda {lam:g}", settings.models.trained(method, lam)) for method, lam in pairs]
 
 
 def work(settings: Settings) -> list[Work]:
-    """The models that it needs; coding a few images is not timed."""
+    """Return the models of this study; coding a few images is not timed."""
     return models.training_work(trained(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Code each image with every model of both methods, keep the nearest to the target."""
+    """Code each image with every model of both methods, and keep the one closest to the target rate."""
     pairs = itertools.product(METHODS, settings.lams)
     runs = dict(zip(pairs, models.train_all(context, trained(settings)), strict=True))
     pictures = models.test_pictures(context)
@@ -106,7 +107,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def _keep(folder: Path, picture: Picture, method: str, x: Tensor) -> dict[str, str]:
-    """Write ``x [1, 3, H, W]`` in [0, 1] as an 8-bit PNG, and say of what it is."""
+    """Write ``x [1, 3, H, W]`` in [0, 1] as an 8-bit PNG, and return the columns that describe it."""
     name = f"{Path(picture.name).stem}-{method.lower()}.png"
     content = io.BytesIO()
     array = evaluation.to_8_bit(x[0]).permute(1, 2, 0).byte().cpu().numpy()
@@ -116,7 +117,7 @@ def _keep(folder: Path, picture: Picture, method: str, x: Tensor) -> dict[str, s
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """PSNR at nearly the same rate: undecided, as long as the rates differ by more than the PSNR could tell."""
+    """Report PSNR at nearly the same rate; undecided, because the rates differ more than the PSNR could resolve."""
     table = tables["reconstructions"]
     decoded = table[table["method"] != ORIGINAL]
     decoded = decoded.assign(
@@ -128,7 +129,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Each image whole, at half its size, with a frame around the crop; then the crop of original and methods."""
+    """Draw each image at half size with a frame around the crop, then the crops of the original and of each method."""
     table = files.read_csv(folder / "reconstructions.csv")
     names = table["image"].unique()
     figure, axes = plots.figure(len(names), 2 + len(METHODS), width="page", height=2.15 * len(names), squeeze=False)
@@ -140,7 +141,7 @@ def draw(folder: Path) -> None:
             top, left, side = frame = (int(row["top"]), int(row["left"]), int(row["side"]))
             if method == ORIGINAL:
                 whole = f"{name}\n{pixels.shape[1]} x {pixels.shape[0]} pixels"
-                plots.photograph(line[0], pixels, whole, frame, shrink=2)  # it shows where the crop lies
+                plots.photograph(line[0], pixels, whole, frame, shrink=2)  # shows the position of the crop
                 text = f"original, crop of\n{side} x {side} pixels"
             else:
                 text = f"{method}, $\\lambda$ = {row['lambda']:g}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB"

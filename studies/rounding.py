@@ -1,8 +1,9 @@
-"""What stands in for rounding in training: value, gradient, noise and bias of five proxies, exactly and on a codec.
+"""Proxies of rounding in training: value, gradient, noise and bias of five proxies, exact on a toy and on a codec.
 
-Additive noise, universal quantization, straight-through rounding, soft rounding and stochastic Gumbel annealing. Each
-trains a bound of its own, which is more or less far from what a codec that rounds gets at test time (the gap), with a
-gradient that is more or less noisy, and for straight-through rounding is not the gradient of anything that is trained.
+The proxies are additive noise, universal quantization, straight-through rounding, soft rounding and stochastic Gumbel
+annealing. Each trains its own bound, which differs from the bound that a rounding codec reaches at test time (the gap).
+The gradients differ in noise, and the gradient of straight-through rounding is not the gradient of any trained
+objective.
 """
 
 import functools
@@ -27,7 +28,7 @@ from gradlab_studies import _methods as methods
 ASSUMED = methods.ASSUMED | {
     "proxies on the codec": "of y alone, z keeps additive noise; at weights that were trained with additive noise",
 }
-# An SNR is not quoted without its bias: this one is of a gradient of nothing.
+# An SNR must not be quoted without its bias; this estimate is not the gradient of any objective.
 THROUGH = "straight through (biased)"
 STEP = 1e-5  # of the difference quotient
 PANELS = {
@@ -42,13 +43,18 @@ class Settings:
     """The toy and the sizes; the target is log N(x; decoded y, likelihood_std^2) + log N(y; 0, 1).
 
     Attributes:
-        points: means over one cell of the rounding, 0 to 1.
+        points: number of means over one cell of the rounding, 0 to 1.
+        k: numbers of samples.
         draws: Monte-Carlo draws for each mean, proxy and k.
-        alpha: steepness of soft rounding along its trade-off; the second and the last are also shown over the cell.
-        temperature: of Gumbel annealing, likewise.
-        base: a codec, trained single-sample with additive noise.
-        gradients: recorded on it for each proxy, at the same weights and on the same noise.
-        costs: draws of the noise that the cost is averaged over.
+        alpha: values of the steepness of soft rounding along its trade-off; the second and the last are also shown over
+            the cell.
+        temperature: temperatures of Gumbel annealing, used like ``alpha``.
+        x: observation.
+        likelihood_std: standard deviation of the likelihood.
+        base: settings of a codec that is trained single-sample with additive noise.
+        gradients: gradients to record on the codec for each proxy, at the same weights and with the same noise.
+        costs: noise draws to average the cost over.
+        seed: random seed.
     """
 
     points: int = 40
@@ -76,7 +82,7 @@ SMALLEST = Settings(
 
 
 def label(proxy: Proxy) -> str:
-    """Name and parameter, as the figures print them."""
+    """Return name and parameter of a proxy, as shown in figures."""
     if isinstance(proxy, SoftRounding):
         return f"soft rounding, alpha {proxy.alpha:g}"
     if isinstance(proxy, GumbelAnnealing):
@@ -85,19 +91,19 @@ def label(proxy: Proxy) -> str:
 
 
 def proxies(settings: Settings) -> list[Proxy]:
-    """Those shown over the cell and on the codec."""
+    """Return the proxies that are shown over the cell and on the codec."""
     plain = [gl.PROXIES[name] for name in ("noise", "universal", "straight-through")]
     soft = [SoftRounding(settings.alpha[place]) for place in (1, -1)]
     return [*plain, *soft, *(GumbelAnnealing(settings.temperature[place]) for place in (1, -1))]
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs for the codec; the toys are not timed."""
+    """Return the work for the codec; the toys are not timed."""
     return models.training_work([(methods.BASELINE, settings.base)], record=len(proxies(settings)) * settings.gradients)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Every proxy at every mean of a cell; along its parameter, the gap against the variance; and on a codec."""
+    """Measure every proxy at every mean of a cell, the gap against the variance along its parameter, and on a codec."""
     cell = [(i + 0.5) / settings.points for i in range(settings.points)]
 
     def toy(phi: float, proxy: Proxy) -> gl.problems.RoundedGaussian:
@@ -143,7 +149,7 @@ def _rms(values: Iterable[float]) -> float:
 
 
 def on_codec(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Every proxy at the weights of one trained codec: SNR of each group, and the cost that training would see."""
+    """Measure every proxy at the weights of one trained codec: SNR of each group, and the cost seen in training."""
     (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     base, codec = settings.base, run.codec(device=context.device)
     pictures = models.train_pictures(context, base)
@@ -151,7 +157,7 @@ def on_codec(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     rounded = evaluation.deterministic_rounding(codec, crops, base.lam)["rd_cost"].mean()
 
     def rows(proxy: Proxy, advance: Advance) -> Tables:
-        loss = Loss(proxy=proxy, allow_biased=True)  # straight-through is
+        loss = Loss(proxy=proxy, allow_biased=True)  # straight-through rounding is biased
         options: dict[str, Any] = {"loss": loss, "seed": context.seed, "advance": advance}
         snr = gradients.record(codec, crops, base.lam, settings.gradients, **options).summary()
         cost, se = gradients.mean_loss(codec, crops, base.lam, settings.costs, **options)
@@ -169,7 +175,7 @@ def on_codec(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """What each proxy is right about."""
+    """Decide the claims about each proxy."""
     table, trade = tables["rounding"], tables["rounding_tradeoff"]
     biased = table["proxy"] == THROUGH
     through, others = table[biased], table[~biased]
@@ -214,7 +220,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Bound, gradient and its standard deviation over one cell at k = 1; and the trade-off of the two families."""
+    """Draw bound, gradient and its standard deviation over one cell at k = 1, and the trade-off of two families."""
     table = files.read_csv(folder / "rounding.csv")
     table = table[table["k"] == 1].assign(std=lambda t: t["exact_variance"] ** 0.5)
     figure, axes = plots.figure(2, 2, width="page", height=5.0)
@@ -230,7 +236,7 @@ def draw(folder: Path) -> None:
     for row in trade.groupby("family").nth([0, -1]).itertuples():
         axes[1, 1].annotate(f"{row.parameter} {row.value:g}", (row.rms_gap, row.std), fontsize=6, xytext=(3, 3),
                             textcoords="offset points")  # fmt: skip
-    axes[1, 1].margins(x=0.18, y=0.12)  # room for the annotations
+    axes[1, 1].margins(x=0.18, y=0.12)  # leave space for the annotations
     plots.shared_legend(figure, axes.flat[:3])
     plots.save(figure, folder / "rounding")
 

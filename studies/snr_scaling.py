@@ -1,9 +1,9 @@
-"""SNR of inference and generative gradients over the samples K and M: Rainforth's Gaussian model, and the box.
+"""SNR of inference and generative gradients over the sample sizes K and M: Rainforth's Gaussian model, and the box.
 
-Rainforth et al. (2018): with K samples in the bound and M estimates averaged, the SNR of inference gradients goes as
-sqrt(M/K) and that of generative gradients as sqrt(M K). The paper leans on this (A.4, A.9) for a posterior to which the
-argument does not apply: on the unit box, past the K at which the flux through the walls dominates, the inference SNR
-grows as sqrt(K). Box curves are exact.
+Rainforth et al. (2018): with K samples in the bound and M averaged estimates, the SNR of inference gradients scales as
+sqrt(M/K), and the SNR of generative gradients as sqrt(M K). The paper relies on this (A.4, A.9) for a posterior to
+which the argument does not apply: on the unit box, once K is large enough that the flux through the walls dominates,
+the inference SNR grows as sqrt(K). Box curves are exact.
 """
 
 import math
@@ -21,7 +21,7 @@ from gradlab.study import Context, Verdict, plots
 
 PARTS = {"b": "inference", "mu": "generative"}
 COLUMNS = ["model", "part", "over", "k", "m", "snr", "snr_se", "draws"]
-# (x, likelihood_std) at phi = 0.3: far from the optimum of a wide likelihood, and near that of a narrow one.
+# (x, likelihood_std) at phi = 0.3: far from the optimum of a wide likelihood, and near the optimum of a narrow one.
 BOXES = {"box, wide": (1.0, 0.2), "box, narrow": (0.5, 0.1)}
 BOX_K = tuple(sorted({round(10 ** (i / 4)) for i in range(25)}))
 ASSUMED = {
@@ -32,13 +32,15 @@ ASSUMED = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes; the model is Rainforth et al.'s (D = 20, covariance 2/3, perturbation 0.01).
+    """Sizes; the model is that of Rainforth et al. (D = 20, covariance 2/3, perturbation 0.01).
 
     Attributes:
-        k: samples in the bound (at M = 1); m: averaged estimates (at K = 1).
-        data: data points; Rainforth et al. use 1024, the slopes do not depend on it.
+        k: numbers of samples in the bound, at M = 1.
+        m: numbers of averaged estimates, at K = 1.
+        data: number of data points; Rainforth et al. use 1024, and the slopes do not depend on it.
         draws: gradients per pair (K, M).
-        asymptotic: slopes over K are fitted from here on.
+        asymptotic: smallest K of the fits of slopes over K.
+        seed: random seed.
     """
 
     k: tuple[int, ...] = (1, 4, 16, 64, 256)
@@ -58,7 +60,7 @@ SMALLEST = Settings(k=(1, 2, 4), m=(1, 2), data=2, draws=32, asymptotic=2)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """SNR at each K and M (measured), slopes with 95 % intervals, and the box's exact curves."""
+    """Measure the SNR at each K and M, fit slopes with 95 % intervals, and compute the exact curves of the box."""
     model = RainforthModel(settings.data, seed=settings.seed)
     with context.progress.track("Gaussian model", len(settings.k) + len(settings.m)) as advance:
         over_k = scaling.rainforth_snr(model, settings.k, (1,), settings.draws, settings.seed, advance=advance)
@@ -89,7 +91,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Rainforth's law on the Gaussian model, and what becomes of it on the box."""
+    """Decide Rainforth's law on the Gaussian model and on the box."""
     rows = tables["slopes"].set_index(["model", "part", "over"])
     slope = rows["slope"]
     table = tables["snr-scaling"]
@@ -121,7 +123,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Measured SNR over K and M on the Gaussian model; exact SNR over K on the box (slope at its end)."""
+    """Draw the measured SNR over K and M on the Gaussian model, and the exact SNR over K on the box."""
     table = files.read_csv(folder / "snr-scaling.csv")
     slopes = files.read_csv(folder / "slopes.csv").set_index(["model", "part", "over"])["slope"]
     lines = table[["model", "part", "over"]].itertuples(index=False, name=None)

@@ -1,7 +1,8 @@
-"""Gradient SNR of the five groups while the hyperprior trains, with direct-y and without it.
+"""Gradient SNR of the hyperprior's five groups during training, with and without direct-y.
 
-Table 3 has three points of training; here the monitor (``gl.SNRMonitor``) looks at many, live, on one minibatch that no
-iteration trains on. The models are those of Tables 2 and 3: a monitor changes no weight.
+Table 3 has three points of training; here the monitor (``gl.SNRMonitor``) records many points during training, on one
+minibatch that no iteration trains on. The models are those of Tables 2 and 3, because a monitor does not change the
+weights.
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ class Settings:
     """Models and points.
 
     Attributes:
+        base: settings of the direct-y model.
         every: iterations between points.
-        draws: gradients of each point; 17 or more for standard errors.
+        draws: gradients per point, at least 17 for standard errors.
+        seed: random seed.
     """
 
     base: TrainSettings = methods.QUICK
@@ -46,18 +49,18 @@ SMALLEST = Settings(base=methods.SMALLEST, every=2, draws=3)
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """Both models, by name."""
+    """Return both models, by name."""
     return [(name, methods.method(settings.base, name)) for name in METHODS]
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs: the models, and the gradients that are recorded while they train."""
+    """Return the work of this study: the models, and the gradients that are recorded during training."""
     points = settings.base.steps // settings.every
     return models.training_work(trained(settings), record=points * settings.draws, watched=True)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train both models with the monitor at work, or read what it has written before."""
+    """Train both models with the monitor, or read its earlier recordings."""
     runs = models.train_all(context, trained(settings), (settings.every, settings.draws))
     tables = [files.read_csv(run.snr(settings.every, settings.draws)) for run in runs]
     for name, table in zip(METHODS, tables, strict=True):
@@ -66,7 +69,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Table 3's ordering, at every point of training."""
+    """Decide Table 3's ordering at every point of training."""
     table = tables["snr-training"]
     table = table[table["group"] == "z infer"].pivot(index="iteration", columns="method")
     snr = table["snr"]
@@ -83,7 +86,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """One panel per group: SNR over the iterations, both models, the noise floor dotted."""
+    """Draw one panel per group: SNR over the iterations for both models, with the noise floor dotted."""
     table = files.read_csv(folder / "snr-training.csv")
     figure, axes = plots.figure(2, 3, width="page", height=4.2)
     panels = list(axes.flat)

@@ -1,10 +1,11 @@
-"""Table 1: what the biased DReG gradient does to a codec's rate and distortion.
+"""Table 1: effect of the biased DReG gradient on the rate and distortion of a codec.
 
-Baseline, MS-NIC-MIX with the pathwise gradient, MS-NIC-MIX with DReG, each trained alike and evaluated with bitstreams.
+The baseline, MS-NIC-MIX with the pathwise gradient, and MS-NIC-MIX with DReG are trained alike and evaluated with
+bitstreams.
 
-All methods are compared after the same numbers of iterations; an ordering counts where the last two agree.
-The listing's weighting (a softmax per term, in bits per pixel) is what the table runs; larger profiles show the
-equations' (one weight, in nats) beside it.
+All methods are compared after the same numbers of iterations; an ordering counts if the last two agree. The table uses
+the weighting of the paper's listing (one softmax per term, in bits per pixel); larger profiles also show the weighting
+of the equations (one joint weight, in nats).
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ class Settings(methods.Settings):
     """Models and sizes.
 
     Attributes:
-        base: the baseline; it may train longer for other tables, and is then read at ``points``.
-        points: iterations at which all methods are compared; the last is the table's.
+        base: settings of the baseline, which may train longer for other tables; it is read at ``points``.
+        points: iterations at which all methods are compared; the table shows the last.
         k: samples of y in MS-NIC-MIX.
         weightings: pairs of weighting and scale; the first is the listing's.
+        seed: random seed.
     """
 
     points: tuple[int, ...] = (1800, 2700, 3600)
@@ -51,7 +53,7 @@ SMALLEST = Settings(base=methods.SMALLEST, points=(2, 4), k=2)
 
 
 def variants(settings: Settings) -> list[models.Variant]:
-    """The baseline, and MIX with both gradients in every weighting."""
+    """Return the baseline, and MIX with both gradients in every weighting."""
 
     def variant(name: str, weighting: str, scale: str, k: int) -> models.Variant:
         run = methods.method(settings.base, name, k, weighting, scale)
@@ -68,19 +70,19 @@ def variants(settings: Settings) -> list[models.Variant]:
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.evaluation_work(variants(settings))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train, evaluate with real bitstreams, one row per method and weighting."""
+    """Train all methods and evaluate them with real bitstreams; one row per method and weighting."""
     keys = ("method", "weighting", "iterations")
     tables = models.rate_distortion(context, 1, variants(settings), COLUMNS, keys=keys)
     return models.last_and_training("table1", tables.pop("table1"), settings.points[-1]) | tables
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """MIX pathwise beats the baseline; MIX DReG is worse than MIX pathwise, and than the baseline."""
+    """Decide whether MIX pathwise beats the baseline, and whether MIX with DReG is worse than both."""
     tables = {name: table[table["weighting"] != "joint"] for name, table in tables.items()}
     costs = tables["table1_training"].pivot(index="iterations", columns="method", values="R-D cost")
     printed = tables["table1"].set_index("method")["R-D cost_paper"]
@@ -97,7 +99,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """R-D cost of each method over training."""
+    """Draw the R-D cost of each method over training."""
     table = files.read_csv(folder / "table1_training.csv")
     joint = table["weighting"] == "joint"
     table.loc[joint, "method"] += ", joint weights in nats"

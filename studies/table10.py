@@ -1,6 +1,6 @@
-"""Table 10: how much the latents vary from image to image before they are rounded, single-sample beside MS-NIC.
+"""Table 10: variance of the latents over images before rounding, for single-sample training and MS-NIC.
 
-Reuses the models of Table 6 and Figure 3. Per channel beside it.
+Uses the models of Table 6 and Figure 3. A second table has the statistics per channel.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ work = shared.work
 
 
 def measure(settings: Settings, context: Context) -> Tables:
-    """One row per method; one per method, latent and channel beside it."""
+    """Measure one row per method, and in a second table one row per method, latent and channel."""
 
     def channels(method: str, spread: Mapping[str, latents.LatentMoments]) -> Tables:
         rows = latents.channel_statistics_of(spread)
@@ -37,7 +37,7 @@ def measure(settings: Settings, context: Context) -> Tables:
 
 
 def verdicts(tables: Tables) -> list[Verdict]:
-    """Section 5.3: both latents vary more, y also relative to its mean, z less."""
+    """Decide the claims of section 5.3: both latents vary more; relative to its mean, y varies more and z less."""
     table, source = tables["table10"], "section 5.3, Table 10"
     return [
         shared.change(table, "the variance of the latent y is higher under MS-NIC", source, "Var(y)",
@@ -51,7 +51,7 @@ def verdicts(tables: Tables) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Every column over the baseline's."""
+    """Draw every column relative to the baseline."""
     shared.draw(folder, "table10", list(COLUMNS))
 
 

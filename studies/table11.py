@@ -1,7 +1,7 @@
-"""Table 11: universal quantization beside deterministic rounding, on the first test image.
+"""Table 11: universal quantization compared with deterministic rounding, on the first test image.
 
-Rounding from a real bitstream and by likelihood; universal quantization by likelihood, over several dithers, since its
-rate is an entropy (see ``gradlab.evaluation.universal_quantization``). Reuses the baseline of Table 1.
+Rounding is measured from a real bitstream and by likelihood; universal quantization by likelihood over several dithers,
+because its rate is an entropy (see ``gradlab.evaluation.universal_quantization``). Uses the baseline of Table 1.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,10 @@ class Settings:
     """The model and the dithers.
 
     Attributes:
-        base: the baseline.
-        iterations: when it is read.
-        dithers: how many seeds of the shared dither.
+        base: settings of the baseline.
+        iterations: iterations after which the baseline is read.
+        dithers: number of seeds of the shared dither.
+        seed: random seed.
     """
 
     base: TrainSettings = methods.QUICK
@@ -55,14 +56,14 @@ SMALLEST = Settings(base=methods.SMALLEST, iterations=4, dithers=2)
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     coded = models.Variant(methods.BASELINE, settings.base, (settings.iterations,), {})
     rounded = Work("round", methods.BASELINE, settings.base, 1 + settings.dithers)
     return [*models.evaluation_work([coded]), rounded]
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """The first image as the paper has it; every test image beside it."""
+    """Measure the first image, as in the paper, and in a second table every test image."""
     (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     codec, lam = run.codec(settings.iterations, context.device), settings.base.lam
     pictures = models.test_pictures(context)
@@ -72,7 +73,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         def rows(advance: Advance) -> Tables:
             return {"table11_images": read(advance).assign(method=method, rate=rate, dither=dither)}
 
-        # Bitstreams are kept in the folder of the run.
+        # Rows from bitstreams are already kept in the folder of the run.
         return Piece(name, rows, None if rate == "bitstream" else key, len(pictures))
 
     coded = partial(evaluations.rate_distortion, run, settings.iterations, pictures, parts=context.parts)
@@ -82,7 +83,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         piece("rounding", ROUNDING, "likelihood", -1, rounded),
     ]
     for dither in range(settings.dithers):
-        # Spaced, so that dithers of one user's seed are not those of the next.
+        # Spaced so that different seeds of the study do not share dithers.
         seed = 1000 * context.seed + dither
         dithered = partial(evaluation.universal_quantization, codec, pictures, lam, seed)
         pieces.append(piece(f"dither-{seed}", UNIVERSAL, "likelihood", dither, dithered))
@@ -102,7 +103,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """A.8.2 and A.8.3: universal quantization costs more in all, by rate, though its MSE is lower."""
+    """Decide the claims of A.8.2 and A.8.3: universal quantization has a higher cost and rate, though a lower MSE."""
     images = tables["table11_images"]
     images = images[images["rate"] == "likelihood"]
     table = tables["table11"].set_index(["method", "rate"])
@@ -132,7 +133,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """What the R-D cost is made of, for both."""
+    """Draw the parts of the R-D cost of both methods."""
     table = files.read_csv(folder / "table11.csv")
     lam = ((table["RD Cost"] - table["y bpp"] - table["z bpp"]) / table["MSE"]).mean()
     parts = {"y": ("y bpp", 1.0), "z": ("z bpp", 1.0), "lambda MSE": ("MSE", lam), "R-D cost": ("RD Cost", 1.0)}

@@ -1,4 +1,4 @@
-"""Table 2: rate and distortion with direct-y and without it (the 2-level VAE)."""
+"""Table 2: rate and distortion with and without direct-y (the 2-level VAE)."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ SMALLEST = methods.Settings(base=methods.SMALLEST, points=(2, 6))
 
 
 def variants(settings: methods.Settings) -> list[models.Variant]:
-    """The 2-level VAE, by either input of h_a, and the baseline."""
+    """Return the 2-level VAE with either input of h_a, and the baseline."""
 
     def variant(name: str, reads: str, hyper_input: str = "") -> models.Variant:
         printed = {} if hyper_input else {"method": methods.PAPER_METHODS[name]}
@@ -41,18 +41,18 @@ def variants(settings: methods.Settings) -> list[models.Variant]:
 
 
 def work(settings: methods.Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.evaluation_work(variants(settings))
 
 
 def measure(settings: methods.Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Both models at every point of training that is kept, with real bitstreams."""
+    """Evaluate both models with real bitstreams at every saved point of training."""
     table = models.rate_distortion(context, 2, variants(settings), COLUMNS)["table2"]
     return {"table2": table.sort_values("iterations", kind="stable", ignore_index=True)}
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Without direct-y the R-D cost is higher, and it is the rate that pays."""
+    """Decide whether the R-D cost is higher without direct-y, and whether the rate is."""
     table = tables["table2"]
     without = table[table["h_a reads"] == "round(y)"].set_index("iterations")
     baseline = table[table["method"] == methods.BASELINE].set_index("iterations")
@@ -68,7 +68,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """R-D cost over training, with and without direct-y."""
+    """Draw the R-D cost over training, with and without direct-y."""
     table = files.read_csv(folder / "table2.csv")
     table["label"] = table["method"] + ", h_a reads " + table["h_a reads"]
     baseline_first = sorted(dict.fromkeys(table["label"]), key=lambda label: not label.startswith(methods.BASELINE))

@@ -1,13 +1,13 @@
-"""Table 3: gradient SNR of the five groups of the hyperprior with and without direct-y, at three points of training.
+"""Table 3: gradient SNR of the hyperprior's five groups with and without direct-y, at three points of training.
 
-Measured twice. *Own weights*, as the paper does: each model at the weights that its own training reached. *Same
-weights*: one model, the same noise and images, and only the switch flipped. The switch also moves the mean gradient, so
-there the trace of the gradient variance is what can be compared. Each with the minibatch fixed (noise alone) and with a
-new minibatch in every draw (noise and minibatch).
+Each SNR is measured in two ways. *Own weights*, as in the paper: each model at the weights that its own training
+reached. *Same weights*: one model with the same noise and images, where only the switch changes. The switch also
+changes the mean gradient, so the quantity to compare there is the trace of the gradient variance. Both are measured
+with a fixed minibatch (noise only) and with a new minibatch in every draw (noise and minibatch).
 
-Beside it the exact answer of the linear hierarchy (``gl.problems.TwoLevel``): without direct-y the gradient of h_a's
-weights is multiplied by the noisy latent itself, which costs SNR where latents are small, and nothing where they are
-large.
+For comparison, the exact answer on the linear hierarchy (``gl.problems.TwoLevel``): without direct-y, the gradient of
+h_a's weights is multiplied by the noisy latent itself, which lowers the SNR if latents are small, and has no effect if
+they are large.
 """
 
 import itertools
@@ -37,7 +37,7 @@ STAGES = ("early", "mid", "late")
 NOISES = ("noise", "noise and minibatch")
 SWITCHES: tuple[gradients.Setting, ...] = ("direct-y", "2-level")
 METHODS = {methods.TWO_LEVEL: "2-level", methods.BASELINE: "direct-y"}
-ORDER = (methods.BASELINE, methods.TWO_LEVEL)  # in figures: the baseline looks the same in all of them
+ORDER = (methods.BASELINE, methods.TWO_LEVEL)  # order in figures, so that the baseline looks the same in all of them
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Settings(methods.Settings):
     """Models and number of draws.
 
     Attributes:
-        base: the direct-y model.
+        base: settings of the direct-y model.
         points: iterations at which gradients are recorded.
-        stages: which of the paper's points (early, mid, late) stands beside each; "-" for none.
-        draws: gradients per measurement, at least 32 for standard errors; or a number for each point.
+        stages: the paper's stage (early, mid, late) to compare each point with; "-" for none.
+        draws: gradients per measurement, at least 32 for standard errors; or one number per point.
+        seed: random seed.
     """
 
     stages: tuple[str, ...] = STAGES
@@ -58,7 +59,9 @@ class Settings(methods.Settings):
         super().__post_init__()
         for name, values, remedy in (("stages", self.stages, ", '-' for none"), ("draws", self.counts, "")):
             if len(values) != len(self.points):
-                raise GradlabError(f"{len(self.points)} points have {len(values)} {name}: give one for each{remedy}")
+                raise GradlabError(
+                    f"there are {len(values)} {name} for {len(self.points)} points: give one per point{remedy}"
+                )
         if unknown := set(self.stages) - {*STAGES, "-"}:
             raise GradlabError(f"unknown stage {unknown.pop()!r}: give early, mid, late or '-'")
         if min(self.counts) < 2:
@@ -66,7 +69,7 @@ class Settings(methods.Settings):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The draws of each point."""
+        """Number of draws at each point."""
         return (self.draws,) * len(self.points) if isinstance(self.draws, int) else tuple(self.draws)
 
 
@@ -84,12 +87,12 @@ SMALLEST = Settings(base=methods.SMALLEST, points=(2, 4, 6), draws=4)
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """Both models, by name."""
+    """Return both models, by name."""
     return [(name, methods.method(settings.base, name)) for name in METHODS]
 
 
 class Recording(NamedTuple):
-    """``draws`` gradients of ``method``'s weights after ``iteration``, under one switch and one noise."""
+    """``draws`` gradients at the weights of ``method`` after ``iteration``, under one switch and one kind of noise."""
 
     iteration: int
     method: str
@@ -104,17 +107,18 @@ class Recording(NamedTuple):
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.training_work(trained(settings), record=len(NOISES) * len(SWITCHES) * sum(settings.counts))
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Record every model at every point, with the switch as trained and flipped, with and without minibatch noise.
+    """Record the gradients of every model at every point, under both switches, with and without minibatch noise.
 
-    In order of value, own weights and the last point first. Each recording is a part of the study, and is kept.
+    Recordings are made in order of value: own weights and the last point first. Each recording is a piece of the study
+    and is kept.
 
     Raises:
-        Stopped: at the time limit or by a signal; one recording at most is lost.
+        Stopped: the deadline has passed or a signal has arrived; at most one recording is lost.
     """
     runs = dict(zip(METHODS, models.train_all(context, trained(settings)), strict=True))
     recordings = [
@@ -138,15 +142,15 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def _piece(recording: Recording, run: Run, crops: data.Crops, context: Context) -> Piece:
-    """One row per group."""
+    """Return the piece of one recording, with one row per group."""
     key = recording._asdict() | {"weights": run.digest(recording.iteration), "deterministic": context.deterministic}
-    key |= {"run": run.folder.name}  # which names seed, batch, lambda, images and precision
+    key |= {"run": run.folder.name}  # determines seed, batch, lambda, images and precision
 
     def measure(advance: Advance) -> Tables:
         end = run.settings.steps
         batches: Any = crops.batch(end) if recording.noise == NOISES[0] else lambda t: crops.batch(end + t)
         codec = run.codec(recording.iteration, context.device)
-        codec.precision = run.settings.precision  # gradients as training computes them
+        codec.precision = run.settings.precision  # compute gradients as in training
         recorder = gradients.compare_direct_y(
             codec, batches, run.settings.lam, recording.draws, (recording.switch,), seed=context.seed, advance=advance
         )[recording.switch]
@@ -164,7 +168,7 @@ def _piece(recording: Recording, run: Run, crops: data.Crops, context: Context) 
 
 
 def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
-    """The paper's layout: one row per point and method, noise alone, own weights."""
+    """Return the paper's layout: one row per point and method, with noise only and own weights."""
     own_weights = groups[groups["own"] & (groups["noise"] == "noise")].set_index(["iteration", "weights_of", "group"])
     rows = []
     for (iteration, stage), method in itertools.product(stages.items(), METHODS):
@@ -179,14 +183,14 @@ def _wide(groups: pd.DataFrame, stages: dict[int, str]) -> pd.DataFrame:
 
 
 def _switch(groups: pd.DataFrame) -> pd.DataFrame:
-    """Same weights: each group's gradient variance, mean and SNR without direct-y, over the same with it."""
+    """Return the ratios (2-level over direct-y) of each group's gradient variance, mean and SNR at the same weights."""
     columns = ["variance_trace", "mean_norm", "snr", "snr_corrected"]
     values = groups.set_index(["switch", "iteration", "weights_of", "noise", "group"])[columns]
     return (values.loc["2-level"] / values.loc["direct-y"]).add_suffix("_ratio").reset_index()
 
 
 def exact() -> pd.DataFrame:
-    """SNR of each group of the linear hierarchy without and with direct-y, over the mean of the latent."""
+    """Compute the SNR of each group of the linear hierarchy, with and without direct-y, over the mean of the latent."""
     rows = []
     for phi in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0):
         toy = problems.TwoLevel(phi, 1.7, (0.15, 0.9), (0.85, 0.35, 0.6), likelihood_std=0.95, prior_std=1.6)
@@ -198,7 +202,7 @@ def exact() -> pd.DataFrame:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """The ordering of Table 3 at each point, and the explanation that the paper gives for it."""
+    """Decide the ordering of Table 3 at each point, and the paper's explanation of it."""
     columns = ["z infer", "z infer_se", "z infer_paper"]
     snr, error, printed = (tables["table3"].pivot(index="iteration", columns="method")[column] for column in columns)
     se = (error**2).sum(axis=1, skipna=False) ** 0.5
@@ -256,7 +260,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """SNR of each group over training (own weights), and what the switch alone does to variance and SNR."""
+    """Draw the SNR of each group over training (own weights), and the effect of the switch on variance and SNR."""
     groups = files.read_csv(folder / "table3_groups.csv")
     groups = groups[groups["own"] & (groups["noise"] == "noise")]
     draws = " or ".join(map(str, sorted(groups["draws"].unique())))
@@ -266,7 +270,7 @@ def draw(folder: Path) -> None:
         plots.curves(ax, groups[groups["group"] == group], "iteration", "snr", "snr_se", "weights_of",
                      xlabel="iterations", ylabel=f"gradient SNR,\nn = {draws} draws",
                      order=ORDER)  # fmt: skip
-        mark = "" if len(floor) > 1 else "_"  # of one point
+        mark = "" if len(floor) > 1 else "_"  # a single point
         ax.plot(floor["iteration"], floor["noise_floor"], color="0.5", linewidth=0.8, linestyle=":", marker=mark,
                 label="noise floor")  # fmt: skip
         plots.title(ax, group)

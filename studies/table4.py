@@ -1,7 +1,7 @@
-"""Table 4: Bjontegaard's figures of IWAE, MS-NIC-MIX and MS-NIC-DMS on the codec of Balle et al. 2018.
+"""Table 4: Bjontegaard metrics of IWAE, MS-NIC-MIX and MS-NIC-DMS on the codec of Balle et al. 2018.
 
-From the models of Table 8, by three interpolations; pchip is published. Where points fold back or curves share no rate
-the figures are undefined, and the row says so.
+Computed from the models of Table 8 with three interpolations; pchip is published. Metrics are undefined if points fold
+back or curves share no rate; the row then gives the reason.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ draw = partial(sweep.draw_deltas, 4)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """MIX and DMS save rate at equal PSNR, DMS the more; IWAE loses severely."""
+    """Decide whether MIX and DMS save rate at equal PSNR, DMS more than MIX, and whether IWAE loses severely."""
     table = tables["table4_training"]
     mix, dms = sweep.saved(table, sweep.MIX), sweep.saved(table, methods.DMS)
     claim = "MIX and DMS save rate at equal PSNR, and DMS saves more"

@@ -1,6 +1,6 @@
-"""Table 5: Bjontegaard's figures of IWAE, MS-NIC-MIX and MS-NIC-DMS on the codec of Cheng et al. 2020.
+"""Table 5: Bjontegaard metrics of IWAE, MS-NIC-MIX and MS-NIC-DMS on the codec of Cheng et al. 2020.
 
-From the models of Table 9, as Table 4 from those of Table 8.
+Computed from the models of Table 9, like Table 4 from the models of Table 8.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ draw = partial(sweep.draw_deltas, 5)
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """MIX and DMS save rate at equal PSNR but not at equal MS-SSIM; IWAE loses severely."""
+    """Decide whether MIX and DMS save rate at equal PSNR but not at equal MS-SSIM, and whether IWAE loses severely."""
     table = tables["table5_training"]
     psnr, ssim = (
         [sweep.saved(table, name, figure) for name in (sweep.MIX, methods.DMS)]

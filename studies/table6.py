@@ -1,7 +1,7 @@
-"""Table 6: how much the rounded latents vary from image to image, and what they cost, single-sample beside MS-NIC.
+"""Table 6: variance of the rounded latents over images, and their rate, for single-sample training and MS-NIC.
 
-Reuses the models of Table 10 and Figure 3. The mean of the coefficient of variation is driven by dimensions whose mean
-is near 0; its median and the number of dead dimensions stand beside it.
+Uses the models of Table 10 and Figure 3. Dimensions with a mean near 0 dominate the mean coefficient of variation, so
+the table also gives its median and the number of dead dimensions.
 """
 
 from pathlib import Path
@@ -26,12 +26,12 @@ work = shared.work
 
 
 def measure(settings: Settings, context: Context) -> Tables:
-    """One row per method."""
+    """Measure one row per method."""
     return {"table6": shared.table(shared.measure(settings, context, "table6")["table6"], 6, COLUMNS)}
 
 
 def verdicts(tables: Tables) -> list[Verdict]:
-    """Section 5.3: the rounded latents vary more under MS-NIC, at nearly the same rate."""
+    """Decide the claims of section 5.3: the rounded latents vary more under MS-NIC, at nearly the same rate."""
     table, source = tables["table6"], "section 5.3, Table 6"
     bits = table.set_index("method")[["bpp of y_bar", "bpp of z_bar"]].sum(axis=1)
     changes = bits / bits[shared.methods.BASELINE] - 1
@@ -51,7 +51,7 @@ def verdicts(tables: Tables) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Every column over the baseline's."""
+    """Draw every column relative to the baseline."""
     shared.draw(folder, "table6", list(COLUMNS))
 
 

@@ -1,7 +1,7 @@
-"""Table 7: more samples against a larger batch: big batch, IWAE, MS-NIC-MIX and MS-NIC-DMS over the sample size.
+"""Table 7: more samples compared with a larger batch: big batch, IWAE, MS-NIC-MIX and MS-NIC-DMS over the sample size.
 
-All methods are compared after the same number of iterations, so that a big batch sees k times the images; the paper
-profile gives all of them the same number of epochs instead, as Appendix A.5 says. Where sizes coincide the models are
+All methods are compared after the same number of iterations, so a big batch sees k times as many images. In the paper
+profile all methods train for the same number of epochs instead, as in Appendix A.5. If sizes coincide, the models are
 those of Tables 1, 6 and 10.
 """
 
@@ -35,13 +35,15 @@ class Settings:
     """Methods and sizes.
 
     Attributes:
-        base: the baseline, read at ``iterations``.
-        iterations: of every method.
-        sizes: samples, or factors of the batch, for each of ``METHODS``.
-        longer: sizes of MIX and of DMS that another study trains longer, and by which iteration: read there.
-        epochs: whether a big batch trains for as many epochs as the others instead of as many iterations.
-        equations: sizes at which MIX and DMS are also trained by the weights of the paper's equations (one for all
-            terms, in nats) instead of its listing's; a table of its own.
+        base: settings of the baseline, read at ``iterations``.
+        iterations: iterations of every method.
+        sizes: sample sizes, or factors of the batch, for each of ``METHODS``.
+        longer: method, size and last iteration of models that another study trains longer; they are read at
+            ``iterations``.
+        epochs: whether a big batch trains for as many epochs as the others, instead of as many iterations.
+        equations: sizes at which MIX and DMS are also trained with the weights of the paper's equations (one for all
+            terms, in nats) instead of its listing's; in a separate table.
+        seed: random seed.
     """
 
     base: TrainSettings = methods.QUICK
@@ -57,7 +59,7 @@ class Settings:
 
 
 def _longer(profile: str) -> tuple[tuple[str, int, int], ...]:
-    """What Table 1 and the latents' studies train in a profile: method, sample size, last iteration."""
+    """Return method, sample size and last iteration of models that other studies train in a profile."""
     rates, latent = table1.PROFILES[profile], shared.PROFILES[profile]
     return (
         (methods.MIX, rates.k, rates.points[-1]),
@@ -98,7 +100,7 @@ def _variant(name: str, k: int, run: TrainSettings, iterations: int, weighting: 
 
 
 def variants(settings: Settings) -> list[models.Variant]:
-    """Every method at every size; the baseline first."""
+    """Return every method at every size, the baseline first."""
     listing = [_variant(methods.BASELINE, 1, settings.base, settings.iterations)]
     longer = {(name, k): last for name, k, last in settings.longer}
     for name, sizes in zip(METHODS, settings.sizes, strict=True):
@@ -114,7 +116,7 @@ def variants(settings: Settings) -> list[models.Variant]:
 
 
 def by_equations(settings: Settings) -> list[models.Variant]:
-    """MIX and DMS with the weights of the equations."""
+    """Return MIX and DMS with the weights of the equations."""
     equations = []
     for name in (methods.MIX, methods.DMS):
         for k in settings.equations:
@@ -124,12 +126,15 @@ def by_equations(settings: Settings) -> list[models.Variant]:
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs."""
+    """Return the work of this study."""
     return models.evaluation_work([*variants(settings), *by_equations(settings)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train, evaluate with real bitstreams, one row per method and size; the equations' weights in a second table."""
+    """Train all methods and evaluate them with real bitstreams: one row per method and size.
+
+    The models with the equations' weights are in a second table.
+    """
     tables = models.rate_distortion(context, 7, variants(settings), COLUMNS, keys=("method", "size"))
     if settings.equations:
         tables |= models.rate_distortion(context, 7, by_equations(settings), COLUMNS, table="table7_equations")
@@ -137,7 +142,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """A.4: a larger batch hardly helps; the same number of samples does."""
+    """Decide the claims of A.4: a larger batch hardly helps, the same number of samples does."""
     table = tables["table7"].set_index(["method", "size"])
     iterations = table["iterations"].max()
     sizes = {name: [k for method, k in table.index if method == name] for name in METHODS}
@@ -178,7 +183,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """R-D cost over the sample size or the factor of the batch."""
+    """Draw the R-D cost over the sample size or the factor of the batch."""
     table = files.read_csv(folder / "table7.csv")
     lines = table[table["method"] != methods.BASELINE]
     figure, axes = plots.figure(1, 2, width="page", height=2.7)

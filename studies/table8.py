@@ -1,7 +1,7 @@
 """Table 8: rate and distortion of four training methods over the lambdas, on the codec of Balle et al. 2018.
 
-Baseline, IWAE without direct-y, MS-NIC-MIX and MS-NIC-DMS, with real bitstreams, beside classical codecs and, on Kodak,
-CompressAI's published curves.
+Baseline, IWAE without direct-y, MS-NIC-MIX and MS-NIC-DMS with real bitstreams, compared with classical codecs and, on
+Kodak, with CompressAI's published curves.
 """
 
 from dataclasses import replace

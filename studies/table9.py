@@ -1,7 +1,7 @@
 """Table 9: rate and distortion of four training methods over the lambdas, on the codec of Cheng et al. 2020.
 
-As Table 8, with an autoregressive context model and attention. Four of the baseline's seven rows repeat Table 8's in
-the paper (see ``paper-audit``): what is printed there for the low lambdas is another codec's.
+Like Table 8, with an autoregressive context model and attention. In the paper, four of the baseline's seven rows repeat
+Table 8's (see ``paper-audit``): the numbers printed for the low lambdas belong to another codec.
 """
 
 from dataclasses import replace

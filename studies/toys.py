@@ -1,7 +1,8 @@
-"""Bias, variance and SNR of every estimator on the unit box and on a Normal, measured beside exact values.
+"""Bias, variance and SNR of every estimator on the unit box and on a Normal, measured and exact.
 
-Sections 2.1 and 2.2 of the paper: on the unit box pathwise = STL is unbiased, score-function estimates are exactly zero
-and DReG is biased by the boundary that its derivation drops. The Normal posterior of the same variance is the control.
+Sections 2.1 and 2.2 of the paper: on the unit box the pathwise estimator equals STL and is unbiased, score-function
+estimates are exactly zero, and DReG is biased by the boundary term that its derivation drops. A Normal posterior of the
+same variance is the control.
 """
 
 import functools
@@ -27,7 +28,13 @@ class Settings:
     """Sizes of the study; the target is log N(x; y, likelihood_std^2) + log N(y; 0, 1).
 
     Attributes:
-        budget: evaluations of log w that the mean squared errors are compared at.
+        k: numbers of samples.
+        draws: Monte-Carlo draws.
+        budget: evaluations of log w at which mean squared errors are compared.
+        phi: mean of the posterior.
+        x: observation.
+        likelihood_std: standard deviation of the likelihood.
+        seed: random seed.
     """
 
     k: tuple[int, ...] = (1, 2, 5, 8, 16, 64, 256, 1024)
@@ -41,7 +48,7 @@ class Settings:
 
 PROFILES = {"quick": Settings()} | dict.fromkeys(("gpu", "paper"), Settings(draws=1_000_000))
 SMALLEST = Settings(k=(1, 4), draws=200)
-# Exact and measured column, standard error, label, and the least value shown.
+# Exact and measured column, standard error, label, and the smallest value shown.
 PANELS = (
     ("exact_abs_bias", "abs_bias", "bias_se", "|bias| (nats / unit of phi)", 1e-9),
     ("exact_variance", "variance", "variance_se", "variance (nats / unit)$^2$", 0.0),
@@ -51,7 +58,7 @@ PANELS = (
 
 
 def problems(settings: Settings) -> dict[str, Problem]:
-    """The box of the paper, and a Normal of the same mean and variance (1/12)."""
+    """Return the box of the paper, and a Normal of the same mean and variance (1/12)."""
     x, std = settings.x, settings.likelihood_std
     return {
         "box": gl.problems.BoxGaussian(settings.phi, x, likelihood_std=std),
@@ -60,9 +67,9 @@ def problems(settings: Settings) -> dict[str, Problem]:
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Every estimator x posterior x k; a pair that is not unbiased says why in ``reason``.
+    """Compare every estimator on every posterior at every k; ``reason`` explains why a pair is biased or undefined.
 
-    ``dreg-squared`` is left out: for a bound in nats it equals ``dreg`` draw by draw, and figures have ten line styles.
+    ``dreg-squared`` is omitted: for a bound in nats it equals ``dreg`` draw by draw, and figures have ten line styles.
     """
     names = [name for name in gl.ESTIMATORS if name != "dreg-squared"]
     targets = problems(settings)
@@ -72,7 +79,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
         defined = [name for name in names if not gl.ESTIMATORS[name].undefined(problem.posterior, k)]
         table = gl.compare(problem, defined, k, settings.draws, settings.seed, allow_biased=True)
         table = at_equal_cost(table, problem, settings.budget)
-        # A pair that is undefined (vimco at k = 1) is a row too: no draws, no numbers, a reason.
+        # An undefined pair (vimco at k = 1) gets a row without numbers, but with a reason.
         table = table.set_index("estimator").reindex(names).reset_index()
         table = table.fillna({"objective": "iwae", "target": "iwae", "wrt": "phi", "k": k, "draws": 0})
         table = table.astype({"k": int, "draws": int})
@@ -91,7 +98,10 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def expectation(settings: Settings) -> pd.DataFrame:
-    """Paper eqs. 7-8: d/dtheta E[f(x)], x ~ U(theta - 1/2, theta + 1/2), by the pathwise and by the score estimator."""
+    """Estimate d/dtheta E[f(x)] of paper eqs. 7-8 by the pathwise and score estimators.
+
+    The distribution is x ~ U(theta - 1/2, theta + 1/2).
+    """
     rows = []
     functions = {"x^2": torch.square, "exp(x)": torch.exp, "sin(3x)": lambda v: torch.sin(3 * v)}
     noise = uniform((settings.draws,), stream(settings.seed, "toys/expectation"), torch.float64)
@@ -105,7 +115,7 @@ def expectation(settings: Settings) -> pd.DataFrame:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """The claims of sections 2.1 and 2.2."""
+    """Decide the claims of sections 2.1 and 2.2."""
     toys = tables["toys"].assign(exact_bias=lambda t: t["exact_mean"] - t["exact"])
     many = toys["k"].max()
     rows = toys[toys["k"] == many].set_index(["posterior", "estimator"])
@@ -142,23 +152,23 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Exact curves with Monte-Carlo points (|bias|, variance, SNR over k), and the matrix of exact bias."""
+    """Draw exact curves with Monte-Carlo points (|bias|, variance, SNR over k), and the matrix of exact bias."""
     toys = files.read_csv(folder / "toys.csv")
     order = list(toys["estimator"].unique())
     toys["exact_abs_bias"] = (toys["exact_mean"] - toys["exact"]).abs()
-    # Below its own standard error a measured bias is noise: the point would only repeat the number of draws.
+    # A measured bias below its own standard error is noise and would only show the number of draws.
     toys["abs_bias"] = toys["bias"].abs().where(lambda bias: bias >= 2 * toys["bias_se"])
     toys["rmse"], toys["exact_rmse"], toys["no_se"] = toys["mse"] ** 0.5, toys["exact_mse"] ** 0.5, math.nan
     figure, axes = plots.figure(2, 4, width="page", height=4.4)
     for line, posterior in enumerate(("box", "normal")):
         rows = toys[toys["posterior"] == posterior]
         for ax, (exact, measured, se, label, least) in zip(axes[line], PANELS, strict=True):
-            shown = rows[rows[exact].between(least, math.inf, inclusive="neither")]  # no variance: an infinite SNR
+            shown = rows[rows[exact].between(least, math.inf, inclusive="neither")]  # zero variance gives infinite SNR
             what = "equal cost" if exact == "exact_rmse" else f"n = {toys['draws'].max()}"
             plots.curves(ax, shown, "k", exact, None, "estimator", mode="lines", order=order, xlabel="samples k",
                          ylabel=label, xscale="log", yscale="log", title=f"{posterior}, {what}")  # fmt: skip
             plots.curves(ax, shown, "k", measured, se, "estimator", mode="markers", order=order)
-            # The exact curves set the scale: an error bar that reaches zero would stretch it without end.
+            # The exact curves set the scale; an error bar that reaches zero would stretch it indefinitely.
             ax.set_ylim(shown[exact].min() / 2, shown[exact].max() * 2)
     plots.shared_legend(figure, axes.flat)
     plots.save(figure, folder / "toys")

@@ -1,7 +1,7 @@
-"""Training cost (Appendix A.9): time of an iteration over k, MS-NIC-MIX and MS-NIC-DMS beside a batch k times as large.
+"""Training cost (Appendix A.9): time per iteration over k, for MS-NIC-MIX, MS-NIC-DMS and a batch k times as large.
 
-Medians of iterations that take turns, with the fastest and the slowest; the device and the threads are in the
-provenance. The encoder runs once for all samples; what k costs is the decoder.
+The table has the median, minimum and maximum over iterations in which the methods take turns; the provenance records
+device and threads. The encoder runs once for all samples, so the cost of k is the decoder's.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from gradlab_studies import _methods as methods
 ASSUMED = methods.ASSUMED | {"training time": "of one iteration on the same batch of images; reading them is left out"}
 METHODS = (methods.MIX, methods.DMS, methods.BIG_BATCH)
 PRINTED = {8: 1.5, 16: 3.0}
-"""Appendix A.9: what MS-NIC-MIX with so many samples takes, over single-sample training."""
+"""Appendix A.9: training time of MS-NIC-MIX relative to single-sample training, by the number of samples."""
 TOLERANCE = 0.15
 COLUMNS = [
     "method", "k", "seconds", "seconds_min", "seconds_max", "ratio", "ratio_min", "ratio_max", "ratio_paper",
@@ -28,7 +28,15 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes k, and iterations of each method: ``repetitions`` that count after ``warm_up`` that do not."""
+    """Sizes and repetitions.
+
+    Attributes:
+        base: settings of the baseline.
+        sizes: sample sizes k.
+        repetitions: timed iterations of each method.
+        warm_up: untimed iterations of each method before them.
+        seed: random seed.
+    """
 
     base: TrainSettings = methods.QUICK
     sizes: tuple[int, ...] = (2, 4, 8, 16)
@@ -46,7 +54,7 @@ SMALLEST = Settings(base=methods.SMALLEST, sizes=(2, 3), repetitions=2, warm_up=
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """One row per method and k."""
+    """Measure one row per method and k."""
     trained = {(methods.BASELINE, 1): settings.base}
     for k in settings.sizes:
         trained |= {(name, k): methods.method(settings.base, name, k) for name in METHODS}
@@ -60,7 +68,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
     table["method"], table["k"] = zip(*trained, strict=True)
     single = table["seconds"].iloc[0]
     for column in ("seconds", "seconds_min", "seconds_max"):
-        # Every time over the baseline's median: the range is that of the method itself.
+        # All times relative to the baseline's median, so that the range is the range of the method itself.
         table[column.replace("seconds", "ratio")] = table[column] / single
     table["ratio_paper"] = table["k"].map(PRINTED).where(table["method"] == methods.MIX).astype("float64")
     table = table.assign(batch=settings.base.batch, crop=settings.base.crop, device=context.device)
@@ -68,7 +76,11 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """A.9: 1.5 times at 8 samples, 3 times at 16; both faster than a batch times k; DMS a little slower than MIX."""
+    """Decide the claims of A.9 on the training time of MIX and DMS.
+
+    They are: 1.5 times at 8 samples and 3 times at 16; both faster than a batch k times as large; DMS a little slower
+    than MIX.
+    """
     table = tables["training-cost"]
     printed = table[table["ratio_paper"].notna()]
     near = (printed["ratio"] / printed["ratio_paper"] - 1).abs() < TOLERANCE
@@ -83,7 +95,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
     sizes = f"k = {', '.join(map(str, ratios.index))}"
 
     def faster(claim: str, fast: str, slow: str, note: str = "") -> Verdict:
-        """Whether ``slow`` takes longer at every k where they differ by a tenth; undecided where they never do."""
+        """Decide whether ``slow`` takes longer at every k where they differ by a tenth; None if they never do."""
         pair = ratios[[fast, slow]]
         apart = pair[pair.max(axis=1) > 1.1 * pair.min(axis=1)]
         holds = bool((apart[slow] > apart[fast]).all()) if len(apart) else None
@@ -102,11 +114,11 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Time over k, with the range of the repetitions, and the paper's two points."""
+    """Draw the time over k with the range of the repetitions, and the paper's two points."""
     table = files.read_csv(folder / "training-cost.csv")
     figure, ax = plots.figure(height=3.0)
     single = table[table["method"] == methods.BASELINE]
-    # Every line begins at k = 1, which is the baseline.
+    # Every line starts at k = 1, the baseline.
     lines = pd.concat([*(single.assign(method=name) for name in METHODS), table[table["method"] != methods.BASELINE]])
     plots.curves(ax, lines, "k", "ratio", None, "method", xlabel="samples k, or factor of the batch",
                  ylabel="time of an iteration,\nover single-sample training", xscale="log", yscale="log",

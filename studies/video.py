@@ -1,9 +1,9 @@
-"""A P-frame of the video codec ssf2020 with single-sample training and with MS-NIC-MIX, on a pan over photographs.
+"""A P-frame of the video codec ssf2020 with single-sample training and with MS-NIC-MIX, on pans over photographs.
 
-The paper remarks that the method carries over to video, and shows no number. Here k samples of the residual's latent
-are taken given everything else of the frame, as k samples of y are in an image codec; objectives, estimators, the
-recorder and the weights are used unchanged. Rates are likelihoods, the frame before is given as it is, and a whole
-window of pixels moves: that the method runs is shown, not what it gains on real video.
+The paper remarks that the method extends to video, but gives no numbers. Here k samples of the residual's latent are
+drawn given all other latents of the frame, like k samples of y in an image codec; objectives, estimators, recorder and
+weights are used unchanged. Rates are likelihoods, the previous frame is given without loss, and a whole window of
+pixels moves. The study shows that the method runs, not how much it gains on real video.
 """
 
 import functools
@@ -45,10 +45,13 @@ class Settings:
     """The codec and the videos.
 
     Attributes:
-        base: the codec, trained single-sample; ``crop`` is the side of a frame, ``shift`` the largest motion.
-        videos: test videos.
-        batch: videos whose gradients are recorded and whose weights are counted.
-        draws: noise draws of either.
+        base: settings of the codec with single-sample training; ``crop`` is the side of a frame, ``shift`` the largest
+            motion.
+        k: samples of the residual's latent in MS-NIC-MIX.
+        videos: number of test videos.
+        batch: number of videos for the recorded gradients and the weights.
+        draws: noise draws for the gradients; an eighth of them for the weights.
+        seed: random seed.
     """
 
     base: TrainSettings = QUICK
@@ -65,17 +68,17 @@ SMALLEST = Settings(base=replace(QUICK, channels=(4, 6), batch=1, steps=3), k=2,
 
 
 def trained(settings: Settings) -> list[tuple[str, TrainSettings]]:
-    """The codec by both methods."""
+    """Return the codec trained with both methods."""
     return [(method, methods.method(settings.base, method, settings.k)) for method in (methods.BASELINE, MIX)]
 
 
 def work(settings: Settings) -> list[Work]:
-    """What it needs; the test videos and the draws of weights are not timed."""
+    """Return the work of this study; test videos and draws of the weights are not timed."""
     return models.training_work(trained(settings), record=settings.draws)
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Train by each method; rate and distortion, gradient SNR and weights of what comes out."""
+    """Train with each method, and measure rate, distortion, gradient SNR and weights of the results."""
     test = models.test_pictures(context)
     runs = models.train_all(context, trained(settings))
     base, train = runs[0].settings, models.train_pictures(context, settings.base)
@@ -97,7 +100,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
     def untrained(advance: Advance) -> Tables:
         codec = build(base).to(context.device)
-        codec.finish()  # its quantiles are solved
+        codec.finish()  # solves the quantiles
         return rates(UNTRAINED, codec.eval(), base, 0, advance)
 
     def measured(method: str, run: Run, advance: Advance) -> Tables:
@@ -122,7 +125,7 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Does MS-NIC-MIX train a P-frame at all, and is the P-frame the better for it?"""
+    """Decide whether MS-NIC-MIX trains a P-frame at all, and whether it improves the P-frame."""
     rows = tables["video"].set_index("method")
     frames = tables["video_frames"].pivot(index="video", columns="method", values="rd_cost")
     cost, repeated = rows["R-D cost"], rows.loc[MIX, "R-D cost of repeating the frame before"]
@@ -136,7 +139,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
                 f"{repeated:.3f} of repeating the frame before; effective sample size of {k}: "
                 f"{ess['joint', 'nats', 'all']:.2f} by the equations' weights, "
                 f"{ess['per-term', 'bpp', 'distortion']:.2f} by the listing's"),
-        # The spread between training runs is not measured, and the paper claims nothing: undecided.
+        # Undecided, because the spread between training runs is not measured and the paper makes no claim.
         Verdict("MS-NIC-MIX has a lower R-D cost on the P-frame than single-sample training",
                 "no number in the paper", None,
                 f"R-D cost {cost[MIX]:.3f} with MIX, {cost[methods.BASELINE]:.3f} without: difference "
@@ -146,7 +149,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """R-D cost, gradient SNR of every group, and how many of the k samples count."""
+    """Draw the R-D cost, the gradient SNR of every group, and the effective sample size."""
     names = ("video", "video_groups", "video_weights")
     rows, groups, weights = (files.read_csv(folder / f"{name}.csv") for name in names)
     short = {UNTRAINED: UNTRAINED, methods.BASELINE: "one sample", MIX: f"MIX, k = {rows['k'].max()}"}

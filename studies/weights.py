@@ -1,8 +1,7 @@
 """Effective sample size of the importance weights on a codec, over image size and k, in all weightings and scales.
 
-The equations weight by one softmax of log w in nats per image; the listing of Appendix A.5 by one softmax per term in
-bits per pixel. The first is almost one-hot at the size of a photograph, the second almost flat: neither is what it
-looks like.
+The equations use one softmax of log w in nats per image; the listing of Appendix A.5 uses one softmax per term in bits
+per pixel. At the size of a photograph, the first is almost one-hot and the second almost flat.
 """
 
 import functools
@@ -27,9 +26,12 @@ class Settings:
     """The codec and the sizes.
 
     Attributes:
-        sizes: pixels per side of the crops.
+        base: settings of the codec.
+        sizes: sides of the crops, in pixels.
+        k: numbers of samples.
         batch: crops per size.
         draws: noise draws per crop and k.
+        seed: random seed.
     """
 
     base: TrainSettings = methods.QUICK
@@ -49,12 +51,12 @@ SMALLEST = Settings(base=methods.SMALLEST, sizes=(32, 64), k=(2, 3), batch=1, dr
 
 
 def work(settings: Settings) -> list[Work]:
-    """The model that it needs; the draws of weights are not timed."""
+    """Return the model of this study; the draws of the weights are not timed."""
     return models.training_work([(methods.BASELINE, settings.base)])
 
 
 def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
-    """Weight statistics at every image size."""
+    """Measure the statistics of the weights at every image size."""
     (run,) = models.train_all(context, [(methods.BASELINE, settings.base)])
     codec = run.codec(device=context.device)
     pictures = models.test_pictures(context)
@@ -75,7 +77,10 @@ def measure(settings: Settings, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
-    """Do k samples count as k? In the equations' weights and in the listing's, at the largest size and k."""
+    """Decide whether k samples count as k, with the weights of the equations and with those of the listing.
+
+    Uses the largest size and k.
+    """
     table = tables["weights"]
     size, k = table["size"].max(), table["k"].max()
     ess = table[(table["size"] == size) & (table["k"] == k)].set_index(["weighting", "scale", "term"])["ess"]
@@ -92,7 +97,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> list[Verdict]:
 
 
 def draw(folder: Path) -> None:
-    """Effective sample size over image size at the largest k, and over k at the largest size."""
+    """Draw the effective sample size over image size at the largest k, and over k at the largest size."""
     table = files.read_csv(folder / "weights.csv")
     table["name"] = table["weighting"] + ", " + table["scale"]
     per_term = table["weighting"] == "per-term"
@@ -103,7 +108,7 @@ def draw(folder: Path) -> None:
         (axes[0], table[table["k"] == k], "size", "crop (pixels per side)", f"k = {k}"),
         (axes[1], table[table["size"] == size], "k", "samples k", f"{size} x {size} pixels"),
     ):
-        # Bars: half of these series are equal, and lines would hide each other.
+        # Bars, because half of these series are equal and lines would hide each other.
         plots.bars(ax, rows, column, "ess", "ess_se", "name", xlabel=xlabel, ylabel="effective sample size",
                    title=title)  # fmt: skip
     plots.shared_legend(figure, axes)

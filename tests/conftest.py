@@ -1,7 +1,8 @@
-"""Ids of cases, and fixtures that several packages share."""
+"""Ids of cases, fixtures that several packages share, and which tests run without extras (``make minimal``)."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ LONGEST = (
     "snr/test_recorder.py",
 )
 """Files that take the longest; they come first, so that no worker is left with one of them while the other is done."""
+
+# Where CompressAI is missing, tests of what needs an extra are not collected.
+NEED_EXTRAS = [
+    *("codecs", "data", "evaluation", "studies", "study", "training", "trials"),
+    "objectives/test_universal.py",
+    *(f"runtime/test_{name}.py" for name in ("determinism", "distributed", "faults")),
+    *(f"test_{name}.py" for name in ("cli", "docs", "docs_code", "packaging", "release", "validation")),
+]
+collect_ignore = [] if find_spec("compressai") else NEED_EXTRAS
 
 
 def pytest_make_parametrize_id(val: Any) -> str | None:

@@ -94,7 +94,7 @@ def test_list(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "table1", "--device", "cuda:63"], "error: there is no device 'cuda:63' here: give cpu"),
         (["run", "table1", "--test-images", "gone"], "error: --test-images: there is no folder gone"),
         (["run", "table1", "--time-limit", "-2"], "error: the time limit is -2 minutes"),
-        (["report", "empty"], "error: no results in empty: give a folder that 'gradlab run' wrote"),
+        (["report", "empty"], "error: no results in empty: give an output folder of 'gradlab run'"),
         (["report", "gone"], "error: no such folder: gone"),
     ],
 )
@@ -118,7 +118,7 @@ def test_run_and_report(studies: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["run", "table1", "--out", "out", "--seed", "2", "--resume"]) == 0
     assert cli.main(["report", "out"]) == 0
     said = capsys.readouterr()
-    assert "done before" in said.out and "wrote out/report.html" in said.out and not said.err
+    assert "already done" in said.out and "wrote out/report.html" in said.out and not said.err
     assert Path("out/report.html").is_file()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ from pathlib import Path
 import pytest
 
 import gradlab as gl
+from gradlab.errors import EXTRAS, GradlabError, MissingExtra, needs
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
 
 HEAVY = ("torch", "pandas", "compressai", "matplotlib", "numba")
 
@@ -45,7 +52,33 @@ for name in ("Loss", "train", "record", "TrainSettings"):
         print(error)
 gl.compare, gl.GradientRecorder, gl.testing  # these do without
 """
-    names = ("Loss", "train", "record", "TrainSettings")
-    assert python(code).splitlines() == [
-        f"gl.{name} needs CompressAI, which is not installed: pip install compressai" for name in names
-    ]
+    sentence = "gl.codecs needs CompressAI: pip install 'gradlab[codecs]' (Python 3.10 to 3.12)"
+    assert python(code).splitlines() == [sentence] * 4
+
+
+def test_an_import_error_of_the_users_own_is_not_renamed() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), needs("gl.codecs"):
+        import no_such_module  # noqa: F401
+
+
+def test_missing_extras_are_import_errors_too() -> None:
+    """``pytest.importorskip`` and ``try: ... except ImportError`` work."""
+    with (
+        pytest.raises(MissingExtra, match=r"this needs Ray: pip install 'gradlab\[cluster\]'$") as caught,
+        needs("this"),
+    ):
+        raise ModuleNotFoundError("No module named 'ray'", name="ray.util")
+    assert isinstance(caught.value, ModuleNotFoundError) and isinstance(caught.value, GradlabError)
+    with pytest.raises(MissingExtra, match=r"^this needs Ray"), needs("that"), needs("this"):
+        raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+
+def test_the_extras_that_messages_name_bring_those_packages() -> None:
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    if not pyproject.is_file():
+        pytest.skip("outside of the repository")
+    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    projects = {"PIL": "pillow", "skimage": "scikit-image"}
+    for module, (_, extra) in EXTRAS.items():
+        project = projects.get(module, module.replace("_", "-"))
+        assert any(re.match(rf"{project}\b", line) for line in extras[extra]), module

@@ -10,9 +10,17 @@ import functools
 import inspect
 import math
 import os
+import pickle
+import random
+import subprocess
+import sys
 import types
 import warnings
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,11 +28,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jaxtyping import Float, Int
+from torch import Tensor
 
 import gradlab as gl
-from gradlab import validation
-from gradlab.errors import GradlabError, NotExact
+from gradlab import noise, validation
+from gradlab.errors import ArgumentError, GradlabError, NotExact
 from gradlab.evaluation import container, gradients
+from gradlab.problems import comparison
+from gradlab.problems.budget import evaluations
+from gradlab.problems.rainforth import RainforthModel
+from gradlab.problems.scaling import rainforth_snr
 from tests.codecs.codec_zoo import build
 
 EXAMPLES = int(os.environ.get("GRADLAB_EXAMPLES", "25"))
@@ -280,7 +294,7 @@ def bad_values():
         "complex": 1j, "empty list": [], "list of None": [None], "numbers": [1.0, 2.0], "texts": ["a", "b"], "nested": [[1]],
         "nan list": [math.nan] * 4, "inf list": [math.inf] * 4, "dict": {}, "dict of None": {"a": None}, "set": {1},
         "object": object(), "type": int, "function": lambda *a, **o: None, "raising": [].pop, "generator": iter(()),
-        "array": np.zeros((0, 3)), "nan array": np.full(4, math.nan), "numpy int": np.int64(3), "numpy float": np.float32(2),
+        "array": np.zeros((0, 3)), "nan array": np.full(4, math.nan), "numpy int": np.int64(3), "int scalar": torch.tensor(3), "ints": np.array([1, 2]), "iterator": iter([1, 2]), "numpy float": np.float32(2),
         "scalar": torch.tensor(1.0), "empty tensor": torch.zeros(0), "no pixels": torch.zeros(1, 3, 0, 16),
         "vector": torch.zeros(3), "image": torch.zeros(3, 16, 16), "batch": torch.zeros(2, 3, 16, 16),
         "odd batch": torch.zeros(1, 3, 17, 16), "one channel": torch.zeros(1, 1, 16, 16), "nan image": pixels() * math.nan,
@@ -379,10 +393,16 @@ def test_bad_arguments_end_in_a_result_or_a_clear_error(name, files):
     property_of()
 
 
-# ------------------------------------------------------------------------------------------------- the check itself
+# ------------------------------------------------------------------------------------------------- types, by beartype
+
+CALLED = []
 
 
-def sample(a: int, b: float = 1.0, c: str | None = None, d: tuple[int, ...] = (), *, e: list[str] | None = None):
+def sample(
+    a: int, b: float = 1.0, c: str | None = None, d: tuple[int, ...] = (), *, e: list[str] | None = None,
+    f: tuple[int, str] = (1, ""), g: Literal["x", "y"] = "x", h: Mapping[str, float] = MappingProxyType({}),
+):  # fmt: skip
+    CALLED.append(a)
     return a
 
 
@@ -391,21 +411,350 @@ def sample(a: int, b: float = 1.0, c: str | None = None, d: tuple[int, ...] = ()
     [
         ({"a": 1.5}, "a is 1.5: give a whole number"),
         ({"a": True}, "a is True: give a whole number"),
+        ({"a": 1e4}, "a is 10000.0: give a whole number, e.g. 10000"),
+        ({"a": torch.tensor(True)}, "a is a Tensor: give a whole number"),
+        ({"a": torch.zeros(2, 3)}, r"a is a Tensor of shape \(2, 3\) and type torch.float32: give a whole number"),
         ({"a": 1, "b": "x"}, "b is 'x': give a number"),
+        ({"a": 1, "b": True}, "b is True: give a number"),
         ({"a": 1, "b": 10**400}, "b is a number beyond all floats: give a number"),
         ({"a": 1, "c": 2}, "c is 2: give text or None"),
-        ({"a": 1, "d": (1, "x")}, "d is a tuple: give a sequence, each a whole number"),
+        ({"a": 1, "d": (1, "x")}, r"d\[1\] is 'x': give a whole number"),
+        ({"a": 1, "d": [1] * 99 + [True]}, r"d\[99\] is True: give a whole number"),
         ({"a": 1, "e": "ab"}, "e is 'ab': give a sequence, each text or None"),
+        ({"a": 1, "f": (1, "x", 2)}, r"f is \(1, 'x', 2\): give 2 values \(a whole number, text\)"),
+        ({"a": 1, "g": "z"}, "g is 'z': give 'x' or 'y'"),
+        ({"a": 1, "h": {"x": 1.0, "y": "1"}}, r"h\['y'\] is '1': give a number"),
         ({"a": object()}, "a is an object: give a whole number"),
+        ({"a": "x" * 100}, "a is '" + "x" * 56 + r"\.\.\.: give"),
     ],
 )
-def test_wrong_kinds_are_named(call, sentence):
-    with pytest.raises(GradlabError, match=sentence.replace(", each text or None", "")):
-        validation.checked(sample)(**call)
+def test_another_type_is_refused_before_the_function_runs(call, sentence):
+    CALLED.clear()
+    for positional in (True, False):
+        first, rest = (call["a"],) if positional else (), {k: v for k, v in call.items() if k != "a" or not positional}
+        with pytest.raises(ArgumentError, match=sentence):
+            validation.checked(sample)(*first, **rest)
+    assert CALLED == []
 
 
-@pytest.mark.parametrize("a", [1, pytest.param(np.int64(1), id="numpy"), pytest.param(10**400, id="huge")])
-def test_right_kinds_pass(a):
-    call = {"a": a, "b": np.float32(2), "c": None, "d": np.array([1, 2]), "e": ("x",)}
+@pytest.mark.parametrize(
+    "a", [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), 10**400], ids=lambda a: type(a).__name__
+)
+def test_numbers_of_numpy_and_torch_are_numbers(a):
+    call = {"a": a, "b": np.float32(2), "c": None, "d": np.array([1, 2]), "e": ("x",), "f": [1, "x"], "h": {"x": 1}}
     assert validation.checked(sample)(**call) is a
     assert math.isnan(validation.checked(lambda b: b)(b=math.nan))
+
+
+def test_the_error_holds_function_argument_value_and_what_to_give():
+    for call, argument, value, expected in (
+        ({"allow_biased": 1}, "allow_biased", 1, "True or False"),  # by beartype
+        ({"draws": "x"}, "draws", "x", "a whole number of at least 2"),  # by a converter
+        ({"k": (1, 2.5)}, "k[1]", 2.5, "a whole number of samples, at least 1"),
+        ({"estimators": ("pathwise", 3)}, "estimators[1]", 3, "text or an Estimator"),
+    ):
+        with pytest.raises(ArgumentError) as refused:
+            gl.compare(BOX, **call)
+        for error in (refused.value, pickle.loads(pickle.dumps(refused.value))):
+            assert isinstance(error, GradlabError) and str(error) == f"{argument} is {value!r}: give {expected}"
+            assert (error.function, error.argument, error.value) == ("compare", argument, value)
+            assert error.expected == expected
+
+
+def test_compare_is_refused_before_it_samples(monkeypatch):
+    def sampled(*_):
+        raise AssertionError("compare sampled")
+
+    monkeypatch.setattr(gl.problems.BoxGaussian, "log_terms", sampled)
+    for bad in ({"allow_biased": 1}, {"dtype": "float64"}, {"objective": 3}, {"k": (8, "x")}, {"draws": 1e4}):
+        with pytest.raises(ArgumentError, match="give"):
+            gl.compare(BOX, **{"estimators": "pathwise", **bad})
+
+
+def test_checks_leave_the_random_stream_of_python_alone():
+    """Beartype draws the item of a sequence that it looks at."""
+    state = random.getstate()
+    validation.checked(sample)(1, d=[1, 2, 3], e=["x", "y"], h={"x": 1.0, "y": 2.0})
+    with pytest.raises(ArgumentError):
+        validation.checked(sample)(1, d=[1, 2, "x"])
+    assert random.getstate() == state
+
+
+def test_what_only_a_type_checker_resolves_is_not_checked():
+    def unresolved(a: NoSuchName, b: int, *rest: int, c: "list[" = 1, **options: int):  # noqa: F821
+        return a
+
+    assert validation.checked(unresolved)("x", 1, "y", c="z", d="w") == "x"
+    with pytest.raises(ArgumentError, match="b is 'x': give a whole number"):
+        validation.checked(unresolved)("x", "x")
+
+
+def test_a_wrong_number_of_arguments_is_an_error_of_the_language():
+    for args, options in (((), {}), ((1, 1.0, None, (), 5), {}), ((1,), {"z": 1})):
+        with pytest.raises(TypeError, match="argument"):
+            validation.checked(sample)(*args, **options)
+
+
+@validation.checked
+class Counter:
+    def __init__(self, start: int) -> None:
+        self.count = start
+
+    def add(self, n: int) -> int:
+        return self._add(n)
+
+    def _add(self, n: int) -> int:
+        return self.count + n
+
+
+def test_the_public_methods_of_a_class_are_checked():
+    with pytest.raises(ArgumentError, match="start is 'x'"):
+        Counter("x")
+    with pytest.raises(ArgumentError, match="n is 'x'") as refused:
+        Counter(1).add("x")
+    assert refused.value.function == "add"
+    assert Counter(1).add(n=2) == 3
+    with pytest.raises(TypeError):
+        Counter(1)._add("x")
+
+
+# ------------------------------------------------------------------------------------------------- shapes, by jaxtyping
+
+
+@validation.checked
+def shaped(
+    x: Float[Tensor, "batch k"], y: Float[Tensor, "batch 1 k"] | float = 0.0, n: Int[Tensor, " batch"] | None = None
+):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ((torch.zeros(2),), r"x is a Tensor of shape \(2,\) and type torch.float32: give a float tensor \[batch k\]$"),
+        ((torch.zeros(2, 3, dtype=torch.int64),), r"type torch.int64: give a float tensor \[batch k\]"),
+        ((np.zeros((2, 3)),), r"x is a ndarray of shape \(2, 3\) and type float64: give a float tensor"),
+        ((torch.zeros(2, 3), torch.zeros(2, 2, 3)), r"y is .*\(2, 2, 3\).*give a float tensor \[batch 1 k\] or a number$"),
+        ((torch.zeros(2, 3), torch.zeros(4, 1, 3)), "y is .*, whose axes agree with the other arguments"),
+        ((torch.zeros(2, 3), 0.0, torch.zeros(3).long()), r"n is .*an integer tensor \[batch\] or None, whose axes agree"),
+        ((torch.zeros(2, 3), 0.0, torch.zeros(2)), r"n is .*type torch.float32: give an integer tensor \[batch\] or None$"),
+    ],
+)  # fmt: skip
+def test_another_shape_is_refused(call, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        shaped(*call)
+
+
+def test_axes_have_their_sizes_in_one_call_only():
+    for batch in (2, 3):
+        x = torch.zeros(batch, 4, dtype=torch.float64)
+        assert shaped(x, torch.zeros(batch, 1, 4).half(), n=torch.zeros(batch).long()) is x
+    assert shaped(shaped(torch.zeros(2, 3))[:1]).shape == (1, 3)
+
+
+def test_gradients_take_noise_of_two_axes():
+    gradients_of = comparison.gradients
+    pathwise = gl.ESTIMATORS["pathwise"]
+    assert gradients_of(BOX, pathwise, torch.zeros(3, 2).double()).shape == (3,)
+    with pytest.raises(ArgumentError, match=r"noise is .* give a float tensor \[draws k \*coordinates\]"):
+        gradients_of(BOX, pathwise, torch.zeros(3).double())
+
+
+# ------------------------------------------------------------------------------------------------- values, always
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (1e4, "draws is 10000.0: give a whole number of draws, at least 2, e.g. 10000"),
+        (2.5, "draws is 2.5: give a whole number of draws, at least 2$"),
+        (1, "draws is 1: give a whole number of draws, at least 2$"),
+        (True, "draws is True: give"),
+        (np.True_, "draws is a bool_?: give"),
+        (torch.tensor(True), "draws is a Tensor: give"),
+        (torch.tensor(3.0), "draws is a Tensor: give"),
+        (torch.zeros(3, device="meta"), "draws is a Tensor of shape"),
+        (np.array([1, 2]), "draws is a ndarray of shape"),
+        ("3", "draws is '3': give"),
+        (None, "draws is None: give"),
+        (math.nan, "draws is nan: give"),
+    ],
+)
+def test_no_whole_number(value, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        validation.whole("draws", value, 2, "draws")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [1, 2, 4], (1, 2, 4), list(2 ** np.arange(3)), 2 ** np.arange(3), torch.tensor([1, 2, 4]), pd.Series([1, 2, 4]),
+        {1: 0, 2: 0, 4: 0}.keys(), (2**n for n in range(3)), iter([1, 2, 4]), [np.uint8(1), torch.tensor(2), 4],
+    ],
+    ids=lambda given: type(given).__name__,
+)  # fmt: skip
+def test_whole_numbers_of_every_kind_become_ints(given):
+    numbers = validation.wholes("k", given, 1)
+    assert numbers == [1, 2, 4] and {type(n) for n in numbers} == {int}
+
+
+@pytest.mark.parametrize("given", [8, np.int32(8), np.array(8), torch.tensor(8), [8]], ids=lambda g: type(g).__name__)
+def test_one_number_is_a_list_of_one(given):
+    assert validation.wholes("k", given) == [8]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (8.0, "k is 8.0: give a whole number of at least 1, e.g. 8"),
+        (True, "k is True: give a whole number of at least 1"),
+        (0, "k is 0: give a whole number of at least 1"),
+        ([1, 2.0], r"k\[1\] is 2.0: give a whole number of at least 1, e.g. 2"),
+        ([1] * 50 + ["x"], r"k\[50\] is 'x': give a whole number"),
+        (np.array([1.0, 2.0]), r"k\[0\] is 1.0: give a whole number"),
+        (np.array([[1, 2]]), r"k\[0\] is a ndarray of shape \(2,\)"),
+        ("12", "k is '12': give a whole number, or several"),
+        (b"12", "k is a bytes: give a whole number, or several"),
+        ({1: 2}, "k is a dict: give a whole number, or several"),
+        (torch.tensor(1.5), "k is a Tensor: give a whole number, or several"),
+        (None, "k is None: give a whole number, or several"),
+        ([], "k is empty: give at least one"),
+        (iter(()), "k is empty: give at least one"),
+    ],
+)
+def test_no_whole_numbers(value, sentence):
+    with pytest.raises(GradlabError, match=sentence):
+        validation.wholes("k", value, 1)
+
+
+@pytest.mark.parametrize("value", ["1", True, None, 1j, math.nan, math.inf, 10**400, torch.tensor(1.0), [1.0]])
+def test_no_real_number(value):
+    with pytest.raises(ArgumentError, match=r"^x is .*: give a (finite )?number$"):
+        validation.real("x", value)
+
+
+def test_real_numbers_become_floats():
+    for value in (2, 2.0, np.float32(2), np.int8(2), Fraction(2)):
+        assert validation.real("x", value) == 2.0 and type(validation.real("x", value)) is float
+
+
+@pytest.mark.parametrize("name", ["pathwis", 3, None, ["pathwise"], {}])
+def test_a_name_that_is_not_known(name):
+    with pytest.raises(GradlabError, match=r"unknown estimator .*known are .*pathwise"):
+        validation.known("estimator", name, gl.ESTIMATORS)
+
+
+# Functions that take sizes, numbers or names, and arguments that mean the same.
+SAME = {
+    "compare, k as an array": lambda: (gl.compare, dict(problem=BOX, draws=64, allow_biased=True), dict(k=[1, 2, 4]),
+                               [dict(k=list(2 ** np.arange(3))), dict(k=2 ** np.arange(3)), dict(k=torch.tensor([1, 2, 4])),
+                                dict(k=iter([1, 2, 4])), dict(k=(n for n in (1, 2, 4)))]),
+    "compare, one": lambda: (gl.compare, dict(problem=BOX), dict(estimators=["pathwise"], k=[2], draws=64, seed=3),
+                     [dict(estimators="pathwise", k=2, draws=64, seed=3),
+                      dict(estimators=gl.ESTIMATORS["pathwise"], k=np.int64(2), draws=np.int64(64), seed=np.uint8(3)),
+                      dict(estimators=iter(["pathwise"]), k=torch.tensor(2), draws=torch.tensor(64), seed=torch.tensor(3))]),
+    "dimension_map": lambda: (gl.problems.dimension_map, dict(problem=BOX), dict(k=[1, 4], dim=[10], temperature=[1.0]),
+                      [dict(k=np.array([1, 4]), dim=10, temperature=1), dict(k=iter([1, 4]), dim=np.int64(10), temperature=1.0),
+                       dict(k=torch.tensor([1, 4]), dim=torch.tensor([10]), temperature=np.ones(1))]),
+    "check": lambda: (gl.testing.check, dict(estimator="pathwise", problem=BOX), dict(k=2, draws=64, seed=1),
+              [dict(k=np.int64(2), draws=np.int64(64), seed=np.int64(1)), dict(k=torch.tensor(2), draws=torch.tensor(64), seed=1)]),
+    "evaluations": lambda: (evaluations, dict(problem=BOX, name="pathwise"), dict(k=4), [dict(k=np.int64(4))]),
+    "exact_bound": lambda: (BOX.exact_bound, {}, dict(k=4), [dict(k=np.int64(4)), dict(k=torch.tensor(4))]),
+    "rainforth_snr": lambda: (rainforth_snr, dict(model=RainforthModel(data=2, dim=2)),
+                      dict(k=[2], m=[1], draws=32), [dict(k=2, m=np.int64(1), draws=np.int64(32))]),
+    "classical_codecs": lambda: (gl.evaluation.classical_codecs, dict(images=pictures()[:1]), dict(names=["JPEG"], qualities=[10]),
+                         [dict(names="JPEG", qualities=10), dict(names=iter(["JPEG"]), qualities=np.array([10])),
+                          dict(names=np.array(["JPEG"]), qualities=iter([10]))]),
+    "bd_table": lambda: (gl.evaluation.bd_table, dict(points=POINTS, reference="a"), dict(qualities=["PSNR"]),
+                 [dict(qualities="PSNR"), dict(qualities=iter(["PSNR"]))]),
+    "check_lambdas": lambda: (gl.evaluation.check_lambdas, {}, dict(values=[0.01]), [dict(values=0.01), dict(values=np.array([0.01])),
+                                                                             dict(values=iter([0.01]))]),
+    "is_kodak": lambda: (gl.evaluation.is_kodak, {}, dict(names=["a.png"]), [dict(names="a.png"), dict(names=iter(["a.png"]))]),
+    "Loss": lambda: (gl.Loss, dict(objective="ms-nic-mix"), dict(k=3), [dict(k=np.int64(3)), dict(k=torch.tensor(3))]),
+    "TrainSettings": lambda: (gl.TrainSettings, dict(codec="small-hyperprior"), dict(channels=(6, 4), snapshots=(5,), seed=1, steps=9),
+                      [dict(channels=np.array([6, 4]), snapshots=[np.int64(5)], seed=np.int64(1), steps=torch.tensor(9))]),
+    "seed_of": lambda: (noise.seed_of, dict(purpose="x"), dict(seed=1, index=2), [dict(seed=np.int64(1), index=torch.tensor(2))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_means_the_same_gives_the_same(name):
+    function, common, plain, others = SAME[name]()
+    expected = function(**common, **plain)
+    for other in others:
+        result = function(**common, **other)
+        if isinstance(expected, pd.DataFrame):
+            pd.testing.assert_frame_equal(result, expected)
+            assert [type(v) for v in result.iloc[0]] == [type(v) for v in expected.iloc[0]]
+        else:
+            assert repr(result) == repr(expected)
+
+
+def test_channels_and_settings_are_one_or_several():
+    build_codec = gl.codecs.build
+    assert (
+        build_codec("cheng2020-anchor", 4, seed=np.int64(1)).state_dict().keys()
+        == build_codec("cheng2020-anchor", (4,)).state_dict().keys()
+    )
+    assert list(gradients.compare_direct_y(codec(), pixels(), 0.01, np.int64(2), settings="direct-y")) == ["direct-y"]
+    net = torch.nn.Linear(2, 2)
+    assert gl.SNRMonitor(net, generators=torch.Generator(), every=np.int64(3), draws=torch.tensor(2)).every == 3
+    assert [p.shape for p in gl.GradientRecorder({"a": net}, exclude="bias").parameters] == [net.weight.shape]
+
+
+BARE = """
+import sys
+sys.modules["beartype"] = sys.modules["jaxtyping"] = None
+import numpy as np, pytest, torch
+import gradlab as gl
+from gradlab.errors import GradlabError
+from gradlab.testing import assert_moments, assert_unbiased, check
+
+box = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+table = gl.compare(box, "pathwise", k=2 ** np.arange(2), draws=64, allow_biased=1)
+assert table["k"].tolist() == [1, 2]
+check("pathwise", box, 2, 64)
+assert_unbiased("pathwise", box, 2, 64, z=9.0)
+assert_moments("pathwise", box, 2, 64, z=9.0)
+assert gl.problems.dimension_map(box, 4, 10)["ess"].item() <= 4
+gl.problems.TwoLevel(0.3, 1.0, (0.5, 0.1), (0.8, 0.1, 0.6)).exact_bound(2)
+gl.problems.comparison.gradients(box, gl.ESTIMATORS["pathwise"], torch.zeros(3, 2).double())
+net = torch.nn.Linear(2, 1)
+recorder = gl.GradientRecorder({"a": net})
+with recorder:
+    for _ in range(3):
+        net(torch.rand(4, 2)).sum().backward()
+        recorder.step()
+recorder.summary()
+monitor = gl.SNRMonitor(net, every=1, draws=2)
+assert monitor.step(lambda: net(torch.rand(4, 2)).sum()) is not None
+for bad, sentence in [
+    (lambda: gl.compare(box, draws=1e4), "draws is 10000.0: give a whole number of at least 2, e.g. 10000"),
+    (lambda: gl.compare(box, k=8.0), "k is 8.0: give a whole number"),
+    (lambda: gl.compare(box, k=(1, "x")), r"k\\[1\\] is 'x': give a whole number"),
+    (lambda: gl.compare(box, seed=-1), "seed is -1: give a whole number of at least 0"),
+    (lambda: gl.compare(box, 3), "estimators is 3: give names of estimators"),
+    (lambda: gl.compare(box, [3]), "unknown estimator 3"),
+    (lambda: gl.compare(box, [["pathwise"]]), "unknown estimator"),
+    (lambda: gl.compare(box, "pathwise", wrt=3), "unknown parameter"),
+    (lambda: gl.compare(box, "pathwise", objective=[]), "unknown objective"),
+    (lambda: gl.compare(box, "pathwise", noise=[]), "unknown noise coupling"),
+    (lambda: check("pathwise", box, k=1.5), "k is 1.5: give a whole number"),
+    (lambda: assert_unbiased("pathwise", box, z="x"), "z is 'x': give a number"),
+    (lambda: gl.problems.BoxGaussian(phi="x", x=1.0), "phi is 'x': give a number"),
+    (lambda: gl.problems.BoxGaussian(phi=0.3, x=1.0, dim=1.0), "dim is 1.0: give a whole number"),
+    (lambda: box.draw_noise(2.0, 3), "draws is 2.0: give a whole number"),
+    (lambda: gl.SNRMonitor(net, every=1.5), "every is 1.5: give a whole number"),
+    (lambda: gl.SNRMonitor(net, seed=0.5), "seed is 0.5: give a whole number"),
+    (lambda: gl.GradientRecorder({"a": net}, exclude=3), "exclude is 3: give names"),
+    (lambda: recorder.summary([]), "unknown level"),
+    (lambda: gl.LogTerms(torch.zeros(1, 2, 1), pixels="x"), "pixels is 'x': give a whole number"),
+]:
+    with pytest.raises(GradlabError, match=sentence):
+        bad()
+assert not {name for name in sys.modules if name.partition(".")[0] in ("beartype", "jaxtyping") and sys.modules[name]}
+"""
+
+
+def test_without_beartype_nothing_fails_and_values_are_checked():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", BARE], check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Read weights from CompressAI's and gradlab's checkpoints; only tensors are unpickled."""
+"""Read weights from checkpoints of CompressAI and gradlab; only tensors are unpickled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,27 @@ from gradlab.runtime import checkpoints
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint file, under CompressAI's present names.
+    """Read the state dict of a checkpoint, with CompressAI's current parameter names.
 
     Args:
-        path: ``.safetensors`` that gradlab wrote (weights alone, or with the optimizer's state), or else a file of
-            ``torch.save``: a state dict, or a dict that holds one as ``state_dict``.
+        path: a ``.safetensors`` file that gradlab wrote (weights only, or with optimizer state), or a ``torch.save``
+            file with a state dict, or with a dictionary that holds one under ``"state_dict"``.
+
+    Returns:
+        The state dict.
 
     Raises:
-        GradlabError: missing, corrupt, more than tensors, or without a state dict.
+        GradlabError: the file is missing, corrupt, or holds anything but tensors, or there is no state dict in it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from gradlab.codecs.loading import read_state_dict
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"g_a.0.weight": torch.zeros(2)}, Path(folder) / "weights.pth")
+        ...     read_state_dict(Path(folder) / "weights.pth")
+        {'g_a.0.weight': tensor([0., 0.])}
     """
     if path.suffix == ".safetensors":
         tensors = checkpoints.load(path).tensors
@@ -33,39 +46,40 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         _refuse_bomb(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises its own kinds for every kind of damage
+    except Exception as error:  # torch raises many exception types for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GradlabError(
-            f"checkpoint {path} is corrupt, or holds more than tensors, which is never executed "
-            f"({reason[:120]}): save its state dict alone"
+            f"checkpoint {path} is corrupt, or holds objects other than tensors, which are never executed "
+            f"({reason[:120]}): save only the state dict"
         ) from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise GradlabError(
-            f"checkpoint {path} holds no state dict: save model.state_dict(), or a dict with 'state_dict'"
+            f"checkpoint {path} holds no state dict: save model.state_dict(), or a dictionary with the key 'state_dict'"
         )
-    # A tensor of a few bytes may claim any shape by strides of 0. (Tied weights are saved once and count as often.)
+    # A tensor of a few bytes can have any shape with strides of 0. (The factor 4 allows tied weights, saved only once.)
     if sum(t.numel() * t.element_size() for t in content.values()) > 4 * path.stat().st_size:
-        raise GradlabError(f"checkpoint {path} claims more numbers than it has bytes: it is damaged, fetch it again")
-    # DataParallel's prefix and the older names of CompressAI's parameters.
+        raise GradlabError(f"checkpoint {path} is damaged, its tensors are larger than the file: download it again")
+    # Removes DataParallel's prefix and updates CompressAI's older parameter names.
     return load_pretrained({str(name): t for name, t in content.items()})
 
 
 def _refuse_bomb(path: Path) -> None:
-    """Refuse an archive that grows when it is unpacked: ``torch.save`` stores, it does not compress.
+    """Refuse an archive that grows when it is extracted; ``torch.save`` does not compress.
 
     Raises:
-        GradlabError: compressed entries, more bytes in the entries than in the file, or a checksum that does not match.
+        GradlabError: the archive has compressed entries, its entries hold more bytes than the file, or a checksum does
+            not match.
     """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
-        # torch does not look at the checksums of the archive.
+        # torch does not verify the checksums of the archive.
         corrupt = archive.testzip() if stored else None
     if corrupt is not None:
-        raise GradlabError(f"the checksum of {corrupt} in its archive does not match")
+        raise GradlabError(f"the checksum of {corrupt} in the archive does not match")
     if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
-        raise GradlabError("its archive grows when it is unpacked, and torch.save never compresses")
+        raise GradlabError("the archive expands to more than the size of the file, but torch.save never compresses")

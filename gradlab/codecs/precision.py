@@ -1,9 +1,9 @@
-"""The precision of a codec's transforms; latents, noise, likelihoods and distortion are always float32.
+"""Precision of a codec's transforms. Latents, noise, likelihoods and distortion always stay in float32.
 
 ==========  ======================================================================================
-float32     full precision, also where cuDNN uses TF32 by default
+float32     full precision, even where cuDNN uses TF32 by default
 tf32        convolutions multiply 10-bit mantissas (NVIDIA, compute capability 8.0 or later)
-bf16        transforms under bfloat16 autocast, their outputs back in float32
+bf16        transforms under bfloat16 autocast, with outputs converted back to float32
 ==========  ======================================================================================
 """
 
@@ -20,18 +20,22 @@ from gradlab.errors import GradlabError, unknown
 
 PRECISIONS = ("float32", "tf32", "bf16")
 FIRST_WITH_TF32 = (8, 0)
-"""Compute capability of NVIDIA's Ampere, the first with TF32 and bfloat16."""
+"""Compute capability of NVIDIA's Ampere, the first architecture with TF32 and bfloat16."""
 
 
 def check(precision: str, device: str | torch.device | None = None) -> None:
-    """Refuse a precision that is unknown or that the device does not support.
+    """Raise an error for a precision that is unknown or not supported by the device.
 
     Args:
         precision: one of ``PRECISIONS``.
-        device: where the transforms run; None checks the name alone.
+        device: device of the transforms; None checks only the name.
 
     Raises:
-        GradlabError: unknown precision, or one that the device lacks.
+        GradlabError: the precision is unknown, or the device does not support it.
+
+    Example:
+        >>> from gradlab.codecs import precision
+        >>> precision.check("bf16", "cpu")
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -52,10 +56,20 @@ def check(precision: str, device: str | torch.device | None = None) -> None:
 
 @contextlib.contextmanager
 def cudnn_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Set cuDNN to a precision, and benchmark its algorithms for each shape unless cuDNN is deterministic.
+    """Set the precision of cuDNN inside a ``with`` block, and enable its benchmark mode unless it is deterministic.
 
-    Matrix products stay in float32; training has none but those of the entropy bottleneck. No effect on devices other
-    than CUDA.
+    Matrix products stay in float32; in training, only the entropy bottleneck uses them. This has no effect on devices
+    other than CUDA.
+
+    Args:
+        precision: one of ``PRECISIONS``.
+        device: device of the transforms.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.codecs.precision import cudnn_precision
+        >>> with cudnn_precision("tf32", torch.device("cpu")):
+        ...     pass
     """
     if device.type != "cuda":
         yield
@@ -76,7 +90,8 @@ def cudnn_precision(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def _flags(kind: str) -> list[tuple[Any, str, Any]]:
-    """Owner, name and value of torch's flags. Torch 2.9 introduced new ones, which must not be mixed with the old."""
+    """Return owner, name and value of torch's flags. Torch 2.9 introduced new flags, which must not be mixed with the
+    old."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     if hasattr(cudnn, "conv"):
         parts = ((cudnn.conv, kind), (cudnn.rnn, kind), (matmul, "ieee"))
@@ -85,7 +100,22 @@ def _flags(kind: str) -> list[tuple[Any, str, Any]]:
 
 
 def run_transform(module: nn.Module, x: Tensor, precision: str) -> Tensor:
-    """Run a transform and return its output in the type of ``x``, whatever autocast lowers inside."""
+    """Run a transform and return its output in the dtype of its input, even under autocast.
+
+    Args:
+        module: transform, for example ``codec.g_a``.
+        x: input of the transform.
+        precision: one of ``PRECISIONS``. Only ``"bf16"`` has an effect here; see ``cudnn_precision`` for the others.
+
+    Returns:
+        The output in the dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.codecs.precision import run_transform
+        >>> run_transform(torch.nn.Linear(2, 3), torch.ones(1, 2), "bf16").dtype
+        torch.float32
+    """
     if precision != "bf16":
         return module(x).to(x.dtype)
     with torch.autocast(x.device.type, torch.bfloat16):
@@ -93,20 +123,42 @@ def run_transform(module: nn.Module, x: Tensor, precision: str) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Disable a user's autocast in the returned context."""
+    """Return a context that disables autocast.
+
+    Args:
+        device: device whose autocast is disabled.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.codecs.precision import without_autocast
+        >>> with torch.autocast("cpu", torch.bfloat16), without_autocast(torch.device("cpu")):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
     if not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def check_weight_dtype(weight: Tensor) -> None:
-    """Refuse a codec whose weights have 16 bits.
+    """Raise an error if the weights of a codec have 16 bits.
+
+    Args:
+        weight: any weight of the codec.
 
     Raises:
-        GradlabError: float16 or bfloat16 weights.
+        GradlabError: the weights are float16 or bfloat16.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.codecs.precision import check_weight_dtype
+        >>> check_weight_dtype(torch.zeros(1))
     """
     if weight.dtype in (torch.float16, torch.bfloat16):
         raise GradlabError(
-            f"the codec is {weight.dtype}, in which log-weights overflow and noise is rounded away: "
-            "call codec.float(), and set codec.precision = 'bf16' for transforms of 16 bits"
+            f"the codec is {weight.dtype}, so log-weights would overflow and noise would be lost to rounding: "
+            "call codec.float(), and set codec.precision = 'bf16' for 16-bit transforms"
         )

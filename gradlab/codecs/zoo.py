@@ -1,9 +1,10 @@
-"""The image codecs by name: build one with fresh weights, or load a checkpoint."""
+"""Image codecs by name: build one with random weights or load a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import SupportsIndex
 
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from gradlab.codecs.factorized import Factorized
 from gradlab.codecs.hyperprior import Hyperprior, MeanScale, SmallHyperprior
 from gradlab.codecs.loading import read_state_dict
 from gradlab.codecs.shared import check_channels, initialise
-from gradlab.errors import GradlabError, unknown
-from gradlab.validation import checked
+from gradlab.errors import GradlabError
+from gradlab.validation import checked, known, wholes
 
 CODECS: dict[str, type[Codec]] = {
     "bmshj2018-factorized": Factorized,
@@ -25,79 +26,102 @@ CODECS: dict[str, type[Codec]] = {
     "cheng2020-anchor": ChengAnchor,
     "cheng2020-attn": ChengAttention,
 }
-"""Name -> codec, as ``build`` and ``load`` know them."""
+"""Image codecs by the names that ``build`` and ``load`` accept."""
 
 
 @checked
-def build(name: str, channels: Sequence[int], direct_y: bool = True, seed: int = 0) -> Codec:
-    """Build a codec with freshly drawn weights.
+def build(
+    name: str, channels: SupportsIndex | Iterable[SupportsIndex], direct_y: bool = True, seed: SupportsIndex = 0
+) -> Codec:
+    """Build a codec with random weights.
 
     Args:
-        name: one of ``CODECS``: ``"bmshj2018-factorized"``, ``"bmshj2018-hyperprior"`` (Balle et al. 2018),
-            ``"small-hyperprior"`` (the same for a CPU), ``"mbt2018-mean"``, ``"mbt2018"`` (Minnen et al. 2018),
-            ``"cheng2020-anchor"`` or ``"cheng2020-attn"`` (Cheng et al. 2020, single Normal).
-        channels: CompressAI's own arguments in their order: ``(N, M)``, or ``(N,)`` for cheng2020.
-        direct_y: False is the paper's 2-level VAE; the factorised prior has none.
-        seed: of the initial weights; the global generator is left as it was.
+        name: architecture, one of ``CODECS``: ``"bmshj2018-factorized"`` or ``"bmshj2018-hyperprior"`` (Balle et al.
+            2018), ``"small-hyperprior"`` (a smaller hyperprior for CPUs), ``"mbt2018-mean"`` or ``"mbt2018"`` (Minnen
+            et al. 2018), ``"cheng2020-anchor"`` or ``"cheng2020-attn"`` (Cheng et al. 2020, with a single Normal).
+        channels: CompressAI's arguments in their order: ``(N, M)``, or ``(N,)`` for cheng2020.
+        direct_y: whether h_a reads the mean of y. False gives the 2-level VAE of the paper, which the factorised prior
+            does not support.
+        seed: seed of the initial weights. The global generator is not modified.
 
     Returns:
-        An ``nn.Module`` whose state dict is interchangeable with CompressAI's.
+        A codec whose state dict can be exchanged with CompressAI's model.
 
     Raises:
-        GradlabError: unknown name, channels that are not as many positive integers as the codec takes, or
-            ``direct_y=False`` without z.
+        GradlabError: the name is unknown, ``channels`` does not hold as many positive integers as the codec takes, or
+            ``direct_y`` is False for a codec without z.
+
+    Example:
+        >>> import gradlab as gl
+        >>> codec = gl.codecs.build("bmshj2018-hyperprior", channels=(8, 12))
+        >>> type(codec).__name__, codec.downsampling_factor
+        ('Hyperprior', 64)
     """
-    if name not in CODECS:
-        raise unknown("codec", name, CODECS)
-    check_channels(name, channels, CODECS[name].channel_names)
-    return initialise(CODECS[name], channels, seed, direct_y=direct_y)
+    kind = CODECS[known("codec", name, CODECS)]
+    return initialise(kind, check_channels(name, channels, kind.channel_names), seed, direct_y=direct_y)
 
 
 @checked
-def load(path: str | Path, name: str, channels: Sequence[int] | None = None, direct_y: bool = True) -> Codec:
-    """Load a codec with the weights of a checkpoint, CompressAI's or gradlab's.
+def load(
+    path: str | Path,
+    name: str,
+    channels: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    direct_y: bool = True,
+) -> Codec:
+    """Load a codec from a checkpoint of CompressAI or gradlab.
 
-    Pickles are read as tensors alone (``weights_only``): nothing in a file is executed.
+    Pickles are loaded with ``weights_only=True``, so nothing in a file is executed.
 
     Args:
-        path: ``*.pth.tar`` or ``*.pth`` (a state dict, or a dict that holds one as ``state_dict``; DataParallel's
-            prefix and CompressAI's older names are understood), or gradlab's ``*.safetensors``.
-        name: its architecture, one of ``CODECS``.
-        channels: as for ``build``; None takes them from the weights.
-        direct_y: how h_a is fed from now on; CompressAI's models were trained with direct-y.
+        path: a ``.pth`` or ``.pth.tar`` file with a state dict, or with a dictionary that holds one under
+            ``"state_dict"``; or a ``.safetensors`` file that gradlab wrote. DataParallel's prefix and CompressAI's
+            older parameter names are accepted.
+        name: architecture, one of ``CODECS``.
+        channels: see ``build``; by default inferred from the weights.
+        direct_y: whether h_a reads the mean of y. CompressAI's models were trained with direct-y.
 
     Returns:
-        The codec in evaluation mode; ``finish()`` it if the checkpoint was written before its coding tables were.
+        The codec in evaluation mode. Call ``finish()`` if the checkpoint does not hold coding tables.
 
     Raises:
-        GradlabError: unknown name; a file that is missing, corrupt, or holds more than tensors; weights of another
-            architecture or of other channels.
+        GradlabError: the name is unknown; the file is missing, corrupt, or holds anything but tensors; or the weights
+            belong to another architecture or have other numbers of channels.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import gradlab as gl
+        >>> import torch
+        >>> codec = gl.codecs.build("small-hyperprior", channels=(6, 4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(codec.state_dict(), Path(folder) / "weights.pth")
+        ...     again = gl.codecs.load(Path(folder) / "weights.pth", "small-hyperprior")
+        >>> torch.equal(again.g_a[0].weight, codec.g_a[0].weight)
+        True
     """
-    if name not in CODECS:
-        raise unknown("codec", name, CODECS)
+    known("codec", name, CODECS)
     state = read_state_dict(Path(path))
     codec = _with_weights(name, state)
     if codec is None:
         others = [other for other in CODECS if other != name and _with_weights(other, state)]
-        looks = f"it looks like {' or '.join(others)}" if others else f"it is none of {', '.join(CODECS)}"
-        raise GradlabError(f"checkpoint {path} is not of {name}: {looks}")
-    if channels is not None and tuple(channels) != (actual := CODECS[name].channels_of(state)):
-        raise GradlabError(
-            f"checkpoint {path} has channels {actual}, not {tuple(channels)}: leave channels out to take them from it"
-        )
+        looks = f"give the name {' or '.join(others)}" if others else f"it matches none of {', '.join(CODECS)}"
+        raise GradlabError(f"the weights of checkpoint {path} do not fit {name}: {looks}")
+    given, actual = None if channels is None else tuple(wholes("channels", channels)), CODECS[name].channels_of(state)
+    if given not in (None, actual):
+        raise GradlabError(f"checkpoint {path} has channels {actual}, not {given}: omit channels to infer them")
     codec.direct_y = direct_y
     return codec
 
 
 def _with_weights(name: str, state: Mapping[str, Tensor]) -> Codec | None:
-    """The codec ``name`` with these weights, or None where names or shapes are of another architecture."""
+    """Build a codec with these weights; return None if their names or shapes belong to another architecture."""
     try:
         channels = CODECS[name].channels_of(state)
-        # One tensor of a damaged file may claim channels whose model fills the memory; the others do not bear it out.
+        # One tensor of a damaged file may imply channels whose model would not fit into memory. Compare the total size.
         if sum(t.numel() for t in state.values()) < 9 * channels[0] ** 2 + channels[0] * channels[-1]:
             return None
         codec = build(name, channels)
         codec.load_state_dict(dict(state))
-    except (KeyError, IndexError, ValueError, RuntimeError):  # a name, a shape, or channels that are missing or wrong
+    except (KeyError, IndexError, ValueError, RuntimeError):  # missing names, wrong shapes or invalid channels
         return None
     return codec.eval()

@@ -1,8 +1,8 @@
-"""Photographs: read from files, embedded ones, and random crops of them.
+"""Photographs: image files, embedded photographs, and random crops of them.
 
 ================  =================================================================================================
-``images``        ``Picture``, reading and validating image files
-``folders``       ``load``: a folder of images, or the embedded photographs
+``images``        ``Picture``; reading and validating image files
+``folders``       ``load``: the images of a folder, or the embedded photographs
 ``embedded``      photographs that ship with scikit-image
 ``crops``         ``Crops``: batches of random crops
 ``videos``        ``VideoCrops``: batches of two-frame videos

@@ -7,20 +7,29 @@ from pathlib import Path
 from gradlab.data.embedded import embedded
 from gradlab.data.images import SUFFIXES, Picture, read_picture, require_size
 from gradlab.errors import GradlabError
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 
 @checked
 def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Picture]:
-    """Load every image of a folder, sorted by name, or the embedded photographs of ``split`` where ``folder`` is None.
+    """Load all images of a folder, sorted by file name, or the embedded photographs.
 
     Args:
-        folder: not searched recursively; files whose suffix is not an image's are ignored.
-        split: ``"train"`` or ``"test"``.
-        minimum: smallest allowed height and width, pixels.
+        folder: folder of images; None loads the embedded photographs. Subfolders, hidden files and files without the
+            suffix of an image are ignored.
+        split: ``"train"`` or ``"test"``, the split of the embedded photographs.
+        minimum: smallest accepted height and width in pixels.
+
+    Returns:
+        The images.
 
     Raises:
-        GradlabError: no such folder, no images in it, an image that ``read_image`` refuses or that is too small.
+        GradlabError: there is no such folder, it holds no images, or an image is unreadable, unsupported or too small.
+
+    Example:
+        >>> import gradlab as gl
+        >>> len(gl.data.load(None, "train", minimum=256))
+        6
     """
     if folder is None:
         pictures = embedded(split)
@@ -30,15 +39,27 @@ def load(folder: str | Path | None, split: str, minimum: int = 1) -> list[Pictur
         if not paths:
             raise GradlabError(f"there are no images in {folder}: put PNG, JPEG or WebP files there")
         pictures = [read_picture(path) for path in paths]
+    minimum = whole("minimum", minimum, items="pixels")
     require_size(pictures, minimum, f"{minimum} x {minimum}")
     return pictures
 
 
 def require_folder(path: str | Path) -> Path:
-    """Return the path of an existing folder.
+    """Return a path if it is an existing folder.
+
+    Args:
+        path: path to check.
+
+    Returns:
+        The path.
 
     Raises:
-        GradlabError: no such folder, or a file.
+        GradlabError: the path does not exist or is not a folder.
+
+    Example:
+        >>> from gradlab.data.folders import require_folder
+        >>> require_folder(".").is_dir()
+        True
     """
     folder = Path(path)
     if not folder.exists():

@@ -1,4 +1,4 @@
-"""Prepare a training set from a tree of photographs: the largest ones, downsampled, with noise (Balle et al. 2018).
+"""Prepare a training set from a tree of photographs: the largest images, downsampled with noise (Balle et al. 2018).
 
 ``gradlab.data.downsampling`` describes and implements the processing of each image.
 """
@@ -24,10 +24,10 @@ import pandas as pd
 from gradlab.data.downsampling import SATURATED, downsample, saturated_share
 from gradlab.data.folders import require_folder
 from gradlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, SUFFIXES, read_picture
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, needs
 from gradlab.runtime import digests, files, provenance
 from gradlab.runtime.progress import quiet
-from gradlab.validation import checked
+from gradlab.validation import checked, whole
 
 MANIFEST, SKIPPED, NOTE = "manifest.csv", "skipped.csv", ".prepared.json"
 COLUMNS = (
@@ -38,14 +38,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """The result of ``prepare``.
+    """Result of ``prepare``.
 
     Attributes:
-        manifest: one row for each image of the set: ``file``, ``source``, ``sha256`` of the source, sizes in pixels,
-            ``factor`` (new over old short edge), ``seed``, ``output_sha256``; the largest source first.
+        manifest: one row per image of the set, the largest source first, with the columns ``file``; ``source``;
+            ``sha256`` of the source; ``source_width``, ``source_height``, ``width`` and ``height`` in pixels;
+            ``factor``, the ratio of the new to the old shorter side; ``seed``; and ``output_sha256``.
         skipped: ``source`` and ``reason`` of each image that was left out.
-        done_before: how many images of the set an earlier run made.
-        total: images in the tree.
+        done_before: number of images of the set that an earlier run finished.
+        total: number of images in the tree.
     """
 
     manifest: pd.DataFrame
@@ -55,7 +56,7 @@ class Prepared:
 
 
 class _Job(NamedTuple):
-    """An image to make: the file, its path in the tree, the file to write."""
+    """An image to process: source file, name relative to the tree, output file and seed."""
 
     source: Path
     name: str
@@ -64,7 +65,8 @@ class _Job(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """The outcome of a job: the row of the manifest, or None and the reason; whether an earlier run made the image."""
+    """The outcome of a job: a row of the manifest, or None and the reason; and whether an earlier run finished the
+    image."""
 
     name: str
     row: dict[str, Any] | None
@@ -83,50 +85,64 @@ def prepare(
     *,
     read: Callable[..., Any] = quiet,
 ) -> Prepared:
-    """Fill a folder with the ``count`` largest images of a tree, downsampled; finished images are kept.
+    """Fill a folder with the ``count`` largest images of a tree, downsampled with noise.
 
-    The same seed gives the same pixels for the same file, whatever else is in the tree and however many processes work.
-    Where an image is left out the next largest takes its place. ``manifest.csv`` and ``skipped.csv`` are written next
-    to the images. An interrupted run continues where it stopped. Images of an earlier run that are not in this set (a
-    smaller count, a changed tree) are removed.
+    For a given seed, the output pixels depend only on the source file and its path in the tree, not on other files or
+    on the number of processes. If an image is left out, the next largest takes its place. ``manifest.csv`` and
+    ``skipped.csv`` are written next to the images. An interrupted run can be repeated: finished images are kept. Images
+    of earlier runs that are not in the set, because ``count`` or the tree changed, are removed.
 
     Args:
-        source: searched with all folders below it; hidden files and files without the suffix of an image are ignored.
-        target: where 8-bit PNG files go, named by the hash of their path in the tree.
-        count: how many images; all of them where the tree has fewer.
-        seed: of sizes and noise.
-        workers: processes; by default one for each core that this process may use.
-        advance: called as ``advance(n, note)`` for every finished image.
-        read: called in the same way for every image of the tree whose size was read, which comes first.
+        source: root of the tree. Hidden files and files without the suffix of an image are ignored.
+        target: folder for the 8-bit PNG files, which are named by a hash of their path in the tree. It must lie outside
+            ``source``.
+        count: number of images; if the tree holds fewer, all are used.
+        seed: seed of sizes and noise.
+        workers: number of processes; by default one per available core.
+        advance: progress callback, called as ``advance(n, note)`` after each finished image.
+        read: progress callback, called in the same way after the header of each image of the tree was read, which
+            happens first.
+
+    Returns:
+        The manifest and the images that were left out.
 
     Raises:
-        GradlabError: no such folder, no images in it, ``target`` inside ``source`` or the other way round, count or
-            workers below 1, a target that was made with another seed or holds other files, a disk that refuses, a
-            process that died.
+        GradlabError: ``source`` is not a folder or holds no images, one of ``source`` and ``target`` lies inside the
+            other, ``count`` or ``workers`` is below 1, ``target`` holds other files or images of another seed, a file
+            cannot be written, or a process died.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from gradlab.data.prepare import prepare
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source = Path(folder) / "photographs"
+        ...     source.mkdir()
+        ...     Image.new("RGB", (700, 650)).save(source / "a.png")
+        ...     done = prepare(source, Path(folder) / "train", count=1, workers=1)
+        >>> done.manifest["source"].tolist(), done.total
+        (['a.png'], 1)
     """
+    with needs("gradlab data prepare"):
+        import PIL  # before thousands of images are opened  # noqa: F401
     source, target = require_folder(source), Path(target)
     real_source, real_target = source.resolve(), target.resolve()
     if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):
-        raise GradlabError(
-            f"{target} and {source} lie one inside the other: choose a target outside, or its images become sources"
-        )
-    if count < 1:
-        raise GradlabError(f"count is {count}: ask for at least one image")
-    if workers is not None and workers < 1:
-        raise GradlabError(f"{workers} processes do nothing: give at least one")
+        raise GradlabError(f"{target} and {source} are nested: choose a target outside the source")
+    count, seed = whole("count", count, 1, "images"), whole("seed", seed, 0)
+    workers = None if workers is None else whole("workers", workers, 1, "processes")
     jobs, skipped = _by_size(source, target, seed, read)
     total = len(jobs) + len(skipped)
     if not total:
-        raise GradlabError(
-            f"there are no images in {source}: give a folder with PNG, JPEG or WebP files in it or below"
-        )
+        raise GradlabError(f"there are no images in {source}: give a folder that contains PNG, JPEG or WebP files")
     files.ensure_folder(target)
     _claim(target, seed)
     rows: dict[str, dict[str, Any]] = {}
     done_before = 0
     waiting = iter(jobs)
     with _pool(workers or provenance.cores()) as run:
-        # Only as many as are missing: where an image is left out the next largest is read, and no more than that.
+        # Submit only as many jobs as images are missing, so that no more images are read than needed.
         while batch := list(itertools.islice(waiting, count - len(rows))):
             for result in run(batch):
                 if result.row is None:
@@ -144,28 +160,40 @@ def prepare(
 
 
 def images_in(source: str | Path) -> int:
-    """Count the files of a tree with the suffix of an image; 0 where there is no such folder."""
+    """Count the files in a tree that have the suffix of an image.
+
+    Args:
+        source: root of the tree.
+
+    Returns:
+        The number of files; 0 if there is no such folder.
+
+    Example:
+        >>> from gradlab.data.prepare import images_in
+        >>> images_in("no/such/folder")
+        0
+    """
     return sum(1 for _ in _image_paths(Path(source)))
 
 
 def _by_size(source: Path, target: Path, seed: int, read: Callable[..., Any]) -> tuple[list[_Job], dict[str, str]]:
-    """Jobs for every image whose header can be read, the one with the most pixels first; the reasons for the others."""
+    """Return a job per image with a readable header, the largest first, and the reasons for skipping the others."""
     sizes, skipped = {}, {}
     for path in _image_paths(source):
         name = path.relative_to(source).as_posix()
         read(1, name)
-        # Readable in part, and never the same for two files of the tree.
+        # Readable, and unique within the tree.
         output = target / f"{path.stem[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}.png"
         try:
             sizes[_Job(path, name, output, seed)] = _pixels_in_header(path)
         except GradlabError as error:
             skipped[name] = str(error)
-    # Equal sizes by name, so that the order does not depend on the file system.
+    # Images of equal size are sorted by name, so that the order does not depend on the file system.
     return sorted(sizes, key=lambda job: (-sizes[job], job.source.as_posix())), skipped
 
 
 def _image_paths(source: Path) -> Iterator[Path]:
-    """Yield the files with the suffix of an image, sorted; hidden files and links to folders are not followed."""
+    """Yield the files with the suffix of an image in sorted order, without hidden files or links to folders."""
     for folder, below, names in os.walk(source):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(names):
@@ -174,18 +202,19 @@ def _image_paths(source: Path) -> Iterator[Path]:
 
 
 def _pixels_in_header(path: Path) -> int:
-    """Number of pixels according to the header; nothing is decoded.
+    """Return the number of pixels according to the header, without decoding the image.
 
     Raises:
-        GradlabError: no image, or one too large to be a photograph.
+        GradlabError: the file is not an image, or is too large to be a photograph.
     """
     import warnings
 
-    from PIL import Image
+    with needs("preparing images"):
+        from PIL import Image
 
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise GradlabError(f"more than {MAX_BYTES >> 20} MiB")
+            raise GradlabError(f"larger than {MAX_BYTES >> 20} MiB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
@@ -195,12 +224,12 @@ def _pixels_in_header(path: Path) -> int:
     except Exception as error:  # decoders raise arbitrary exceptions on damaged files
         raise GradlabError(f"cannot be read ({type(error).__name__})") from None
     if pixels > MAX_PIXELS:
-        raise GradlabError(f"more than {MAX_PIXELS // 10**6} million pixels, taken for a decompression bomb")
+        raise GradlabError(f"more than {MAX_PIXELS // 10**6} million pixels, possibly a decompression bomb")
     return pixels
 
 
 def _claim(target: Path, seed: int) -> None:
-    """Mark the target with its seed; refuse images of another seed and images that ``prepare`` did not write."""
+    """Record the seed in the target; refuse images of another seed and images that ``prepare`` did not write."""
     note = target / NOTE
     if note.exists():
         earlier = files.read_json(note).get("seed")
@@ -209,12 +238,12 @@ def _claim(target: Path, seed: int) -> None:
         return
     foreign = sorted(p.name for p in target.iterdir() if p.suffix.lower() in SUFFIXES)
     if foreign:
-        raise GradlabError(f"{target} already holds {foreign[0]}, which is not of this set: choose an empty folder")
+        raise GradlabError(f"{target} already holds {foreign[0]}, which prepare did not write: choose an empty folder")
     files.write_json(note, {"seed": seed})
 
 
 def _finished_row(job: _Job) -> dict[str, Any] | None:
-    """The row of an image that an earlier run made from this source, if the file is complete; None otherwise."""
+    """Return the row of an image that an earlier run made from this source; None if the file is not complete."""
     try:
         row = files.read_json(_row_path(job.target))
         if not digests.is_whole(row) or row["file"] != job.target.name:
@@ -231,8 +260,9 @@ def _row_path(target: Path) -> Path:
 
 
 def _process(job: _Job) -> _Result:
-    """Read, screen, downsample and write one image; a finished one is only checked."""
-    from PIL import Image
+    """Read, screen, downsample and write one image; finished images are only verified."""
+    with needs("preparing images"):
+        from PIL import Image
 
     finished = _finished_row(job)
     if finished is not None:
@@ -244,8 +274,8 @@ def _process(job: _Job) -> _Result:
     pixels = picture.pixels.permute(1, 2, 0).numpy()
     share = saturated_share(pixels)
     if share > SATURATED:
-        return _Result(job.name, None, f"no photograph: {100 * share:.0f} % of its pixels are fully saturated")
-    # One stream for each file, by its path in the tree: other files and other processes change nothing.
+        return _Result(job.name, None, f"not a photograph: {100 * share:.0f} % of its pixels are fully saturated")
+    # Each file has its own random stream, derived from its path in the tree.
     digest = hashlib.sha256(f"{job.seed}/prepare/{job.name}".encode()).digest()
     output = downsample(pixels, np.random.default_rng(int.from_bytes(digest[:16], "big")))
     content = io.BytesIO()
@@ -263,29 +293,29 @@ def _process(job: _Job) -> _Result:
         "seed": job.seed,
         "output_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
     }
-    # Written last: an image without its row is incomplete, and is made again.
+    # Written last: an image without its row counts as incomplete and is made again.
     files.write_json(_row_path(job.target), digests.sealed(row))
     return _Result(job.name, row)
 
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[_Result]]]:
-    """Run jobs in ``workers`` processes, in any order; a single worker is this process."""
+    """Run jobs in ``workers`` processes, in any order; a single worker runs in the current process."""
     if workers == 1:
         yield lambda jobs: map(_process, jobs)
         return
-    # Spawned: a fork would copy the locks of the threads that torch runs.
+    # Spawn, because a fork would copy the locks of torch's threads.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         yield lambda jobs: (future.result() for future in as_completed([pool.submit(_process, job) for job in jobs]))
     except BrokenProcessPool:
-        raise GradlabError("a process died, likely for want of memory: run it again with fewer workers") from None
+        raise GradlabError("a process died, possibly out of memory: run it again with fewer workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _remove_unlisted(target: Path, names: set[str]) -> None:
-    """Remove images of earlier runs, with their notes, that are not in the manifest."""
+    """Remove images of earlier runs that are not in the manifest, with their notes."""
     for note in target.glob(".*.json"):
         name = note.name[1 : -len(".json")] + ".png"
         if note.name != NOTE and name not in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gradlab.errors import unknown
 from gradlab.estimators._base import Estimator, Requirement
 from gradlab.estimators.dreg import DREG
 from gradlab.estimators.dreg_boundary import DREG_BOUNDARY
@@ -15,7 +14,7 @@ from gradlab.estimators.rws import RWS
 from gradlab.estimators.score import SCORE
 from gradlab.estimators.stl import STL
 from gradlab.estimators.vimco import VIMCO
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known
 
 ESTIMATORS: dict[str, Estimator] = {
     "pathwise": PATHWISE,
@@ -33,7 +32,7 @@ ESTIMATORS: dict[str, Estimator] = {
 """Name -> estimator; the command line, ``compare`` and the tests read this table."""
 
 
-@checked_after
+@checked
 def get_estimator(name: str | Estimator) -> Estimator:
     """Return the estimator of that name, or the estimator itself.
 
@@ -42,9 +41,7 @@ def get_estimator(name: str | Estimator) -> Estimator:
     """
     if isinstance(name, Estimator):
         return name
-    if name not in ESTIMATORS:
-        raise unknown("estimator", name, ESTIMATORS)
-    return ESTIMATORS[name]
+    return ESTIMATORS[known("estimator", name, ESTIMATORS)]
 
 
 __all__ = ["ESTIMATORS", "Estimator", "Requirement", "get_estimator"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,10 +15,13 @@ from gradlab.estimators._box import Array, BoxDraws
 from gradlab.objectives.bounds import Factors, Objective, get_objective, log_sum_of_others, unit_factor
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms, Walls
+from gradlab.runtime.display import shown
+from gradlab.validation import checked
 
 Fit = Callable[[LogTerms, Objective, str, str], "Estimator"]
 
 
+@shown
 @dataclass(frozen=True)
 class Requirement:
     """A condition on the posterior, at a sample size, under which an estimator is unbiased.
@@ -31,6 +35,9 @@ class Requirement:
     needs: str
     met: Callable[[Posterior, int], bool]
     to_exist: bool = False
+
+    def _repr_line_(self) -> str:
+        return f"{self.needs!r}{', to exist' if self.to_exist else ''}"
 
 
 FIXED_SUPPORT = Requirement("a support that does not move with the parameters", lambda q, k: not q.support_moves)
@@ -51,6 +58,7 @@ TRUE_PATH = Requirement("a sample whose derivative autograd knows", lambda q, k:
 TWO_SAMPLES = Requirement("at least two samples", lambda q, k: k >= 2, to_exist=True)
 
 
+@shown
 @dataclass(frozen=True)
 class Estimator:
     """A gradient estimator: from terms and samples to a surrogate whose gradient is the estimate.
@@ -74,6 +82,7 @@ class Estimator:
     fit: Fit | None = None
     on_box: Callable[[BoxDraws], Array] | None = None
 
+    @checked
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"
     ) -> Tensor:
@@ -90,6 +99,21 @@ class Estimator:
                 "these terms already served an estimator that rescales their paths: compute the terms anew"
             )
         return self.surrogate(terms, get_objective(objective_name), weighting, scale)
+
+    def _repr_line_(self) -> str:
+        needs = textwrap.shorten("; ".join(r.needs for r in self.requires), 65, placeholder=" ...")
+        return f"{self.name!r}{f', needs {needs}' if needs else ''}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        needs = [f"{r.needs} ({'to exist' if r.to_exist else 'to be unbiased'})" for r in self.requires]
+        return {
+            "name": self.name,
+            "needs": "; ".join(needs) or "nothing",
+            "reads walls": self.walls,
+            "target": self.target or "the gradient of the objective",
+            "fitted on a pilot run": self.fit is not None,
+            "closed form on the box": self.on_box is not None,
+        }
 
     def unmet(self, posterior: Posterior, k: int) -> list[str]:
         """List the conditions that this posterior does not meet at sample size k; none: the estimator is unbiased."""

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradlab import kernels
+
 Array = NDArray[np.floating[Any]]
 
 # Range of log w, in nats, up to which "all weights minus this one" keeps enough digits.
@@ -48,7 +50,7 @@ class BoxDraws:
     def squared(self) -> Array:
         """``[C]`` ``sum_i w~_i^2 g_i``."""
         gradient = self.zero
-        loops().squared(self.weight, self.slope, self._sums[0], gradient)
+        kernels.squared(self.weight, self.slope, self._sums[0], gradient)
         return gradient
 
     @property
@@ -64,7 +66,7 @@ class BoxDraws:
     @cached_property
     def _sums(self) -> tuple[Array, Array]:
         total, gradient = self.zero, self.zero
-        loops().linear(self.weight, self.slope, total, gradient)
+        kernels.linear(self.weight, self.slope, total, gradient)
         return total, gradient
 
     @cached_property
@@ -72,12 +74,5 @@ class BoxDraws:
         near = self._span <= NO_CANCELLATION
         groups = -(-len(self.weight) // GROUP) if near else len(self.weight)
         boundary, factors = self.zero, np.ones((groups, self.weight.shape[1]), self.weight.dtype)
-        loops().walls(self.weight, self._sums[0], self._ends, near, boundary, factors)
+        kernels.walls(self.weight, self._sums[0], self._ends, near, boundary, factors)
         return boundary, np.log(factors, out=factors).sum(0)
-
-
-def loops() -> Any:
-    """Return the module of compiled loops, which takes half a second to import."""
-    from gradlab import kernels
-
-    return kernels

@@ -1,18 +1,18 @@
-"""Rate, distortion, bitstreams, BD figures, latents, weights and gradients of a codec.
+"""Rate, distortion, bitstreams, BD metrics, latent statistics, importance weights and gradients of codecs.
 
 ======================  ============================================================================================
-``bitstream``           ``rate_distortion``: rate of real bitstreams, distortion of the images decoded from them
-``likelihood``          rates without a bitstream: universal quantization, rounding, the transforms alone
-``container``           one image as bytes or as a file
+``bitstream``           ``rate_distortion``: rate of real bitstreams and distortion of the decoded images
+``likelihood``          rates without a bitstream: universal quantization, rounding, and the transforms alone
+``container``           a file format for one compressed image
 ``metrics``             MSE, PSNR and MS-SSIM of 8-bit images
-``bd``                  Bjontegaard's rate and quality differences
-``classical``           JPEG, JPEG 2000, WebP and AVIF by Pillow
+``bd``                  Bjontegaard rate and quality differences
+``classical``           JPEG, JPEG 2000, WebP and AVIF through Pillow
 ``published``           CompressAI's published results on Kodak
-``latents``             variance of latents over images, residuals of rounding
+``latents``             variance of latents over images, rounding residuals
 ``gradients``           gradient SNR of a codec: ``record``
 ``importance_weights``  effective sample size of the importance weights
 ``video``               rate and distortion of a P-frame
-``images``              checks of the images that these functions take
+``images``              validation of the images passed to these functions
 ======================  ============================================================================================
 """
 

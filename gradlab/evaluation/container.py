@@ -1,24 +1,27 @@
-"""One image as one stream of bytes: CompressAI's strings in a container with a checksum.
+"""A file format for one compressed image: CompressAI's strings in a container with a checksum.
+
+All integers are little-endian.
 
 .. code-block:: none
 
-    bytes       what (integers are little-endian)
-    4           magic, 89 47 4C 43 (a high bit, then "GLC")
+    bytes       content
+    4           magic number, 89 47 4C 43 (a byte with the high bit set, then "GLC")
     1           version, 1
-    1           how many strings: y, and z where the codec has one
+    1           number of strings: y, and z if the codec has one
     8           fingerprint of the model
-    4 + 4       height and width of the image, pixels
+    4 + 4       height and width of the image in pixels
     4 + 4       height and width of the coarsest latent
     4 each      lengths of the strings
     ...         the strings
-    4           CRC-32 of all that stands before it
+    4           CRC-32 of all preceding bytes
 
-That is 34 bytes and 4 for each string: 42 with z, 38 without. The rates that evaluation reports are those of the
-strings alone, as in the literature; a file is that much longer.
+The overhead is 34 bytes plus 4 bytes per string: 42 bytes with z and 38 without. As is usual in the literature,
+reported rates count the strings only, not this overhead.
 
-The checksum detects accidental damage (any single burst of up to 32 bits, all but one in 4 billion other errors); it is
-not a signature. A forged stream with a valid checksum decodes to some picture or is refused; it cannot execute code or
-read other files. Every length is checked against the number of available bytes before memory is allocated.
+The checksum detects accidental damage: any single burst of up to 32 bits, and all but one in 4 billion of other errors.
+It is not a signature. A forged stream with a valid checksum either decodes to some picture or is rejected; it cannot
+execute code or read other files. Every length is checked against the number of available bytes before memory is
+allocated.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +43,11 @@ from gradlab.errors import GradlabError
 from gradlab.evaluation.bitstream import check_tables, crop, on_cpu, pad, padding
 from gradlab.evaluation.images import named_images
 from gradlab.runtime import checkpoints, files
+from gradlab.runtime.display import shown
 from gradlab.validation import checked
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 MAGIC, VERSION = b"\x89GLC", 1
 HEAD = struct.Struct("<4sBB8s4I")
@@ -48,14 +55,15 @@ CHECKSUM = struct.Struct("<I")
 MOST_STRINGS = 2
 
 
+@shown
 class Container(NamedTuple):
-    """The content of a stream.
+    """The parsed content of a stream.
 
     Attributes:
-        fingerprint: of the model, 16 hex digits.
-        size: height and width of the image, pixels.
-        shape: height and width of the coarsest latent (z, or y where there is no z).
-        strings: of y, and of z where the codec has one.
+        fingerprint: fingerprint of the model, 16 hexadecimal digits.
+        size: height and width of the image in pixels.
+        shape: height and width of the coarsest latent: z, or y for codecs without z.
+        strings: range-coded y, and z if the codec has one.
     """
 
     fingerprint: str
@@ -63,13 +71,30 @@ class Container(NamedTuple):
     shape: tuple[int, int]
     strings: tuple[bytes, ...]
 
+    def _repr_line_(self) -> str:
+        height, width = self.size
+        strings = ", ".join(f"{len(string):_}" for string in self.strings)
+        return f"{width} x {height} pixels, strings of {strings} bytes, model {self.fingerprint}"
+
 
 @checked
 def pack(container: Container) -> bytes:
-    """Serialise a container.
+    """Serialise a container to bytes.
+
+    Args:
+        container: content of the stream.
+
+    Returns:
+        The stream, with its checksum.
 
     Raises:
-        GradlabError: no or too many strings, sizes or a fingerprint that the format cannot hold.
+        GradlabError: the number of strings is not 1 or 2, or the format cannot represent a size or the fingerprint.
+
+    Example:
+        >>> import gradlab as gl
+        >>> container = gl.evaluation.Container("00" * 8, size=(32, 48), shape=(2, 3), strings=(b"y", b"z"))
+        >>> len(gl.evaluation.pack(container))
+        44
     """
     fingerprint, size, shape, strings = container
     if (
@@ -77,7 +102,9 @@ def pack(container: Container) -> bytes:
         or not 1 <= len(strings) <= MOST_STRINGS
         or not all(isinstance(s, bytes) for s in strings)
     ):
-        raise GradlabError(f"a container holds 1 to {MOST_STRINGS} strings of bytes: give those of codec.compress()")
+        raise GradlabError(
+            f"strings is not a tuple of 1 to {MOST_STRINGS} byte strings: give the strings of codec.compress()"
+        )
     try:
         _check_sizes(size, shape)
         model = bytes.fromhex(fingerprint)
@@ -88,7 +115,7 @@ def pack(container: Container) -> bytes:
     except GradlabError:
         raise
     except (struct.error, ValueError, TypeError, IndexError) as error:
-        raise GradlabError(f"this does not fit into a container ({error}): make it with encode()") from None
+        raise GradlabError(f"the format cannot represent this container ({error}): use encode()") from None
     body = b"".join((head, lengths, *strings))
     return body + CHECKSUM.pack(zlib.crc32(body))
 
@@ -97,26 +124,41 @@ def pack(container: Container) -> bytes:
 def unpack(data: bytes | bytearray | memoryview) -> Container:
     """Parse a stream and verify its checksum.
 
+    Args:
+        data: bytes that ``encode`` or ``pack`` returned.
+
+    Returns:
+        The content of the stream.
+
     Raises:
-        GradlabError: not a stream of gradlab's, of another version, cut short, too long, or damaged.
+        GradlabError: the data is not a gradlab bitstream, has an unsupported version, is too short or too long, or is
+            damaged.
+
+    Example:
+        >>> import gradlab as gl
+        >>> container = gl.evaluation.Container("00" * 8, size=(32, 48), shape=(2, 3), strings=(b"y", b"z"))
+        >>> gl.evaluation.unpack(gl.evaluation.pack(container)) == container
+        True
     """
     data = bytes(data)
     if data[: len(MAGIC)] != MAGIC:
-        raise GradlabError("this is no bitstream of gradlab, or its first bytes are damaged: give what encode() wrote")
+        raise GradlabError(
+            "the data is not a gradlab bitstream, or its first bytes are damaged: give the bytes that encode() returned"
+        )
     if len(data) < HEAD.size + CHECKSUM.size:
-        raise damaged_error(f"it ends after {len(data)} bytes, inside its header")
+        raise damaged_error(f"it ends after {len(data)} bytes, within its header")
     _, version, count, fingerprint, height, width, h, w = HEAD.unpack_from(data)
     if version != VERSION:
-        raise damaged_error(f"it says version {version}, and this gradlab reads version {VERSION}")
+        raise damaged_error(f"its header claims version {version}, but this gradlab reads version {VERSION}")
     if not 1 <= count <= MOST_STRINGS:
-        raise damaged_error(f"it claims {count} strings, and a codec has 1 or {MOST_STRINGS}")
+        raise damaged_error(f"its header claims {count} strings, but a codec writes 1 or {MOST_STRINGS}")
     begin = HEAD.size + 4 * count
     if len(data) < begin + CHECKSUM.size:
-        raise damaged_error(f"it ends after {len(data)} bytes, inside its header")
+        raise damaged_error(f"it ends after {len(data)} bytes, within its header")
     lengths = struct.unpack_from(f"<{count}I", data, HEAD.size)
     whole = begin + sum(lengths) + CHECKSUM.size
     if len(data) != whole:
-        raise damaged_error(f"it has {len(data)} bytes where its header claims {whole}")
+        raise damaged_error(f"it has {len(data)} bytes, but its header claims {whole}")
     if zlib.crc32(data[: -CHECKSUM.size]) != CHECKSUM.unpack_from(data, whole - CHECKSUM.size)[0]:
         raise damaged_error("its checksum does not match")
     _check_sizes((height, width), (h, w))
@@ -126,16 +168,43 @@ def unpack(data: bytes | bytearray | memoryview) -> Container:
 
 
 def damaged_error(what: str) -> GradlabError:
-    """The error for a stream that ``encode`` cannot have written."""
-    return GradlabError(f"the bitstream is damaged: {what}; fetch it or encode the image again")
+    """Build the error for a stream that ``encode`` cannot have written.
+
+    Args:
+        what: description of the damage.
+
+    Returns:
+        The error, to be raised by the caller.
+
+    Example:
+        >>> from gradlab.evaluation.container import damaged_error
+        >>> print(damaged_error("its checksum does not match"))
+        the bitstream is damaged: its checksum does not match; download it or encode the image again
+    """
+    return GradlabError(f"the bitstream is damaged: {what}; download it or encode the image again")
 
 
 @checked
 def write(path: str | Path, data: bytes) -> None:
-    """Write a stream of ``encode`` to a file, atomically.
+    """Write a stream to a file atomically.
+
+    Args:
+        path: path of the file.
+        data: bytes that ``encode`` returned.
 
     Raises:
-        GradlabError: a damaged stream, or the disk refuses.
+        GradlabError: the stream is damaged, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import gradlab as gl
+        >>> container = gl.evaluation.Container("00" * 8, size=(32, 48), shape=(2, 3), strings=(b"y", b"z"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "image.glc"
+        ...     gl.evaluation.write(path, gl.evaluation.pack(container))
+        ...     path.stat().st_size
+        44
     """
     unpack(data)
     try:
@@ -143,15 +212,32 @@ def write(path: str | Path, data: bytes) -> None:
     except GradlabError:
         raise
     except ValueError as error:
-        raise GradlabError(f"cannot write to {str(path)!r} ({error}): give the path of a file") from None
+        raise GradlabError(f"cannot write to {str(path)!r} ({error}): give the path of a writable file") from None
 
 
 @checked
 def read(path: str | Path) -> bytes:
     """Read a stream from a file and verify its checksum.
 
+    Args:
+        path: path of the file.
+
+    Returns:
+        The stream, to be passed to ``decode`` or ``unpack``.
+
     Raises:
-        GradlabError: missing, larger than any image may be, or damaged.
+        GradlabError: the file is missing, unreadable, too large or damaged, or is not a gradlab bitstream.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import gradlab as gl
+        >>> container = gl.evaluation.Container("00" * 8, size=(32, 48), shape=(2, 3), strings=(b"y", b"z"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "image.glc"
+        ...     gl.evaluation.write(path, gl.evaluation.pack(container))
+        ...     gl.evaluation.unpack(gl.evaluation.read(path)).size
+        (32, 48)
     """
     path = Path(path)
     try:
@@ -161,7 +247,9 @@ def read(path: str | Path) -> bytes:
         reason = getattr(error, "strerror", error)
         raise GradlabError(f"cannot read {str(path)!r} ({reason}): check the path and its permissions") from None
     if size > MAX_BYTES:
-        raise GradlabError(f"{path} has more than {MAX_BYTES >> 20} MiB: no bitstream of an image is so large")
+        raise GradlabError(
+            f"{path} is larger than {MAX_BYTES >> 20} MiB, too large for a bitstream: give a file that write() wrote"
+        )
     try:
         unpack(data)
     except GradlabError as error:
@@ -170,22 +258,48 @@ def read(path: str | Path) -> bytes:
 
 
 def fingerprint(codec: Codec) -> str:
-    """Compute 16 hex digits from the architecture, weights and coding tables, which both ends must share."""
+    """Compute a fingerprint of the architecture, weights and coding tables, which encoder and decoder must share.
+
+    Args:
+        codec: codec on any device.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Example:
+        >>> import gradlab as gl
+        >>> from gradlab.evaluation.container import fingerprint
+        >>> codec = gl.codecs.build("small-hyperprior", channels=(6, 4))
+        >>> len(fingerprint(codec))
+        16
+    """
     digest = checkpoints.digest({f"{type(codec).__name__}.{name}": t.cpu() for name, t in codec.state_dict().items()})
     return digest[:16]
 
 
 @checked
 @torch.no_grad()
-def encode(codec: Codec, image: Picture | Tensor) -> bytes:
-    """Encode an image into a stream that ``decode`` reads.
+def encode(codec: Codec, image: Picture | Float[Tensor, "3 height width"] | UInt8[Tensor, "3 height width"]) -> bytes:
+    """Encode an image to a stream that ``decode`` reads.
 
     Args:
-        codec: a codec whose tables are built (``codec.finish()``).
-        image: a picture, or a tensor ``[3, H, W]`` (uint8, or floats in [0, 1]); any size up to 80 million pixels.
+        codec: codec with coding tables (call ``codec.finish()`` after training).
+        image: picture, or ``[3, height, width]`` tensor (uint8, or floats in [0, 1]), of at most 80 million pixels.
+
+    Returns:
+        The stream.
 
     Raises:
-        GradlabError: tables not built, something that is no image, or an image too large.
+        GradlabError: the coding tables are missing, ``image`` is not an image, or the image is too large.
+
+    Example:
+        >>> import gradlab as gl
+        >>> import torch
+        >>> codec = gl.codecs.build("small-hyperprior", channels=(6, 4))
+        >>> codec.finish()
+        >>> stream = gl.evaluation.encode(codec, torch.rand(3, 30, 50))
+        >>> gl.evaluation.unpack(stream).size
+        (30, 50)
     """
     check_tables(codec)
     codec = on_cpu(codec)
@@ -202,48 +316,68 @@ def encode(codec: Codec, image: Picture | Tensor) -> bytes:
 
 @checked
 @torch.no_grad()
-def decode(codec: Codec, data: bytes) -> Tensor:
-    """Decode a stream to ``[3, H, W]`` floats in [0, 1], bit for bit the result of the codec's ``decompress``.
+def decode(codec: Codec, data: bytes) -> Float[Tensor, "3 height width"]:
+    """Decode a stream to an image, bit for bit as the codec's ``decompress`` does.
 
     Args:
-        codec: the codec that encoded it: the same weights, on any device.
-        data: what ``encode`` returned, or ``read`` read.
+        codec: codec that encoded the image, with the same weights, on any device.
+        data: bytes that ``encode`` or ``read`` returned.
+
+    Returns:
+        The image ``[3, height, width]``, floats in [0, 1].
 
     Raises:
-        GradlabError: tables not built, a damaged stream, or one of another model.
+        GradlabError: the coding tables are missing, the stream is damaged, or another model wrote it.
+
+    Example:
+        >>> import gradlab as gl
+        >>> import torch
+        >>> codec = gl.codecs.build("small-hyperprior", channels=(6, 4))
+        >>> codec.finish()
+        >>> stream = gl.evaluation.encode(codec, torch.rand(3, 30, 50))
+        >>> tuple(gl.evaluation.decode(codec, stream).shape)
+        (3, 30, 50)
     """
     check_tables(codec)
     codec = on_cpu(codec)
     container, model = unpack(data), fingerprint(codec)
     if container.fingerprint != model:
         raise GradlabError(
-            f"the bitstream is of another model ({container.fingerprint}, not {model}): give the codec that wrote it"
+            f"the bitstream was written by another model ({container.fingerprint}, not {model}): "
+            "give the codec that encoded it"
         )
     (height, width), strings = container.size, container.strings
     margins, padded = padding(container.size, codec.downsampling_factor)
     shape = (padded[0] // codec.downsampling_factor, padded[1] // codec.downsampling_factor)
     if container.shape != shape:
-        raise damaged_error(f"an image of {height} x {width} has a latent of {shape}, not of {container.shape}")
+        raise damaged_error(
+            f"the latent of an image of {height} x {width} has shape {shape}, but its header claims {container.shape}"
+        )
     expected = 1 if isinstance(codec, Factorized) else 2
     if len(strings) != expected:
-        raise damaged_error(f"it holds {len(strings)} strings where this codec writes {expected}")
-    # CompressAI's range decoder does not look where its string ends. Where the checksum was forged too it would read
-    # on, at most 8 bytes for each symbol: into zeros. (No codec has y on a finer grid than one position in 8 x 8.)
+        raise damaged_error(f"the number of its strings is {len(strings)}, but this codec writes {expected}")
+    # CompressAI's range decoder does not check where its string ends. With a forged checksum it would read beyond the
+    # end, at most 8 bytes per symbol, so zeros are appended. (Every codec has at most one position of y per 8 x 8
+    # pixels.)
     spare = bytes(64 + 8 * max(codec.N, codec.M) * (padded[0] * padded[1] // 64))
     with eval_mode(codec):
         x_hat = codec.decompress([[string + spare] for string in strings], shape)["x_hat"]
     if not bool(torch.isfinite(x_hat).all()):
-        raise damaged_error("it decodes to numbers that are not finite")
+        raise damaged_error("the decoded image holds NaN or infinite values")
     return crop(x_hat, margins)[0]
 
 
 def _check_sizes(size: tuple[int, int], shape: tuple[int, int]) -> None:
-    """Refuse sizes that no image can have.
+    """Raise an error for sizes that no image or latent can have.
 
     Raises:
-        GradlabError: a side below 1, or more pixels than an image may have.
+        GradlabError: a side is below 1, or there are more pixels than an image may have.
     """
     if min(*size, *shape) < 1:
-        raise damaged_error(f"it claims an image of {size[0]} x {size[1]} and a latent of {shape[0]} x {shape[1]}")
+        raise damaged_error(
+            f"its header claims an image of {size[0]} x {size[1]} and a latent of {shape[0]} x {shape[1]}"
+        )
     if size[0] * size[1] > MAX_PIXELS or shape[0] * shape[1] > MAX_PIXELS:
-        raise GradlabError(f"an image of {size[0]} x {size[1]} has more than {MAX_PIXELS // 10**6} million pixels")
+        raise GradlabError(
+            f"an image of {size[0]} x {size[1]} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller one"
+        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import pandas as pd
 import torch
@@ -12,13 +12,16 @@ from torch import Tensor
 
 from gradlab.codecs import Codec, PFrame
 from gradlab.codecs.precision import cudnn_precision
-from gradlab.errors import GradlabError
 from gradlab.noise import stream
 from gradlab.objectives.bounds import OBJECTIVES, SCALES, WEIGHTINGS
 from gradlab.objectives.terms import Latent, Term
 from gradlab.runtime.progress import quiet
+from gradlab.validation import whole, wholes
 
-# The tap that carries the weights of a term; with joint weighting all taps of y carry the same weights.
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+# Each term's weights are read from one tap. With joint weighting all taps of y carry the same weights.
 TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
     "joint": {"all": ("y", "lik")},
     "per-term": {"distortion": ("y", "lik"), "y rate": ("y", "py")},
@@ -28,38 +31,53 @@ TERMS: dict[str, dict[str, tuple[Latent, Term]]] = {
 @torch.no_grad()
 def weight_statistics(
     codec: Codec | PFrame,
-    x: Tensor,
+    x: Float[Tensor, "batch *frames 3 height width"],
     lam: float,
-    k: Sequence[int],
-    draws: int,
-    seed: int = 0,
+    k: SupportsIndex | Iterable[SupportsIndex],
+    draws: SupportsIndex,
+    seed: SupportsIndex = 0,
     *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Summarise the weights of MS-NIC-MIX for each pair of weighting and scale.
+    """Summarise the importance weights of MS-NIC-MIX for each combination of weighting and scale.
 
     Args:
-        codec: the codec, with direct-y.
-        x: ``[B, 3, H, W]`` images in [0, 1], or videos for a P-frame.
-        lam: lambda of the R-D cost.
-        k: sample sizes, at least 2.
-        draws: noise draws for each k.
-        seed: of the noise.
-        advance: called after each draw.
+        codec: codec with direct-y.
+        x: images in [0, 1], ``[batch, 3, height, width]``, or videos ``[batch, frames, 3, height, width]`` for a
+            P-frame codec.
+        lam: R-D trade-off parameter lambda.
+        k: one or several numbers of samples of y, each at least 2.
+        draws: number of noise draws for each k.
+        seed: seed of the noise.
+        advance: progress callback, called after each draw.
 
     Returns:
-        One row per k, weighting, scale and term (``all``, or ``distortion`` and ``y rate``): ``ess`` (mean of 1/sum
-        w^2, from 1 to k), its standard error ``ess_se`` over images and draws, ``entropy`` (mean, nats, from 0 to log
-        k), ``largest`` (mean of the largest weight), ``draws`` (images times noise draws).
+        A table with one row per k, weighting, scale and term and the columns
+
+        - ``k``, ``weighting``, ``scale``
+        - ``term``: ``all`` for joint weighting; ``distortion`` or ``y rate`` for per-term weighting
+        - ``ess``: mean effective sample size, 1 / sum of squared weights, from 1 to k
+        - ``ess_se``: standard error of ``ess`` over images and draws
+        - ``entropy``: mean entropy of the weights in nats, from 0 to log k
+        - ``largest``: mean of the largest weight
+        - ``draws``: number of images times noise draws
 
     Raises:
-        GradlabError: k below 2, or no draws.
+        GradlabError: a k is below 2, or ``draws`` is below 1.
+
+    Example:
+        >>> import gradlab as gl
+        >>> import torch
+        >>> from gradlab.evaluation.importance_weights import weight_statistics
+        >>> codec = gl.codecs.build("small-hyperprior", channels=(6, 4))
+        >>> table = weight_statistics(codec, torch.rand(1, 3, 32, 48), lam=0.01, k=[4], draws=2)
+        >>> table["weighting"].unique().tolist(), bool(table["ess"].between(1, 4).all())
+        (['joint', 'per-term'], True)
     """
-    if draws < 1 or any(size < 2 for size in k):
-        raise GradlabError(f"k = {list(k)}, draws = {draws}: weights take at least two samples and one draw")
+    sizes, draws, seed = wholes("k", k, 2, "samples"), whole("draws", draws, 1), whole("seed", seed, 0)
     mix = OBJECTIVES["ms-nic-mix"]
     rows = []
-    for size in k:
+    for size in sizes:
         samples: dict[tuple[str, str, str], list[Tensor]] = {}
         for t in range(draws):
             with cudnn_precision(codec.precision, x.device):

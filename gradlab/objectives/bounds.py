@@ -39,9 +39,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.objectives.terms import Latent, LogTerms, Term
-from gradlab.validation import checked, checked_after
+from gradlab.runtime.display import shown
+from gradlab.validation import checked, known
 
 WEIGHTINGS = ("joint", "per-term")
 SCALES = ("nats", "bpp")
@@ -69,6 +70,7 @@ def log_sum_of_others(log_w: Tensor) -> Tensor:
     return torch.logaddexp(before, after)
 
 
+@shown
 @dataclass(frozen=True)
 class Objective:
     """One objective, a function of the terms.
@@ -87,6 +89,7 @@ class Objective:
     jackknife: bool = False
     summary: str = ""
 
+    @checked
     def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
         """Compute the objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
 
@@ -109,6 +112,9 @@ class Objective:
             return torch.logsumexp(log_w, dim=(1, 2)) - math.log(log_w[0].numel())
         value = sum((softmax(factor * t) * factor * t).sum(dim=(1, 2)) for t in _factors_of(terms).values())
         return torch.as_tensor(value).as_subclass(SurrogateLoss)
+
+    def _repr_line_(self) -> str:
+        return ", ".join([repr(self.name), self.summary] if self.summary else [repr(self.name)])
 
     def path_factors(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Factors:
         """Compute for each tap the total weight w~, ``[B, K]`` or ``[B, L]``, of the terms that its sample enters.
@@ -142,10 +148,8 @@ class Objective:
         Raises:
             GradlabError: unknown weighting or scale, or terms whose samples do not fit.
         """
-        if weighting not in WEIGHTINGS:
-            raise unknown("weighting", weighting, WEIGHTINGS)
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES)
+        known("weighting", weighting, WEIGHTINGS)
+        known("scale", scale, SCALES)
         if weighting == "per-term" and (terms.scores or (isinstance(terms.log_q, Tensor) and bool(terms.log_q.any()))):
             raise GradlabError(
                 "weighting 'per-term' is defined for posteriors with log q = 0 (the unit box): use weighting='joint'"
@@ -308,7 +312,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-@checked_after
+@checked
 def get_objective(name: str | Objective) -> Objective:
     """Return the objective of that name, or the objective itself.
 
@@ -317,6 +321,4 @@ def get_objective(name: str | Objective) -> Objective:
     """
     if isinstance(name, Objective):
         return name
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]
+    return OBJECTIVES[known("objective", name, OBJECTIVES)]

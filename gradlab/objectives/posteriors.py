@@ -29,6 +29,7 @@ from torch import Tensor
 
 from gradlab.objectives.proxies import Proxy
 from gradlab.objectives.terms import Walls
+from gradlab.runtime.display import arguments, shown
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -56,8 +57,17 @@ class Posterior(Protocol):
         """Return the posterior with detached parameters, so that only the path through a sample is left."""
 
 
+class _Declared:
+    """Shows next to the parameters of a posterior what it declares."""
+
+    def _repr_rows_(self) -> dict[str, object]:
+        declared = ("support_moves", "score_is_zero", "walls_known", "derivative_known", "path_is_true")
+        return {**arguments(self), **{name: getattr(self, name) for name in declared}}
+
+
+@shown
 @dataclass(frozen=True, eq=False)
-class Box:
+class Box(_Declared):
     """U(center - 1/2, center + 1/2) in every coordinate: additive uniform noise (Balle et al. 2017)."""
 
     center: Tensor
@@ -108,8 +118,9 @@ class Box:
         )
 
 
+@shown
 @dataclass(frozen=True, eq=False)
-class Quantized:
+class Quantized(_Declared):
     """A latent drawn by a proxy of rounding (``gradlab.objectives.proxies``), with log q set to 0, as in a codec.
 
     Its score is dropped, so that estimators that replace a score by a path are as wrong as on the box: hence
@@ -142,8 +153,9 @@ class Quantized:
         return Quantized(self.mean.detach(), self.proxy)
 
 
+@shown
 @dataclass(frozen=True, eq=False)
-class Normal:
+class Normal(_Declared):
     """N(mean, std^2) in every coordinate: the control, whose support is fixed."""
 
     mean: Tensor

@@ -7,7 +7,6 @@ parameters phi in two ways: through the reparameterised samples (the *path*), in
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,12 +14,14 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.validation import require
+from gradlab.runtime.display import brief, counted, shown
+from gradlab.validation import real, whole
 
 Latent = Literal["y", "z"]
 Term = Literal["lik", "py", "pz", "q"]
 
 
+@shown
 class Tap(NamedTuple):
     """The place where a sample enters a term, at which an estimator may rescale the gradient.
 
@@ -35,6 +36,7 @@ class Tap(NamedTuple):
     term: Term
 
 
+@shown
 class Walls(NamedTuple):
     """Points at which a posterior's derivative sits if it is not taken under the integral sign.
 
@@ -57,6 +59,7 @@ class Walls(NamedTuple):
     boundary: bool = True
 
 
+@shown
 class PriorPath(NamedTuple):
     """The path of a live prior, whose samples are ``T(e; theta)`` of base noise e, with y taken as one of them.
 
@@ -69,6 +72,7 @@ class PriorPath(NamedTuple):
     log_p: Tensor
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class LogTerms:
     """Log-weights by factor, in nats, broadcastable to ``[B, K, L]``.
@@ -107,8 +111,8 @@ class LogTerms:
     rate_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, kind in (("pixels", int), ("rate_weight", float)):
-            require(name, getattr(self, name), kind)
+        object.__setattr__(self, "pixels", whole("pixels", self.pixels, 1, "image pixels"))
+        object.__setattr__(self, "rate_weight", real("rate_weight", self.rate_weight))
         for name in ("log_lik", "log_py", "log_pz", "log_q"):
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim not in (0, 3):
@@ -117,9 +121,7 @@ class LogTerms:
                 )
         if not isinstance(self.log_lik, Tensor) or self.log_lik.ndim != 3:
             raise GradlabError("log_lik must be a tensor of shape [batch, k, 1]")
-        if self.pixels < 1:
-            raise GradlabError(f"pixels is {self.pixels}: give the number of image pixels, at least 1")
-        if not 0 <= self.rate_weight < math.inf:
+        if self.rate_weight < 0:
             raise GradlabError(f"rate_weight is {self.rate_weight}: give a number of at least 0")
         try:
             self.shape  # noqa: B018  (raises if the terms do not broadcast)
@@ -132,6 +134,28 @@ class LogTerms:
         values = (self.log_lik, self.log_py, self.log_pz, self.log_q)
         b, k, l = torch.broadcast_shapes(*(v.shape for v in values if isinstance(v, Tensor)))
         return b, k, l
+
+    def _factors(self) -> dict[str, Tensor | float]:
+        """The factors that are not 0 everywhere by definition."""
+        values = {name: getattr(self, name) for name in ("log_lik", "log_py", "log_pz", "log_q")}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor) or value}
+
+    def _repr_line_(self) -> str:
+        parts = [counted(len(self.taps), "tap")] * bool(self.taps) + ["walls"] * (self.walls is not None)
+        at = "" if self.log_lik.device.type == "cpu" else f" on {self.log_lik.device}"
+        return f"{list(self.shape)}{at} of {', '.join([*self._factors(), *parts])}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "shape": f"{list(self.shape)}, [images, samples of y, samples of z]",
+            **self._factors(),
+            "pixels": self.pixels,
+            "samples": self.samples,
+            "scores": self.scores,
+            "taps": ", ".join(f"{tap.latent} in {tap.term}" for tap in self.taps) or "none",
+            "walls": "none" if self.walls is None else brief(self.walls.log_w),
+            "rate_weight": self.rate_weight,
+        }
 
     @property
     def paired(self) -> bool:

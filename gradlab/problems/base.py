@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from gradlab import noise
-from gradlab.errors import GradlabError, NotExact, unknown
+from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Posterior
 from gradlab.objectives.terms import LogTerms
-from gradlab.validation import checked_class
+from gradlab.runtime.display import shown
+from gradlab.validation import checked, known, real, whole
 
 Values = Mapping[str, Tensor | float]
 NO_OVERRIDES: Mapping[str, Tensor] = {}
@@ -23,6 +23,8 @@ LARGEST = 1e75  # whose fourth power is a float
 OF_ONE_COORDINATE = ("phi", "mean", "std")  # parameters of the posterior; in several dimensions the first coordinate's
 
 
+@shown
+@checked
 class Problem(ABC):
     """A model whose bound and gradients are known exactly at any number of samples k.
 
@@ -39,7 +41,7 @@ class Problem(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the types of the arguments of constructors and public methods."""
         super().__init_subclass__(**options)
-        checked_class(cls)
+        checked(cls)
 
     @property
     @abstractmethod
@@ -77,7 +79,7 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def exact_bound(self, k: int) -> float:
+    def exact_bound(self, k: SupportsIndex) -> float:
         """Return ``E log (1/k sum_i w_i)``, nats.
 
         Raises:
@@ -85,7 +87,7 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return the derivative of ``exact_bound(k)`` with respect to a parameter.
 
         Raises:
@@ -96,7 +98,7 @@ class Problem(ABC):
     def exact_limit(self) -> float:
         """Return the limit of ``exact_bound(k)`` as k grows, nats."""
 
-    def exact_concentration(self, k: int) -> float:
+    def exact_concentration(self, k: SupportsIndex) -> float:
         """Return ``E sum_i w~_i^2``, from 1/k (all weights equal) to 1 (one sample has all the weight).
 
         Raises:
@@ -105,7 +107,7 @@ class Problem(ABC):
         """
         raise NotExact(f"no exact effective sample size is known on {type(self).__name__}: measure it on draws")
 
-    def exact_ess(self, k: int) -> float:
+    def exact_ess(self, k: SupportsIndex) -> float:
         """Return the effective sample size ``1 / E sum_i w~_i^2``, from 1 to k.
 
         By convexity it is at most the mean over draws of ``1 / sum_i w~_i^2``, for which no exact form is known.
@@ -126,7 +128,7 @@ class Problem(ABC):
         """
         raise NotExact(f"no exact wake-phi gradient is known on {type(self).__name__}")
 
-    def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
+    def exact_moments(self, estimator: str, k: SupportsIndex, wrt: str = "phi") -> tuple[float, float]:
         """Return mean and variance of one draw (k samples) of an estimator of the gradient with respect to ``wrt``.
 
         Raises:
@@ -136,14 +138,22 @@ class Problem(ABC):
         raise NotExact(f"no exact moments are known on {type(self).__name__}")
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Draw the posterior's base noise, ``[draws, k]`` (``[draws, k, dim]`` in several dimensions).
 
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
         """
-        return noise.draw(self.posterior.base, (draws, k, *self._coordinates), generator, dtype)
+        shape = (whole("draws", draws, 1), check_k(k), *self._coordinates)
+        return noise.draw(self.posterior.base, shape, generator, dtype)
+
+    def _repr_arguments_(self) -> dict[str, Any]:
+        return {**getattr(vars(self).get("model"), "__dict__", {}), **vars(self)}
 
     @property
     def _coordinates(self) -> tuple[int, ...]:
@@ -156,9 +166,7 @@ class Problem(ABC):
         Raises:
             GradlabError: it is not one of ``parameters``.
         """
-        if not isinstance(wrt, str) or wrt not in self.parameters:
-            raise unknown(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
-        return wrt
+        return known(f"parameter (wrt) of {type(self).__name__}:", wrt, self.parameters)
 
     def _values(self, base: Tensor, overrides: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
         """Parameters with overrides as ``[B, 1]``, to broadcast with noise ``base [B, K]``.
@@ -185,9 +193,6 @@ class Problem(ABC):
         return torch.cat([value[:, None], others], dim=1)[:, None]
 
 
-checked_class(Problem)
-
-
 def widened(values: Values) -> dict[str, Tensor | float]:
     """Append an axis to every tensor, so that ``[B, 1]`` broadcasts with points ``[B, K, M]``."""
     return {name: value[..., None] if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -208,24 +213,13 @@ def value_and_slope(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Te
     return value.detach(), torch.zeros_like(y.detach()) if slope is None else slope
 
 
-def check_count(name: str, value: int, items: str) -> int:
-    """Return ``value`` as an int.
-
-    Raises:
-        GradlabError: it is not an integer of at least 1; ``items`` names in the message what is counted.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise GradlabError(f"{name} is {value!r}: give a whole number of {items}, at least 1")
-    return int(value)
-
-
-def check_k(k: int) -> int:
+def check_k(k: SupportsIndex) -> int:
     """Return the number of samples as an int.
 
     Raises:
         GradlabError: it is not an integer of at least 1.
     """
-    return check_count("k", k, "samples")
+    return whole("k", k, 1, "samples")
 
 
 def check_real(name: str, value: float) -> float:
@@ -234,14 +228,7 @@ def check_real(name: str, value: float) -> float:
     Raises:
         GradlabError: it is not a finite number.
     """
-    try:
-        if isinstance(value, (str, bool)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise GradlabError(f"{name} is {value!r}: give a number") from None
-    if not math.isfinite(number):
-        raise GradlabError(f"{name} is {number}: give a finite number")
+    number = real(name, value)
     if abs(number) > LARGEST:
         raise GradlabError(f"{name} is {number}: its powers are beyond floats, give at most {LARGEST:g}")
     return number

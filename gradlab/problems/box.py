@@ -12,20 +12,22 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradlab import noise
+from gradlab import kernels, noise
 from gradlab.errors import GradlabError, NotExact
 from gradlab.objectives.posteriors import Box
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle import leave_one_out, moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
-from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_k, check_real, value_and_slope
+from gradlab.problems.base import NO_OVERRIDES, Values, check_k, check_real, value_and_slope
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, zero_score_moments
+from gradlab.validation import whole
 
 SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
 
@@ -64,20 +66,20 @@ class BoxOracle(OneLatent):
         """U(phi - 1/2, phi + 1/2)."""
         return Box(torch.tensor(self.phi, dtype=torch.float64))
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return ``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
         if self.check_wrt(wrt) == "phi":
             return moments.boundary_gradient(self.nodes, *self.ends, check_k(k))
         return super().exact_gradient(k, wrt)
 
-    def boundary_term(self, k: int) -> float:
+    def boundary_term(self, k: SupportsIndex) -> float:
         """Return ``E[pathwise] - E[DReG]``, the boundary term that the derivation of DReG drops.
 
         It is ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
         """
         return moments.boundary_term(self.nodes, *self.ends, check_k(k))
 
-    def weight_density(self, y: Array, k: int) -> Array:
+    def weight_density(self, y: Array, k: SupportsIndex) -> Array:
         """Return ``k E[w~_1 | y_1 = y]`` at points ``y [N]``; its difference at the walls is ``boundary_term``.
 
         Raises:
@@ -86,7 +88,7 @@ class BoxOracle(OneLatent):
         self._one_dimension()
         return moments.weight_density(self.nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
 
-    def wall_flux(self, k: int) -> tuple[float, float]:
+    def wall_flux(self, k: SupportsIndex) -> tuple[float, float]:
         """Return the flux through the walls phi - 1/2 and phi + 1/2, nats per unit of phi.
 
         The gradient is the difference of the two.
@@ -141,11 +143,16 @@ class BoxOracle(OneLatent):
         """
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Draw base noise from ``noise.words`` in one dimension on the CPU; see :meth:`Problem.draw_noise`."""
+        draws, k = whole("draws", draws, 1), check_k(k)
         elsewhere = generator is not None and (generator.device.type != "cpu" or isinstance(generator, noise.Rows))
-        if self.dim > 1 or draws < 1 or k < 1 or dtype not in noise.WORDS or elsewhere:
+        if self.dim > 1 or dtype not in noise.WORDS or elsewhere:
             return super().draw_noise(draws, k, generator, dtype)
         blocks = [noise.from_words(words).T for words in noise.words(draws, k, generator, dtype)]
         return torch.from_numpy(np.concatenate(blocks))
@@ -258,11 +265,11 @@ class BoxGaussian(BoxOracle):
         offset: float = 0.0,
         likelihood_std: float = 1.0,
         prior_std: float = 1.0,
-        dim: int = 1,
+        dim: SupportsIndex = 1,
     ) -> None:
         """Lay out the quadrature, once."""
         self.phi = check_real("phi", phi)
-        self.dim = check_count("dim", dim, "coordinates")
+        self.dim = whole("dim", dim, 1, "coordinates")
         self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         self._prepare()
 
@@ -276,8 +283,6 @@ class BoxGaussian(BoxOracle):
 
     def log_weights(self, words: Array) -> tuple[Array, Array, float]:
         """Evaluate a parabola in the noise, less its value at phi; see :meth:`BoxOracle.log_weights`."""
-        from gradlab import kernels
-
         m, unit = self.model, noise.unit(words)
         slope, curvature = float(m.path(self.phi)), -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2  # type: ignore[arg-type]
         log_w, slopes = (np.empty(words.shape, unit.dtype) for _ in range(2))

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from gradlab import noise
+from gradlab import kernels, noise
 from gradlab.estimators import Estimator
 from gradlab.estimators._box import Array, BoxDraws
 from gradlab.objectives import Objective
@@ -71,8 +71,6 @@ def box_gradients(
 
 def box_moments(*arguments: Any) -> HigherMoments:
     """Return the moments ``[estimators]`` of :func:`box_gradients`; each row is independent of the others."""
-    from gradlab import kernels
-
     rows = box_gradients(*arguments)
     sums = torch.tensor([kernels.central(row) for row in rows], dtype=torch.float64)
     return HigherMoments(rows.shape[1], *sums.T)

@@ -6,20 +6,22 @@ the same factor, and a bias is not averaged away at any cost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 
 from gradlab.errors import GradlabError
 from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import stream
-from gradlab.problems.base import Problem
+from gradlab.problems.base import Problem, check_k
+from gradlab.validation import checked, whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi") -> int:
+@checked
+def evaluations(problem: Problem, name: str | Estimator, k: SupportsIndex, wrt: str = "phi") -> int:
     """Count the evaluations of log w in one draw of an estimator: at its k samples, and at the walls.
 
     Points that all samples of a draw share (the walls of a box in one dimension) count once.
@@ -28,7 +30,7 @@ def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi
         GradlabError: unknown estimator or parameter, k below 1, or an estimator that needs walls on a posterior without
             walls.
     """
-    walls = get_estimator(name).walls
+    walls, k = get_estimator(name).walls, check_k(k)
     noise = problem.draw_noise(1, k, stream(0, "cost"))
     value = torch.full((1,), problem.parameters[problem.check_wrt(wrt)], dtype=noise.dtype)
     terms = problem.log_terms(noise, {wrt: value}, walls=walls)
@@ -41,7 +43,8 @@ def evaluations(problem: Problem, name: str | Estimator, k: int, wrt: str = "phi
     return k + points
 
 
-def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.DataFrame:
+@checked
+def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: SupportsIndex) -> pd.DataFrame:
     """Add to a table of ``compare`` the mean squared error of the average of as many draws as a budget buys.
 
     Args:
@@ -58,10 +61,11 @@ def at_equal_cost(table: pd.DataFrame, problem: Problem, budget: int) -> pd.Data
     Raises:
         GradlabError: a budget below the cost of one draw of some row.
     """
+    budget = whole("the budget", budget)
     costs = [
         evaluations(problem, e, k, wrt) for e, k, wrt in zip(table["estimator"], table["k"], table["wrt"], strict=True)
     ]
-    if costs and not budget >= max(costs):
+    if costs and budget < max(costs):
         raise GradlabError(f"the budget is {budget} evaluations, but one draw takes {max(costs)}: give at least that")
     table = table.assign(evaluations=costs)
     share = table["evaluations"] / budget

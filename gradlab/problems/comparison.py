@@ -7,14 +7,14 @@ Memory is constant in the number of draws (chunks are reduced to streaming momen
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
 from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, get_objective
@@ -22,10 +22,11 @@ from gradlab.problems.base import Problem, value_and_slope
 from gradlab.problems.box_draws import box_moments, fits
 from gradlab.problems.exact import Exact, exact_snr, exact_values
 from gradlab.snr import moments
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known, several, whole, wholes
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float
 
 # Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
 CHUNK = 2**18
@@ -41,13 +42,13 @@ PILOT = 1000
 ROUNDING = 1e-13
 
 
-@checked_after
+@checked
 def compare(
     problem: Problem,
-    estimators: Sequence[str | Estimator] = ("pathwise", "dreg"),
-    k: Sequence[int] | int = (1, 8),
-    draws: int = 100_000,
-    seed: int = 0,
+    estimators: str | Estimator | Iterable[str | Estimator] = ("pathwise", "dreg"),
+    k: SupportsIndex | Iterable[SupportsIndex] = (1, 8),
+    draws: SupportsIndex = 100_000,
+    seed: SupportsIndex = 0,
     allow_biased: bool = False,
     *,
     objective: str = "iwae",
@@ -59,8 +60,8 @@ def compare(
 
     Args:
         problem: a problem of ``gradlab.problems``.
-        estimators: names from ``ESTIMATORS``, or estimators of your own.
-        k: sample sizes.
+        estimators: names from ``ESTIMATORS``, or estimators of your own; one, or several.
+        k: sample sizes; one, or several.
         draws: independent draws of each estimator (at least 2); all estimators share the same noise.
         seed: of the noise.
         allow_biased: accept estimators whose requirements the posterior does not meet, if they are defined without
@@ -97,10 +98,10 @@ def compare(
     """
     import pandas as pd
 
-    sizes = [k] if isinstance(k, int) else list(k) if isinstance(k, Sequence) else [k]
+    sizes, draws, seed = wholes("k", k, 1, "samples"), whole("draws", draws, 2), whole("seed", seed, 0)
     if not dtype.is_floating_point:
         raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
-    chosen = [get_estimator(name) for name in estimators]
+    chosen = [get_estimator(e) for e in several("estimators", estimators, (str, Estimator), "names of estimators")]
     sampler = _Sampler(problem, get_objective(objective), wrt, seed, dtype, noise)
     _validate(sampler, chosen, sizes, draws, allow_biased)
     goal = sampler.objective
@@ -117,15 +118,20 @@ def compare(
     return pd.DataFrame(rows)
 
 
+@checked
 def gradients(
-    problem: Problem, estimator: Estimator, noise: Tensor, objective: str | Objective = "iwae", wrt: str = "phi"
-) -> Tensor:
+    problem: Problem,
+    estimator: Estimator,
+    noise: Float[Tensor, "draws k *coordinates"],
+    objective: str | Objective = "iwae",
+    wrt: str = "phi",
+) -> Float[Tensor, " draws"]:
     """Return one gradient estimate per draw.
 
     Args:
         problem: the toy problem.
         estimator: the estimator.
-        noise: base noise ``[draws, k]``.
+        noise: base noise ``[draws, k]``; ``[draws, k, dim]`` in several dimensions.
         objective: name or object.
         wrt: the parameter.
 
@@ -243,21 +249,11 @@ def z_score(difference: float, se: float, size: float, rounding: float = ROUNDIN
 def _validate(
     sampler: _Sampler, chosen: Sequence[Estimator], sizes: Sequence[int], draws: int, allow_biased: bool
 ) -> None:
-    problem, seed, noise = sampler.problem, sampler.seed, sampler.coupling
+    problem, noise = sampler.problem, sampler.coupling
     if not isinstance(problem, Problem):
         raise GradlabError(f"compare takes a problem of gradlab.problems, not a {type(problem).__name__}")
-    if not chosen:
-        raise GradlabError("compare needs at least one estimator")
-    if not sizes or any(not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in sizes):
-        raise GradlabError(f"k is {list(sizes)}: give sample sizes of at least 1")
-    if not isinstance(draws, int) or draws < 2:
-        raise GradlabError(f"draws is {draws}: a variance needs at least 2")
-    if not isinstance(seed, int) or seed < 0:
-        raise GradlabError(f"seed is {seed}: give an integer of at least 0")
-    if sampler.wrt not in problem.parameters:
-        raise unknown("parameter (wrt)", sampler.wrt, problem.parameters)
-    if noise not in COUPLINGS:
-        raise unknown("noise coupling", noise, COUPLINGS)
+    problem.check_wrt(sampler.wrt)
+    known("noise coupling", noise, COUPLINGS)
     group = sampler.group
     if draws % group or draws < 2 * group:
         raise GradlabError(

@@ -8,39 +8,39 @@ Tempering replaces w by ``w^(1/temperature)``, as weights in bits per pixel do a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
 from gradlab.errors import GradlabError
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Nodes
-from gradlab.problems.base import check_count, check_k, check_std
+from gradlab.problems.base import check_std
 from gradlab.problems.box import BoxGaussian
 from gradlab.problems.exact import exact_snr
 from gradlab.problems.normal import NormalGaussian
-from gradlab.validation import checked_after
+from gradlab.validation import checked, several, wholes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@checked_after
+@checked
 def dimension_map(
     problem: BoxGaussian | NormalGaussian,
-    k: Sequence[int] = (1, 8, 64, 1024, 65536, 1_000_000),
-    dim: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000),
-    temperature: Sequence[float] = (1.0,),
+    k: SupportsIndex | Iterable[SupportsIndex] = (1, 8, 64, 1024, 65536, 1_000_000),
+    dim: SupportsIndex | Iterable[SupportsIndex] = (1, 10, 100, 1000, 10_000, 100_000),
+    temperature: float | Iterable[float] = (1.0,),
 ) -> pd.DataFrame:
     """Tabulate exact answers for products of one coordinate; the gradient is with respect to its phi.
 
     Args:
         problem: the coordinate (its ``dim`` is ignored).
-        k: sample sizes.
-        dim: numbers of coordinates.
-        temperature: of the weights; 1 is IWAE in nats.
+        k: sample sizes; one, or several.
+        dim: numbers of coordinates; one, or several.
+        temperature: of the weights, one or several; 1 is IWAE in nats.
 
     Returns:
         One row per temperature, dim and k, in nats and nats per unit of phi:
@@ -59,14 +59,13 @@ def dimension_map(
 
     if not isinstance(problem, (BoxGaussian, NormalGaussian)):
         raise GradlabError(f"dimension_map takes a BoxGaussian or a NormalGaussian, not a {type(problem).__name__}")
-    for name, values in (("k", k), ("dim", dim), ("temperature", temperature)):
-        if not len(values):
-            raise GradlabError(f"{name} is empty: give at least one value")
-    sizes, dims = sorted({check_k(n) for n in k}), sorted({check_count("dim", n, "coordinates") for n in dim})
+    sizes, dims = sorted(set(wholes("k", k, 1, "samples"))), sorted(set(wholes("dim", dim, 1, "coordinates")))
+    temperatures = several("temperature", temperature, (int, float), "a number, or several")
+    temperatures = sorted({check_std("temperature", t) for t in temperatures})
     rows: list[dict[str, Any]] = []
     for d in dims:
         exact = {n: _moments(problem, d, 1.0, n, "pathwise")[0] for n in sizes}
-        for t in sorted({check_std("temperature", t) for t in temperature}):
+        for t in temperatures:
             block = [_row(problem, d, t, n, exact[n]) for n in sizes]
             snr = np.array([row["pathwise_snr"] for row in block])
             slopes = np.gradient(np.log(snr), np.log(sizes)) if len(sizes) > 1 else np.full(1, np.nan)

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from gradlab.errors import GradlabError
 from gradlab.problems.base import check_real, value_and_slope
-from gradlab.validation import checked_class
+from gradlab.runtime.display import shown
+from gradlab.validation import checked
 
 
+@shown
+@checked
 class BoxExpectation:
     """``E f(x)`` under ``x ~ U(theta - 1/2, theta + 1/2)``, with ``x = theta + noise`` and noise of U(-1/2, 1/2).
 
@@ -76,6 +79,3 @@ def _dense(noise: Tensor) -> Tensor:
     if not noise.is_floating_point() or noise.is_meta or noise.layout != torch.strided:
         raise GradlabError(f"noise is a {noise.dtype} tensor on {noise.device}: give dense floats")
     return noise
-
-
-checked_class(BoxExpectation)

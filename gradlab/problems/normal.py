@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from gradlab.objectives.terms import LogTerms, Walls
 from gradlab.problems._oracle import measure_valued, moments
 from gradlab.problems._oracle.quadrature import Array, adaptive
 from gradlab.problems._oracle.vimco import check_vimco, vimco_variance
-from gradlab.problems.base import NO_OVERRIDES, Values, check_count, check_real, check_std
+from gradlab.problems.base import NO_OVERRIDES, Values, check_real, check_std
 from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generative_moments, per_coordinate
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, not_exact
+from gradlab.validation import whole
 
 NVIL = not_exact(
     "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
@@ -57,12 +59,12 @@ class NormalGaussian(OneLatent):
         offset: float = 0.0,
         likelihood_std: float = 1.0,
         prior_std: float = 1.0,
-        dim: int = 1,
+        dim: SupportsIndex = 1,
     ) -> None:
         """Lay out the quadrature, once."""
         self.mean = check_real("mean", mean)
         self.std = check_std("std", std)
-        self.dim = check_count("dim", dim, "coordinates")
+        self.dim = whole("dim", dim, 1, "coordinates")
         self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
         nodes = adaptive(self._evaluate, -RADIUS, RADIUS, lambda e: np.exp(-0.5 * e**2), panels=32)
         self.nodes = replace(nodes, dim=self.dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import SupportsIndex
 
 from gradlab.errors import NotExact, unknown
 from gradlab.problems._oracle import moments
@@ -26,11 +27,11 @@ class OneLatent(Problem):
 
     nodes: Nodes
 
-    def exact_bound(self, k: int) -> float:
+    def exact_bound(self, k: SupportsIndex) -> float:
         """Return ``E log (1/k sum_i w_i)``, nats."""
         return moments.bound(self.nodes, check_k(k))
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return ``dL_k/d wrt``, by default the mean of the pathwise estimator."""
         return self.exact_moments("pathwise", k, wrt)[0]
 
@@ -41,11 +42,11 @@ class OneLatent(Problem):
         """
         return self.nodes.log_mean_weight()
 
-    def exact_concentration(self, k: int) -> float:
+    def exact_concentration(self, k: SupportsIndex) -> float:
         """Return ``E sum_i w~_i^2``; see :meth:`Problem.exact_concentration`."""
         return moments.concentration(self.nodes, check_k(k))
 
-    def exact_moments(self, estimator: str, k: int, wrt: str = "phi") -> tuple[float, float]:
+    def exact_moments(self, estimator: str, k: SupportsIndex, wrt: str = "phi") -> tuple[float, float]:
         """Return mean and variance of one draw of an estimator; see :meth:`Problem.exact_moments`."""
         table = self._moments(self.check_wrt(wrt))
         if not isinstance(estimator, str) or estimator not in table:

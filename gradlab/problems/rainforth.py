@@ -7,6 +7,7 @@ b* = mu*/2; small Gaussian noise is then added to every parameter, so that there
 from __future__ import annotations
 
 import math
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -15,11 +16,14 @@ from gradlab.errors import GradlabError
 from gradlab.noise import normal, stream
 from gradlab.objectives.posteriors import Normal
 from gradlab.objectives.terms import LogTerms, Tap
+from gradlab.runtime.display import shown
+from gradlab.validation import real, whole
 
 # A covariance, as in the paper, and not a standard deviation.
 Q_VARIANCE = 2 / 3
 
 
+@shown
 class RainforthModel:
     """The model, its data and its perturbed parameters, in float64.
 
@@ -39,12 +43,17 @@ class RainforthModel:
         GradlabError: fewer than one data point or dimension, or a negative perturbation.
     """
 
-    def __init__(self, data: int = 16, dim: int = 20, perturbation: float = 0.01, seed: int = 0) -> None:
-        if data < 1 or dim < 1 or not perturbation >= 0:
-            raise GradlabError(
-                f"data = {data}, dim = {dim}, perturbation = {perturbation}: take at least one data point "
-                "and dimension, and a perturbation of at least 0"
-            )
+    def __init__(
+        self,
+        data: SupportsIndex = 16,
+        dim: SupportsIndex = 20,
+        perturbation: float = 0.01,
+        seed: SupportsIndex = 0,
+    ) -> None:
+        data, dim = whole("data", data, 1, "points"), whole("dim", dim, 1)
+        if real("perturbation", perturbation) < 0:
+            raise GradlabError(f"perturbation is {perturbation}: give a number of at least 0")
+        self._arguments: dict[str, object] = {"data": data, "dim": dim, "perturbation": perturbation, "seed": whole("seed", seed)}
         generator = stream(seed, "rainforth")
         mu = normal((dim,), generator, torch.float64)
         self.x = mu + math.sqrt(2) * normal((data, dim), generator, torch.float64)
@@ -53,6 +62,9 @@ class RainforthModel:
         self.a = 0.5 * torch.eye(dim, dtype=torch.float64) + moved[:dim]
         self.b = best / 2 + moved[dim]
         self.mu = best + moved[dim + 1]
+
+    def _repr_arguments_(self) -> dict[str, object]:
+        return self._arguments
 
     def log_terms(self, noise: Tensor, b: Tensor, mu: Tensor) -> LogTerms:
         """Evaluate the log-weights of every data point in every draw.

@@ -11,6 +11,7 @@ and the rounding of a codec at test time see :meth:`RoundedGaussian.exact_gap`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class RoundedGaussian(OneLatent):
             taps=(Tap(lik, "y", "lik"), Tap(py, "y", "py")),
         )
 
-    def exact_gradient(self, k: int, wrt: str = "phi") -> float:
+    def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
         """Return ``d exact_bound(k) / d wrt``; for phi it is 0 where the forward pass does not depend on phi.
 
         Raises:
@@ -111,7 +112,7 @@ class RoundedGaussian(OneLatent):
         """Return ``log w(round(phi))``, nats: minus the loss of a codec that rounds, as at test time."""
         return float(self.model.log_joint(np.round(np.array(self.phi))))
 
-    def exact_gap(self, k: int = 1) -> float:
+    def exact_gap(self, k: SupportsIndex = 1) -> float:
         """Return ``exact_bound(k) - rounded()``, nats: the difference between training and test.
 
         ``universal`` can be used at test time too and then has no gap; minus this value (k = 1) is the cost of its

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from gradlab.noise import normal, stream
 from gradlab.problems.rainforth import RainforthModel
 from gradlab.runtime.progress import quiet
 from gradlab.snr.moments import Moments
-from gradlab.validation import checked, require_columns
+from gradlab.validation import checked, require_columns, whole, wholes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +46,10 @@ class Slope(NamedTuple):
 @checked
 def rainforth_snr(
     model: RainforthModel,
-    k: Sequence[int],
-    m: Sequence[int],
-    draws: int,
-    seed: int = 0,
+    k: SupportsIndex | Iterable[SupportsIndex],
+    m: SupportsIndex | Iterable[SupportsIndex],
+    draws: SupportsIndex,
+    seed: SupportsIndex = 0,
     signal: str = "dreg",
     *,
     advance: Callable[..., Any] = quiet,
@@ -63,8 +63,8 @@ def rainforth_snr(
 
     Args:
         model: the Gaussian model.
-        k: samples in the bound.
-        m: numbers of independent estimates that are averaged.
+        k: samples in the bound; one number, or several.
+        m: numbers of independent estimates that are averaged; one, or several.
         draws: gradients per pair, at least 32.
         seed: of the noise.
         signal: estimator whose mean is the signal of b.
@@ -79,12 +79,13 @@ def rainforth_snr(
     """
     import pandas as pd
 
+    draws, seed = whole("draws", draws), whole("seed", seed, 0)
     if draws < 2 * BLOCKS:
         raise GradlabError(
             f"draws is {draws}: confidence intervals take {BLOCKS} blocks of at least 2, so at least {2 * BLOCKS}"
         )
     rows = []
-    for size, copies in product(k, m):
+    for size, copies in product(wholes("k", k, 1, "samples"), wholes("m", m, 1)):
         blocks = [_block(model, size, copies, draws // BLOCKS, seed, index, signal=signal) for index in range(BLOCKS)]
         for index, parameter in enumerate(PARAMETERS):
             # Delete-one-block values: the signal of a single block would drown in its noise.

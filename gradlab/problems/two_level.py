@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -28,9 +28,12 @@ from gradlab.objectives.posteriors import Box, log_normal
 from gradlab.objectives.terms import LogTerms, Tap, Walls
 from gradlab.problems._oracle.two_level import NESTED, PAIRS, TwoLevelOracle
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import NO_OVERRIDES, Values, widened
+from gradlab.problems.base import NO_OVERRIDES, Values, check_k, widened
+from gradlab.runtime.display import arguments, shown
+from gradlab.validation import whole
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class SharedBox(Box):
     """The box of y where samples of y and z are shared: no sample can be moved to a wall alone."""
@@ -124,15 +127,19 @@ class TwoLevel(TwoLevelOracle):
         return self._changed(model=replace(self.model, direct_y=direct_y), objective="iwae", l=1)
 
     def draw_noise(
-        self, draws: int, k: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+        self,
+        draws: SupportsIndex,
+        k: SupportsIndex,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Draw noise of y, then of z: ``[draws, k + k]`` for pairs, ``[draws, k + l]`` otherwise.
 
         Raises:
             GradlabError: ``draws`` or ``k`` is below 1.
         """
-        columns = 0 if k < 1 else k + (k if self.objective in PAIRS else self.l)
-        return base_noise.draw("uniform", (draws, columns), generator, dtype)
+        draws, k = whole("draws", draws, 1), check_k(k)
+        return base_noise.draw("uniform", (draws, k + (k if self.objective in PAIRS else self.l)), generator, dtype)
 
     def log_terms(
         self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
@@ -197,6 +204,20 @@ class TwoLevel(TwoLevelOracle):
             scale=2 * torch.cat([ends, ends]),
             moves=torch.cat([phi.expand(shape), center], dim=2),
         )
+
+    def __repr__(self) -> str:
+        """Show also what ``under`` chose."""
+        objective, l = vars(self).get("objective", "iwae"), vars(self).get("l", 1)
+        chosen = "" if objective == "iwae" else f".under({objective!r}{f', l={l}' if l > 1 else ''})"
+        return f"{super().__repr__()}{chosen}"
+
+    def _repr_arguments_(self) -> dict[str, Any]:
+        model = self.model
+        parts = {"encode": (model.a, model.b), "decode": (model.c, model.d, model.y_std)}
+        return {**vars(model), **parts}
+
+    def _repr_rows_(self) -> dict[str, Any]:
+        return {**arguments(self), "samples for": self.objective, "l": self.l}
 
     def _changed(self, **attributes: Any) -> TwoLevel:
         changed = copy.copy(self)

@@ -1,6 +1,7 @@
-"""Device work recorded once as a CUDA graph and replayed with new noise.
+"""Capture device work as a CUDA graph and replay it with new noise.
 
-The tests of capture and replay need CUDA (they passed on an H200 with torch 2.11); a CPU tests the logic around them.
+The tests of capture and replay need CUDA (last run on an H200 with torch 2.11); on a CPU the surrounding logic is
+tested.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ from collections.abc import Callable
 import torch
 
 WARM_UP = 3
-"""Calls before the capture, so that libraries choose their algorithms and buffers exist."""
+"""Number of calls before the capture, in which libraries choose their algorithms and allocate buffers."""
 
 
 class Replay:
-    """Records ``body`` on its own stream and replays it.
+    """Capture ``body`` on its own stream and replay it.
 
     ``body`` must not synchronise with the host, must read its inputs from tensors with fixed addresses, and must draw
     all noise from ``generator``. Reseed the generator before a replay to choose the noise. No autograd graph of the
-    same parameters from the default stream may be alive, since its gradients accumulate there.
+    same parameters on the default stream may be alive, because its gradients accumulate there.
 
     Args:
-        body: called ``WARM_UP`` times and once under capture. A reference is kept, so that the tensors that the graph
-            reads stay alive.
-        generator: on the device of the work.
-        stream: where to record and replay; a new one by default.
+        body: function to capture; called ``WARM_UP`` times and once during the capture. A reference is kept, so that
+            the tensors that the graph reads stay alive.
+        generator: generator of the noise, on the device of the work.
+        stream: stream for capture and replay; a new one by default.
 
     Raises:
-        RuntimeError: the body cannot be captured.
+        RuntimeError: ``body`` cannot be captured.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Replay:
                 body()
             self._graph = torch.cuda.CUDAGraph()
             self._graph.register_generator_state(generator)
-        # Collecting another graph during a capture aborts the capture.
+        # Garbage-collecting another graph during a capture aborts the capture.
         gc.collect()
         collects = gc.isenabled()
         gc.disable()
@@ -52,12 +53,12 @@ class Replay:
             with torch.cuda.graph(self._graph, stream=self.stream):
                 body()
         finally:
-            torch.cuda.set_stream(before)  # a capture that failed leaves its own stream current
+            torch.cuda.set_stream(before)  # a failed capture leaves its own stream current
             if collects:
                 gc.enable()
 
     def placed(self) -> contextlib.AbstractContextManager[None]:
-        """Return the context for writing inputs and reading results in order with the replays."""
+        """Return the context in which to write inputs and read results, in order with the replays."""
         return torch.cuda.stream(self.stream)
 
     def __call__(self) -> None:
@@ -66,5 +67,5 @@ class Replay:
             self._graph.replay()
 
     def join(self) -> None:
-        """Make the current stream wait for the work queued here, before it reads the results."""
+        """Make the current stream wait for the queued work, so that it can read the results."""
         torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)

@@ -1,4 +1,4 @@
-"""Bitwise reproducible results: one thread, and implementations of operations that add in a fixed order."""
+"""Make results bitwise reproducible: one thread, and operations that add in a fixed order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from gradlab.errors import GradlabError
 
 @contextlib.contextmanager
 def deterministic_mode(enabled: bool = True) -> Iterator[None]:
-    """Make torch deterministic: sums over threads and atomic additions have no fixed order.
+    """Make torch deterministic within a context.
+
+    Sums over several threads and atomic additions otherwise have no fixed order.
 
     Args:
-        enabled: False changes nothing.
+        enabled: if False, the context changes nothing.
 
     Raises:
-        GradlabError: names an operation that has no deterministic implementation on its device.
+        GradlabError: an operation has no deterministic implementation on its device.
     """
     if not enabled:
         yield
@@ -28,7 +30,7 @@ def deterministic_mode(enabled: bool = True) -> Iterator[None]:
     threads, benchmark, fixed = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for, before its first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before its first product
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     cudnn.benchmark, cudnn.deterministic = False, True

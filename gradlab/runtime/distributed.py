@@ -1,10 +1,10 @@
-"""The processes that share one run: rank, share of the work, agreement, and averaged gradients.
+"""Coordinate the processes that share one run: rank, share of the work, agreement and averaged gradients.
 
 ``torchrun`` or SLURM starts the processes. Lightning Fabric detects the launcher, forms the process group (gloo on
-CPUs, NCCL on accelerators) and averages gradients (DDP). A single process is rank 0 of 1; it imports nothing here.
+CPUs, NCCL on accelerators) and averages gradients (DDP). A single process is rank 0 of 1 and does not import Fabric.
 
 Every process runs the same program and takes the same decisions. Only rank 0 writes files and prints. torch pickles the
-objects that the processes of one run send to each other; nothing is unpickled from a file.
+objects that the processes of a run exchange; nothing is unpickled from a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gradlab.errors import GradlabError, Stopped
+from gradlab.errors import GradlabError, Stopped, needs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 A = TypeVar("A")
 
-# Rank 0 draws figures and codes anchors while the others wait for it.
+# Rank 0 draws figures and runs classical codecs while the other processes wait for it.
 TIMEOUT_HOURS = 12
 
 
@@ -36,7 +36,7 @@ class ProcessGroup:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        device: the torch device of this process, e.g. ``"cuda:1"``; empty for a single process.
+        device: torch device of this process, e.g. ``"cuda:1"``; empty for a single process.
         fabric: the ``lightning_fabric.Fabric`` of the group; None for a single process.
     """
 
@@ -47,29 +47,33 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @property
     def part(self) -> tuple[int, int]:
-        """``(rank, size)``, as ``noise.stream`` takes it."""
+        """``(rank, size)``, the argument of ``noise.stream``."""
         return self.rank, self.size
 
     def rows(self, batch: int) -> slice:
         """Return the rows of a batch that belong to this process.
+
+        Args:
+            batch: size of the batch.
 
         Raises:
             GradlabError: the batch is not divisible by the number of processes.
         """
         if batch % self.size:
             raise GradlabError(
-                f"a batch of {batch} cannot be shared by {self.size} processes: start a number that divides {batch}"
+                f"a batch of {batch} cannot be split over {self.size} processes: start a number of processes that "
+                f"divides {batch}"
             )
         count = batch // self.size
         return slice(self.rank * count, (self.rank + 1) * count)
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process; the result is the same in all."""
+        """Return whether the flag is set in any process; the result is the same in all processes."""
         if self.size == 1:
             return flag
         import torch
@@ -79,13 +83,13 @@ class ProcessGroup:
         return bool(tensor)
 
     def coalesce(self, value: T | None) -> T | None:
-        """Return the first value, by rank, that is not None; the result is the same in all processes."""
+        """Return the first value, in order of rank, that is not None; the result is the same in all processes."""
         if self.size == 1 or not self.any(value is not None):
             return value
         return next(item for item in self.all_gather(value) if item is not None)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average a float tensor over the processes, elementwise, on its device."""
+        """Average a float tensor over the processes elementwise, on its device."""
         if self.size == 1:
             return values
         import torch
@@ -94,25 +98,30 @@ class ProcessGroup:
         return values / self.size
 
     def broadcast(self, value: T, source: int = 0) -> T:
-        """Return in every process the value of the process ``source``."""
+        """Return the value of one process in every process.
+
+        Args:
+            value: value in this process.
+            source: rank of the process whose value is returned.
+        """
         return value if self.size == 1 else self.fabric.broadcast(value, source)
 
     def all_gather(self, value: T) -> list[T]:
-        """Return the values of all processes, by rank."""
+        """Return the values of all processes, in order of rank."""
         return [self.broadcast(value, source) for source in range(self.size)]
 
     def barrier(self) -> None:
-        """Wait until every process is here: files that rank 0 wrote before can be read afterwards."""
+        """Wait for all processes; files that rank 0 wrote before the barrier can be read after it."""
         if self.size > 1:
             self.fabric.barrier()
 
     @contextlib.contextmanager
     def shared_errors(self) -> Iterator[None]:
-        """Raise the error of one process in all of them, so that none waits for a process that failed.
+        """Raise an error of one process in all of them, so that none waits for a process that has failed.
 
         Raises:
-            GradlabError: one was raised inside, in any process.
-            Stopped: the same.
+            GradlabError: a process raised it inside the context.
+            Stopped: a process raised it inside the context.
         """
         if self.size == 1:
             yield
@@ -132,10 +141,18 @@ class ProcessGroup:
     def map(
         self, items: Sequence[tuple[str, A]], work: Callable[[int, str, A], T], advance: Advance | None = None
     ) -> list[T]:
-        """Return ``work(index, name, item)`` of all items, in order, in all processes; each does every ``size``-th.
+        """Apply a function to items that are distributed over the processes, and return all results in every process.
+
+        Args:
+            items: pairs of a name and an item; each process handles every ``size``-th pair.
+            work: called as ``work(index, name, item)``.
+            advance: called as ``advance(n, name)`` after each item.
+
+        Returns:
+            The results, in the order of the items.
 
         Raises:
-            GradlabError: ``work`` raised one, in any process.
+            GradlabError: ``work`` raised it in some process.
         """
         results: dict[int, T] = {}
         with self.shared_errors():
@@ -149,15 +166,16 @@ class ProcessGroup:
     def data_parallel(
         self, model: nn.Module, loss: Callable[[Tensor, Any], tuple[Tensor, Tensor]]
     ) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
-        """Wrap a loss so that its backward pass leaves the gradient averaged over all processes.
+        """Wrap a loss so that its backward pass averages the gradient over all processes.
 
-        DDP sees the whole loss as one forward pass, so estimators can hook and rescale everything in between. All
-        processes start from the weights of rank 0. Fabric's autocast is off: the codec alone decides the precision of
-        its transforms.
+        DDP treats the whole loss as one forward pass, so that estimators can hook and rescale everything in between.
+        All processes start from the weights of rank 0. Fabric's autocast is off; only the codec decides the precision
+        of its transforms.
 
         Args:
-            model: the trained model; ``loss`` depends on its weights.
-            loss: (rows of the batch, noise) -> mean over the rows, and a vector for the log (averaged as well).
+            model: model to train; ``loss`` depends on its weights.
+            loss: function of a batch's rows and the noise that returns the mean loss over the rows, and a vector for
+                the log, which is averaged too.
         """
         if self.size == 1:
             return loss
@@ -187,25 +205,26 @@ class ProcessGroup:
 
 
 SINGLE = ProcessGroup()
-_group = SINGLE  # of the process, like torch's default process group
+_group = SINGLE  # one per process, like torch's default process group
 
 
 def group() -> ProcessGroup:
-    """Return the group that ``initialized`` formed; outside of it, that of a single process."""
+    """Return the group that ``initialized`` formed; outside its context, the group of a single process."""
     return _group
 
 
 @contextlib.contextmanager
 def initialized(device: str) -> Iterator[ProcessGroup]:
-    """Join the group that ``torchrun`` or SLURM's ``srun`` started this process in.
+    """Join the process group of the launcher, ``torchrun`` or SLURM's ``srun``.
 
-    Without a launcher this is a group of one process. Nested calls give the outer group.
+    Without a launcher, the group has one process. Nested calls return the outer group.
 
     Args:
-        device: ``"cpu"`` or ``"cuda"``; each process of a machine takes an accelerator of its own.
+        device: ``"cpu"`` or ``"cuda"``; each process on a machine takes its own accelerator.
 
     Raises:
-        GradlabError: more processes than accelerators, one accelerator named for all, or another kind of device.
+        GradlabError: there are more processes than accelerators, one accelerator is given for all processes, or several
+            processes cannot share this kind of device.
     """
     global _group
     size, local = _launched()
@@ -216,7 +235,7 @@ def initialized(device: str) -> Iterator[ProcessGroup]:
     try:
         yield _group
     except GradlabError:
-        raise  # the others may be waiting for this one: the launcher ends them when it exits
+        raise  # other processes may be waiting for this one; the launcher ends them when this one exits
     else:
         import torch
 
@@ -226,17 +245,18 @@ def initialized(device: str) -> Iterator[ProcessGroup]:
 
 
 def _launched() -> tuple[int, int]:
-    """Return how many processes the launcher started, and how many of them on this machine."""
+    """Return the number of processes that the launcher started, in total and on this machine."""
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
         return int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
-    # SLURM_NTASKS stands in a batch script too; only srun numbers its processes within a step.
+    # SLURM_NTASKS is set in batch scripts too; only srun numbers the processes of a step.
     if env.get("SLURM_STEP_ID", "").isdigit() and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         size = int(env["SLURM_STEP_NUM_TASKS"])
         nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")))
         if size % nodes:
             raise GradlabError(
-                f"srun started {size} processes on {nodes} machines: give --ntasks-per-node, the same on each"
+                f"srun started {size} processes on {nodes} machines: give --ntasks-per-node, so that each machine has "
+                "the same number"
             )
         return size, size // nodes
     return 1, 1
@@ -246,10 +266,12 @@ def _join(device: str, size: int, local: int) -> ProcessGroup:
     kind, colon, _ = device.partition(":")
     if kind not in ("cpu", "cuda"):
         raise GradlabError(
-            f"{size} processes share no device {device!r}: give --device cpu or cuda, or start one process"
+            f"{size} processes cannot use device {device!r}: give --device cpu or cuda, or start a single process"
         )
     if colon:
-        raise GradlabError(f"{size} processes cannot share {device!r}: give --device {kind}, each takes one of its own")
+        raise GradlabError(
+            f"{size} processes cannot share {device!r}: give --device {kind}, so that each process takes its own"
+        )
     import logging
     import warnings
     from datetime import timedelta
@@ -258,17 +280,18 @@ def _join(device: str, size: int, local: int) -> ProcessGroup:
 
     if kind == "cuda" and torch.cuda.device_count() < local:
         raise GradlabError(
-            f"{local} processes on a machine that shows them {torch.cuda.device_count()} accelerators: start one for "
-            "each (with SLURM ask for --gpus-per-node, not --gpus-per-task)"
+            f"{local} processes on this machine see {torch.cuda.device_count()} accelerators: start one process per "
+            "accelerator (with SLURM, request --gpus-per-node instead of --gpus-per-task)"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-        from lightning_fabric.strategies import DDPStrategy
+        with needs("training on several processes"):
+            from lightning_fabric import Fabric
+            from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+            from lightning_fabric.strategies import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        # Quantiles have no gradient in training, nor has a plain autoencoder's prior; no buffer changes in it.
+        # In training, quantiles and the prior of a plain autoencoder have no gradient, and no buffer changes.
         strategy = DDPStrategy(
             find_unused_parameters=True, broadcast_buffers=False, timeout=timedelta(hours=TIMEOUT_HOURS)
         )
@@ -284,5 +307,7 @@ def _join(device: str, size: int, local: int) -> ProcessGroup:
             )
             fabric.launch()
         except (RuntimeError, ValueError) as error:
-            raise GradlabError(f"the processes do not come together ({error}): start all of them alike") from error
+            raise GradlabError(
+                f"the processes cannot form a group ({error}): start all of them with the same command"
+            ) from error
     return ProcessGroup(fabric.global_rank, fabric.world_size, str(fabric.device), fabric)

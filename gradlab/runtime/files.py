@@ -1,7 +1,7 @@
 """Read and write files that are always complete.
 
-Every file is written under a temporary name in the same folder and moved into place, so a process killed at any moment
-leaves the old file or the new one. This module imports nothing slow.
+Every file is written under a temporary name in the same folder and then moved into place. A process that is killed at
+any moment leaves either the old file or the new one. Importing this module is fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file and wait until it is on the disk."""
+    """Write a new file and wait until it is on disk.
+
+    Args:
+        path: path of the file, which must not exist.
+        content: bytes to write.
+    """
     with open(path, "xb") as file:
         file.write(content)
         file.flush()
@@ -30,12 +35,26 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file atomically: into a temporary file in the same folder, to the disk, then into place.
+    """Write a file atomically.
 
-    Among several processes of one run (``gradlab.runtime.distributed``), only the main one writes.
+    The content goes to a temporary file in the same folder, is synced to disk, and is moved into place. If several
+    processes share a run (``gradlab.runtime.distributed``), only the main process writes.
+
+    Args:
+        path: path of the file; an existing file is replaced.
+        content: bytes to write.
 
     Raises:
-        GradlabError: the disk or the folder refuses.
+        GradlabError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from gradlab.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files.write_bytes(Path(folder) / "a.txt", b"complete")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['a.txt']
     """
     if not distributed.group().is_main:
         return
@@ -55,7 +74,7 @@ def remove(path: str | Path) -> None:
     """Remove a file if it exists.
 
     Raises:
-        GradlabError: the folder refuses.
+        GradlabError: the file cannot be removed.
     """
     path = Path(path)
     try:
@@ -65,17 +84,54 @@ def remove(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write text as UTF-8, atomically."""
+    """Write text atomically, encoded as UTF-8.
+
+    Args:
+        path: path of the file.
+        content: the text.
+
+    Raises:
+        GradlabError: the file cannot be written.
+    """
     write_bytes(path, content.encode())
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically, indented and with keys in the given order."""
+    """Write JSON atomically, indented and with keys in the given order.
+
+    Args:
+        path: path of the file.
+        content: JSON-serialisable data; paths and numpy numbers are converted.
+
+    Raises:
+        GradlabError: the file cannot be written.
+    """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
 def write_csv(path: str | Path, frame: DataFrame) -> None:
-    """Write a table without its index, floats with all digits needed to read them back: equal rows, equal bytes."""
+    """Write a table atomically, without its index.
+
+    Floats are written with all digits that are needed to read them back exactly. Equal tables give equal bytes.
+
+    Args:
+        path: path of the file.
+        frame: the table.
+
+    Raises:
+        GradlabError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import pandas as pd
+        >>> from gradlab.runtime import files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.csv"
+        ...     files.write_csv(path, pd.DataFrame({"method": ["None"], "bpp": [0.1 + 0.2]}))
+        ...     path.read_text()
+        'method,bpp\\nNone,0.30000000000000004\\n'
+    """
     write_text(path, csv_of(frame))
 
 
@@ -85,10 +141,12 @@ def csv_of(frame: DataFrame) -> str:
 
 
 def read_csv(path: str | Path) -> DataFrame:
-    """Read a table of ``write_csv``; only empty cells are missing values, so that a method may be called "None".
+    """Read a table that ``write_csv`` wrote.
+
+    Only empty cells are missing values, so that "None" can be the name of a method.
 
     Raises:
-        GradlabError: no such file, cut off, or not a table.
+        GradlabError: the file does not exist, is truncated, or is not a table.
     """
     path = Path(path)
     try:
@@ -99,29 +157,34 @@ def read_csv(path: str | Path) -> DataFrame:
 
 
 def rows_of(content: bytes, path: Path | str) -> DataFrame:
-    """Parse the text of ``csv_of``; errors name ``path``.
+    """Parse the text that ``csv_of`` returned.
+
+    Args:
+        content: the text, encoded as UTF-8.
+        path: path to name in errors.
 
     Raises:
-        GradlabError: cut off, or not a table.
+        GradlabError: the text is truncated or is not a table.
     """
     import pandas
 
     remedy = "run its study again"
     if not content.endswith(b"\n"):
-        raise GradlabError(f"{path} is cut off or empty: {remedy}")
+        raise GradlabError(f"{path} is truncated or empty: {remedy}")
+    # The default is exact since 3.1, which deprecates the option.
+    before = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)
+    options: dict[str, Any] = {"float_precision": "round_trip"} if before else {}
     try:
-        return pandas.read_csv(
-            io.BytesIO(content), float_precision="round_trip", keep_default_na=False, na_values=[""], encoding="utf-8"
-        )
+        return pandas.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""], encoding="utf-8", **options)
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise GradlabError(f"{path} is not a table ({str(error).strip()}): {remedy}") from None
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read the object of ``write_json``.
+    """Read a JSON object that ``write_json`` wrote.
 
     Raises:
-        GradlabError: no such file, or not a JSON object.
+        GradlabError: the file does not exist, or is not a JSON object.
     """
     try:
         content = json.loads(Path(path).read_text("utf-8"))
@@ -130,15 +193,21 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GradlabError(f"{path} is not JSON ({error}): delete it and run its study again") from None
     if not isinstance(content, dict):
-        raise GradlabError(f"{path} holds no JSON object: delete it and run its study again")
+        raise GradlabError(f"{path} does not contain a JSON object: delete it and run its study again")
     return content
 
 
 def ensure_folder(path: str | Path) -> Path:
-    """Create a folder with its parents, and check with a small file that it is writable.
+    """Create a folder and its parents, and verify that files can be written to it.
+
+    Args:
+        path: path of the folder.
+
+    Returns:
+        The path.
 
     Raises:
-        GradlabError: it cannot be created or written to; names the folder and the remedy.
+        GradlabError: the folder cannot be created or written to.
     """
     path = Path(path)
     if not distributed.group().is_main:
@@ -149,7 +218,7 @@ def ensure_folder(path: str | Path) -> Path:
         raise refusal(path, error) from None
     probe = path / f".{secrets.token_hex(4)}.tmp"
     try:
-        # A page, to the disk: a full disk takes an empty file, and the superuser passes every check of permissions.
+        # Write a page to disk: a full disk accepts an empty file, and the superuser passes every permission check.
         write_synced(probe, bytes(4096))
     except OSError as error:
         raise refusal(path, error) from None
@@ -160,15 +229,20 @@ def ensure_folder(path: str | Path) -> Path:
 
 
 def refusal(path: Path, error: OSError) -> GradlabError:
-    """Return the error for a disk or folder that refuses ``path``."""
+    """Build the error for a path that cannot be written.
+
+    Args:
+        path: the path.
+        error: the error of the operating system.
+    """
     if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return GradlabError(f"cannot write to {path}: it, or a part of it, is a file; choose another folder")
+        return GradlabError(f"cannot write to {path}: it or one of its parents is a file; choose another folder")
     reason = error.strerror or type(error).__name__
     return GradlabError(f"cannot write to {path} ({reason}): free space, change permissions or choose another folder")
 
 
 def plain(value: object) -> Any:
-    """Convert what JSON cannot represent: paths, and numpy numbers."""
+    """Convert paths and numpy numbers, which JSON cannot represent; a ``default`` for ``json.dumps``."""
     if isinstance(value, Path):
         return value.as_posix()
     if hasattr(value, "item"):

@@ -1,6 +1,6 @@
-"""The state of a training run or a study, in ``state.json`` of its folder; ``gradlab status`` reads it.
+"""Maintain the state of a training run or a study in ``state.json`` of its folder, for ``gradlab status``.
 
-The process at work rewrites the file atomically every few seconds, from a thread. Finished work has no state, but
+The working process rewrites the file atomically every few seconds, from a thread. Finished work has no state file, but
 ``final.safetensors`` or ``provenance.json``. A killed process leaves its last state behind.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -31,16 +32,18 @@ STALE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class State:
-    """The last known state of a run or a study.
+    """Last known state of a run or a study.
 
     Attributes:
         status: ``"waiting"``, ``"running"``, ``"stopped"`` or ``"failed"``.
         total: iterations of a run; 0 for a study.
         done: finished iterations.
-        seconds: per iteration; NaN before two are done.
-        note: the last message, e.g. the loss; the error after a failure.
-        study: the study that the run is trained for.
-        host, pid: the process that wrote the state; time: when, in seconds since 1970.
+        seconds: seconds per iteration; NaN until two iterations are done.
+        note: last message, e.g. the loss, or the error after a failure.
+        study: study that the run is trained for.
+        host: host of the process that wrote the state.
+        pid: ID of this process.
+        time: time of writing, in seconds since 1970.
     """
 
     status: str
@@ -55,7 +58,10 @@ class State:
 
     @property
     def current(self) -> str:
-        """``status``, or ``"interrupted"`` if the process is gone: by PID on this host, by heartbeat age elsewhere."""
+        """``status``, or ``"interrupted"`` if the process is gone: by PID on this host, by heartbeat age elsewhere.
+
+        On Windows by heartbeat age alone.
+        """
         stale = self.status == "running" and abs(time.time() - self.time) >= STALE_SECONDS
         gone = self.status in ("running", "waiting") and (stale or self._exited)
         return "interrupted" if gone else self.status
@@ -67,7 +73,8 @@ class State:
 
     @property
     def _exited(self) -> bool:
-        if self.host == socket.gethostname():
+        # On Windows os.kill ends processes: signal 0 is Ctrl-C there.
+        if self.host == socket.gethostname() and sys.platform != "win32":
             try:
                 os.kill(self.pid, 0)
             except ProcessLookupError:
@@ -78,12 +85,17 @@ class State:
 
 
 def write(folder: Path, state: State) -> None:
-    """Write the state of an existing folder."""
+    """Write the state of an existing folder.
+
+    Args:
+        folder: folder of the work.
+        state: state to write.
+    """
     files.write_json(folder / FILE, {n: None if v != v else v for n, v in asdict(state).items()})
 
 
 def read(folder: Path) -> State | None:
-    """Read the state of a folder; None if there is none, or if it is damaged."""
+    """Return the state of a folder, or None if there is none or it is damaged."""
     try:
         content = files.read_json(folder / FILE)
         if content["seconds"] is None:
@@ -100,7 +112,12 @@ def clear(folder: Path) -> None:
 
 
 class Heartbeat:
-    """Counts units of work and writes the state of their folder."""
+    """Count units of work and write the state of their folder.
+
+    Args:
+        folder: folder of the work.
+        state: initial state.
+    """
 
     def __init__(self, folder: Path, state: State) -> None:
         self._folder, self._state = folder, state
@@ -109,31 +126,41 @@ class Heartbeat:
     def __call__(self, n: int = 1, note: str = "") -> None:
         """Count ``n`` more units."""
         done, now = self._state.done + n, time.monotonic()
-        if self._first is None:  # earlier work does not count for the speed
+        if self._first is None:  # earlier work does not affect the speed
             self._first = now, done
         since, before = self._first
         seconds = (now - since) / (done - before) if done > before else math.nan
         self._state = replace(self._state, done=done, seconds=seconds, note=note or self._state.note)
 
     def skip(self, n: int, note: str = "") -> None:
-        """Count ``n`` units of an earlier run, which do not count for the speed."""
+        """Count units of an earlier run, which do not affect the speed.
+
+        Args:
+            n: number of units.
+            note: message to show.
+        """
         self._state = replace(self._state, done=self._state.done + n, note=note or self._state.note)
         self._first = time.monotonic(), self._state.done
 
     def write(self, status: str = "running", note: str = "") -> None:
-        """Write the state; work goes on where the disk refuses it, and fails at its own files."""
+        """Write the state; a failed write is ignored, because the work itself fails when it writes its own files.
+
+        Args:
+            status: as in ``State``.
+            note: as in ``State``; the last note by default.
+        """
         with contextlib.suppress(GradlabError):
             write(self._folder, replace(self._state, status=status, note=note or self._state.note, time=time.time()))
 
 
 @contextlib.contextmanager
 def running(folder: Path, total: int = 0, study: str = "") -> Iterator[Heartbeat]:
-    """Keep the state of ``folder`` up to date while the context is open, and record how it ended.
+    """Keep the state of ``folder`` up to date while the context is open, and record how the work ended.
 
     Args:
-        folder: created if needed.
-        total: units of work.
-        study: the study that a run is trained for.
+        folder: folder of the work; created if needed.
+        total: number of units of work.
+        study: study that a run is trained for.
     """
     files.ensure_folder(folder)
     heartbeat = Heartbeat(folder, State("running", total, study=study))
@@ -166,11 +193,13 @@ def running(folder: Path, total: int = 0, study: str = "") -> Iterator[Heartbeat
 
 @contextlib.contextmanager
 def waiting(totals: Mapping[Path, int], study: str) -> Iterator[None]:
-    """Mark folders as ``waiting`` while no process works on them, so that ``gradlab status`` can estimate the total.
+    """Mark folders as ``waiting`` until a process works on them.
+
+    ``gradlab status`` then includes them in the time left.
 
     Args:
-        totals: folder to units of work.
-        study: the study that the runs are trained for.
+        totals: units of work, by folder.
+        study: study that the runs are trained for.
     """
     for folder, total in totals.items():
         write(folder, State("waiting", total, study=study))
@@ -184,12 +213,12 @@ def waiting(totals: Mapping[Path, int], study: str) -> Iterator[None]:
 
 
 class Follower(contextlib.ExitStack):
-    """Shows the progress of work that other processes do, read from the states of its folders.
+    """Show the progress of work in other processes, read from the state files of its folders.
 
     Args:
         progress: where to show it.
-        title: of the bar of all work.
-        tasks: folder to title and units of work.
+        title: title of the bar for all work.
+        tasks: title and units of work, by folder.
     """
 
     def __init__(self, progress: Progress, title: str, tasks: Mapping[Path, tuple[str, int]]) -> None:
@@ -208,7 +237,12 @@ class Follower(contextlib.ExitStack):
                 self._show(folder, state.done, state.note)
 
     def end(self, folder: Path, complete: bool) -> None:
-        """Close the bar of a folder whose work has ended."""
+        """Close the bar of a folder whose work has ended.
+
+        Args:
+            folder: the folder.
+            complete: whether all of its work is done.
+        """
         self._ended += 1
         if complete:
             self._show(folder, self._tasks[folder][1], "")

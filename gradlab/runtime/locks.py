@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock of the operating system, which ends with its process in any case."""
+"""Allow one process at a time in a folder, with a lock of the operating system that always ends with its process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gradlab.errors import GradlabError
 from gradlab.runtime import files, provenance
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
-WAIT_SECONDS = 0.5  # between attempts of a process that waits
-TRY_SECONDS = 0.2  # of a process that does not wait: longer than ``held`` has the lock
+WAIT_SECONDS = 0.5  # between the attempts of a waiting process
+TRY_SECONDS = 0.2  # for a process that does not wait; longer than ``held`` holds the lock
 _TEMPORARY = re.compile(r"\..*[0-9a-f]{8}\.tmp")  # temporary files of files.write_bytes and files.ensure_folder
 
 
@@ -24,16 +24,17 @@ _TEMPORARY = re.compile(r"\..*[0-9a-f]{8}\.tmp")  # temporary files of files.wri
 def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
     """Lock an existing folder, and remove temporary files that killed writers left in it.
 
-    The empty lock file stays after the lock is released: only a living process can hold it.
+    The empty lock file remains after the lock is released; only a living process can hold the lock.
 
     Args:
         folder: the folder.
-        remedy: the remedy in the error.
-        waiting: called repeatedly with the name of the holder while another process has the folder, instead of the
-            error; it may raise, to give up.
+        remedy: remedy to name in the error.
+        waiting: called repeatedly with the name of the holder while another process holds the folder, instead of
+            raising the error; it may raise an exception to give up.
 
     Raises:
-        GradlabError: another process holds the folder (its PID and host are named), or the disk refuses.
+        GradlabError: another process holds the folder (the message gives its PID and host), or the lock file cannot be
+            written.
     """
     import filelock
 
@@ -52,7 +53,7 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
         _remove_temporary(folder)
         since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": provenance.command()}
-        with contextlib.suppress(OSError):  # information for other processes: it need not reach the disk
+        with contextlib.suppress(OSError):  # only information for other processes; it need not reach the disk
             (folder / HOLDER).write_text(json.dumps(holder))
         yield
     finally:
@@ -62,7 +63,7 @@ def hold(folder: Path, remedy: str, waiting: Callable[[str], object] | None = No
 
 
 def held(folder: Path) -> bool:
-    """Whether a process holds the folder now; creates no file. True if this is unknown."""
+    """Return whether a process holds the folder now, without creating a file; True if this is unknown."""
     import filelock
 
     if not (folder / HOLDER).exists():
@@ -99,4 +100,4 @@ def _holder(folder: Path) -> str:
         holder = files.read_json(folder / HOLDER)
         return f"process {holder['process']} on {holder['host']} (since {holder['since']}: {holder['command']})"
     except (GradlabError, KeyError):
-        return "another process"  # which has just taken the lock
+        return "another process"  # it has just taken the lock

@@ -1,4 +1,4 @@
-"""Progress with an ETA: a rich bar in a terminal, a few lines elsewhere."""
+"""Show progress with the time left: a rich bar in a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ LINE_SHARE, LINE_SECONDS, SHORTEST_SECONDS = 0.1, 15.0, 1.0
 
 
 class Advance(Protocol):
-    """Counts ``n`` more finished units; ``note`` is shown next to the count, e.g. ``"loss 1.02"``."""
+    """Function that counts finished units and shows a note next to the count, e.g. ``"loss 1.02"``."""
 
     def __call__(self, n: int = 1, note: str = "") -> None:
-        """Count ``n`` units.
+        """Count ``n`` more units.
+
+        Args:
+            n: number of units.
+            note: text to show next to the count.
 
         Raises:
-            Stopped: the time is up, or a signal has requested a stop (``gradlab.runtime.signals``).
+            Stopped: the deadline has passed, or a signal has arrived (``gradlab.runtime.signals``).
         """
 
 
 def stop_if_requested() -> None:
-    """Stop the work of a single process if the time is up or a signal has come.
+    """Stop the work of a single process if the deadline has passed or a signal has arrived.
 
-    Several processes stop together, at the points where they agree on it.
+    Several processes stop together, at points where they agree to stop.
 
     Raises:
         Stopped: a stop was requested.
@@ -42,16 +46,16 @@ def stop_if_requested() -> None:
 
 
 def quiet(n: int = 1, note: str = "") -> None:
-    """Show nothing: an ``Advance``."""
+    """Count units without showing anything; an ``Advance``."""
 
 
 def skip(advance: Callable[..., Any], n: int, note: str = "") -> None:
-    """Count units of an earlier run, which do not count for the speed, and so for the ETA.
+    """Count units of an earlier run, which affect neither the speed nor the time left.
 
     Args:
         advance: the result of ``track``, or any other function of ``n`` and ``note``.
         n: number of units.
-        note: shown next to the count.
+        note: text to show next to the count.
     """
     getattr(advance, "skip", advance)(n, note)
 
@@ -86,11 +90,11 @@ class _Bar:
 
     def skip(self, n: int, note: str = "") -> None:
         done = int(self._bars.tasks[self._task].completed) + n
-        self._bars.reset(self._task, completed=done, note=escape(note))  # forgets the speed, which a leap would falsify
+        self._bars.reset(self._task, completed=done, note=escape(note))  # also resets the speed estimate
 
 
 class _Lines:
-    """A few lines of progress, for output that is no terminal."""
+    """A few lines of progress, for output that is not a terminal."""
 
     def __init__(self, console: Console, description: str, total: int, done: int) -> None:
         self._console, self._description, self._total = console, description, total
@@ -124,7 +128,7 @@ class _Lines:
 
 
 class Progress:
-    """Shows the progress of tasks on a console: bars in a terminal, lines elsewhere."""
+    """Show the progress of tasks on a console: bars in a terminal, lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -135,9 +139,9 @@ class Progress:
         """Show the progress of one task.
 
         Args:
-            description: the title of the task.
+            description: title of the task.
             total: number of units.
-            done: units of an earlier run, e.g. the one that is resumed; they do not count for the speed.
+            done: units of an earlier run, which do not affect the speed.
         """
         if not self._console.is_terminal:
             lines = _Lines(self._console, description, total, done)
@@ -158,7 +162,7 @@ class Progress:
                 progress.TextColumn("{task.fields[note]}"),
                 console=self._console,
                 expand=True,
-                # A minute: steps of different sizes, such as an evaluation between epochs, should not make it jump.
+                # One minute, so that steps of different duration do not make the estimate jump.
                 speed_estimate_period=60.0,
             ) as self._bars:
                 try:
@@ -168,7 +172,13 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds for readers: ``8.5 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Format a duration: ``8.5 s``, ``3 min 20 s``, ``2 h 05 min``.
+
+    Example:
+        >>> from gradlab.runtime.progress import duration
+        >>> duration(200), duration(7500)
+        ('3 min 20 s', '2 h 05 min')
+    """
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""Record where numbers come from: commit, settings, versions, device. This module imports nothing slow."""
+"""Record the origin of results: commit, settings, versions, device. Importing this module is fast."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command() -> str:
 
 
 def version(package: str) -> str:
-    """Return the installed version of a package, for gradlab also that of a checkout; else ``UNKNOWN``."""
+    """Return the version of a package, or ``UNKNOWN``; the version of gradlab is also known in a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -44,15 +44,21 @@ def version(package: str) -> str:
 
 
 def same_version(one: str | None, other: str | None) -> bool:
-    """Whether results of one version of gradlab are valid for another; an unknown version matches any."""
+    """Return whether results of one version of gradlab are valid for another; an unknown version matches any."""
     return one == other or UNKNOWN in (one, other)
 
 
 def settings_hash(settings: DataclassInstance) -> str:
-    """Return twelve hex digits that depend on the names and values of the fields, not on their order.
+    """Return twelve hex digits that depend on the names and values of the fields, but not on their order.
 
     Raises:
-        GradlabError: a field that JSON cannot hold, or NaN.
+        GradlabError: a field is NaN or infinite, or JSON cannot represent it.
+
+    Example:
+        >>> import gradlab as gl
+        >>> from gradlab.runtime.provenance import settings_hash
+        >>> settings_hash(gl.TrainSettings(lam=0.03)) == settings_hash(gl.TrainSettings(lam=0.015))
+        False
     """
     try:
         text = json.dumps(
@@ -60,7 +66,7 @@ def settings_hash(settings: DataclassInstance) -> str:
         )
     except (TypeError, ValueError) as error:
         name = type(settings).__name__
-        raise GradlabError(f"{name} cannot be hashed ({error}): use finite numbers, text and tuples of them") from None
+        raise GradlabError(f"{name} cannot be hashed ({error}): use finite numbers, strings and tuples") from None
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -74,16 +80,16 @@ def provenance(
     *,
     commit: str | None = None,
 ) -> dict[str, Any]:
-    """Return the origin of results, as the content of ``provenance.json``.
+    """Return the origin of results, as stored in ``provenance.json``.
 
     Args:
-        settings: the frozen settings of the study.
-        seed: the user's seed.
-        device: where it ran, e.g. ``"cuda"``.
-        inputs: name of each input to its fingerprint.
-        wall_s: duration, seconds.
+        settings: frozen settings of the study.
+        seed: seed that the user gave.
+        device: device that was used, e.g. ``"cuda"``.
+        inputs: fingerprint of each input, by name.
+        wall_s: duration in seconds.
         assumed: choices that the paper leaves open.
-        commit: of the code, for a copy outside git or of another commit; the state of git is recorded next to it.
+        commit: commit of the code, for a copy outside git or of another commit; the state of git is recorded too.
     """
     git = _checkout()
     return {
@@ -106,7 +112,7 @@ def provenance(
 
 
 def _checkout() -> dict[str, Any]:
-    """Return the commit, and whether the code differs from it; both None outside a checkout."""
+    """Return the commit and whether the code differs from it; both None outside a checkout."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -116,8 +122,8 @@ def _checkout() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside another project's checkout
-        # Results under figures/ are written by runs: they do not change the code.
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may be inside another project's checkout
+        # Runs write results under figures/, which does not change the code.
         changes = git("status", "--porcelain", "--", ":/", ":(exclude,top)figures")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
@@ -144,7 +150,7 @@ def _cpu() -> str:
 
 
 def _threads() -> int:
-    """Return the threads of torch if it is loaded, else the cores available to this process."""
+    """Return the number of torch threads if torch is loaded, otherwise the number of available cores."""
     if "torch" in sys.modules:
         return int(sys.modules["torch"].get_num_threads())
     return cores()

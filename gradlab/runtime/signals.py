@@ -1,6 +1,6 @@
-"""Orderly stops: a signal or a deadline requests one, and work ends at the next point where nothing is lost.
+"""Stop work in order: a signal or a deadline requests a stop, and work ends at the next point where nothing is lost.
 
-Deadlines are on the monotonic clock, which no change of the wall clock moves.
+Deadlines use the monotonic clock, which changes of the wall clock do not affect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import FrameType
 
 from gradlab.errors import Stopped
 
-# What schedulers send ahead of SIGKILL: SLURM's default, and the one that its --signal=USR1@60 asks for.
+# Signals that schedulers send before SIGKILL: SLURM's default, and the one requested by --signal=USR1@60.
 SIGNALS = ("SIGTERM", "SIGUSR1")
 
 _received: str | None = None  # of the process, as signals are
@@ -23,12 +23,12 @@ _deadline: float | None = None  # of the process too
 
 @contextlib.contextmanager
 def handled(deadline: float | None = None) -> Iterator[None]:
-    """Take the signals and the deadline as requests to stop; earlier handlers are restored at the end.
+    """Treat the signals and the deadline as requests to stop; restore the earlier handlers at the end.
 
-    Only the main thread receives signals: in other threads only the deadline counts.
+    Only the main thread receives signals. In other threads only the deadline counts.
 
     Args:
-        deadline: on ``time.monotonic()``.
+        deadline: time on ``time.monotonic()``.
     """
     global _received, _deadline
 
@@ -50,10 +50,10 @@ def handled(deadline: float | None = None) -> Iterator[None]:
 
 
 def stop_reason(deadline: float | None = None) -> str | None:
-    """Return why work should stop now, as in "stopped by SIGTERM" or "stopped at the time limit"; None: continue.
+    """Return the reason to stop now, as in "stopped by SIGTERM" or "stopped at the time limit"; None to continue.
 
     Args:
-        deadline: on ``time.monotonic()``, in addition to that of ``handled``.
+        deadline: time on ``time.monotonic()``, in addition to the deadline of ``handled``.
     """
     if _received is not None:
         return f"by {_received}"
@@ -64,8 +64,11 @@ def stop_reason(deadline: float | None = None) -> str | None:
 def raise_if_stopped(deadline: float | None = None) -> None:
     """Stop the work if a stop was requested.
 
+    Args:
+        deadline: as for ``stop_reason``.
+
     Raises:
-        Stopped: with the reason.
+        Stopped: a stop was requested; the message gives the reason.
     """
     reason = stop_reason(deadline)
     if reason is not None:

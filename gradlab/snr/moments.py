@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import shown
 
 
 def _centred(batch: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -45,6 +46,7 @@ def _ratio(numerator: Tensor, count: int) -> Tensor:
     return numerator / count if count > 0 else torch.full_like(numerator, math.nan)
 
 
+@shown
 class Moments(NamedTuple):
     """Count, mean and centred sum of squares of a statistic of any shape.
 
@@ -99,6 +101,7 @@ class Moments(NamedTuple):
         return _ratio(self.m2, self.count - ddof)
 
 
+@shown
 class HigherMoments(NamedTuple):
     """Count, mean and centred sums of powers 2 to 4, as the standard errors of variance and SNR need them.
 

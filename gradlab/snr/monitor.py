@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from gradlab.errors import GradlabError, NonFinite
 from gradlab.noise import stream
 from gradlab.runtime import files
+from gradlab.runtime.display import counted, shown
 from gradlab.snr.recorder import GradientRecorder, Group
-from gradlab.validation import checked_after
+from gradlab.validation import checked, several, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,7 @@ def undisturbed(model: nn.Module, seed: int = 0, generators: Iterable[torch.Gene
                 holder[name] = buffer  # it may have been replaced rather than written to
 
 
+@shown
 class SNRMonitor:
     """Records the gradient SNR of each group every ``every`` iterations, to a CSV and to TensorBoard.
 
@@ -108,35 +110,33 @@ class SNRMonitor:
         csv: the file, or None.
         tensorboard: a ``SummaryWriter``, or any object with its ``add_scalar``; gets ``snr/<group>`` and
             ``snr/noise floor``.
-        generators: streams, besides the global ones, that the loss draws from.
+        generators: streams, besides the global ones, that the loss draws from; one, or several.
         seed: of the noise.
 
     Raises:
         GradlabError: ``every`` or ``draws`` too small, nothing to record, or a CSV that is damaged.
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         model: nn.Module,
         groups: nn.Module | Mapping[str, Group] | GradientRecorder | None = None,
         *,
-        every: int = 500,
-        draws: int = 20,
+        every: SupportsIndex = 500,
+        draws: SupportsIndex = 20,
         csv: str | Path | None = None,
         tensorboard: Board | None = None,
-        generators: Iterable[torch.Generator] = (),
-        seed: int = 0,
+        generators: torch.Generator | Iterable[torch.Generator] = (),
+        seed: SupportsIndex = 0,
     ) -> None:
-        if every < 1:
-            raise GradlabError(f"every is {every}: record every so many iterations, at least 1")
-        if draws < 2:
-            raise GradlabError(f"draws is {draws}: a signal-to-noise ratio needs at least 2")
-        self.model, self.every, self.draws, self.seed = model, every, draws, seed
+        self.model, self.every = model, whole("every", every, 1, "iterations")
+        self.draws, self.seed = whole("draws", draws, 2), whole("seed", seed, 0)
         self.iteration = 0
         groups = model if groups is None else groups
         self._recorder = groups if isinstance(groups, GradientRecorder) else GradientRecorder(groups)
-        self._generators, self._board = tuple(generators), tensorboard
+        self._generators = several("generators", generators, torch.Generator, "torch generators", empty=True)
+        self._board = tensorboard
         self._csv = None if csv is None else Path(csv)
         self._rows: list[dict[str, Any]] = []
         if self._csv is not None and self._csv.exists():
@@ -173,6 +173,7 @@ class SNRMonitor:
             GradlabError: the loss is no scalar or does not depend on the recorded parameters, these are all frozen, or
                 the file cannot be written.
         """
+        iteration = whole("iteration", iteration)
         if not self._begun:
             self._begin(iteration)
         again, self.iteration = iteration == self.iteration, iteration  # several minibatches make up one iteration
@@ -194,6 +195,24 @@ class SNRMonitor:
             loss: ``(module, batch) -> scalar``, the training loss, without logging.
         """
         return _callback(self, loss)
+
+    def _repr_line_(self) -> str:
+        points = counted(len({row["iteration"] for row in self._rows}), "point")
+        return f"every={self.every}, draws={self.draws}, {points}, cost {self.cost:.1%}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "model": type(self.model).__name__,
+            "every": counted(self.every, "iteration"),
+            "draws of a point": self.draws,
+            "iteration": self.iteration,
+            "points": len({row["iteration"] for row in self._rows}),
+            "cost": f"{self.cost:.1%} of the time",
+            "csv": "none" if self._csv is None else str(self._csv),
+            "tensorboard": "none" if self._board is None else type(self._board).__name__,
+            "seed": self.seed,
+            "recorder": self._recorder,
+        }
 
     def _begin(self, iteration: int) -> None:
         """Drop the rows of an earlier run from this first iteration on."""

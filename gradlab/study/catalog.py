@@ -1,6 +1,6 @@
-"""The studies, estimators, objectives and proxies that exist, and the studies that a request names.
+"""List the available studies, estimators, objectives and rounding proxies, and load the studies that a request names.
 
-Names and descriptions are read from the source: ``gradlab list`` imports no study and neither torch nor pandas.
+Names and descriptions are read from the source code: ``gradlab list`` imports no study, and neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIBRARY = Path(__file__).parents[1]
 
 
 def studies_folder() -> Path:
-    """Return the folder of the study modules: the installed package, else ``studies`` next to the library.
+    """Return the folder of the study modules: the installed package, otherwise ``studies`` next to the library.
 
     Raises:
         GradlabError: neither exists.
@@ -37,10 +37,10 @@ def studies_folder() -> Path:
     checkout = LIBRARY.parent / "studies"
     if not checkout.is_dir():
         raise GradlabError(
-            f"no studies: neither the package {PACKAGE} nor {checkout} is there; install from a checkout"
+            f"no studies found: neither the package {PACKAGE} nor {checkout} exists; install gradlab from a checkout"
         )
     if PACKAGE not in sys.modules:
-        # Not installed: the same name for the same modules, so that studies can import one another.
+        # If the package is not installed, create it, so that studies can import one another by the same name.
         package = ModuleType(PACKAGE)
         package.__path__ = [str(checkout)]
         package.__spec__ = importlib.util.spec_from_loader(PACKAGE, loader=None, is_package=True)
@@ -49,10 +49,10 @@ def studies_folder() -> Path:
 
 
 def studies() -> dict[str, str]:
-    """Return the name of each study, as on the command line, and the first line of its docstring.
+    """Return the first line of the docstring of each study, by its name on the command line.
 
     Raises:
-        GradlabError: no studies, or one that does not parse.
+        GradlabError: there are no studies, or one cannot be parsed.
     """
     files = [path for path in studies_folder().glob("*.py") if not path.name.startswith("_")]
     described = {path.stem.replace("_", "-"): _first_line(path) for path in files}
@@ -60,40 +60,47 @@ def studies() -> dict[str, str]:
 
 
 def estimators() -> dict[str, str]:
-    """Return the name of each estimator and the first line of its file; files are named after estimators."""
+    """Return the first line of the file of each estimator, by name; files are named after estimators."""
     folder = LIBRARY / "estimators"
     return {name: _first_line(folder / f"{_module(name)}.py") for name in _dict(folder / "__init__.py", "ESTIMATORS")}
 
 
 def objectives() -> dict[str, str]:
-    """Return the name and the ``summary`` of each objective."""
+    """Return the ``summary`` of each objective, by name."""
     calls = _dict(LIBRARY / "objectives" / "bounds.py", "OBJECTIVES")
     return {name: next((ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "summary"), "")
             for name, call in calls.items()}  # fmt: skip
 
 
 def proxies() -> dict[str, str]:
-    """Return the name of each proxy of rounding and the first line of its file."""
+    """Return the first line of the file of each rounding proxy, by name."""
     folder = LIBRARY / "objectives" / "proxies"
     return {name: _first_line(folder / f"{_module(name)}.py") for name in _dict(folder / "__init__.py", "PROXIES")}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts ``table10`` after ``table9``."""
+    """Return a sort key that places ``table10`` after ``table9``."""
     return [(int(part or 0), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def load(names: Sequence[str], request: Request) -> dict[str, ModuleType]:
-    """Import the studies that are named, each once, in that order.
+    """Import the named studies, each once, in the given order.
+
+    Args:
+        names: names of studies.
+        request: the request, whose profile and assignments are checked.
+
+    Returns:
+        The modules, by name.
 
     Raises:
-        GradlabError: no study or an unknown one, an incomplete one, one without the profile, or an assignment that the
-            settings of one of them refuse.
+        GradlabError: no study is named, or a study is unknown, is incomplete, lacks the profile or rejects an
+            assignment.
     """
     known = studies()
     names = list(dict.fromkeys(name.replace("_", "-") for name in names))
     if not names:
-        raise GradlabError(f"no study named: name some of {', '.join(known)}")
+        raise GradlabError(f"no study is given: give some of {', '.join(known)}")
     for name in names:
         if name not in known:
             raise unknown("study", name, known)
@@ -128,7 +135,7 @@ def _check_assignments(settings: Any, assignments: Sequence[str]) -> None:
         options = {"seed": "--seed"} if group is settings else {}
         options |= {"seed": "--seed", "data": "--train-images"} if isinstance(group, TrainSettings) else {}
         if name in options:
-            raise GradlabError(f"--set {path}: {options[name]} decides it, give that")
+            raise GradlabError(f"--set {path} would be overwritten: give {options[name]} instead")
 
 
 def _module(name: str) -> str:
@@ -136,7 +143,7 @@ def _module(name: str) -> str:
 
 
 def _dict(path: Path, name: str) -> dict[str, Any]:
-    """Keys, and values as syntax trees, of the dict literal that a module assigns to ``name``."""
+    """Return the keys of the dict literal that a module assigns to ``name``, with the syntax trees of its values."""
     literal: Any = next(node.value for node in _parse(path).body
                         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name)  # fmt: skip
     return dict(zip(map(ast.literal_eval, literal.keys), literal.values, strict=True))
@@ -150,4 +157,4 @@ def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text("utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise GradlabError(f"{path} does not parse ({error}): correct it") from None
+        raise GradlabError(f"{path} cannot be parsed ({error}): fix it") from None

@@ -1,5 +1,4 @@
-"""The claims ledger: every numbered claim of the paper, with the verdict and the evidence of the studies that were
-run."""
+"""Compile the claims ledger: every numbered claim of the paper, with verdict and evidence of the studies that ran."""
 
 from __future__ import annotations
 
@@ -19,13 +18,13 @@ class Entry(NamedTuple):
     """One line of the ledger.
 
     Attributes:
-        number: of the claim.
+        number: number of the claim.
         source: where the paper makes it.
-        claim: its text.
+        claim: text of the claim.
         verdict: ``holds``, ``not here``, ``undecided`` or ``not tested``.
-        evidence: one sentence with numbers, or what to run.
-        study: the study that decides it; empty where none does yet.
-        budget: profile of the run, and whether ``--set`` changed it; empty where there was no run.
+        evidence: one sentence with numbers, or the command to run.
+        study: study that decides the claim; empty if there is none yet.
+        budget: profile of the run, and whether ``--set`` changed it; empty if there was no run.
     """
 
     number: int
@@ -38,14 +37,20 @@ class Entry(NamedTuple):
 
 
 def ledger(folder: str | Path) -> list[Entry]:
-    """Judge every claim of the paper by the results in a folder that ``gradlab run`` wrote.
+    """Return a verdict on every claim of the paper, from the results in an output folder.
+
+    Args:
+        folder: output folder of ``gradlab run``.
+
+    Returns:
+        One entry per claim.
 
     Raises:
-        GradlabError: no such folder, or damaged results.
+        GradlabError: the folder does not exist, or its results are damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise GradlabError(f"no such folder: {folder}; give one that 'gradlab run' wrote")
+        raise GradlabError(f"no such folder: {folder}; give an output folder of 'gradlab run'")
     return [_entry(folder, claim) for claim in paper.claims().to_dict("records")]
 
 
@@ -53,11 +58,11 @@ def read_verdicts(folder: Path, record: dict[str, Any]) -> list[dict[str, str]]:
     """Read the verdicts of a study: the fields of ``Verdict``, and the ``word`` to show.
 
     Args:
-        folder: of the study.
+        folder: folder of the study.
         record: its provenance.
 
     Raises:
-        GradlabError: the file was changed after it was written, or lacks a column.
+        GradlabError: the file was modified after writing, or lacks a column.
     """
     path = folder / "verdicts.csv"
     if not path.exists():
@@ -77,7 +82,7 @@ def _entry(folder: Path, claim: dict[str, str]) -> Entry:
     if not study:
         return entry
     if not (folder / study / "verdicts.csv").exists():
-        return entry._replace(evidence=f"run it: gradlab run {study}")
+        return entry._replace(evidence=f"not run yet: gradlab run {study}")
     record = digests.read_record(folder / study)
     if not record:
         return entry._replace(evidence=f"{study} is not finished: gradlab run {study} --resume")
@@ -85,4 +90,4 @@ def _entry(folder: Path, claim: dict[str, str]) -> Entry:
         if verdict["claim"] == claim["verdict"]:
             budget = str(record.get("profile", "")) + (", changed" if record.get("set") else "")
             return entry._replace(verdict=verdict["word"], evidence=verdict["evidence"], budget=budget)
-    return entry._replace(evidence=f"{study} was run by another version: run it again")
+    return entry._replace(evidence=f"{study} was run with another version of gradlab: run it again")

@@ -1,4 +1,4 @@
-"""Tables, verdicts and lines of text in a terminal; the page of ``report`` shows the same tables and verdicts."""
+"""Print tables, verdicts and lines of text in a terminal; ``report`` shows the same tables and verdicts as HTML."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ ROWS = 40
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print text as it is, without wrapping it."""
+    """Print text verbatim, without wrapping."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def plain_table(*heads: str, right: Collection[str] = ()) -> Table:
-    """Return an empty table without borders; the columns in ``right`` are aligned right."""
+    """Return an empty table without borders.
+
+    Args:
+        *heads: column heads.
+        right: heads of right-aligned columns.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -33,7 +38,15 @@ def plain_table(*heads: str, right: Collection[str] = ()) -> Table:
 
 
 def show_table(console: Console, frame: DataFrame, path: Path) -> None:
-    """Print the first rows, the paper's numbers next to the measured; transposed or cut if too wide."""
+    """Print the first rows, with the paper's numbers next to the measured ones.
+
+    A table that is too wide is transposed if it has few rows, and loses columns otherwise.
+
+    Args:
+        console: where to print.
+        frame: the table.
+        path: path of the CSV with all rows.
+    """
     heads, cells, right = [], [], ["paper"]
     for column in columns(frame.head(ROWS)):
         heads.append(column.name)
@@ -44,7 +57,7 @@ def show_table(console: Console, frame: DataFrame, path: Path) -> None:
             cells.append(column.paper)
     widths = _widths(heads, cells)
     if sum(widths) > console.width and len(frame) <= 6:
-        # Few rows of many columns: one line for each column.
+        # Few rows with many columns: print one line per column.
         heads, cells = ["", *cells[0]], [heads[1:], *map(list, zip(*cells[1:], strict=True))]
         right, widths = heads[1:], _widths(heads, cells)
     kept = len(heads)
@@ -65,14 +78,14 @@ def _widths(heads: list[str], cells: list[list[str]]) -> list[int]:
 
 
 def show_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
-    """Print a line for each claim: ``holds``, ``not here`` or ``undecided``, and the evidence."""
+    """Print one line per claim: ``holds``, ``not here`` or ``undecided``, and the evidence."""
     for verdict in verdicts:
         text = f"{WORDS[verdict.answer]:>9}  {verdict.claim} ({verdict.source}): {verdict.evidence}"
         console.print(text, markup=False, highlight=False)
 
 
 def show_ledger(console: Console, entries: Iterable[tuple[int, str, str, str, str, str, str]]) -> None:
-    """Print the claims ledger: number, claim with its source, verdict, evidence with the study and its profile."""
+    """Print the claims ledger: number, claim with its source, verdict, and evidence with the study and its profile."""
     table = plain_table("no.", "claim", "verdict", "evidence")
     for column, share in zip(table.columns, (None, 3, None, 4), strict=True):
         column.ratio, column.no_wrap = share, share is None
@@ -83,7 +96,12 @@ def show_ledger(console: Console, entries: Iterable[tuple[int, str, str, str, st
 
 
 def show_checks(console: Console, rows: Iterable[tuple[str, int, float, float, float, float, str]]) -> None:
-    """Print ``(posterior, k, exact, mean, se, z, verdict)`` of an estimator that was checked."""
+    """Print the checks of an estimator.
+
+    Args:
+        console: where to print.
+        rows: tuples ``(problem, k, exact, mean, se, z, verdict)``.
+    """
     table = plain_table("problem", "k", "exact", "mean", "bias", "z", "", right=("k", "exact", "mean", "bias", "z"))
     for problem, k, exact, mean, se, z, verdict in rows:
         bias = f"{mean - exact:+.2g} \u00b1 {se:.1g}"
@@ -92,7 +110,13 @@ def show_checks(console: Console, rows: Iterable[tuple[str, int, float, float, f
 
 
 def show_packed(console: Console, weights: Sequence[Any], lines: Iterable[str]) -> None:
-    """Print the weights that were packed or unpacked (``WeightSet``), then some lines."""
+    """Print packed or unpacked weights, then some lines.
+
+    Args:
+        console: where to print.
+        weights: records of type ``WeightSet``.
+        lines: lines to print below them.
+    """
     table = plain_table("run", "weights", "iteration", "optimizer", "MB", "SHA-256", right=("iteration", "MB"))
     for p in weights:
         optimizer = "-" if p.kind != "last" else "kept" if p.optimizer else "left out"

@@ -1,4 +1,4 @@
-"""What a study gets besides its settings."""
+"""Define ``Context``: everything a study receives besides its settings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Request):
-    """A request, with the folders and the progress display of one study.
+    """A request with the folders and the progress display of one study.
 
     Attributes:
         options: how models are trained: device, resume, deadline and so on.
-        out: the output folder, which the studies of a run share.
-        folder: the folder of this study in ``out``.
-        progress: shows how far a task has come.
-        inputs: name -> fingerprint of what the study read; the study fills it, for its provenance.
+        out: output folder, shared by the studies of a run.
+        folder: folder of this study in ``out``.
+        progress: shows the progress of tasks.
+        inputs: fingerprints of the inputs that the study read, by name; filled in by the study, for its provenance.
         parts: measures piece by piece, and keeps long pieces until the study is complete.
     """
 
@@ -40,23 +40,27 @@ class Context(Request):
 
     @property
     def runs(self) -> Path:
-        """The folder of the training runs, which studies share."""
+        """Folder of the training runs, shared by the studies of a run."""
         return self.out / "runs"
 
     @property
     def device(self) -> str:
-        """The torch device that the study runs on."""
+        """Torch device of the study."""
         return self.options.device
 
     def measure(self, description: str, pieces: Sequence[Piece]) -> dict[str, DataFrame]:
-        """Measure the pieces of a study, or read what was kept of them, and join their rows.
+        """Measure the pieces of a study, or read kept ones, and concatenate their rows.
 
         Args:
-            description: what the progress bar shows.
-            pieces: in order; each ``measure`` is called with the keyword ``advance``, which counts its units.
+            description: title of the progress bar.
+            pieces: the pieces, in order; each ``measure`` is called with the keyword ``advance``, which counts its
+                units.
+
+        Returns:
+            The rows of each table, by name.
 
         Raises:
-            Stopped: as ``Parts.each``.
+            Stopped: as for ``Parts.each``.
         """
         with self.progress.track(description, sum(piece.units for piece in pieces)) as advance:
             bound = [piece._replace(measure=functools.partial(piece.measure, advance=advance)) for piece in pieces]

@@ -1,6 +1,6 @@
-"""Evaluate trained models with bitstreams, each once: the rows of every image are kept in the folder of its run.
+"""Evaluate trained models with bitstreams once, and keep the rows of every image in the folder of the run.
 
-Studies share these rows, an interrupted evaluation continues at the next image, and other processes can evaluate a
+Studies share these rows. An interrupted evaluation continues at the next image, and other processes can evaluate a
 finished model while the next one is trained (``Background``).
 """
 
@@ -42,21 +42,24 @@ def rate_distortion(
     hyper_input: str = "",
     parts: Parts | None = None,
 ) -> pd.DataFrame:
-    """Evaluate a run's weights with ``gradlab.evaluation.rate_distortion``; rows that exist are read.
+    """Evaluate the weights of a run with ``gradlab.evaluation.rate_distortion``; existing rows are read.
 
-    Rows are kept every second: a process that is stopped or killed loses an image or two.
+    Rows are saved every second, so that a process that is stopped or killed loses only an image or two.
 
     Args:
-        run: the trained model, which also gives lambda.
-        iteration: of the weights; None for the last.
+        run: the trained model, whose settings also define lambda.
+        iteration: iteration of the weights; None for the final weights.
         pictures: test images.
         advance: called after each image.
-        hyper_input: ``codec.hyper_input``, of a 2-level VAE; the codec's own by default.
-        parts: of the study, which records how rows from elsewhere were made.
+        hyper_input: ``codec.hyper_input`` of a 2-level VAE; the codec's own by default.
+        parts: parts of the study, which record how rows from elsewhere were made.
+
+    Returns:
+        One row per image.
 
     Raises:
-        GradlabError: as ``Run.codec`` and ``gradlab.evaluation.rate_distortion``.
-        Stopped: by ``advance``; of several processes at the next image.
+        GradlabError: as for ``Run.codec`` and ``gradlab.evaluation.rate_distortion``.
+        Stopped: ``advance`` raised it; several processes stop at the next image.
     """
     if not pictures:
         raise GradlabError("there are no images to evaluate: give at least one")
@@ -73,7 +76,7 @@ def rate_distortion(
     codec.hyper_input = hyper_input or codec.hyper_input
 
     def keep() -> None:
-        with contextlib.suppress(GradlabError):  # the disk is full: the next write reports it
+        with contextlib.suppress(GradlabError):  # if the disk is full, the next write reports it
             parts.keep(name, key, {ROWS: pd.concat(rows, ignore_index=True)}, run.folder)
 
     last = time.monotonic()
@@ -95,7 +98,15 @@ def rate_distortion(
 def is_done(
     run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str = "", parts: Parts | None = None
 ) -> bool:
-    """Return whether all images have been evaluated."""
+    """Return whether all images have been evaluated.
+
+    Args:
+        run: as for ``rate_distortion``.
+        iteration: as for ``rate_distortion``.
+        pictures: as for ``rate_distortion``.
+        hyper_input: as for ``rate_distortion``.
+        parts: as for ``rate_distortion``.
+    """
     name, key = _identity(run, iteration, pictures, hyper_input)
     rows = _kept(parts or Parts(), run, name, key, pictures)
     return rows is not None and len(rows) == len(pictures)
@@ -104,7 +115,7 @@ def is_done(
 def _identity(
     run: Run, iteration: int | None, pictures: Sequence[Picture], hyper_input: str
 ) -> tuple[str, dict[str, Any]]:
-    """Name of the file, and what the rows depend on; the name of the run covers lambda."""
+    """Return the file name of the rows, and everything they depend on; the name of the run covers lambda."""
     at = run.settings.steps if iteration is None else iteration
     images, weights = data.fingerprint(pictures), run.digest(iteration)
     name = f"rate-distortion-{at}-{images[:12]}-{weights[:12]}{'-' * bool(hyper_input)}{hyper_input}"
@@ -114,22 +125,22 @@ def _identity(
 def _kept(
     parts: Parts, run: Run, name: str, key: Mapping[str, Any], pictures: Sequence[Picture]
 ) -> pd.DataFrame | None:
-    """The rows of the first images; None where there are none."""
+    """Return the saved rows of the first images, or None if there are none."""
     rows = (parts.find(name, key, run.folder) or {}).get(ROWS)
     if rows is None or not 0 < len(rows) <= len(pictures):
         return None
-    return rows.assign(image=[picture.name for picture in pictures[: len(rows)]])  # "01" is no number
+    return rows.assign(image=[picture.name for picture in pictures[: len(rows)]])  # a name like "01" is not a number
 
 
 class Background:
-    """Evaluate finished models in other processes, while more models are trained.
+    """Evaluate finished models in other processes while more models are trained.
 
-    The rows are in the folders of the runs, where ``rate_distortion`` finds them. If an evaluation fails,
+    The rows go to the folders of the runs, where ``rate_distortion`` finds them. If an evaluation fails,
     ``rate_distortion`` repeats it and raises the error.
 
     Args:
         pictures: test images.
-        cores: number of cores that training leaves free; with 0 nothing is evaluated here.
+        cores: number of cores that training leaves free; with 0, nothing is evaluated in the background.
         made: device and commit, for the provenance (``Parts.made``).
     """
 
@@ -140,11 +151,17 @@ class Background:
         self._stop: Any = None
 
     def __enter__(self) -> Background:
-        """Start nothing yet: processes start with the first model."""
+        """Return self; processes start with the first model."""
         return self
 
     def begin(self, run: Run, iteration: int, hyper_input: str = "") -> None:
-        """Evaluate the weights of a finished run after an iteration, unless all rows exist."""
+        """Start to evaluate the weights of a finished run, unless all rows exist.
+
+        Args:
+            run: the run.
+            iteration: iteration of the weights.
+            hyper_input: as for ``rate_distortion``.
+        """
         if not self._cores:
             return
         with contextlib.suppress(GradlabError, BrokenProcessPool):
@@ -164,10 +181,10 @@ class Background:
         return sum(not future.done() for future in self._futures)
 
     def wait(self, advance: Callable[..., Any] = quiet) -> None:
-        """Wait until all are done, and count them.
+        """Wait until all evaluations are done, and count them.
 
         Raises:
-            Stopped: by ``advance``, every second.
+            Stopped: ``advance``, which is called every second, raised it.
         """
         left = {future for future in self._futures if not future.done()}
         while left:
@@ -183,13 +200,13 @@ class Background:
 
 _pictures: list[Picture] = []
 _stop: Any = None
-_parts = Parts()  # all three of a worker process
+_parts = Parts()  # these three variables are set in worker processes
 
 
 def _work(pictures: list[Picture], threads: int, stop: Any, made: Mapping[str, Any]) -> None:
     global _pictures, _stop, _parts
     _pictures, _stop, _parts = pictures, stop, Parts(made=made)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops this process
     end_with_parent()
     torch.set_num_threads(threads)
 

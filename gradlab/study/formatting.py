@@ -1,4 +1,4 @@
-"""Tables of results as text: value and error in one cell, then the paper's number and the difference."""
+"""Format tables of results: value and error in one cell, then the paper's number and the difference."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ERROR, PAPER = "_se", "_paper"
 
 
 class Column(NamedTuple):
-    """One measured column as text, with the paper's where there is one.
+    """One measured column as text, with the paper's numbers if there are any.
 
     Attributes:
-        name: its name in the CSV.
+        name: name of the column in the CSV.
         cells: ``value``, or ``value +- standard error``.
-        numeric: whether to align it right.
-        paper: the paper's numbers; empty where it has none.
+        numeric: whether to align the column right.
+        paper: the paper's numbers; empty if there are none.
         difference: (measured - paper) / |paper| in percent; empty without the paper's numbers.
     """
 
@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
 
 def columns(frame: DataFrame) -> list[Column]:
-    """Format the columns of ``frame``; ``<name>_se`` and ``<name>_paper`` are merged into ``<name>``."""
+    """Format the columns of ``frame``, merging ``<name>_se`` and ``<name>_paper`` into ``<name>``."""
     from pandas.api.types import is_numeric_dtype
 
     names = [str(name) for name in frame.columns]
@@ -52,7 +52,13 @@ def columns(frame: DataFrame) -> list[Column]:
 
 
 def text(value: object) -> str:
-    """Format a value with four significant digits: whole numbers whole, missing values empty, yes and no."""
+    """Format a value with four significant digits; integers in full, booleans as yes or no, missing values empty.
+
+    Example:
+        >>> from gradlab.study.formatting import text
+        >>> [text(value) for value in (0.123456, 3.0, True, float("nan"))]
+        ['0.1235', '3', 'yes', '']
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if hasattr(value, "item"):
@@ -70,7 +76,7 @@ def text(value: object) -> str:
 
 
 def with_error(value: object, error: object) -> str:
-    """Format ``0.527 +- 0.012`` with the proper sign: two digits of the error, and as many decimals of the value."""
+    """Format ``0.527 +- 0.012`` with a plus-minus sign: two digits of the error, and as many decimals of the value."""
     if not isinstance(value, (int, float)) or not isinstance(error, (int, float)):
         return text(value)
     if not (math.isfinite(value) and math.isfinite(error) and error > 0):

@@ -1,4 +1,4 @@
-"""Train the models of a study and evaluate them with bitstreams: each once, for all studies of an output folder."""
+"""Train the models of a study and evaluate them with bitstreams, once for all studies of an output folder."""
 
 from __future__ import annotations
 
@@ -24,42 +24,56 @@ from gradlab.training import Run, TrainSettings, engines
 from gradlab.training.engines import Sweep, Task
 
 NAMES = {"MSE": "mse", "PSNR": "psnr", "MS-SSIM": "ms_ssim", "R-D cost": "rd_cost"}
-"""Columns that ``gradlab.evaluation`` calls otherwise than the paper."""
+"""Names in ``gradlab.evaluation`` of columns that the paper names differently."""
 
 
 def train_pictures(context: Context, settings: TrainSettings) -> list[Picture]:
-    """Training images; their fingerprint goes to the provenance."""
+    """Load the training images, and record their fingerprint for the provenance.
+
+    Args:
+        context: context of the study.
+        settings: training settings, whose crop size the images must cover.
+    """
     pictures = data.load(context.train_images, "train", settings.crop)
     context.inputs["training images"] = data.fingerprint(pictures)
     return pictures
 
 
 def test_pictures(context: Context) -> list[Picture]:
-    """Test images; their fingerprint goes to the provenance."""
+    """Load the test images, and record their fingerprint for the provenance."""
     pictures = data.load(context.test_images, "test", 1)
     context.inputs["test images"] = data.fingerprint(pictures)
     return pictures
 
 
 def check_kept(base: TrainSettings, *iterations: int) -> None:
-    """Refuse iterations that no weights are kept of, or that come twice, before anything is trained.
+    """Reject iterations without saved weights, or duplicates, before anything is trained.
+
+    Args:
+        base: training settings.
+        *iterations: iterations whose weights a study reads.
 
     Raises:
-        GradlabError: none, one that is neither a snapshot nor the end, or one that was named before.
+        GradlabError: there is no iteration, one is neither a snapshot nor the last, or one occurs twice.
     """
     if twice := [i for i in iterations if iterations.count(i) > 1]:
-        raise GradlabError(f"iteration {twice[0]} is named {iterations.count(twice[0])} times: give it once")
+        raise GradlabError(f"iteration {twice[0]} is given {iterations.count(twice[0])} times: give it once")
     kept = (*base.snapshots, base.steps)
     missing = [i for i in iterations if i not in kept]
     if missing or not iterations:
         raise GradlabError(
-            f"no weights are kept after {missing[0] if missing else 'no'} iterations: "
+            f"no weights are saved after {missing[0] if missing else 'no'} iterations: "
             f"give some of {', '.join(map(str, kept))} (base.snapshots and base.steps)"
         )
 
 
 def identified(settings: TrainSettings, context: Context) -> TrainSettings:
-    """The settings with seed, precision and training images of the run; the images were read by ``train_pictures``."""
+    """Return the settings with seed, precision and training images of the run; call ``train_pictures`` first.
+
+    Args:
+        settings: settings without them.
+        context: context of the study.
+    """
     precision = context.precision or settings.precision
     return replace(settings, seed=context.seed, precision=precision, data=context.inputs["training images"])
 
@@ -72,15 +86,19 @@ def train_all(
     pictures: Sequence[Picture] = (),
     points: Sequence[Sequence[tuple[int, str]]] = (),
 ) -> list[Run]:
-    """Train every model that is not there yet, by the engine of the context.
+    """Train every model that is not trained yet, with the engine of the context.
 
     Args:
-        context: where, on what and until when.
-        models: name and settings of each.
-        snr: record gradient SNR meanwhile: iterations between points, and draws of each. A model that was trained
-            without is trained once more, inside its own folder, and what others have read of it stays.
-        pictures: test images that will be coded with bitstreams; begun in the background where cores are free.
-        points: of each model that will be, iterations and ``hyper_input`` ("": the codec's own).
+        context: context of the study.
+        models: name and settings of each model.
+        snr: iterations between recordings of the gradient SNR, and draws per recording; None records nothing. A model
+            that was trained without recording is trained again inside its own folder, and its original weights are
+            kept.
+        pictures: test images to code with bitstreams later; evaluation starts in the background if cores are free.
+        points: for each model, the iterations and ``hyper_input`` to evaluate ("" for the codec's own).
+
+    Returns:
+        The runs, in the order of the models.
     """
     models = list(models)
     training_images = train_pictures(context, models[0][1])
@@ -126,18 +144,18 @@ def train_all(
 
 
 def _recorded(run: Run, every: int, draws: int) -> bool:
-    """Whether the monitor saw the run to its end: a run may have been finished without it."""
+    """Return whether the gradient SNR was recorded to the end of the run."""
     path = run.snr(every, draws)
     return path.exists() and files.read_csv(path)["iteration"].max() == run.settings.steps // every * every
 
 
 def _free_cores(context: Context) -> int:
-    """Cores that training leaves free, for evaluations beside it; none where a few would be shared."""
+    """Return the number of cores that training leaves free for parallel evaluations; 0 if there are too few."""
     if context.deterministic or context.engine.name != "local" or distributed.group().size > 1:
         return 0
     threads, cores = torch.get_num_threads(), provenance.cores()
     if not context.device.startswith("cpu"):
-        free = min(cores - 1, threads)  # OMP_NUM_THREADS says what this process may take
+        free = min(cores - 1, threads)  # respect OMP_NUM_THREADS
     else:
         free = cores - threads if context.engine.jobs in (None, 1) else 0
     return free if free > 1 else 0
@@ -150,13 +168,13 @@ def training_work(
     rounded: int = 0,
     watched: bool = False,
 ) -> list[Work]:
-    """What a study needs that trains models and does the same with each, for ``gradlab plan``.
+    """Return the work of a study that trains models and measures each in the same way, for ``gradlab plan``.
 
     Args:
-        models: name and settings of each.
-        record: gradients of noise draws.
-        rounded: how often test images are rounded, without a bitstream.
-        watched: whether the gradient SNR is recorded while they train.
+        models: name and settings of each model.
+        record: number of gradients of noise draws, per model.
+        rounded: number of passes in which test images are rounded, without a bitstream.
+        watched: whether the gradient SNR is recorded during training.
     """
     items = []
     for name, settings in models:
@@ -170,12 +188,12 @@ class Variant(NamedTuple):
     """A model in a table of rates and distortions.
 
     Attributes:
-        name: of the model.
-        settings: how it is trained.
+        name: name of the model.
+        settings: training settings.
         points: iterations after which it is evaluated; the last is compared with the paper.
         labels: columns of its rows that are not measured.
-        paper: its row in the paper, as ``gradlab.study.paper.value`` takes it; empty where it has none.
-        hyper_input: what h_a reads (``codec.hyper_input``); "": the codec's own.
+        paper: conditions that select its row in the paper, as for ``gradlab.study.paper.value``; empty if it has none.
+        hyper_input: input of h_a (``codec.hyper_input``); "" for the codec's own.
     """
 
     name: str
@@ -187,7 +205,7 @@ class Variant(NamedTuple):
 
 
 def evaluation_work(variants: Iterable[Variant]) -> list[Work]:
-    """What ``rate_distortion`` needs, for ``gradlab plan``: each model once."""
+    """Return the work that ``rate_distortion`` needs, for ``gradlab plan``; each model occurs once."""
     points: dict[tuple[str, TrainSettings], list[tuple[int, str]]] = {}
     for variant in variants:
         model = points.setdefault((variant.name, variant.settings), [])
@@ -209,16 +227,16 @@ def rate_distortion(
     keys: Sequence[str] = (),
     pictures: Sequence[Picture] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Train models, evaluate them with real bitstreams, and make Table ``n`` and the table of its images.
+    """Train models, evaluate them with real bitstreams, and return Table ``n`` and the table of its images.
 
     Args:
-        context: of the study.
-        n: of the paper's table.
+        context: context of the study.
+        n: number of the paper's table.
         variants: the models.
-        columns: labels and means over images, in order; those of the paper's table have its number beside them. Seed,
-            iterations and the number of images follow.
-        table: its name; ``table<n>`` by default.
-        keys: columns that stand beside every image; without any there is no table of images.
+        columns: labels and means over images, in order; a column of the paper's table is followed by the paper's
+            number. Seed, iterations and number of images are added at the end.
+        table: name of the table; ``table<n>`` by default.
+        keys: columns to repeat for every image; without any there is no table of images.
         pictures: test images; those of the context by default.
     """
     pictures = test_pictures(context) if pictures is None else pictures
@@ -252,17 +270,29 @@ def rate_distortion(
 
 
 def last_and_training(name: str, table: pd.DataFrame, iterations: int) -> dict[str, pd.DataFrame]:
-    """The rows after the last iterations beside the paper's numbers, and those after all iterations without them."""
+    """Split a table into the rows of the last iterations with the paper's numbers, and all rows without them.
+
+    Args:
+        name: name of the first table; the second is ``<name>_training``.
+        table: rows of all iterations.
+        iterations: the last iterations.
+    """
     last = table[table["iterations"] == iterations].reset_index(drop=True)
     printed = [column for column in table.columns if column.endswith("_paper")]
     return {name: last, f"{name}_training": table.drop(columns=printed)}
 
 
 def key_of(run: Run, iteration: int | None, context: Context) -> dict[str, Any]:
-    """What rows depend on that are measured of a run's weights and the test images: the key of a piece."""
+    """Return the key of a piece that is measured from a run's weights and the test images.
+
+    Args:
+        run: the run.
+        iteration: iteration of the weights; None for the final weights.
+        context: context of the study.
+    """
     return {
         "iteration": iteration,
-        "run": run.folder.name,  # which names seed, lambda, training images and precision
+        "run": run.folder.name,  # determines seed, lambda, training images and precision
         "weights": run.digest(iteration),
         "images": context.inputs.get("test images", ""),
         "deterministic": context.deterministic,

@@ -1,4 +1,4 @@
-"""Small PNGs: 256 colours where the change is invisible, all colours elsewhere; reproducible to the byte."""
+"""Write small PNGs: 256 colours if the change is invisible, otherwise all colours; reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 COLOURS = 256
-# How much a palette may change pixels, in levels of 255, on average and at most. Plots change by less than 0.2 and 22
-# (only edges of lines and letters do), photographs by more than 2 on average.
+# Largest change of a pixel by the palette in levels of 255, on average and overall. Plots change by less than 0.2 and
+# 22 (at the edges of lines and letters), photographs by more than 2 on average.
 MEAN_CHANGE, LARGEST_CHANGE = 0.5, 24
 
 
@@ -21,10 +21,10 @@ def light(content: bytes) -> bytes:
     Text chunks and resolution are kept.
 
     Args:
-        content: the bytes of a PNG of 8 bits per channel.
+        content: bytes of a PNG with 8 bits per channel.
 
     Returns:
-        The bytes of the lighter PNG, the same for the same image.
+        The bytes of the smaller PNG; equal images give equal bytes.
     """
     image = Image.open(io.BytesIO(content), formats=["PNG"])
     assert isinstance(image, PngImageFile)
@@ -45,10 +45,11 @@ def light(content: bytes) -> bytes:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The image in 256 of its own colours, without dithering: lines and letters stay clean, areas keep their colour.
+    """Return the image in 256 of its own colours, without dithering.
 
-    Each next colour of the palette is the one furthest from those before, its squared distance weighted by the root
-    of its pixel count. Pillow's methods change either the colours of whole areas or rare colours on edges, by up to 60.
+    Lines and letters stay clean, and areas keep their colour. Each colour of the palette is the one furthest from the
+    colours before it, with its squared distance weighted by the root of its pixel count. Pillow's methods change the
+    colours of whole areas, or rare colours on edges, by up to 60.
     """
     levels = np.asarray(image, np.int64)
     codes, place, counts = np.unique(levels @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True, return_counts=True)

@@ -1,8 +1,8 @@
 """Measure a study piece by piece, so that a time limit, a signal or a crash loses one piece at most.
 
 Long pieces are kept in ``STUDY/parts/`` until the study is complete. ``--resume`` continues an interrupted study and
-measures only the missing pieces. A kept piece is read if it is whole, has the same ``key`` and was measured by the same
-version of gradlab; otherwise it is measured again. The tables of an interrupted study are in ``STUDY/partial/``.
+measures only the missing pieces. A kept piece is reused if it is intact, has the same ``key`` and was measured with the
+same version of gradlab; otherwise it is measured again. The tables of an interrupted study are in ``STUDY/partial/``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 PARTIAL = "partial"
 Tables = Mapping[str, "DataFrame"]
-"""Rows, by the name of their CSV."""
+"""Rows of each table, by the name of its CSV."""
 
 
 class Piece(NamedTuple):
-    """A part of a study that is measured in one go.
+    """Part of a study that is measured in one go.
 
     Attributes:
         name: a plain file name.
         measure: returns the rows of each table; ``Context.measure`` calls it with ``advance``.
-        key: what the rows depend on, text and numbers, e.g. the digest of the weights; None for a piece that is not
-            kept here, because it is quick or kept elsewhere.
-        units: of the progress bar, which kept pieces skip.
+        key: everything that the rows depend on, as strings and numbers, e.g. the digest of the weights. None for a
+            piece that is not kept here, because it is quick or kept elsewhere.
+        units: units on the progress bar, which kept pieces skip.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Piece(NamedTuple):
 
 
 class Parts:
-    """The pieces of one study, a JSON file each.
+    """The pieces of one study, stored as one JSON file each.
 
     Args:
-        folder: of the study, in which they are kept; None keeps nothing.
+        folder: folder of the study, in which pieces are kept; None keeps nothing.
         made: device and commit that measure the pieces, for the provenance; the version of gradlab is added.
     """
 
@@ -56,14 +56,15 @@ class Parts:
         self._measured: list[Tables] = []
 
     def each(self, pieces: Sequence[Piece], advance: Callable[..., Any] = quiet) -> list[Tables]:
-        """Return the rows of every piece, in order: kept ones, or measured now.
+        """Return the rows of every piece, in order; kept pieces are read, the others are measured.
 
         Args:
-            pieces: in order.
+            pieces: the pieces, in order.
             advance: counts kept pieces; ``measure`` counts its own units.
 
         Raises:
-            Stopped: time is up or a signal has come; ``so_far`` has the rows of the pieces before.
+            Stopped: the deadline has passed or a signal has arrived; ``so_far`` returns the rows of the finished
+                pieces.
         """
         tables: list[Tables] = []
         for piece in pieces:
@@ -80,16 +81,16 @@ class Parts:
         return tables
 
     def so_far(self) -> tuple[dict[str, DataFrame], int]:
-        """Return the tables that were measured up to now, and the number of pieces in them."""
+        """Return the tables measured so far, and the number of pieces in them."""
         return joined(self._measured), len(self._measured)
 
     def find(self, name: str, key: Mapping[str, Any], folder: Path | None = None) -> dict[str, DataFrame] | None:
-        """Find the rows that were kept under this name and key, the same in every process; None if there are none.
+        """Return the rows kept under this name and key, or None; the result is the same in every process.
 
         Args:
-            name: of the piece.
-            key: what the rows depend on.
-            folder: where they are kept, if not with those of the study.
+            name: name of the piece.
+            key: everything that the rows depend on.
+            folder: folder of the piece, if it is not kept with the study.
         """
         group = distributed.group()
         record = group.broadcast(self._read(name, key, folder or self._folder) if group.is_main else None)
@@ -100,7 +101,14 @@ class Parts:
         return {table: files.rows_of(text.encode(), name) for table, text in record["tables"].items()}
 
     def keep(self, name: str, key: Mapping[str, Any], rows: Tables, folder: Path | None = None) -> dict[str, DataFrame]:
-        """Keep rows, and return them as ``find`` will."""
+        """Keep rows, and return them as ``find`` will return them.
+
+        Args:
+            name: name of the piece.
+            key: everything that the rows depend on.
+            rows: rows of each table.
+            folder: folder of the piece, if it is not kept with the study.
+        """
         texts = {table: files.csv_of(frame) for table, frame in rows.items()}
         folder = folder or self._folder
         if folder is not None:
@@ -110,15 +118,18 @@ class Parts:
         return {table: files.rows_of(text.encode(), name) for table, text in texts.items()}
 
     def elsewhere(self) -> str:
-        """Return how kept pieces were made that this device or commit did not make; empty where there are none."""
+        """Return the origin of kept pieces that were made on another device or commit; empty if there are none."""
         return "; ".join(sorted(self._elsewhere))
 
     def write_partial(self, tables: Tables, record: Mapping[str, Any]) -> Path | None:
-        """Write the tables of an interrupted study to a folder of their own; None where there are none.
+        """Write the tables of an interrupted study to ``STUDY/partial``.
 
         Args:
-            tables: by name.
-            record: the provenance, which says why the study is partial.
+            tables: tables by name.
+            record: provenance, which records why the study is partial.
+
+        Returns:
+            The folder, or None if there are no tables.
         """
         if self._study is None or not tables:
             return None
@@ -137,7 +148,7 @@ class Parts:
             if folder.is_dir():
                 for path in [path for kind in kinds for path in folder.glob(kind)]:
                     files.remove(path)
-                with contextlib.suppress(OSError):  # something else lies there
+                with contextlib.suppress(OSError):  # the folder holds other files
                     folder.rmdir()
 
     def _read(self, name: str, key: Mapping[str, Any], folder: Path | None) -> dict[str, Any] | None:
@@ -145,7 +156,7 @@ class Parts:
             return None
         try:
             record = files.read_json(folder / f"{name}.json")
-        except GradlabError:  # absent or damaged
+        except GradlabError:  # missing or damaged
             return None
         if not (digests.is_whole(record) and record.get("key") == dict(key) and isinstance(record.get("tables"), dict)):
             return None
@@ -154,7 +165,7 @@ class Parts:
 
 
 def joined(pieces: Iterable[Tables]) -> dict[str, DataFrame]:
-    """Concatenate the rows of all pieces in each table."""
+    """Concatenate the rows of all pieces, table by table."""
     import pandas as pd
 
     tables: dict[str, list[DataFrame]] = {}
@@ -168,7 +179,7 @@ def stop_together() -> None:
     """Stop all processes of this run if one of them was asked to stop.
 
     Raises:
-        Stopped: one was asked to; raised in all of them.
+        Stopped: a process was asked to stop; raised in all of them.
     """
     why = distributed.group().coalesce(signals.stop_reason())
     if why is not None:

@@ -1,7 +1,7 @@
-"""Time what studies need on a device, and choose what fits a budget: ``gradlab plan``.
+"""Estimate how long studies take on a device, and select those that fit a budget: ``gradlab plan``.
 
-``work(settings)`` of a study lists the models to train and the measurements of them. A few steps, draws and evaluations
-of each model are timed; models that studies share count once.
+``work(settings)`` of a study lists the models to train and their measurements. A few training steps, noise draws and
+evaluations of each model are timed; models that several studies use count once.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from gradlab.data import Picture
 
 MARGIN = 0.9
-"""The share of a budget that is planned; the rest is for the start, checkpoints, logs and drawing."""
+"""Share of the budget that is planned; the rest is left for startup, checkpoints, logs and drawing."""
 VERSION = 1
-OTHER, NOTHING = "trains no model: not timed", "nothing that is timed and not counted above"
+OTHER, NOTHING = "trains no model: not timed", "nothing left to time: done, or counted above"
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line of a plan.
+    """One line of a plan.
 
     Attributes:
-        study: the first study that needs it.
-        kind: as of ``Work``; ``OTHER`` for a study that is not timed, ``NOTHING`` for one that needs no more.
-        model: its name.
-        count: units.
-        unit_s: seconds of one unit.
-        seconds: of all units.
-        fits: whether it is within the budget.
+        study: first study that needs it.
+        kind: as in ``Work``; ``OTHER`` for a study that is not timed, ``NOTHING`` for one that needs nothing more.
+        model: name of the model.
+        count: number of units.
+        unit_s: seconds per unit.
+        seconds: seconds for all units.
+        fits: whether it fits the budget.
     """
 
     study: str
@@ -60,17 +60,22 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """The studies that fit, and the options to run them with.
+    """The studies that fit a budget, and the options to run them with.
 
     Attributes:
-        studies: that fit, in the order of the request.
-        left_out: that do not fit.
-        settings: study -> hash of its settings.
-        budget_min: minutes, or None.
-        profile, seed, device, precision, step, assignments: options of ``gradlab run``.
-        device_name: the device that was timed.
+        studies: studies that fit, in the order of the request.
+        left_out: studies that do not fit.
+        settings: hash of the settings of each study.
+        budget_min: budget in minutes, or None.
+        profile: option of ``gradlab run``.
+        seed: option of ``gradlab run``.
+        device: option of ``gradlab run``.
+        precision: option of ``gradlab run``.
+        step: option of ``gradlab run``.
+        assignments: values of the option ``--set`` of ``gradlab run``.
+        device_name: device that was timed.
         folders: fingerprints of the training and test images.
-        items: line by line; empty in a plan that was read.
+        items: the lines; empty in a plan that was read from a file.
     """
 
     studies: tuple[str, ...]
@@ -96,22 +101,26 @@ def plan(
     *,
     say: Callable[[str], object] = lambda line: None,
 ) -> Plan:
-    """Time what studies need, and choose what fits.
+    """Estimate how long studies take, and select those that fit.
 
     Args:
-        names: the studies, the most important first.
-        request: what all of them share, as for ``gradlab run``; by default the profile ``quick``.
-        budget: minutes; with None everything fits.
-        out: output folder of a run that will continue: finished iterations in it need no time.
+        names: the studies, most important first.
+        request: options that all studies share, as for ``gradlab run``; the profile ``quick`` by default.
+        budget: budget in minutes; None if there is no limit.
+        out: output folder of a run to continue; work that is finished there is not counted.
         say: called with a line before each timing.
 
+    Returns:
+        The plan.
+
     Raises:
-        GradlabError: as ``catalog.load`` and ``Request.resolved``; a budget below a minute; images that are not there.
+        GradlabError: as for ``catalog.load`` and ``Request.resolved``; the budget is below one minute; or images are
+            missing.
     """
     if budget is not None and not 1 <= budget < math.inf:
         raise GradlabError(f"the budget is {budget:g} minutes: give at least 1")
     if out is not None and not out.is_dir():
-        raise GradlabError(f"there is no folder {out}: give the --out of a run that goes on, or leave out --resume")
+        raise GradlabError(f"there is no folder {out}: give the --out of an earlier run, or leave out --resume")
     request = request or Request()
     modules = catalog.load(names, request)
     options = request.resolved().options
@@ -162,6 +171,10 @@ def plan(
 def write(plan: Plan, path: Path) -> None:
     """Write a plan for ``gradlab run --plan``.
 
+    Args:
+        plan: the plan.
+        path: path of the file.
+
     Raises:
         GradlabError: the file cannot be written.
     """
@@ -171,10 +184,13 @@ def write(plan: Plan, path: Path) -> None:
 def read(path: Path) -> Plan:
     """Read a plan that ``write`` wrote, without its items.
 
+    Args:
+        path: path of the file.
+
     Raises:
-        GradlabError: no such file, no plan, or a plan of studies or settings that have changed.
+        GradlabError: the file does not exist or is not a plan, or the studies or their settings have changed since.
     """
-    remedy = "make one with gradlab plan"
+    remedy = "make a plan with gradlab plan"
     try:
         content = files.read_json(path)
     except GradlabError as error:
@@ -182,13 +198,13 @@ def read(path: Path) -> Plan:
     names = {field.name for field in fields(Plan)} - {"items"}
     try:
         if content.get("plan") != VERSION or not names <= content.keys():
-            raise GradlabError(f"{path} is no plan of this version: {remedy}")
+            raise GradlabError(f"{path} is not a plan of this version: {remedy}")
         values = {name: content[name] for name in names}
         values |= {name: tuple(map(str, values[name])) for name in ("studies", "left_out", "assignments")}
         values |= {name: dict(values[name]) for name in ("settings", "folders")}
         plan = Plan(**values)
         if not plan.studies:
-            raise GradlabError(f"{path} is a plan in which nothing fits: plan with a larger budget")
+            raise GradlabError(f"{path} is a plan in which no study fits: plan again with a larger budget")
         request = Request(
             profile=plan.profile, seed=plan.seed, time_limit=plan.budget_min, assignments=plan.assignments
         )
@@ -196,10 +212,12 @@ def read(path: Path) -> Plan:
     except GradlabError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
-        raise GradlabError(f"{path} is no plan ({error}): {remedy}") from None
+        raise GradlabError(f"{path} is not a plan ({error}): {remedy}") from None
     for name, module in modules.items():
         if plan.settings.get(name) != provenance.settings_hash(catalog.settings_of(module, request)):
-            raise GradlabError(f"{path} is of other settings of {name} than profile {plan.profile} has now: plan again")
+            raise GradlabError(
+                f"the settings of {name} in profile {plan.profile} differ from those in {path}: plan again"
+            )
     return plan
 
 
@@ -208,18 +226,18 @@ def check_options(plan: Plan, path: Path, options: dict[str, Any]) -> None:
 
     Args:
         plan: the plan.
-        path: its file.
-        options: by field of the plan; None for options that were not given.
+        path: file of the plan.
+        options: options by field of the plan; None for options that were not given.
 
     Raises:
-        GradlabError: an option differs from the plan's.
+        GradlabError: an option differs from the plan.
     """
     for name, value in options.items():
         if value is not None and value != getattr(plan, name):
             option = {"assignments": "--set"}.get(name, f"--{name}")
             raise GradlabError(
                 f"{path} was made with {option} {_text(getattr(plan, name))}, not {_text(value)}: "
-                "leave it out, or plan again"
+                f"leave out {option}, or plan again"
             )
 
 
@@ -228,23 +246,24 @@ def check_images(plan: Plan, path: Path, folders: dict[str, str]) -> None:
 
     Args:
         plan: the plan.
-        path: its file.
+        path: file of the plan.
         folders: fingerprints of the images (``gradlab.study.request.fingerprints``).
 
     Raises:
-        GradlabError: they differ.
+        GradlabError: the images differ.
     """
     for name, fingerprint in folders.items():
         if plan.folders.get(name) != fingerprint:
             raise GradlabError(
-                f"{path} was made with other images than --{name.replace('_', '-')}: give the same, or plan again"
+                f"--{name.replace('_', '-')} differs from the images that {path} was made with: give the same images, "
+                "or plan again"
             )
 
 
 def show(console: Console, plan: Plan) -> None:
-    """Print a plan: item by item, and what fits."""
-    right = ("count", "ms each", "time", "in all")
-    table = plain_table("study", "", "model", "count", "of", "ms each", "time", "in all", "fits", right=right)
+    """Print a plan item by item, and which studies fit."""
+    right = ("count", "ms each", "time", "total")
+    table = plain_table("study", "", "model", "count", "unit", "ms each", "time", "total", "fits", right=right)
     spent = 0.0
     for item in plan.items:
         spent += item.seconds if item.fits else 0.0
@@ -256,16 +275,16 @@ def show(console: Console, plan: Plan) -> None:
     console.print(table, markup=False)
     if plan.budget_min is None:
         where = f"{duration(spent)} on {plan.device_name}"
-        print_line(console, f"all of it: {where}; a tenth more for start, checkpoints and drawing")
+        print_line(console, f"total: {where}; allow a tenth more for startup, checkpoints and drawing")
         return
     budget = f"{duration(60 * plan.budget_min)} on {plan.device_name}"
-    fit = f"{', '.join(plan.studies)}: {duration(spent)}" if plan.studies else "nothing"
-    print_line(console, f"of {budget}, a tenth kept for start and drawing, fits {fit}")
+    fit = f"{', '.join(plan.studies)} ({duration(spent)})" if plan.studies else "nothing"
+    print_line(console, f"fits in {budget}, less a tenth for startup and drawing: {fit}")
     seconds_left = MARGIN * 60 * plan.budget_min - spent
     for name in plan.left_out:
         seconds = sum(item.seconds for item in plan.items if item.study == name)
-        needs = f"needs {duration(seconds)}, {duration(seconds - seconds_left)} more than there is left"
-        print_line(console, f"left out: {name} {needs}")
+        needs = f"needs {duration(seconds)}, {duration(seconds - seconds_left)} more than is left"
+        print_line(console, f"does not fit: {name} {needs}")
 
 
 def _text(value: object) -> str:
@@ -273,7 +292,7 @@ def _text(value: object) -> str:
 
 
 class _Remaining:
-    """Work that is neither finished in the folder of a run that continues, nor counted for an earlier study."""
+    """Count work that is neither finished in the folder of a run to continue, nor counted for an earlier study."""
 
     def __init__(self, out: Path | None, train: list[Picture], test: list[Picture]) -> None:
         self._out, self._test = out, test
@@ -281,7 +300,7 @@ class _Remaining:
         self.counted: set[tuple[object, ...]] = set()
 
     def units(self, work: Work) -> int:
-        """Count the units that remain of some work, and mark it as counted."""
+        """Return the number of units that remain of some work, and mark it as counted."""
         if work.kind == "train":
             ways = ("watched",) if work.watched else ("plain", "watched")
             if any(("train", work.settings, way) in self.counted for way in ways):
@@ -311,5 +330,5 @@ class _Remaining:
             return False
         try:
             return evaluations.is_done(run, iteration, self._test, hyper_input)
-        except GradlabError:  # without the weights
+        except GradlabError:  # the weights are missing
             return False

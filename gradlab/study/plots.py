@@ -1,7 +1,7 @@
-"""Curves, bars, histograms and maps in one style: colour-blind safe, readable in grey, sized for a column of a paper.
+"""Draw curves, bars, histograms and maps in one style: colour-blind safe, readable in grey, sized for a paper's column.
 
-Each function draws rows of a CSV onto given axes. Lines also differ in dash and marker, bars in hatch. Figures are made
-without pyplot, so that nothing global changes.
+Each function draws rows of a CSV onto given axes. Lines also differ in dashes and markers, and bars in hatches. Figures
+are made without pyplot, so that no global state changes.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ def curves(
     mode: str = "lines+markers",
     **axes: Any,
 ) -> None:
-    """Draw one line of ``y`` over ``x`` for each value of ``hue``, with error bars of one ``yerr`` up and down.
+    """Draw one line of ``y`` over ``x`` per value of ``hue``, with error bars of plus and minus one ``yerr``.
 
-    Further calls on the same axes continue the colours; a value of ``hue`` that is drawn already keeps its own.
+    Further calls on the same axes continue the colours; a value of ``hue`` that is already drawn keeps its colour.
 
     Args:
-        ax: where to draw.
-        frame: the rows; ``x``, ``y``, ``yerr`` and ``hue`` are columns.
-        x: horizontal.
-        y: vertical.
-        yerr: standard error, or None.
-        hue: which line a row belongs to, or None for one line.
-        order: values of ``hue`` in the order of the legend; by default the order of the rows.
-        mode: ``"lines+markers"``, ``"lines"`` or ``"markers"``; markers alone, e.g. Monte-Carlo values over exact
-            curves, share the entry of their line in a ``shared_legend``.
+        ax: axes to draw on.
+        frame: rows with the columns ``x``, ``y``, ``yerr`` and ``hue``.
+        x: column of the horizontal axis.
+        y: column of the vertical axis.
+        yerr: column of the standard error, or None.
+        hue: column that selects the line of a row, or None for one line.
+        order: values of ``hue`` in the order of the legend; the order of the rows by default.
+        mode: ``"lines+markers"``, ``"lines"`` or ``"markers"``. Markers alone, e.g. Monte-Carlo values over exact
+            curves, share the legend entry of their line in a ``shared_legend``.
         **axes: properties for ``Axes.set``, e.g. ``xlabel``, ``ylabel``, ``xscale="log"``, ``title``.
 
     Raises:
-        GradlabError: unknown column or mode.
+        GradlabError: a column or the mode is unknown.
     """
     _require(frame, x, y, yerr, hue)
     if mode not in MODES:
@@ -116,18 +116,18 @@ def _plain_numbers(ax: Axes) -> None:
 
 
 def title(ax: Axes, text: str) -> None:
-    """Set the title of one panel, in the project's size."""
+    """Set the title of one panel, in gradlab's font size."""
     with style():
         ax.set_title(text)
 
 
 def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | None = None, *, shrink: int = 1) -> None:
-    """Show an 8-bit photograph ``[H, W, 3]`` without smoothing, its caption below.
+    """Show an 8-bit photograph ``[H, W, 3]`` without smoothing, with a caption below it.
 
     Args:
-        ax: where to draw.
+        ax: axes to draw on.
         pixels: the photograph.
-        text: the caption.
+        text: caption.
         frame: top, left and side of a square to mark, in pixels of the photograph.
         shrink: side of the squares of pixels that are averaged into one, for smaller files.
     """
@@ -147,11 +147,17 @@ def photograph(ax: Axes, pixels: Any, text: str, frame: tuple[int, int, int] | N
 
 
 def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> None:
-    """Put one legend below the figure, or in the empty panel ``at``, instead of one in each of its axes."""
+    """Draw one legend below the figure, or in the empty panel ``at``, instead of a legend in each of the axes.
+
+    Args:
+        fig: the figure.
+        axes: axes whose legends to merge.
+        at: empty panel for the legend.
+    """
     entries: dict[str, list[Any]] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            # The line of a curve and the marker of its points are drawn over each other.
+            # The legend entry combines the line of a curve and the marker of its points.
             entries.setdefault(label, []).append(handle)
         legend = ax.get_legend()
         if legend is not None:
@@ -162,14 +168,14 @@ def shared_legend(fig: Figure, axes: Iterable[Axes], at: Axes | None = None) -> 
             at.axis("off")
             at.legend(handles, entries.keys(), loc="upper center")
             return
-        # An entry takes half an inch for its handle and some 0.06 inches a letter.
+        # An entry needs half an inch for its handle and about 0.06 inches per letter.
         inches = 0.5 + 0.06 * max((len(label) for label in entries), default=0)
         columns = max(1, min(len(entries), int(fig.get_figwidth() // inches)))
         fig.legend(handles, entries.keys(), loc="outside lower center", ncols=columns)
 
 
 def _legend_handle(handles: Sequence[Any]) -> Any:
-    """The handle of all that has one label: the first, or the first line with the first marker over it."""
+    """Return the handle for all artists with one label: the first, or the first line with the first marker over it."""
     drawn = {bool(handle[0].get_linestyle() in ("None", "none", "")): handle
              for handle in reversed(handles) if isinstance(handle, ErrorbarContainer)}  # fmt: skip
     return (drawn[False], drawn[True]) if len(drawn) == 2 else handles[0]
@@ -190,18 +196,18 @@ def bars(
     """Draw bars of ``value`` for each ``category``, side by side for each ``hue``, with error bars.
 
     Args:
-        ax: where to draw.
-        frame: the rows, one for each bar.
-        category: which group a bar stands in, in the order of the rows.
-        value: height.
-        error: standard error, or None.
-        hue: which bar of the group, or None for one.
+        ax: axes to draw on.
+        frame: rows, one per bar.
+        category: column that selects the group of a bar, in the order of the rows.
+        value: column of the height.
+        error: column of the standard error, or None.
+        hue: column that selects the bar within its group, or None for one bar.
         order: values of ``hue`` in the order of the legend.
-        base: where bars begin, e.g. 1 for ratios.
+        base: value where bars begin, e.g. 1 for ratios.
         **axes: properties for ``Axes.set``, e.g. ``xlabel``, ``ylabel``, ``yscale="log"``, ``title``.
 
     Raises:
-        GradlabError: unknown column.
+        GradlabError: a column is unknown.
     """
     _require(frame, category, value, error, hue)
     positions = {name: position for position, name in enumerate(dict.fromkeys(frame[category]))}
@@ -224,7 +230,7 @@ def bars(
                 error_kw={"elinewidth": 1.0, "capsize": 2, "ecolor": "0.1"},
             )
         ax.set_xticks(range(len(positions)), [str(name) for name in positions])
-        ax.set_xlim(-0.55, len(positions) - 0.45)  # a group whose bars are all undefined keeps its place
+        ax.set_xlim(-0.55, len(positions) - 0.45)  # keep the place of a group whose bars are all undefined
         ax.grid(visible=False, axis="x")
         ax.set(**axes)
         _plain_numbers(ax)
@@ -243,20 +249,21 @@ def histograms(
     order: Sequence[str] | None = None,
     **axes: Any,
 ) -> None:
-    """Draw outlines of histograms of log ``value`` on shared bins; each sums to 100 %, values of 0 and below included.
+    """Draw outlines of histograms of log ``value`` on shared bins; each sums to 100 % with the values of 0 and below.
 
     Args:
-        ax: where to draw.
+        ax: axes to draw on.
         frame: the rows.
-        value: values to count; those of 0 and below are counted in the legend.
-        hue: which histogram a row belongs to.
-        weight: how many dimensions a row stands for, for rows that were counted before; None for 1.
-        bins: how many.
+        value: column of the values to count; values of 0 and below are counted in the legend.
+        hue: column that selects the histogram of a row.
+        weight: column with the number of dimensions that a row stands for, for rows that were counted before; None for
+            1.
+        bins: number of bins.
         order: values of ``hue`` in the order of the legend.
-        **axes: properties for ``Axes.set``; by default ``ylabel`` is the share of dimensions in percent.
+        **axes: properties for ``Axes.set``; the default ``ylabel`` is the share of dimensions in percent.
 
     Raises:
-        GradlabError: unknown column.
+        GradlabError: a column is unknown.
     """
     _require(frame, value, hue, weight)
     positive = frame[value][frame[value] > 0].to_numpy(float)
@@ -295,19 +302,19 @@ def heat(
     """Draw a map of ``value`` over ``row`` and ``column`` with the numbers in its cells.
 
     Args:
-        ax: where to draw.
-        frame: the rows, one for each cell.
-        row: vertical, in the order of the rows, from the top.
-        column: horizontal.
-        value: colour and number.
-        label: of the colour bar, with its unit.
-        norm: scale of the colours, e.g. ``LogNorm()`` (values of 0 and below get the lowest colour) or
-            ``Normalize(0, 100)`` (larger values get the last colour, and the colour bar an arrow); by default linear.
-        empty: the text of cells without a value.
+        ax: axes to draw on.
+        frame: rows, one per cell.
+        row: column of the vertical axis, from the top in the order of the rows.
+        column: column of the horizontal axis.
+        value: column of the colour and the number.
+        label: label of the colour bar, with its unit.
+        norm: scale of the colours, e.g. ``LogNorm()`` (values of 0 and below get the lowest colour) or ``Normalize(0,
+            100)`` (larger values get the last colour, and the colour bar an arrow); linear by default.
+        empty: text of cells without a value.
         **axes: properties for ``Axes.set``, e.g. ``xlabel``, ``ylabel``, ``title``.
 
     Raises:
-        GradlabError: unknown column.
+        GradlabError: a column is unknown.
     """
     _require(frame, row, column, value)
     down, across = list(dict.fromkeys(frame[row])), list(dict.fromkeys(frame[column]))
@@ -357,7 +364,7 @@ def _require(frame: DataFrame, *names: str | None) -> None:
 
 
 def _short(number: float) -> str:
-    """A number that fits a cell: ``0.062``, ``5e-4``, ``12``, ``340``."""
+    """Format a number to fit a cell: ``0.062``, ``5e-4``, ``12``, ``340``."""
     if number != 0 and not 0.01 <= abs(number) < 10_000:
         mantissa, _, exponent = f"{number:.0e}".partition("e")
         return f"{mantissa}e{int(exponent)}"

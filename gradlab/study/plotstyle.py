@@ -1,4 +1,4 @@
-"""The project's plotting style: sizes, colours, markers, and figure files that are reproducible to the byte."""
+"""Define the plotting style: sizes, colours, markers, and figure files that are reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradlab.study import palette
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches, as in two-column papers
 COLOURS = [*sns.color_palette("colorblind", 10)]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-# As many as colours: lines stay distinguishable in grey, by their dashes alone.
+# As many dashes as colours, so that lines can be told apart in greyscale.
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.5)),
@@ -38,7 +38,7 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo", "----", "||||
 STYLE: dict[str, Any] = {
     **sns.axes_style("whitegrid"),
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same bytes everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the bytes are the same everywhere
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8.5,
@@ -62,9 +62,9 @@ STYLE: dict[str, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Apply the project's matplotlib settings inside the block."""
+    """Apply gradlab's matplotlib settings inside the block."""
     with matplotlib.rc_context():
-        # rcParams.update and not rc_context(rc=...): the latter refuses keys of a newer matplotlib than seaborn knows.
+        # Not rc_context(rc=...), which rejects keys of a matplotlib newer than seaborn knows.
         settings: Any = {key: value for key, value in STYLE.items() if key in matplotlib.rcParams}
         matplotlib.rcParams.update(settings)
         yield
@@ -73,17 +73,20 @@ def style() -> Iterator[None]:
 def figure(
     rows: int = 1, cols: int = 1, width: str = "column", height: float | None = None, **kwargs: Any
 ) -> tuple[Figure, Any]:
-    """Make a figure and its axes (one, or an array of them), in the project's style.
+    """Create a figure and its axes in gradlab's style.
 
     Args:
-        rows: rows of axes.
-        cols: columns of axes.
+        rows: number of rows of axes.
+        cols: number of columns of axes.
         width: ``"column"`` (3.4 inches) or ``"page"`` (7 inches).
-        height: inches; by default in proportion.
-        **kwargs: for ``Figure.subplots``, e.g. ``sharey=True``.
+        height: height in inches; proportional to the width by default.
+        **kwargs: arguments for ``Figure.subplots``, e.g. ``sharey=True``.
+
+    Returns:
+        The figure, and one axes or an array of them.
 
     Raises:
-        GradlabError: unknown width.
+        GradlabError: the width is unknown.
     """
     if width not in WIDTHS:
         raise unknown("width of a figure", width, WIDTHS)
@@ -95,21 +98,33 @@ def figure(
 
 
 def png(fig: Figure, **options: Any) -> bytes:
-    """Return the figure as a small PNG (``gradlab.study.palette``); ``options`` are those of ``Figure.savefig``."""
+    """Return the figure as a small PNG (``gradlab.study.palette``).
+
+    Args:
+        fig: the figure.
+        **options: arguments for ``Figure.savefig``.
+    """
     content = io.BytesIO()
     fig.savefig(content, format="png", **options)
     return palette.light(content.getvalue())
 
 
 def save(fig: Figure, path: str | Path) -> list[Path]:
-    """Write ``path`` as small PNG (300 dpi) and PDF (vector); the same figure gives the same bytes.
+    """Save a figure as a small PNG (300 dpi) and a PDF (vector); equal figures give equal bytes.
+
+    Args:
+        fig: the figure.
+        path: path without a suffix.
+
+    Returns:
+        The paths of the two files.
 
     Raises:
-        GradlabError: the disk refuses.
-        Stopped: time is up, or a signal has come (``gradlab.runtime.signals``).
+        GradlabError: a file cannot be written.
+        Stopped: the deadline has passed, or a signal has arrived (``gradlab.runtime.signals``).
     """
     stop_if_requested()
-    # Neither date nor version of the writing program.
+    # Omit the date and the version of the program.
     unnamed = {"CreationDate": None, "Creator": None, "Producer": None}
     vector = io.BytesIO()
     with style():
@@ -117,7 +132,7 @@ def save(fig: Figure, path: str | Path) -> list[Path]:
         fig.savefig(vector, format="pdf", metadata=unnamed)
     written = []
     for suffix, content in (("png", raster), ("pdf", vector.getvalue())):
-        target = Path(f"{path}.{suffix}")  # not with_suffix: a name may hold a dot
+        target = Path(f"{path}.{suffix}")  # with_suffix would cut a name at a dot
         files.write_bytes(target, content)
         written.append(target)
     return written

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: tables next to the paper's, figures, verdicts, provenance."""
+"""Make one self-contained HTML page of a run: tables next to the paper's, figures, verdicts, provenance."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gradlab.study.formatting import Column, columns
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MOST_ROWS = 400  # of one table; the CSV has the rest
+MOST_ROWS = 400  # per table; the CSV has all rows
 PNG = b"\x89PNG\r\n\x1a\n"
-PIXELS = 2  # image pixels for each CSS pixel: 300 dpi in the paper is 150 here, sharp on any screen
+PIXELS = 2  # image pixels per CSS pixel: 300 dpi on paper is 150 dpi here, sharp on any screen
 DETAILS = {
     "settings": "Settings",
     "assumed": "Assumed where the paper is silent",
@@ -33,7 +33,7 @@ DETAILS = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table on the page: its columns as text, and how many of its rows are shown."""
+    """A table on the page: its columns as text, and the number of rows shown."""
 
     name: str
     columns: list[Column]
@@ -42,7 +42,7 @@ class Sheet:
 
     @property
     def rows(self) -> list[list[tuple[str, str]]]:
-        """Each row as pairs of CSS class and text."""
+        """Rows as pairs of CSS class and text."""
         cells: list[list[tuple[str, str]]] = [[] for _ in range(self.shown)]
         for column in self.columns:
             for row, cell in enumerate(column.cells):
@@ -54,12 +54,12 @@ class Sheet:
 
     @property
     def compared(self) -> bool:
-        """Whether some column has numbers of the paper."""
+        """Whether a column has numbers of the paper."""
         return any(column.paper for column in self.columns)
 
 
 class Picture(NamedTuple):
-    """A figure inside the page: its PNG as a data URI, and how wide to show it, in CSS pixels."""
+    """A figure inside the page: name, PNG as a data URI, and width in CSS pixels."""
 
     name: str
     uri: str
@@ -82,24 +82,27 @@ class Part:
 
 
 def build(folder: str | Path) -> Path:
-    """Write ``<folder>/report.html`` from the CSVs, figures and provenance in the folder, or in those inside it.
+    """Write ``<folder>/report.html`` from the CSVs, figures and provenance of the studies in a folder.
+
+    Args:
+        folder: output folder of ``gradlab run``, or the folder of one study.
 
     Returns:
         The path of the page.
 
     Raises:
-        GradlabError: no such folder, no results in it, or damaged ones.
+        GradlabError: the folder does not exist, holds no results, or its results are damaged.
     """
     import jinja2
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise GradlabError(f"no such folder: {folder}; give one that 'gradlab run' wrote")
+        raise GradlabError(f"no such folder: {folder}; give an output folder of 'gradlab run'")
     studies = sorted((path for path in folder.iterdir() if _is_study(path)), key=lambda path: natural(path.name))
     if not studies and _is_study(folder):
         studies = [folder]
     if not studies:
-        raise GradlabError(f"no results in {folder}: give a folder that 'gradlab run' wrote")
+        raise GradlabError(f"no results in {folder}: give an output folder of 'gradlab run'")
     parts = [_part(path) for path in studies]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gradlab.study", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -125,7 +128,7 @@ def _part(folder: Path) -> Part:
     record = digests.read_record(folder)
     name = str(record.get("study", folder.name))
     tables = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.stem != "verdicts"}
-    # In the order of the study; then files of other runs, and of unfinished ones.
+    # Tables in the order of the study, then files of other or unfinished runs.
     listed = record.get("tables")
     order = [table for table in (listed if isinstance(listed, list) else [name]) if table in tables]
     sheets = [_sheet(digests.read_table(tables[table], record), table) for table in dict.fromkeys([*order, *tables])]
@@ -163,7 +166,7 @@ def _picture(path: Path) -> Picture:
 
 
 def _whole(png: bytes) -> bool:
-    """Whether a PNG has all its chunks, each with the right CRC-32."""
+    """Return whether a PNG has all its chunks, each with the right CRC-32."""
     at = len(PNG)
     while at + 12 <= len(png):
         end = at + 12 + int.from_bytes(png[at : at + 4], "big")
@@ -176,7 +179,7 @@ def _whole(png: bytes) -> bool:
 
 
 def _summary(record: dict[str, Any]) -> dict[str, str]:
-    """The lines that are shown without unfolding."""
+    """Return the lines of the provenance that are always visible."""
     if not record:
         return {}
     commit = str(record.get("commit") or "not from a checkout")
@@ -196,7 +199,7 @@ def _summary(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _profile(record: dict[str, Any]) -> str | None:
-    """The profile, and what ``--set`` changed in it."""
+    """Return the profile, and the settings that ``--set`` changed."""
     changed = record.get("set")
     return f"{record.get('profile')}, with {' '.join(map(str, changed))}" if changed else record.get("profile")
 
@@ -206,7 +209,7 @@ def _is_time(value: object) -> TypeGuard[float]:
 
 
 def _details(record: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Settings and the like, as name -> text."""
+    """Return settings, assumptions, inputs and versions, as strings by name."""
     parts = {head: record.get(key) for key, head in DETAILS.items()}
     return {
         head: {str(key): str(value) for key, value in part.items()}

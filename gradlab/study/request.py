@@ -1,4 +1,4 @@
-"""What a user asks of a run or a plan of studies: one record from the command line to the studies."""
+"""Define ``Request``: the options of a run or a plan, passed as one record from the command line to the studies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROFILES = ("quick", "stay", "gpu", "paper")
 
 
 def default_device(profile: str) -> str:
-    """Return the torch device of a profile where the user names none."""
+    """Return the default torch device of a profile."""
     return "cpu" if profile == "quick" else "cuda"
 
 
@@ -38,19 +38,26 @@ class Request:
     Attributes:
         profile: one of ``PROFILES``.
         options: how models are trained: device, resume, deadline and so on; by default on ``default_device(profile)``.
-            With ``resume`` finished studies of the same settings, seed and inputs are skipped.
-        seed: 0 or more.
+            With ``resume``, finished studies with the same settings, seed and inputs are skipped.
+        seed: 0 or greater.
         train_images: folder of training images; None for the embedded photographs.
         test_images: folder of test images; None for the embedded photographs.
         time_limit: minutes after which training, measuring and drawing stop; finished work is kept.
-        precision: of the transforms in training, in place of the profile's (``gradlab.codecs.precision``).
-        deterministic: one thread, and implementations of operations that give the same bits every time.
+        precision: precision of the transforms in training, instead of the profile's (``gradlab.codecs.precision``).
+        deterministic: whether to use one thread and deterministic operations, for bitwise reproducible results.
         engine: where models are trained.
         assignments: settings to change in every study, e.g. ``"base.crop=128"`` (``gradlab.study.assignments``).
-        commit: of the code, for a copy that is not a checkout; by default git is asked.
+        commit: commit of the code, if it is not a git checkout; read from git by default.
 
     Raises:
-        GradlabError: unknown profile, a number out of range, a commit that is no hash, or a precision given twice.
+        GradlabError: the profile is unknown, a number is out of range, the commit is not a hash, or the precision is
+            given twice.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from gradlab.study import Request
+        >>> Request(profile="quick", seed=1, time_limit=10).command(["toys"], Path("out"))
+        'gradlab run toys --profile quick --out out --seed 1 --time-limit 10 --resume'
     """
 
     profile: str = "quick"
@@ -76,10 +83,13 @@ class Request:
             raise GradlabError(f"the commit is {self.commit!r}: give its hash, 7 hexadecimal digits or more")
         paths = [assignment.partition("=")[0].strip() for assignment in self.assignments]
         if self.precision is not None and any(path.endswith("precision") for path in paths):
-            raise GradlabError("the precision is given twice, by --precision and by --set: give one of the two")
+            raise GradlabError("the precision is given by both --precision and --set: give only one of the two")
 
     def resolved(self, deadline: float | None = None) -> Request:
-        """Fill in the device, set the deadline, and check the precision on the device.
+        """Return the request with device and deadline filled in, after checking the precision on the device.
+
+        Args:
+            deadline: time on ``time.monotonic()`` at which to stop; None for no deadline.
 
         Raises:
             GradlabError: the device or the precision is not available.
@@ -93,10 +103,10 @@ class Request:
         return replace(self, options=replace(options, deadline=deadline))
 
     def pictures(self, purpose: str) -> list[Picture]:
-        """Load the images to ``"train"`` or to ``"test"`` on, all of them, so that damaged ones are reported early.
+        """Load all images to ``"train"`` or to ``"test"`` on, so that damaged ones are reported early.
 
         Raises:
-            GradlabError: no images there, or a damaged one.
+            GradlabError: there are no images, or one is damaged.
         """
         from gradlab import data
 
@@ -106,7 +116,12 @@ class Request:
             raise GradlabError(f"--{purpose}-images: {error}") from error
 
     def command(self, names: Sequence[str], out: Path) -> str:
-        """Return the command line that resumes this run."""
+        """Return the command line that resumes this run.
+
+        Args:
+            names: names of the studies.
+            out: output folder.
+        """
         options: dict[str, Any] = {"profile": self.profile, "out": out}
         if self.options and self.options.device not in (default_device(self.profile), distributed.group().device):
             options |= {"device": self.options.device}
@@ -124,7 +139,12 @@ class Request:
 
 
 def fingerprints(train: Sequence[Picture], test: Sequence[Picture]) -> dict[str, str]:
-    """Return the fingerprints of the images of a run, as its provenance records them."""
+    """Return the fingerprints of the images of a run, as recorded in its provenance.
+
+    Args:
+        train: training images.
+        test: test images.
+    """
     from gradlab import data
 
     return {"train_images": data.fingerprint(train)[:12], "test_images": data.fingerprint(test)[:12]}

@@ -1,21 +1,21 @@
 """Run studies: settings -> rows (CSV) -> verdicts -> figures, with their provenance.
 
-A study is a module of the folder ``studies`` (installed as ``gradlab_studies``) with these names::
+A study is a module in the folder ``studies`` (installed as ``gradlab_studies``) that defines these names::
 
     \"\"\"One line that ``gradlab list`` shows.
 
-    What it measures.
+    A description of the measurement.
     \"\"\"
     @dataclass(frozen=True)
     class Settings: ...; seed: int = 0
-    PROFILES: dict[str, Settings]                    # some of quick, stay, gpu, paper
-    ASSUMED: dict[str, str]                          # optional: what was chosen where the paper is silent
-    def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of what it reads, for --resume
-    def measure(settings, context) -> dict[str, pandas.DataFrame]   # CSV name -> rows, the study's own first;
-                                                     # what takes long goes through context.measure
-    def work(settings) -> list[Work]                 # optional: what it needs, for gradlab plan
+    PROFILES: dict[str, Settings]                    # keys: some of quick, stay, gpu, paper
+    ASSUMED: dict[str, str]                          # optional: choices that the paper leaves open
+    def inputs(settings, context) -> dict[str, str]  # optional: fingerprints of its inputs, for --resume
+    def measure(settings, context) -> dict[str, pandas.DataFrame]   # rows by CSV name, the study's main table first;
+                                                     # long measurements go through context.measure
+    def work(settings) -> list[Work]                 # optional: training and measurements, for gradlab plan
     def verdicts(tables) -> list[Verdict]            # optional: claims of the paper, and whether they hold here
-    def draw(folder: Path) -> None                   # figures, from the CSVs alone
+    def draw(folder: Path) -> None                   # draws figures from the CSVs alone
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from gradlab.runtime import (
     files,
     heartbeat,
     locks,
+    platforms,
     provenance,
     signals,
 )
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["run", "use_all_cores"]
 
 READ = {"training images": "train_images", "test images": "test_images"}
-"""The input that a study records when it reads a folder of images, and the folder."""
+"""Folder of images, by the name of the input that a study records when it reads them."""
 
 
 def run(
@@ -68,21 +69,21 @@ def run(
     console: Console | None = None,
     accept: Callable[[dict[str, str]], object] | None = None,
 ) -> int:
-    """Run studies one after the other, after checking the whole request.
+    """Run studies one after the other, after validating the whole request.
 
     Args:
-        names: the studies, as ``catalog.studies`` names them.
-        request: what all of them share; by default the profile ``quick``.
+        names: names of the studies, as in ``catalog.studies``.
+        request: options that all studies share; the profile ``quick`` by default.
         out: output folder; ``figures/<profile>`` by default.
         console: where to print.
-        accept: called with the fingerprints of the images before anything is written; may reject them by an error.
+        accept: called with the fingerprints of the images before anything is written; raises an error to reject them.
 
     Returns:
-        The exit code: 0 (also when stopped at the time limit or by SIGTERM) or 130 (interrupted).
+        The exit code: 0 (also after a stop at the time limit or by SIGTERM), or 130 after an interruption.
 
     Raises:
-        GradlabError: the request cannot be met, another process works in ``out``, or a study failed; the results of
-            earlier studies stay.
+        GradlabError: the request cannot be met, another process works in ``out``, or a study failed. Results of earlier
+            studies are kept. On Windows.
 
     Example::
 
@@ -90,10 +91,11 @@ def run(
     """
     from rich.console import Console
 
+    platforms.require_posix("gradlab run")
     begin = time.monotonic()
     console, request = console or Console(), request or Request()
     if request.assignments and out is None:
-        raise GradlabError(f"--set changes what profile {request.profile} is: say with --out where the results go")
+        raise GradlabError(f"--set changes the settings of profile {request.profile}: give another folder with --out")
     out = Path(out) if out is not None else Path("figures") / request.profile
     deadline = None if request.time_limit is None else begin + 60 * request.time_limit
     with contextlib.ExitStack() as stack:
@@ -106,7 +108,7 @@ def run(
                 accept(folders)
             files.ensure_folder(out)
             if distributed.group().is_main:
-                remedy = "wait until it has ended, stop it, or choose another folder with --out"
+                remedy = "wait until it has finished, stop it, or choose another folder with --out"
                 stack.enter_context(locks.hold(out, remedy))
                 locks.tidy(out)
             use_all_cores()
@@ -124,11 +126,11 @@ def run(
             print_line(console, f"stopped {reason}; resume with: {request.command(names, out)}")
             return 0
         except KeyboardInterrupt:
-            print_line(console, f"interrupted; what was finished stays, resume with: {request.command(names, out)}")
+            print_line(console, f"interrupted; finished work is kept; resume with: {request.command(names, out)}")
             return 130
     took = duration(time.monotonic() - begin)
     page = f"gradlab report {shlex.quote(str(out))}"
-    print_line(console, f"\nresults are in {out} ({took}); one page with all of them: {page}")
+    print_line(console, f"\nresults are in {out} ({took}); collect them in one page with: {page}")
     return 0
 
 
@@ -145,9 +147,9 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
     group = distributed.group()
     context = replace(context, parts=Parts(context.folder, {k: record[k] for k in ("device", "commit")}))
     if group.broadcast(context.options.resume and _is_finished(context.folder, record, context.inputs)):
-        heartbeat.clear(context.folder)  # of a process that was killed right after the last file
+        heartbeat.clear(context.folder)  # left by a process that was killed right after writing its last file
         context.parts.clear()
-        print_line(console, f"done before with these settings, seed and inputs: {context.folder} is kept")
+        print_line(console, f"already done with these settings, seed and inputs: {context.folder} is kept")
         return
     if not context.options.resume:
         context.parts.clear()
@@ -165,17 +167,17 @@ def _run_one(name: str, module: ModuleType, context: Context, folders: dict[str,
 def _write(
     name: str, module: ModuleType, settings: Any, context: Context, record: dict[str, Any]
 ) -> tuple[dict[str, DataFrame], list[Verdict]]:
-    """Measure, and write tables, verdicts, figures and, last, the provenance."""
+    """Measure, then write tables, verdicts, figures and, last, the provenance."""
     group, begin = distributed.group(), time.monotonic()
     tables: dict[str, DataFrame] = module.measure(settings, context)
     if before := context.parts.elsewhere():
         context.inputs["measured before"] = before
     if name not in tables:
-        raise GradlabError(f"measure() returned no table {name!r}: name its main table after the study")
+        raise GradlabError(f"measure() returned no table {name!r}: name the main table after the study")
     for table in tables:
         if Path(table).name != table or table.startswith("."):
-            raise GradlabError(f"a table is called {table!r}: give it the plain name of a file, without folders")
-    # From here to the end the folder is neither the old results nor the new ones, and says so by having no provenance.
+            raise GradlabError(f"the table name {table!r} is not a plain file name: give a name without folders")
+    # From here on the folder mixes old and new results; without provenance it does not count as finished.
     if group.is_main:
         files.remove(context.folder / digests.RECORD)
         for figure in (one for kind in ("*.png", "*.pdf") for one in context.folder.glob(kind)):
@@ -195,10 +197,10 @@ def _write(
 
 
 def _write_partial(name: str, why: str, context: Context, record: dict[str, Any], console: Console) -> str:
-    """Write what was measured of a study that was cut, marked as such; verdicts and figures wait for the rest.
+    """Write the tables measured so far of an interrupted study; verdicts and figures are written only at the end.
 
     Returns:
-        Why it was cut, and how much was measured.
+        The reason for the stop, and how much was measured.
     """
     tables, pieces = context.parts.so_far()
     if pieces:
@@ -214,7 +216,7 @@ def _judge(module: ModuleType, tables: dict[str, DataFrame], context: Context) -
     import pandas
 
     verdicts: list[Verdict] = module.verdicts(tables)
-    if context.profile == "stay":  # one seed of a training cut to minutes decides no claim of the paper
+    if context.profile == "stay":  # one seed of a few minutes of training does not decide a claim of the paper
         verdicts = [v._replace(holds=None) for v in verdicts]
     rows = [v._replace(holds=v.answer) for v in verdicts]  # type: ignore[arg-type]
     files.write_csv(context.folder / "verdicts.csv", pandas.DataFrame(rows, columns=list(Verdict._fields)))
@@ -222,9 +224,9 @@ def _judge(module: ModuleType, tables: dict[str, DataFrame], context: Context) -
 
 
 def _is_finished(folder: Path, record: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Whether a folder holds a whole study of these settings, seed, version and inputs.
+    """Return whether a folder contains the complete study with these settings, seed, version and inputs.
 
-    Of the image folders, those count that the study read. Device and commit are not compared.
+    Only image folders that the study read are compared. Device and commit are not compared.
     """
     try:
         before = digests.read_record(folder)
@@ -238,11 +240,11 @@ def _is_finished(folder: Path, record: dict[str, Any], inputs: dict[str, str]) -
             and all(read.get(key) == value for key, value in inputs.items())
         )
     except (GradlabError, AttributeError, KeyError, TypeError):
-        return False  # absent or damaged: the study is measured again
+        return False  # missing or damaged: measure the study again
 
 
 def use_all_cores() -> None:
-    """Use as many threads as this process may use cores, unless OMP_NUM_THREADS is set."""
+    """Let torch use all cores available to this process, unless ``OMP_NUM_THREADS`` is set."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:

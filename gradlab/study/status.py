@@ -1,4 +1,4 @@
-"""Progress of a folder of studies, from its files alone: works while other processes write to it."""
+"""Show the progress of an output folder from its files alone, while other processes write to it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ class Row:
     """One training run or one study.
 
     Attributes:
-        name: of its folder.
-        status: ``"done"``, ``"running"``, ``"stopped"`` (in good order), ``"interrupted"`` (killed), ``"failed"``,
+        name: name of its folder.
+        status: ``"done"``, ``"running"``, ``"stopped"`` (in order), ``"interrupted"`` (killed), ``"failed"`` or
             ``"waiting"``.
         note: the last loss, or the error.
-        done: finished iterations of a run; total: all of them.
+        done: finished iterations of a run.
+        total: all iterations of a run.
         left: seconds until it is done; NaN if unknown.
-        what: what a run trains; study: the study that it is trained for.
+        what: model that a run trains.
+        study: study that a run is trained for.
     """
 
     name: str
@@ -46,13 +48,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Survey:
-    """The runs and studies of a folder.
+    """The runs and studies in a folder.
 
     Attributes:
         folder: the folder.
         runs: training runs.
         studies: studies that were started.
-        left: seconds until all runs are done, with as many at a time as now; NaN if unknown.
+        left: seconds until all runs are done, with as many in parallel as now; NaN if unknown.
     """
 
     folder: Path
@@ -62,10 +64,13 @@ class Survey:
 
 
 def survey(folder: Path) -> Survey:
-    """Look at every run and every study in a folder.
+    """Return the state of every run and every study in a folder.
+
+    Args:
+        folder: output folder of ``gradlab run``.
 
     Raises:
-        GradlabError: no such folder, or nothing in it that ``gradlab run`` wrote.
+        GradlabError: the folder does not exist, or contains neither runs nor studies.
     """
     if not folder.is_dir():
         raise GradlabError(f"there is no folder {folder}: give the --out of a run")
@@ -73,13 +78,13 @@ def survey(folder: Path) -> Survey:
     studies = [p for p in below if (p / "provenance.json").exists() or (p / heartbeat.FILE).exists()]
     runs = [row for row in map(_run, sorted((folder / "runs").glob("*"))) if row is not None]
     if not runs and not studies:
-        raise GradlabError(f"{folder} holds neither runs nor studies: give the --out of a run")
+        raise GradlabError(f"{folder} contains neither runs nor studies: give the --out of a run")
     runs.sort(key=lambda row: ORDER.index(row.status))
     return Survey(folder, runs, [_study(path, runs) for path in studies], _left(runs))
 
 
 def _run(folder: Path) -> Row | None:
-    """Return the row of a training run; None if the folder holds none."""
+    """Return the row of a training run, or None if the folder holds none."""
     state, settings = heartbeat.read(folder), _content(folder / "settings.json")
     if state is None and not settings:
         return None
@@ -100,7 +105,7 @@ def _study(folder: Path, runs: list[Row]) -> Row:
         try:
             note = f"took {duration(float(_content(folder / 'provenance.json')['wall_s']))}"
         except (KeyError, TypeError, ValueError, OverflowError):
-            note = ""  # written by another program, or removed just now
+            note = ""  # written by another program, or just removed
         return Row(folder.name, "done", note)
     pending = [row for row in runs if row.study == folder.name and row.status in ("running", "waiting")]
     left = _left(pending) if state.current == "running" else math.nan
@@ -115,7 +120,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _left(runs: list[Row]) -> float:
-    """Seconds until all runs are done that run or wait, with as many at a time as now."""
+    """Return the seconds until all running and waiting runs are done, with as many in parallel as now."""
     running = [row for row in runs if row.status == "running"]
     timed = [row for row in running if not math.isnan(row.left)]
     paces = [row.left / (row.total - row.done) for row in timed if row.total > row.done]
@@ -137,13 +142,13 @@ def _what(settings: dict[str, Any]) -> str:
 
 
 def iterations_of(checkpoint: Path) -> int:
-    """Return the iterations behind a checkpoint, from its header alone; 0 if it cannot be read."""
+    """Return the iterations of a checkpoint from its header alone; 0 if it cannot be read."""
     import safetensors
 
     try:
         with safetensors.safe_open(str(checkpoint), framework="np") as file:
             return int(json.loads(file.metadata()["gradlab"])["iteration"])
-    except Exception:  # safetensors raises its own kinds for every kind of damage
+    except Exception:  # safetensors raises various exceptions, depending on the damage
         return 0
 
 

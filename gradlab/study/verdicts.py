@@ -1,4 +1,4 @@
-"""Verdicts on the claims of the paper, and the rules by which measured orderings decide them."""
+"""Decide claims of the paper: verdicts, and the rules by which measured orderings decide them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLEAR = 2.0
-"""Standard errors by which two values must differ for their ordering to count."""
+"""Number of standard errors by which two values must differ for their ordering to count."""
 WORDS = {"yes": "holds", "no": "not here", "undecided": "undecided"}
-"""The answer in ``verdicts.csv`` to the word that is shown."""
+"""Word to show for each answer in ``verdicts.csv``."""
 
 
 class Pair(NamedTuple):
-    """A quantity of A and of B, each by the iterations after which both were measured.
+    """A quantity measured for A and for B, by training iteration.
 
     Attributes:
-        a: values of A, e.g. a series indexed by iterations.
-        b: values of B after the same iterations.
-        name: of the pair where a verdict compares several, e.g. the method or the lambda.
-        paper: the values of A and B in the paper; NaN or None where it has none.
-        se: standard errors of the differences; None where they are unknown.
+        a: values of A, e.g. a series indexed by iteration.
+        b: values of B at the same iterations.
+        name: name of the pair if a verdict compares several, e.g. the method or the lambda.
+        paper: the paper's values of A and B; NaN or None if it has none.
+        se: standard errors of the differences; None if unknown.
     """
 
     a: Mapping[int, float] | pd.Series[float]
@@ -37,9 +37,9 @@ class Verdict(NamedTuple):
     """A claim of the paper, and whether it holds here.
 
     Attributes:
-        claim: what the paper says.
-        source: where it says so, e.g. ``"Table 3"``.
-        holds: True, False, or None where this budget cannot decide.
+        claim: the claim.
+        source: where the paper makes it, e.g. ``"Table 3"``.
+        holds: True, False, or None if this budget cannot decide.
         evidence: one sentence with numbers.
     """
 
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """``holds`` as ``verdicts.csv`` stores it: a key of ``WORDS``."""
+        """``holds`` as stored in ``verdicts.csv``: a key of ``WORDS``."""
         return "undecided" if self.holds is None else "yes" if self.holds else "no"
 
     @classmethod
@@ -66,23 +66,24 @@ class Verdict(NamedTuple):
         smallest: float = 0.0,
         seeds: int = 1,
     ) -> Verdict:
-        """Decide the claim that a quantity of A is lower than that of B, higher, or similar.
+        """Decide a claim that a quantity of A is lower than, higher than or similar to the quantity of B.
 
-        An ordering counts where the last two points of training agree, and the claim is decided where all pairs agree.
-        It is undecided where they do not, where a value is NaN, and where a change is not above ``smallest`` or not
-        above two standard errors. A claim of similarity fails with one pair that differs by ``smallest`` or more.
+        An ordering counts if the last two points of training agree, and the claim is decided if all pairs agree. The
+        claim stays undecided if they disagree, if a value is NaN, or if a change is at most ``smallest`` or at most two
+        standard errors. A claim of similarity fails if one pair differs by ``smallest`` or more.
 
         Args:
-            claim: what the paper says.
-            source: where it says so.
+            claim: the claim.
+            source: where the paper makes it.
             pairs: values of A and B; several for a claim about several methods, sample sizes or lambdas.
             expect: how A compares with B if the claim holds.
-            quantity: what is compared, e.g. ``"R-D cost of MS-NIC-MIX over the baseline's"``.
-            unit: ``"%"`` compares by the relative change, anything else by the difference, in that unit.
-            smallest: change up to which an ordering does not count and values are similar, in ``unit``.
-            seeds: training runs that the values are means of.
+            quantity: the quantity that is compared, e.g. ``"R-D cost of MS-NIC-MIX over the baseline's"``.
+            unit: ``"%"`` to compare the relative change; any other unit compares the difference.
+            smallest: changes up to this size, in ``unit``, do not count as an ordering, and are similar.
+            seeds: number of training runs that the values are averaged over.
 
         Example:
+            >>> from gradlab.study.verdicts import Pair, Verdict
             >>> cost = Pair({900: 0.99, 1800: 0.97}, {900: 1.0, 1800: 1.0}, paper=(0.98, 1.0))
             >>> Verdict.compare("MIX costs less", "Table 1", cost, expect="lower", quantity="cost").evidence
             'cost: -1.0 %, -3.0 % (paper -2.0 %) after 900, 1800 iterations, one seed'
@@ -101,24 +102,41 @@ class Verdict(NamedTuple):
 
 
 def last_two(signs: Sequence[bool | None]) -> bool | None:
-    """Decide a condition by its last two points of training, or by the only one; None where they disagree."""
+    """Decide a condition from its last two points of training, or the only one; None if they disagree.
+
+    Example:
+        >>> from gradlab.study.verdicts import last_two
+        >>> last_two([False, True, True]), last_two([True, False])
+        (True, None)
+    """
     return unanimous(signs[-2:])
 
 
 def unanimous(decisions: Iterable[bool | None]) -> bool | None:
-    """Decide a claim about several cases: what all of them say, None where they disagree."""
+    """Decide a claim about several cases: the common decision, or None if they disagree."""
     different = set(decisions)
     return different.pop() if len(different) == 1 else None
 
 
 def every(decisions: Iterable[bool | None]) -> bool | None:
-    """Decide a claim of several conditions: one that fails refutes it, one that is undecided leaves it so."""
+    """Decide a claim with several conditions: False if one fails, else None if one is undecided, else True."""
     different = set(decisions)
     return False if False in different else None if None in different else True
 
 
 def signed(values: Iterable[float], unit: str = "%", digits: int = 1) -> str:
-    """Print changes with their signs: ``"-3.1 %, -3.8 %"``; ``"undefined"`` for NaN."""
+    """Format changes with their signs.
+
+    Args:
+        values: the changes; NaN gives ``"undefined"``.
+        unit: unit to append.
+        digits: decimal places.
+
+    Example:
+        >>> from gradlab.study.verdicts import signed
+        >>> signed([-3.14, 0.2])
+        '-3.1 %, +0.2 %'
+    """
     return ", ".join("undefined" if math.isnan(v) else f"{v:+.{digits}f} {unit}".rstrip() for v in values)
 
 
@@ -127,7 +145,7 @@ def _change(a: float, b: float, unit: str) -> float:
 
 
 def _signs(pair: Pair, points: Sequence[int], unit: str, smallest: float, expect: str) -> list[bool | None]:
-    """Whether each point shows what is expected; None where it shows no ordering."""
+    """Return for each point whether it shows the expected ordering; None if it shows none."""
     signs: list[bool | None] = []
     for point in points:
         change = _change(pair.a[point], pair.b[point], unit)
@@ -140,7 +158,7 @@ def _signs(pair: Pair, points: Sequence[int], unit: str, smallest: float, expect
 
 
 def _numbers(pair: Pair, points: Sequence[int], unit: str) -> str:
-    """The changes of a pair, with the paper's; of differences also the values at the last point."""
+    """Format the changes of a pair next to the paper's; for differences also the values at the last point."""
     last = points[-1]
     numbers = signed((_change(pair.a[point], pair.b[point], unit) for point in points), unit, 1 if unit == "%" else 3)
     if unit != "%":

@@ -1,4 +1,4 @@
-"""Seconds of a training iteration, a noise draw and a coded image, timed on a device before any of it is done."""
+"""Time a training iteration, a noise draw and a coded image on a device, to estimate how long a study takes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Work(NamedTuple):
-    """Training or measuring that a study needs.
+    """Training or measurement that a study needs.
 
     Attributes:
-        kind: ``"train"``: iterations; ``"record"``: gradients of noise draws; ``"evaluate"``: test images coded with
-            bitstreams; ``"round"``: test images rounded, without a bitstream.
-        name: of the model.
-        settings: of its training.
-        units: iterations or draws; of ``"round"`` the number of passes over the test images.
-        points: of ``"evaluate"``: iterations, each with ``hyper_input``; studies share their rows.
-        crop: of ``"evaluate"``: side of the coded part of an image in pixels; 0 for the whole image.
-        watched: of ``"train"``: whether the gradient SNR is recorded in training; a model that was trained without it
-            is trained once more.
+        kind: ``"train"`` (iterations), ``"record"`` (gradients of noise draws), ``"evaluate"`` (test images coded with
+            bitstreams) or ``"round"`` (test images rounded, without a bitstream).
+        name: name of the model.
+        settings: training settings of the model.
+        units: number of iterations or draws; for ``"round"`` the number of passes over the test images.
+        points: for ``"evaluate"``, pairs of an iteration and a ``hyper_input``; studies share their rows.
+        crop: for ``"evaluate"``, side of the coded crop in pixels; 0 codes whole images.
+        watched: for ``"train"``, whether the gradient SNR is recorded; a model that was trained without recording is
+            trained again.
     """
 
     kind: Literal["train", "record", "evaluate", "round"]
@@ -45,11 +45,11 @@ UNITS = {"train": "iterations", "record": "draws", "evaluate": "bitstreams", "ro
 
 
 class Timer:
-    """Time a unit of each kind of work, once for models that take the same time.
+    """Time one unit of each kind of work, once for models that take the same time.
 
     Args:
         pictures: training images.
-        image: the test image that is coded.
+        image: test image to code.
         options: device and step of training.
         say: called with a line before each timing.
     """
@@ -62,7 +62,13 @@ class Timer:
         self._known: dict[tuple[str, TrainSettings], float] = {}
 
     def seconds(self, kind: str, settings: TrainSettings, name: str) -> float:
-        """Return the seconds of one unit."""
+        """Return the seconds per unit.
+
+        Args:
+            kind: as in ``Work``.
+            settings: training settings of the model.
+            name: name of the model.
+        """
         alike = replace(
             settings, lam=0.01, steps=1, snapshots=(), cosine_steps=0, learning_rate=1e-4, warm_up=0, seed=0, data=""
         )
@@ -91,15 +97,15 @@ class Timer:
             return _seconds(lambda: gradients.record(codec, batch, settings.lam, draws, loss=settings.loss).summary())
 
         record(few)
-        return max(record(many) - record(few), 0.0) / (many - few)  # both include the work that is done once
+        return max(record(many) - record(few), 0.0) / (many - few)  # the difference cancels the work done once
 
     def _evaluate(self, settings: TrainSettings) -> float:
-        codec = self._codec(settings, "cpu")  # where bitstreams are coded
+        codec = self._codec(settings, "cpu")  # bitstreams are coded on the CPU
         return _seconds(lambda: evaluation.rate_distortion(codec, [self._image], settings.lam))
 
     def _round(self, settings: TrainSettings) -> float:
         codec = self._codec(settings, self._device)
-        evaluation.reconstruction(codec, [self._image])  # the first is slow on an accelerator
+        evaluation.reconstruction(codec, [self._image])  # the first call is slow on an accelerator
         return _seconds(lambda: evaluation.deterministic_rounding(codec, [self._image], settings.lam))
 
     def _codec(self, settings: TrainSettings, device: str) -> Codec:
@@ -109,7 +115,7 @@ class Timer:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The shorter of two times: a machine that is busy for a moment does not lengthen it."""
+    """Return the shorter of two timings, so that a momentarily busy machine does not lengthen it."""
     times = []
     for _ in range(2):
         begin = time.perf_counter()

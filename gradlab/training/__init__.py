@@ -1,18 +1,18 @@
-"""Training of codecs: settings, options, one loop with its steps and hooks, and engines that execute runs.
+"""Train codecs: settings, options, a single training loop with steps and hooks, and engines that execute runs.
 
-=============  ==========================================================================================
-``settings``   ``TrainSettings``: the settings that determine the results of a run, and identify it
+=============  ========================================================================================
+``settings``   ``TrainSettings``: every setting that affects the results of a run; identifies the run
 ``options``    ``RunOptions``: how a run is executed
-``state``      ``TrainState``: codec, optimizer, log; saves and restores itself
-``steps``      one iteration without a host synchronisation, eager or as a CUDA graph
-``hooks``      after an iteration: breakdown watch, log, gradient SNR, snapshots, checkpoints
-``breakdown``  detects breakdowns, locates the module and saves the evidence
+``state``      ``TrainState``: codec, optimizer and log; saves and restores itself
+``steps``      one iteration without host synchronisation, eager or as a CUDA graph
+``hooks``      after each iteration: breakdown detection, log, gradient SNR, snapshots, checkpoints
+``breakdown``  detects a breakdown, locates the module and saves the evidence
 ``loop``       ``train``
 ``run``        ``Run``: a trained model on disk
 ``timing``     seconds per iteration of several methods
-``engines``    where the runs of a study are executed: in this process, side by side, on a cluster
-``packing``    results and weights in a few small files, and back into an output folder
-=============  ==========================================================================================
+``engines``    where to execute runs: in this process, in parallel, or on a cluster
+``packing``    packs results and weights into a few small files, and unpacks them
+=============  ========================================================================================
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Breakdowns of training: detect them, locate the module where they began, and save the evidence."""
+"""Handle breakdowns of training: detect them, locate the module where they begin, and save the evidence."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WINDOW, PATIENCE = 100, 25  # iterations
 
 
 class Detector:
-    """Detects a loss or a gradient that is not finite, and a loss that explodes.
+    """Detect a non-finite loss or gradient, and an exploding loss.
 
-    A loss explodes when it exceeds ``factor`` times the lowest median of any earlier ``WINDOW`` iterations, in
-    ``PATIENCE`` consecutive iterations. The median ignores single batches that are very easy or very hard, and the
-    patience ignores spikes. If the lowest median is not positive, there is no such scale and no explosion.
+    A loss explodes if it exceeds ``factor`` times the lowest median of any earlier ``WINDOW`` iterations, in
+    ``PATIENCE`` consecutive iterations. The median is robust to single very easy or very hard batches, and the patience
+    ignores spikes. If the lowest median is not positive, it sets no scale and no explosion is detected.
 
     Args:
-        factor: threshold of an explosion; infinity for none.
-        state: result of ``state()`` of the run that is resumed.
+        factor: threshold of an explosion; infinity disables the check.
+        state: result of ``state()`` from the run that is resumed.
     """
 
     def __init__(self, factor: float, state: Sequence[float] = ()) -> None:
@@ -41,15 +41,20 @@ class Detector:
 
     @property
     def stable(self) -> bool:
-        """Whether the last loss was ordinary, so that a checkpoint of this moment is good."""
+        """Whether the last loss was below the threshold, so that a checkpoint written now is good."""
         return self._above == 0
 
     def state(self) -> list[float]:
-        """Return the state from which a resumed run judges like this one."""
+        """Return the state with which a resumed run continues detection."""
         return [self._lowest, *self._recent]
 
     def check(self, loss: float, norm: float) -> str | None:
-        """Return what is wrong with the loss or the gradient norm of the next iteration; None if nothing is."""
+        """Return a description of the problem in the next iteration, or None if there is none.
+
+        Args:
+            loss: loss of the iteration.
+            norm: norm of its gradient.
+        """
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(norm):
@@ -59,7 +64,7 @@ class Detector:
             if self._above < PATIENCE:
                 return None
             times = f"{self.factor:g} times its lowest median {self._lowest:.4g}"
-            return f"the loss has been above {times} for {PATIENCE} iterations and is {loss:.4g}"
+            return f"the loss has been above {times} for {PATIENCE} iterations and is now {loss:.4g}"
         self._above = 0
         self._recent.append(loss)
         if len(self._recent) == WINDOW:
@@ -68,11 +73,14 @@ class Detector:
 
 
 def locate(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
-    """Find where a breakdown began by running its iteration again; returns a clause for the error.
+    """Find where a breakdown began by running its iteration again.
 
     Args:
-        model: with the weights of that iteration; its gradients are overwritten.
-        loss_of: the loss of the same batch and the same noise.
+        model: model with the weights of that iteration; its gradients are overwritten.
+        loss_of: returns the loss of the same batch with the same noise.
+
+    Returns:
+        A clause for the error message.
     """
     names = {module: name or "the model" for name, module in model.named_modules()}
     weights = dict(model.named_parameters())
@@ -103,34 +111,34 @@ def locate(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
                 hooks.callback(weight.register_hook(gradient_hook(name)).remove)
         loss = loss_of()
         if not_finite:
-            return f"the first module whose output is not finite is {not_finite[0]}"
+            return f"the first module with a non-finite output is {not_finite[0]}"
         if not loss.isfinite():
-            return "the output of every module is finite, so the loss overflows where the objective is formed"
+            return "every module output is finite, so the loss overflows in the objective"
         loss.backward()
     if gradients:
-        return f"on the way back the first gradient that is not finite is that of {gradients[0]}"
+        return f"in the backward pass the first non-finite gradient is at {gradients[0]}"
     if not largest:
         return "no module was called"
     size, name = max(largest)
-    return f"the largest output of a module is {size:.3g}, of {name}"
+    return f"the largest module output is {size:.3g}, of {name}"
 
 
 def breakdown_error(run: Run, state: TrainState, batch: Tensor, iteration: int, problem: str) -> GradlabError:
-    """Save the batch and the weights of a breakdown, and return the error that says where it began.
+    """Save the batch and the weights of a breakdown, and return an error that says where it began.
 
     Args:
-        run: ``broken.safetensors`` in its folder gets ``images``, ``model.<name>`` and, as its iteration, that of the
-            breakdown (from 0), which determines the noise.
-        state: with the weights before the step if a loss or gradient is not finite; after the step if only the size
+        run: run whose folder receives ``broken.safetensors`` with ``images`` and ``model.<name>``. Its header holds the
+            iteration of the breakdown (from 0), which determines the noise.
+        state: state with the weights before the step if a loss or gradient is not finite, or after the step if the loss
             exploded.
-        batch: of the iteration.
-        iteration: counted from 0.
+        batch: batch of the iteration.
+        iteration: number of the iteration, from 0.
         problem: result of ``Detector.check``.
     """
     settings, path, last = state.settings, run.folder / FILE, run.folder / LAST
     noise = stream(settings.seed, PURPOSE, iteration, batch.device)
     place = locate(state.codec, lambda: settings.loss(state.codec, batch, settings.lam, noise))
-    message = f"training broke off at iteration {iteration + 1}: {problem}; {place}"
+    message = f"training broke down at iteration {iteration + 1}: {problem}; {place}"
     tensors = {f"model.{name}": value for name, value in state.codec.state_dict().items()} | {"images": batch}
     try:
         checkpoints.save(path, tensors, provenance.settings_hash(settings), iteration, {"error": message})

@@ -1,7 +1,9 @@
-"""Hooks after each iteration: breakdown watch, log, TensorBoard, gradient SNR, snapshots, checkpoints.
+"""Define hooks that run after each training iteration.
 
-A hook is called after each iteration with the metrics that were read in it: on a CPU those of the iteration, on an
-accelerator mostly none. A hook that needs the weights requests it by ``due``, so that the device is read first.
+They detect breakdowns, write the log and TensorBoard events, record the gradient SNR, and save snapshots and
+checkpoints. A hook is called after every iteration with the metrics that were read in it. On a CPU these are the
+metrics of the iteration; on an accelerator there are none in most iterations. A hook that needs the weights requests it
+through ``due``, so that the device is read first.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab.data import Crops, VideoCrops
-from gradlab.errors import GradlabError
+from gradlab.errors import needs
 from gradlab.noise import stream
 from gradlab.runtime import distributed, files
 from gradlab.snr import GradientRecorder, SNRMonitor
@@ -29,22 +31,31 @@ LOG_COLUMNS = ("iteration", "loss", "bpp", "mse", "learning_rate", "gradient_nor
 
 
 class Hook(ABC):
-    """Called after each iteration."""
+    """Base class of hooks, which are called after each iteration."""
 
     def due(self, done: int) -> bool:
-        """Whether the device must be read after iteration ``done``, counted from 1; by default other hooks decide."""
+        """Return whether this hook needs the device to be read after an iteration; False by default.
+
+        Args:
+            done: number of finished iterations.
+        """
         return False
 
     @abstractmethod
     def __call__(self, rows: list[StepMetrics], stopping: bool) -> None:
-        """Process the metrics that were read; ``stopping``: this is the last iteration for now."""
+        """Process the metrics that were read.
+
+        Args:
+            rows: metrics of the iterations since the last reading.
+            stopping: whether training stops after this iteration.
+        """
 
 
 class Watch(Hook):
-    """Stops training that breaks down, naming the iteration and the module, and saves the batch and the weights.
+    """Stop training that breaks down; names the iteration and the module, and saves the batch and the weights.
 
     Raises:
-        GradlabError: a loss or gradient that is not finite, or a loss that explodes.
+        GradlabError: the loss explodes, or it or a gradient is not finite.
     """
 
     def __init__(self, state: TrainState, batches: Crops | VideoCrops, run: Run, explosion: float) -> None:
@@ -52,7 +63,7 @@ class Watch(Hook):
         self.detector = breakdown.Detector(explosion, state.detector)
 
     def __call__(self, rows: list[StepMetrics], stopping: bool) -> None:
-        """Check each iteration."""
+        """Check every iteration that was read."""
         for row in rows:
             problem = self.detector.check(row.loss, row.gradient_norm)
             if problem:
@@ -62,13 +73,13 @@ class Watch(Hook):
 
 
 class Log(Hook):
-    """Every n-th iteration: a row of ``log.csv``, and a point of TensorBoard."""
+    """Log every n-th iteration to ``log.csv`` and TensorBoard."""
 
     def __init__(self, state: TrainState, every: int, board: SummaryWriter | None) -> None:
         self._state, self._every, self._board = state, every, board
 
     def due(self, done: int) -> bool:
-        """After every n-th iteration and the last."""
+        """Return True after every n-th iteration and the last one."""
         return done % self._every == 0 or done == self._state.settings.steps
 
     def __call__(self, rows: list[StepMetrics], stopping: bool) -> None:
@@ -82,7 +93,7 @@ class Log(Hook):
 
 
 class Recordings(Hook):
-    """Gradient SNR every n iterations, on a minibatch that no iteration trains on."""
+    """Record the gradient SNR every n iterations, on a minibatch that no iteration trains on."""
 
     def __init__(
         self,
@@ -105,30 +116,30 @@ class Recordings(Hook):
         )
 
     def due(self, done: int) -> bool:
-        """After every n-th iteration."""
+        """Return True after every n-th iteration."""
         return done % self._monitor.every == 0
 
     def __call__(self, rows: list[StepMetrics], stopping: bool) -> None:
-        """Record if it is due."""
+        """Record the gradient SNR if it is due."""
         state, settings = self._state, self._state.settings
-        # A capture that failed leaves CUDA's default generator unusable.
+        # A failed capture leaves CUDA's default generator unusable.
         cuda = state.device.type == "cuda"
         noise = stream(settings.seed, "snr draws", state.iteration, state.device) if cuda else None
         self._monitor.after_step(state.iteration, lambda: settings.loss(state.codec, self._unseen, settings.lam, noise))
 
 
 class Snapshots(Hook):
-    """The weights after the iterations that the settings list; the main process writes them."""
+    """Save the weights after the iterations in ``settings.snapshots``; only the main process writes them."""
 
     def __init__(self, state: TrainState, run: Run) -> None:
         self._state, self._run = state, run
 
     def due(self, done: int) -> bool:
-        """After those iterations except the last, whose weights are the final ones."""
+        """Return True after these iterations, except the last, whose weights are the final ones."""
         return done in self._state.settings.snapshots and done < self._state.settings.steps
 
     def __call__(self, rows: list[StepMetrics], stopping: bool) -> None:
-        """Write one if it is due."""
+        """Save a snapshot if it is due."""
         if self.due(self._state.iteration) and distributed.group().is_main:
             path = self._run.snapshot(self._state.iteration)
             self._state.snapshot(path)
@@ -136,9 +147,10 @@ class Snapshots(Hook):
 
 
 class Checkpoints(Hook):
-    """A checkpoint every so many seconds, and before a stop; never of training that is about to break down.
+    """Write a checkpoint at fixed time intervals and before a stop, but never while the loss is exploding.
 
-    Never due by itself, since the clocks of several processes differ: it takes what the other hooks read.
+    This hook never requests a reading, because the clocks of several processes differ. It uses the readings that other
+    hooks request.
     """
 
     def __init__(self, state: TrainState, run: Run, seconds: float, detector: breakdown.Detector) -> None:
@@ -146,7 +158,7 @@ class Checkpoints(Hook):
         self._last = time.monotonic()
 
     def __call__(self, rows: list[StepMetrics], stopping: bool) -> None:
-        """Write one if it is time."""
+        """Write a checkpoint if it is time."""
         if not rows or not self._detector.stable or self._state.iteration >= self._state.settings.steps:
             return
         now = time.monotonic()
@@ -169,8 +181,6 @@ def tensorboard(folder: Path) -> Any:
     Raises:
         GradlabError: TensorBoard is not installed.
     """
-    try:
+    with needs("--tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise GradlabError("TensorBoard is not installed: pip install 'gradlab[tensorboard]'") from None
     return SummaryWriter(str(folder))

@@ -1,4 +1,4 @@
-"""``RunOptions``: the options of a training run that do not change its results."""
+"""Define ``RunOptions``: options of a training run that do not affect its results."""
 
 from __future__ import annotations
 
@@ -8,35 +8,48 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gradlab import validation
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
+from gradlab.runtime.display import shown
 from gradlab.runtime.progress import quiet
-from gradlab.validation import check_fields
+from gradlab.validation import check_fields, known, whole
 
 STEPS = ("auto", "eager", "graph")
 
 
+@shown
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a training run is executed; passed as a whole from the command line to the loop.
+    """Options that control how a training run is executed.
+
+    The same record travels from the command line to the training loop.
 
     Args:
-        device: an available torch device.
-        resume: continue from the last checkpoint, if there is one; otherwise an unfinished run starts anew.
-        deadline: on ``time.monotonic()``; then a checkpoint is written and ``Stopped`` raised. None for no deadline.
-        checkpoint_seconds: seconds between checkpoints: a killed run loses at most these, and the iterations since the
-            device was read (``log_every``).
+        device: available torch device.
+        resume: whether to continue from the last checkpoint if there is one. If False, an unfinished run starts again.
+        deadline: time at which to write a checkpoint and raise ``Stopped``, on the clock of ``time.monotonic()``; None
+            for no deadline.
+        checkpoint_seconds: minimum seconds between checkpoints. A killed run loses at most this time plus the
+            iterations since the device was last read (see ``log_every``).
         log_every: iterations between rows of the log. On an accelerator, loss and gradient norm stay on the device in
             between, so a breakdown is detected up to this many iterations late.
-        snr_every: record the gradient SNR of the codec's groups every so many iterations, on one minibatch that no
-            iteration trains on, to ``run.snr(...)``; 0 for never. The weights come out the same.
-        snr_draws: gradients of each such point; the cost is that of snr_draws / snr_every more iterations.
-        tensorboard: also write TensorBoard events (extra ``gradlab[tensorboard]``).
-        explosion: training stops if the loss exceeds its lowest median by this factor; infinity for never.
-        step: ``"eager"``, ``"graph"`` (CUDA), or ``"auto"``: the graph on CUDA where it can be captured.
-        progress: called as ``progress(n, note)`` after every n iterations.
+        snr_every: iterations between recordings of the gradient SNR of the codec's groups; 0 disables them. The
+            recordings use one minibatch that no iteration trains on, are written to ``run.snr(...)``, and do not change
+            the weights.
+        snr_draws: gradients per recording. The relative overhead is about ``snr_draws / snr_every``.
+        tensorboard: whether to also write TensorBoard events; needs TensorBoard.
+        explosion: stop training if the loss stays above this multiple of its lowest median; infinity disables the
+            check.
+        step: ``"eager"``, ``"graph"`` (CUDA graph), or ``"auto"`` to use a CUDA graph if it can be captured.
+        progress: called as ``progress(n, note)`` after every ``n`` iterations.
 
     Raises:
-        GradlabError: a device that is not available, an unknown step, a graph without CUDA, or a number out of range.
+        GradlabError: the device is not available, the step is unknown or needs CUDA, or a number is out of range.
+
+    Example:
+        >>> import gradlab as gl
+        >>> options = gl.training.RunOptions(log_every=100, checkpoint_seconds=300)
+        >>> options.device, options.resume
+        ('cpu', False)
     """
 
     device: str = "cpu"
@@ -52,16 +65,13 @@ class RunOptions:
     progress: Callable[..., Any] = quiet
 
     def __post_init__(self) -> None:
-        if self.step not in STEPS:
-            raise unknown("step", self.step, STEPS)
+        known("step", self.step, STEPS)
         check_fields(self)
+        for name, least in (("log_every", 1), ("snr_every", 0), ("snr_draws", 2)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         device = validation.device(self.device)
         if self.step == "graph" and device.type != "cuda":
             raise GradlabError(f"step 'graph' needs CUDA, but the device is {self.device!r}: give 'auto' or 'eager'")
-        if self.log_every < 1 or self.snr_every < 0:
-            raise GradlabError(
-                f"log_every is {self.log_every} and snr_every {self.snr_every}: give at least 1, and at least 0"
-            )
         if not self.checkpoint_seconds >= 0:
             raise GradlabError(f"checkpoint_seconds is {self.checkpoint_seconds}: give at least 0")
         if math.isnan(self.explosion) or self.explosion <= 1:

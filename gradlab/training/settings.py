@@ -1,4 +1,4 @@
-"""``TrainSettings``: the settings that determine the results of a training run, and identify it."""
+"""Define ``TrainSettings``: the settings that determine the results of a training run and identify it."""
 
 from __future__ import annotations
 
@@ -13,46 +13,56 @@ from gradlab import codecs
 from gradlab.codecs import Codec, Loss, PFrame, PlainLoss, precision, video
 from gradlab.codecs.shared import check_channels
 from gradlab.data import Crops, Picture, VideoCrops, fingerprint
-from gradlab.errors import GradlabError, unknown
-from gradlab.validation import check_fields, checked
+from gradlab.errors import GradlabError
+from gradlab.runtime.display import shown
+from gradlab.validation import check_fields, checked, known, whole, wholes
 
 WARM_UP = 300
-"""Iterations of the linear warm-up where the learning rate is scaled by the number of samples."""
+"""Default length of the linear warm-up, in iterations, if the learning rate is scaled by the number of samples."""
 
 
+@shown
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """The settings that determine the results of a training run, and no others.
+    """Settings that determine the results of a training run.
 
-    Sequences and numpy integers are coerced, so that equal settings have the same hash.
+    A run is identified by the hash of its settings. Sequences and numpy numbers are converted to plain tuples, ints and
+    floats, so that equal settings have equal hashes. Options that do not affect the results are in ``RunOptions``.
 
     Args:
-        codec: one of ``gradlab.codecs.CODECS``, or ``"ssf2020"`` for a P-frame.
-        channels: the codec's own arguments.
-        direct_y: False is the paper's 2-level VAE (``gradlab.codecs.build``).
-        lam: lambda of the R-D cost, MSE on the 0-255 scale.
-        loss: the loss (``gl.Loss``); ``PlainLoss()`` trains g_a and g_s alone (Appendix A.10).
-        steps: iterations.
+        codec: name in ``gradlab.codecs.CODECS``, or ``"ssf2020"`` for a P-frame model.
+        channels: CompressAI's channel arguments for this codec, e.g. ``(N, M)``.
+        direct_y: if False, train the paper's 2-level VAE, where h_a reads a sample of y (see ``gradlab.codecs.build``).
+        lam: lambda of the R-D cost, for an MSE on the 0-255 scale.
+        loss: training loss (``gl.Loss``), or ``PlainLoss()`` to train only g_a and g_s (Appendix A.10).
+        steps: number of iterations.
         batch: crops per iteration.
-        crop: pixels per side of a crop.
-        learning_rate: for one sample; multiplied by k if ``scale_learning_rate`` (Appendix A.5: linear in the sample
-            size).
-        scale_learning_rate: see ``learning_rate``.
-        warm_up: iterations over which the learning rate rises linearly; None: 300 where it is scaled by k > 1, else 0.
-        betas: of Adam.
-        cosine_steps: iterations over which the learning rate falls along a cosine to ``final_fraction`` of its peak,
-            where it then stays; 0 for a constant rate. The paper does not say what follows its 200 epochs of cosine.
-        final_fraction: see ``cosine_steps``.
-        clip: largest gradient norm, in bits per pixel.
+        crop: side of a crop, in pixels.
+        learning_rate: learning rate for one sample.
+        scale_learning_rate: whether to multiply the learning rate by ``loss.k``, as in Appendix A.5.
+        warm_up: length of the linear warm-up, in iterations. None selects 300 if the learning rate is scaled by k > 1,
+            otherwise 0.
+        betas: Adam's two decay rates.
+        cosine_steps: length of the cosine decay, in iterations; 0 keeps the learning rate constant. The paper does not
+            say what follows its 200 epochs of cosine decay; here the rate stays at its final value.
+        final_fraction: final learning rate of the cosine decay, as a fraction of the peak.
+        clip: maximum gradient norm, for the loss in bits per pixel.
         snapshots: iterations after which the weights are saved.
-        precision: of the transforms in training (``gradlab.codecs.precision``): ``"float32"``, ``"tf32"``, ``"bf16"``.
-        shift: of a P-frame, the largest motion in pixels.
-        seed: of weights, crops and noise.
+        precision: precision of the transforms during training: ``"float32"``, ``"tf32"`` or ``"bf16"`` (see
+            ``gradlab.codecs.precision``).
+        shift: largest motion in pixels, for a P-frame model.
+        seed: seed of the weights, crops and noise.
         data: fingerprint of the training images; ``on`` and ``train`` fill it in.
 
     Raises:
-        GradlabError: an unknown codec, channels that do not fit it, a loss that it does not support, a learning rate
-            that would grow with k without need, or a number out of range.
+        GradlabError: the codec is unknown, the channels do not fit it, it does not support the loss, a number is out of
+            range, or the learning rate would grow with k although the objective only averages over samples.
+
+    Example:
+        >>> import gradlab as gl
+        >>> settings = gl.TrainSettings(loss=gl.Loss("ms-nic-mix", k=5), lam=0.03, steps=100_000)
+        >>> settings.codec, settings.channels, settings.loss.k
+        ('bmshj2018-hyperprior', (128, 192), 5)
     """
 
     codec: str = "bmshj2018-hyperprior"
@@ -79,14 +89,6 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         self._coerce()
-        for name in ("steps", "batch", "crop"):
-            value = getattr(self, name)
-            if value < 1:
-                raise GradlabError(f"{name} is {value}: it must be a whole number of at least 1")
-        for name in ("cosine_steps", "warm_up", "shift"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise GradlabError(f"{name} is {value}: it must be at least 0")
         if not 0 < self.lam < math.inf:
             raise GradlabError(f"lam is {self.lam}: lambda must be positive and finite")
         for name in ("learning_rate", "clip"):
@@ -102,7 +104,9 @@ class TrainSettings:
         self._check_codec()
         if not isinstance(self.loss.proxy, str):
             kind = type(self.loss.proxy).__name__
-            raise GradlabError(f"loss.proxy is a {kind}: name it, e.g. 'sga:0.25', so that the run can be identified")
+            raise GradlabError(
+                f"loss.proxy is a {kind} object: give its name, e.g. 'sga:0.25', so that the run can be identified"
+            )
         k, averages = self.loss.k, isinstance(self.loss, Loss) and self.loss.objective == "elbo"
         if averages and k > 1 and self.scale_learning_rate:
             raise GradlabError(
@@ -111,56 +115,83 @@ class TrainSettings:
             )
 
     def _coerce(self) -> None:
-        kinds = {"channels": int, "snapshots": int, "betas": float}
-        for name, kind in kinds.items():
-            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
-        for name in ("steps", "batch", "crop", "cosine_steps", "shift", "seed"):
-            object.__setattr__(self, name, int(getattr(self, name)))
+        for name in ("channels", "snapshots"):
+            object.__setattr__(self, name, tuple(wholes(name, getattr(self, name), empty=True)))
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
+        least = {"steps": 1, "batch": 1, "crop": 1, "cosine_steps": 0, "shift": 0, "seed": 0, "warm_up": 0}
+        for name in (name for name in least if getattr(self, name) is not None):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least[name]))
         for name in ("lam", "learning_rate", "final_fraction", "clip"):
             object.__setattr__(self, name, float(getattr(self, name)))
-        if self.warm_up is not None:
-            object.__setattr__(self, "warm_up", int(self.warm_up))
 
     def _check_codec(self) -> None:
         kinds: dict[str, type[Codec | PFrame]] = {**codecs.CODECS, video.NAME: PFrame}
-        if self.codec not in kinds:
-            raise unknown("codec", self.codec, kinds)
+        known("codec", self.codec, kinds)
         check_channels(self.codec, self.channels, kinds[self.codec].channel_names)
         if self.shift and self.codec != video.NAME:
-            raise GradlabError(f"shift is {self.shift}: motion is for {video.NAME!r} alone, set shift = 0")
+            raise GradlabError(f"shift is {self.shift}: only {video.NAME!r} has motion; set shift=0")
         has_z = kinds[self.codec].has_z
         if not self.direct_y and not has_z:
-            raise GradlabError(f"{self.codec} has no z that could read a sample of y: leave direct_y at True")
+            raise GradlabError(f"direct_y is False, but {self.codec} has no latent z: set direct_y=True")
         if isinstance(self.loss, PlainLoss) and self.codec == video.NAME:
-            raise GradlabError(f"{video.NAME} has no plain autoencoder: give loss=Loss(...)")
+            raise GradlabError(f"{video.NAME} does not support PlainLoss: give loss=Loss(...)")
         self.loss.check(has_z=has_z, direct_y=self.direct_y)
 
     def on(self, pictures: Sequence[Picture]) -> TrainSettings:
         """Return these settings with the fingerprint of their training images.
 
+        Args:
+            pictures: training images.
+
         Raises:
-            GradlabError: the settings are of other images.
+            GradlabError: the settings already hold the fingerprint of other images.
+
+        Example:
+            >>> import gradlab as gl
+            >>> settings = gl.TrainSettings().on(gl.data.embedded("train"))
+            >>> len(settings.data)
+            64
         """
         images = fingerprint(pictures)
         if self.data not in ("", images):
             raise GradlabError(
-                f"the training images have the fingerprint {images[:12]}, but the settings are of {self.data[:12]}: "
-                "give the images that they were made for, or replace(settings, data='')"
+                f"the training images have the fingerprint {images[:12]}, but the settings hold {self.data[:12]}: "
+                "give the images that the settings were made for, or replace(settings, data='')"
             )
         return replace(self, data=images)
 
     def batches(self, pictures: Sequence[Picture], device: str | torch.device = "cpu") -> Crops | VideoCrops:
-        """Return the training batches: crops, or videos for a P-frame.
+        """Return the source of training batches: random crops, or two-frame videos for a P-frame model.
+
+        Args:
+            pictures: training images.
+            device: device of the batches.
 
         Raises:
-            GradlabError: no pictures, or one that is too small.
+            GradlabError: there are no pictures, or one is smaller than a crop.
+
+        Example:
+            >>> import gradlab as gl
+            >>> settings = gl.TrainSettings(batch=2, crop=64)
+            >>> settings.batches(gl.data.embedded("train")).batch(0).shape
+            torch.Size([2, 3, 64, 64])
         """
         if self.codec == video.NAME:
             return VideoCrops(pictures, self.crop, self.batch, self.shift, self.seed, device)
         return Crops(pictures, self.crop, self.batch, self.seed, device=device)
 
     def rate_at(self, iteration: int) -> float:
-        """Return the learning rate of an iteration, counted from 0."""
+        """Return the learning rate of an iteration, counted from 0.
+
+        Args:
+            iteration: number of iterations that are finished.
+
+        Example:
+            >>> import gradlab as gl
+            >>> settings = gl.TrainSettings(learning_rate=1e-4, warm_up=10)
+            >>> [round(settings.rate_at(iteration), 6) for iteration in (0, 4, 9, 100)]
+            [1e-05, 5e-05, 0.0001, 0.0001]
+        """
         scaled = self.scale_learning_rate and self.loss.k > 1
         peak = self.learning_rate * (self.loss.k if scaled else 1)
         rising = self.warm_up if self.warm_up is not None else WARM_UP if scaled else 0
@@ -174,13 +205,26 @@ class TrainSettings:
 
 @checked
 def build(settings: TrainSettings) -> Codec | PFrame:
-    """Build the untrained model of these settings, in float32."""
+    """Build the untrained model of some settings, with float32 weights.
+
+    Args:
+        settings: settings of the run; ``codec``, ``channels``, ``direct_y`` and ``seed`` determine the model.
+
+    Returns:
+        The codec, or a ``PFrame`` for ``"ssf2020"``.
+
+    Example:
+        >>> import gradlab as gl
+        >>> codec = gl.training.build(gl.TrainSettings(codec="small-hyperprior", channels=(6, 4)))
+        >>> type(codec).__name__
+        'SmallHyperprior'
+    """
     if settings.codec == video.NAME:
         return video.build(settings.channels, settings.seed)
     return codecs.build(settings.codec, settings.channels, settings.direct_y, seed=settings.seed)
 
 
 def trainable(codec: Codec | PFrame) -> dict[str, Tensor]:
-    """Return the trained weights by name: those of the codec's groups except the entropy bottlenecks' quantiles."""
+    """Return the weights to train, by name: those of the codec's groups, except quantiles of entropy bottlenecks."""
     used = {p for group in codec.groups().values() for n, p in group.named_parameters() if not n.endswith("quantiles")}
     return {name: p for name, p in codec.named_parameters() if p in used}

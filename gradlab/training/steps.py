@@ -1,12 +1,12 @@
-"""One iteration of training without a host synchronisation, eager or as a CUDA graph.
+"""Perform one training iteration without host synchronisation, eagerly or as a CUDA graph.
 
-A step has two parts: ``prepare`` writes the inputs of the iteration into tensors with fixed addresses (places of the
-crops, learning rate, seed of the noise), and ``body`` does the device's work: crops, noise, loss, gradient, clipping,
-Adam. Loss, rate, distortion and gradient norm collect on the device until ``read``.
+A step has two parts. ``prepare`` writes the inputs of the iteration into tensors with fixed addresses: positions of the
+crops, learning rate, noise seed. ``body`` does the work on the device: crops, noise, loss, gradient, clipping, Adam.
+Loss, rate, distortion and gradient norm accumulate on the device until ``read``.
 
-An iteration whose loss or gradient is not finite changes no weight, nor does any after it, so that at the next ``read``
-the weights are still those that it began with. Fused Adam does this on the device (``found_inf``, as gradient scalers
-use it).
+If the loss or gradient of an iteration is not finite, neither this iteration nor any later one changes the weights. At
+the next ``read`` the weights are still those from before that iteration. Fused Adam implements this on the device
+through ``found_inf``, as for gradient scalers.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ PURPOSE = "training noise"
 
 
 class Batches(Protocol):
-    """Where batches come from: ``gradlab.data.Crops`` or ``VideoCrops``."""
+    """Source of training batches: ``gradlab.data.Crops`` or ``VideoCrops``."""
 
     def places(self, step: int) -> Tensor:
-        """Return the places of a batch, ``[B, ...]`` on the CPU."""
+        """Return the positions of the crops of a batch, ``[B, ...]`` on the CPU."""
 
     def cut(self, places: Tensor) -> Tensor:
-        """Return the batch at these places, ``[B, ...]`` on the device."""
+        """Return the batch at these positions, ``[B, ...]`` on the device."""
 
 
 class StepMetrics(NamedTuple):
-    """Metrics of an iteration.
+    """Metrics of one iteration.
 
     Attributes:
-        iteration: counted from 1.
-        loss, bpp, mse: as in ``gradlab.codecs.LossParts``.
-        learning_rate: of the iteration.
-        gradient_norm: before clipping.
+        iteration: number of the iteration, from 1.
+        loss: as in ``gradlab.codecs.LossParts``.
+        bpp: as in ``gradlab.codecs.LossParts``.
+        mse: as in ``gradlab.codecs.LossParts``.
+        learning_rate: learning rate of the iteration.
+        gradient_norm: norm of the gradient before clipping.
     """
 
     iteration: int
@@ -59,19 +61,19 @@ class StepMetrics(NamedTuple):
 
 
 class Step:
-    """The eager step, the reference.
+    """Perform iterations eagerly; this is the reference implementation.
 
     Args:
-        state: of the run.
-        batches: on the device of the codec.
-        capacity: iterations between two readings, at most.
+        state: state of the run.
+        batches: source of batches, on the device of the codec.
+        capacity: maximum number of iterations between two calls of ``read``.
     """
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         self.state, self.batches = state, batches
         self.device, group = state.device, distributed.group()
         settings = state.settings
-        # Every process draws the places of the whole batch and cuts its own rows.
+        # Every process draws the positions of the whole batch and cuts only its own rows.
         self._share = group.rows(settings.batch)
         self._places = batches.places(0)[self._share].to(self.device)
         self._noise = stream(settings.seed, PURPOSE, 0, self.device, group.part)
@@ -85,17 +87,17 @@ class Step:
 
     @property
     def synchronous(self) -> bool:
-        """Whether reading costs nothing, because the host does the work itself."""
+        """Whether ``read`` is free because the host itself does the work."""
         return self.device.type == "cpu"
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
-        """The context of everything that touches the weights while this step trains them: precision and stream."""
+        """Return the context for all code that touches the weights during training; sets precision and stream."""
         with precision.cudnn_precision(self.state.settings.precision, self.device):
             yield
 
     def __call__(self) -> None:
-        """Do the next iteration, and count it."""
+        """Perform the next iteration and count it."""
         self.prepare()
         self.run()
         self.state.iteration += 1
@@ -108,11 +110,11 @@ class Step:
         self._queued.append((iteration + 1, self.state.set_rate()))
 
     def run(self) -> None:
-        """Queue the device's work."""
+        """Queue the work of the iteration on the device."""
         self.body()
 
     def body(self) -> None:
-        """Do the device's work of one iteration; nothing in it waits for the device."""
+        """Do the device's work of one iteration without waiting for the device."""
         state = self.state
         x = self.batches.cut(self._places)
         if self.device.type == "cuda" and x.ndim == 4:
@@ -129,7 +131,7 @@ class Step:
         self._at.add_(1)
 
     def read(self) -> list[StepMetrics]:
-        """Return the metrics of the iterations since the last reading; waits for the device."""
+        """Return the metrics of the iterations since the last call; waits for the device."""
         queued, self._queued = self._queued, []
         if not queued:
             return []
@@ -141,26 +143,26 @@ class Step:
         ]
 
     def close(self) -> None:
-        """Free what the device holds for this step."""
+        """Free the device resources of this step."""
 
 
 def _parts(state: TrainState, x: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the loss, and ``[3]`` loss, rate and distortion for the log."""
+    """Return the loss, and a vector ``[3]`` of loss, rate and distortion for the log."""
     settings = state.settings
     parts: LossParts = settings.loss.parts(state.codec, x, settings.lam, noise)
     return parts.loss, torch.stack([parts.loss.detach().to(parts.bpp.dtype), parts.bpp, parts.mse])
 
 
 class GraphStep(Step):
-    """The same step recorded as a CUDA graph and replayed on a stream of its own.
+    """Perform iterations by replaying a CUDA graph of ``Step.body`` on its own stream.
 
     Raises:
-        RuntimeError: the step cannot be captured; the weights are as they were.
+        RuntimeError: the step cannot be captured; the weights are unchanged.
     """
 
     def __init__(self, state: TrainState, batches: Batches, capacity: int = 1) -> None:
         super().__init__(state, batches, max(capacity, WARM_UP))
-        self._found_inf.fill_(1)  # the warm-up trains nothing
+        self._found_inf.fill_(1)  # keep the weights unchanged during the warm-up
         with super().placed():
             self._replay: Replay | None = Replay(self.body, self._noise)
         with self.placed():
@@ -169,33 +171,35 @@ class GraphStep(Step):
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
-        """Return the same context, on the stream of the graph."""
+        """Return the context of ``Step.placed`` on the stream of the graph."""
         assert self._replay is not None
         with super().placed(), self._replay.placed():
             yield
 
     def run(self) -> None:
-        """Queue a replay."""
+        """Queue one replay of the graph."""
         assert self._replay is not None
         self._replay()
 
     def close(self) -> None:
-        """Give back the memory of the graph: a collection during another capture would end that capture."""
+        """Free the memory of the graph, since collecting it during another capture would abort that capture."""
         self._replay = None
 
 
 def make_step(state: TrainState, batches: Batches, kind: str, capacity: int) -> tuple[Step, str]:
-    """Make the step that the device and the options allow.
+    """Create the step that the device and the options allow.
 
     Args:
-        state, batches, capacity: of the step.
+        state: as for ``Step``.
+        batches: as for ``Step``.
         kind: ``"auto"``, ``"eager"`` or ``"graph"``.
+        capacity: as for ``Step``.
 
     Returns:
-        The step, and ``"graph"``, ``"eager"`` or why no graph was captured.
+        The step, and ``"graph"``, ``"eager"`` or the reason why no graph was captured.
 
     Raises:
-        GradlabError: a graph was requested and cannot be captured.
+        GradlabError: ``kind`` is ``"graph"``, but the step cannot be captured.
     """
     if kind == "eager" or state.device.type != "cuda":
         return Step(state, batches, capacity), "eager"
@@ -207,8 +211,8 @@ def make_step(state: TrainState, batches: Batches, kind: str, capacity: int) -> 
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             state.optimizer.zero_grad(set_to_none=True)
-    gc.collect()  # what the attempt holds
+    gc.collect()  # free the memory of the failed attempt
     torch.cuda.empty_cache()
     if kind == "graph":
-        raise GradlabError(f"the training step cannot be captured as a graph ({reason}): give --step eager")
+        raise GradlabError(f"the training step cannot be captured as a CUDA graph ({reason}): give --step eager")
     return Step(state, batches, capacity), f"eager, since a graph was not captured: {reason}"

@@ -1,4 +1,4 @@
-"""Seconds per training iteration of several methods (Appendix A.9)."""
+"""Measure the seconds per training iteration of several methods (Appendix A.9)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradlab.training.steps import Step, make_step
 
 
 class _FixedBatch:
-    """The same batch in every iteration, so that the time for reading and cropping images is not measured."""
+    """Return the same batch in every iteration, to exclude reading and cropping of images from the measurement."""
 
     def __init__(self, batch: Tensor) -> None:
         self._batch = batch
@@ -43,35 +43,39 @@ def step_times(
     clock: Callable[[], float] = time.perf_counter,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Measure the seconds of an iteration: loss, gradient, clipping and Adam, by the step that ``train`` takes.
+    """Measure the duration of a training iteration of several methods.
 
-    The methods alternate, one iteration each, so that a machine that is busy for a while slows all of them equally.
-    Crops are cut beforehand.
+    An iteration is the step that ``train`` uses: loss, gradient, clipping and Adam. The methods alternate, one
+    iteration each, so that a temporarily busy machine slows all of them equally. Batches are prepared beforehand.
 
     Args:
-        methods: settings by name.
+        methods: settings of each method, by name.
         pictures: training images.
         repetitions: timed iterations of each method.
-        warm_up: iterations of each method before them, which are not timed.
-        device: where to train.
-        step: as ``RunOptions.step``; if ``"auto"`` captures a graph for some methods only, all are timed eagerly.
-        clock: seconds; read when the device has finished.
+        warm_up: untimed iterations of each method before the timed ones.
+        device: torch device.
+        step: as ``RunOptions.step``. If ``"auto"`` captures a graph for only some of the methods, all are timed
+            eagerly.
+        clock: returns the time in seconds; called when the device has finished.
         advance: called after each iteration.
 
     Returns:
         Columns ``method``, ``seconds`` (median), ``seconds_min``, ``seconds_max``, ``step`` (``"eager"``, ``"graph"``
-        or why there is no graph), ``repetitions``, ``threads``.
+        or the reason why there is no graph), ``repetitions``, ``threads``.
 
     Raises:
-        GradlabError: no methods, fewer than one repetition or a negative warm-up, images smaller than a crop, or a
-            precision that the device lacks.
+        GradlabError: there are no methods, fewer than one repetition or a negative warm-up; an image is smaller than a
+            crop; or the device does not support a precision.
     """
     if not methods:
-        raise GradlabError("there is no method to time: give at least one")
+        raise GradlabError("methods is empty: give at least one method to time")
     if repetitions < 1 or warm_up < 0:
-        raise GradlabError(f"{repetitions} repetitions after {warm_up} of warm-up: time at least 1 after at least 0")
+        raise GradlabError(
+            f"repetitions is {repetitions} and warm_up is {warm_up}: give at least 1 repetition and a warm_up of 0 or "
+            "more"
+        )
     steps = _steps(methods, pictures, device, step)
-    if len({kind for _, kind in steps.values()}) > 1:  # e.g. for lack of memory: compare equal steps
+    if len({kind for _, kind in steps.values()}) > 1:  # e.g. for lack of memory: compare the same kind of step
         for timed, _ in steps.values():
             timed.close()
         steps = _steps(methods, pictures, device, "eager")
@@ -103,7 +107,7 @@ def _steps(
 
 
 def _finish(device: str) -> None:
-    """Wait for the work that is queued on an accelerator."""
+    """Wait for the work queued on an accelerator."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     elif device.startswith("mps"):

@@ -170,12 +170,12 @@ def test_groups_are_the_parts_that_a_p_frame_uses():
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    pytest.param(lambda: small().log_terms(videos(frames=1), LAM), "the video has one frame: .* at least two", id="one frame in training"),
+    pytest.param(lambda: small().log_terms(videos(frames=1), LAM), "the video has one frame, .* at least two", id="one frame in training"),
     pytest.param(lambda: small().rounded(videos(frames=1)), "the video has one frame", id="one frame"),
     pytest.param(lambda: small().log_terms(torch.rand(2, 3, 128, 128), LAM), r"give \[batch, frames, 3, height, width\]", id="an image"),
     pytest.param(lambda: small().log_terms(torch.rand(1, 2, 3, 64, 128), LAM), "multiples of 128", id="odd size"),
-    pytest.param(lambda: small().log_terms(videos(), LAM, l=2), "exactly one of z", id="two samples of z"),
-    pytest.param(lambda: small().log_terms(videos(), LAM, k=0), "at least one sample of y", id="no samples"),
+    pytest.param(lambda: small().log_terms(videos(), LAM, l=2), "exactly one sample of z", id="two samples of z"),
+    pytest.param(lambda: small().log_terms(videos(), LAM, k=0), "k is 0: give a whole number of samples of y, at least 1", id="no samples"),
     pytest.param(lambda: video.build((4,)), r"two positive integers \(N, M\)", id="one channel count"),
 ])  # fmt: skip
 def test_bad_input(call, match):

@@ -310,10 +310,10 @@ def factorized():
 @pytest.mark.parametrize(("call", "match"), [
     pytest.param(lambda: gl.codecs.build("cheng2020-attn", (6, 8)), r"channels of cheng2020-attn are \(6, 8\): give one positive integer \(N\)", id="too many channel counts"),
     pytest.param(lambda: gl.codecs.build("mbt2018", (6,)), r"two positive integers \(N, M\)", id="too few channel counts"),
-    pytest.param(lambda: gl.codecs.build("bmshj2018-factorized", (6, 8), direct_y=False), "no z that could read a sample of y", id="no z for direct_y"),
-    pytest.param(lambda: factorized().log_terms(images(), LAM, k=2, l=2), "has no z: l must be 1", id="no z for l = 2"),
+    pytest.param(lambda: gl.codecs.build("bmshj2018-factorized", (6, 8), direct_y=False), "bmshj2018-factorized has no z: leave direct_y at True", id="no z for direct_y"),
+    pytest.param(lambda: factorized().log_terms(images(), LAM, k=2, l=2), "has no z: set l to 1", id="no z for l = 2"),
     pytest.param(lambda: setattr(factorized(), "direct_y", False), "leave direct_y at True", id="no switch"),
-    pytest.param(lambda: build("mbt2018", False).log_terms(images(), LAM, k=2, l=2), "l must be 1", id="pairs with l = 2"),
+    pytest.param(lambda: build("mbt2018", False).log_terms(images(), LAM, k=2, l=2), "set l to 1", id="pairs with l = 2"),
     pytest.param(lambda: build("cheng2020-anchor").universal(torch.rand(1, 3, 32, 64)), "multiples of 64", id="odd size in evaluation"),
     pytest.param(lambda: build("cheng2020-anchor").compress(torch.rand(1, 3, 32, 64)), "multiples of 64", id="odd size in coding"),
 ])  # fmt: skip

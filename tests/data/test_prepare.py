@@ -174,14 +174,14 @@ def test_embedded_photographs_are_photographs():
 @pytest.mark.parametrize(("source", "target", "count", "workers", "match"), [
     ("gone", "set", 1, 1, "there is no folder .*gone: check the path"),
     ("photos/notes.txt", "set", 1, 1, "is not a folder"),
-    ("photos", "photos", 1, 1, "one inside the other"),
-    ("photos", "photos/set", 1, 1, "one inside the other"),
-    ("photos/a", "photos", 1, 1, "one inside the other"),
+    ("photos", "photos", 1, 1, "are nested"),
+    ("photos", "photos/set", 1, 1, "are nested"),
+    ("photos/a", "photos", 1, 1, "are nested"),
     ("photos", "set", 0, 1, "count is 0"),
-    ("photos", "set", 1, 0, "0 processes do nothing"),
+    ("photos", "set", 1, 0, "workers is 0: give a whole number of processes, at least 1"),
     ("empty", "set", 1, 1, "there are no images in"),
     ("photos", "taken", 1, 1, "already holds stranger.png"),
-    ("photos", "photos/notes.txt/x", 1, 1, "one inside the other"),
+    ("photos", "photos/notes.txt/x", 1, 1, "are nested"),
 ])  # fmt: skip
 def test_bad_input(tree, tmp_path, source, target, count, workers, match):
     (tmp_path / "empty").mkdir()
@@ -203,7 +203,7 @@ def test_a_disk_that_refuses(tree, tmp_path):
 
 
 def test_a_process_that_died():
-    with pytest.raises(GradlabError, match="died, likely for want of memory"), module._pool(2):
+    with pytest.raises(GradlabError, match="died, possibly out of memory"), module._pool(2):
         raise BrokenProcessPool
 
 
@@ -212,10 +212,10 @@ def test_the_command(tree, tmp_path, capsys):
     arguments = ["data", "prepare", str(tree), str(tmp_path / "set"), "--count", "9", "--workers", "1"]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
-    assert "4 images are in" in output and "9 were asked for, there are no more" in output
+    assert "4 images are in" in output and "9 were requested, but SRC has no more" in output
     assert "text.png" in output and "cannot be read" in output and "4/5" in output
     assert cli.main(arguments) == 0
-    assert "4 of them done before" in capsys.readouterr().out
+    assert "4 of them from an earlier run" in capsys.readouterr().out
     assert cli.main(["data", "prepare", str(tmp_path / "gone"), str(tmp_path / "set")]) == 2
     assert capsys.readouterr().err.startswith("error: there is no folder")
 

@@ -87,5 +87,7 @@ def test_bad_input(chelsea, monkeypatch):
         classical_codecs([chelsea], ["JPG"])
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
     assert "AVIF" not in available_codecs()
-    with pytest.raises(GradlabError, match="this Pillow has no AVIF: install one with it, or ask for JPEG"):
+    with pytest.raises(
+        GradlabError, match="the installed Pillow does not support AVIF: install one that does, or use JPEG"
+    ):
         classical_codecs([chelsea], ["AVIF"])

@@ -48,7 +48,9 @@ def test_nats_are_sharper_than_bits_per_pixel():
     assert 1 <= table["joint", "nats", "all"] < table["joint", "bpp", "all"] <= 8
 
 
-@pytest.mark.parametrize(("k", "draws"), [((1,), 2), ((2,), 0)])
+@pytest.mark.parametrize(("k", "draws"), [((1,), 2), ((2,), 0), (1, 2), ((2.0,), 2)])
 def test_bad_input(k, draws):
-    with pytest.raises(GradlabError, match="at least two samples and one draw"):
+    with pytest.raises(
+        GradlabError, match=r"(k|k\[0\]|draws) is .*: give a whole number (of samples, at least 2|of at least 1)"
+    ):
         weight_statistics(codec(), images(), LAM, k, draws)

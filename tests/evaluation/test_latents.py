@@ -89,7 +89,7 @@ def test_tiles_cover_the_picture_once():
 
 @pytest.mark.parametrize(("images", "match"), [
     ([torch.rand(3, 32, 32)], "at least two"),
-    ([torch.rand(3, 32, 32), torch.rand(3, 8, 32)], "below 16 pixels"),
+    ([torch.rand(3, 32, 32), torch.rand(3, 8, 32)], "8 x 32 pixels is smaller than 16 x 16"),
 ])  # fmt: skip
 def test_bad_input(codec, images, match):
     with pytest.raises(GradlabError, match=match):
@@ -129,7 +129,7 @@ def test_residuals_are_counted_as_by_hand(codec, images):
 
 
 @pytest.mark.parametrize(("images", "bins", "match"), [
-    ([], 10, "no images"), ([torch.rand(3, 8, 32)], 10, "below 16 pixels"), ([torch.rand(3, 32, 32)], 0, "0 bins"),
+    ([], 10, "no images"), ([torch.rand(3, 8, 32)], 10, "8 x 32 pixels is smaller than 16 x 16"), ([torch.rand(3, 32, 32)], 0, "bins is 0: give a whole number of at least 1"),
 ])  # fmt: skip
 def test_residuals_bad_input(codec, images, bins, match):
     with pytest.raises(GradlabError, match=match):

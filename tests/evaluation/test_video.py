@@ -112,9 +112,9 @@ def test_rate_and_distortion_add_up():
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    pytest.param(lambda: VideoCrops(data.embedded("test"), 128, 1, -1, 0), "largest motion", id="negative motion"),
+    pytest.param(lambda: VideoCrops(data.embedded("test"), 128, 1, -1, 0), "shift is -1: give a whole number of pixels, at least 0", id="negative motion"),
     pytest.param(lambda: VideoCrops(data.embedded("test"), 320, 1, 8, 0), "too small for crops of 328", id="large crops"),
-    pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "lambda must be positive", id="no lambda"),
+    pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 2, 3, 128, 128), 0.0), "give a positive, finite lambda", id="no lambda"),
     pytest.param(lambda: rate_distortion(codecs.build((4, 6)), torch.rand(1, 1, 3, 128, 128), 0.1), "the video has one frame", id="one frame"),
 ])  # fmt: skip
 def test_bad_input(call, match):

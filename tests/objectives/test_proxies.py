@@ -160,7 +160,7 @@ def test_a_parameter_may_follow_the_name():
 
 
 def test_bad_parameters_are_refused():
-    with pytest.raises(GradlabError, match="unknown proxy"):
+    with pytest.raises(GradlabError, match=r"name is \['noise'\]: give text or a Proxy"):
         get_proxy(["noise"])
     for alpha in (0.0, -1.0, 15.0, math.nan, "4", 1e-300):
         with pytest.raises(GradlabError, match="alpha of soft rounding is"):

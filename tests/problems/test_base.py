@@ -225,7 +225,7 @@ def test_unknown_names(problem):
         problem.log_terms(noise, {"phi": torch.zeros(2)})
     with pytest.raises(GradlabError, match=r"noise has shape \(5,\): give \[draws, k\]"):
         problem.log_terms(noise[:, 0])
-    with pytest.raises(GradlabError, match="empty: every size must be at least 1"):
+    with pytest.raises(GradlabError, match="k is 0: give a whole number of samples, at least 1"):
         problem.draw_noise(3, 0)
 
 

@@ -248,19 +248,19 @@ def test_a_broken_requirement_is_refused_with_the_way_out(kind, estimator, k, ne
 
 @pytest.mark.parametrize(("kwargs", "match"), [
     ({"k": 0}, "at least 1"),
-    ({"k": ()}, "at least 1"),
+    ({"k": ()}, "k is empty: give at least one"),
     ({"draws": -5}, "draws is -5"),
     ({"draws": 1}, "at least 2"),
     ({"seed": -1}, "seed is -1"),
     ({"estimators": ("pathwize",)}, "did you mean 'pathwise'"),
-    ({"estimators": ()}, "at least one estimator"),
+    ({"estimators": ()}, "estimators is empty: give at least one"),
     ({"objective": "iwea"}, "did you mean 'iwae'"),
     ({"wrt": "slop"}, "did you mean 'slope'"),
     ({"noise": "sobl"}, "unknown noise coupling"),
     ({"noise": "sobol"}, "draws is 10: sobol noise couples 32 at a time, give a multiple of 32, at least 64"),
     ({"noise": "antithetic", "draws": 3}, "multiple of 2, at least 4"),
     ({"noise": "sobol", "draws": 64, "k": 21202}, "Sobol sequence has 21201 coordinates, but one draw takes 21202"),
-    ({"problem": 3}, "not a int"),
+    ({"problem": 3}, "problem is 3: give a Problem"),
 ])  # fmt: skip
 def test_bad_input(kwargs, match):
     with pytest.raises(GradlabError, match=match):

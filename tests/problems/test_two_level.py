@@ -434,11 +434,11 @@ def test_pattern_of_table_3():
 @pytest.mark.parametrize("change, message", [
     ({"phi": math.nan}, "phi is nan: give a finite number"),
     ({"x": "high"}, "x is 'high': give a number"),
-    ({"encode": (1.0,)}, r"encode is \(1.0,\): give 2 numbers, \(a, b\)"),
-    ({"encode": 0.5}, r"encode is 0.5: give 2 numbers"),
+    ({"encode": (1.0,)}, r"encode is \(1.0,\): give 2 values \(a number, a number\)"),
+    ({"encode": 0.5}, r"encode is 0.5: give 2 values"),
     ({"encode": (1.0, math.inf)}, "b is inf: give a finite number"),
-    ({"decode": (1.0, 0.0)}, r"decode is \(1.0, 0.0\): give 3 numbers, \(c, d, y_std\)"),
-    ({"decode": "abc"}, "decode is 'abc': give 3 numbers"),
+    ({"decode": (1.0, 0.0)}, r"decode is \(1.0, 0.0\): give 3 values \(a number, a number, a number\)"),
+    ({"decode": "abc"}, "decode is 'abc': give 3 values"),
     ({"decode": (1.0, 0.0, -1.0)}, "y_std is -1.0: a standard deviation must be above 0"),
     ({"likelihood_std": 0}, "likelihood_std is 0.0: a standard deviation"),
     ({"prior_std": -2}, "prior_std is -2.0: a standard deviation"),
@@ -486,7 +486,7 @@ def test_bad_questions():
         problem.under("ms-nic-dms", 2).log_terms(torch.zeros(5, 2, dtype=torch.float64))
     with pytest.raises(GradlabError, match="'fi': did you mean 'phi'"):
         problem.log_terms(problem.draw_noise(2, 2), {"fi": torch.zeros(2)})
-    with pytest.raises(GradlabError, match="empty: every size must be at least 1"):
+    with pytest.raises(GradlabError, match="k is 0: give a whole number of samples, at least 1"):
         problem.draw_noise(3, 0)
     narrow = make(values=VALUES | {"likelihood_std": 1e-5})
     with pytest.raises(GradlabError, match=r"log w varies by more .*: widen y_std, likelihood_std or prior_std"):

@@ -99,7 +99,9 @@ def test_all_stop_when_the_time_is_up_for_one_and_resume_to_the_same_bits(two: P
 def test_what_breaks_in_one_process_breaks_in_all(two: Path) -> None:
     for rank in (0, 1):
         said = json.loads((two / f"sentences-{rank}.json").read_text())
-        assert said["odd"] == "a batch of 3 cannot be shared by 2 processes: start a number that divides 3"
+        assert (
+            said["odd"] == "a batch of 3 cannot be split over 2 processes: start a number of processes that divides 3"
+        )
         assert said["share"] == "item b broke"
 
 
@@ -158,7 +160,7 @@ def test_rows_of_the_noise() -> None:
 
 
 @pytest.mark.parametrize(("device", "environment", "match"), [
-    ("mps", {}, "2 processes share no device 'mps': give --device cpu or cuda"),
+    ("mps", {}, "2 processes cannot use device 'mps': give --device cpu or cuda"),
     ("cuda:1", {}, "2 processes cannot share 'cuda:1': give --device cuda"),
     ("cpu", {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_ID": "0"}, "--ntasks-per-node"),
 ])  # fmt: skip

@@ -164,7 +164,7 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(
         assert cli.main(["run", "table1", "--out", "out"]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"error: out is in use by process {other.pid} on {socket.gethostname()} (since ")
-        assert said.endswith("wait until it has ended, stop it, or choose another folder with --out\n")
+        assert said.endswith("wait until it has finished, stop it, or choose another folder with --out\n")
         assert not Path("out/table1").exists()
         other.kill()  # no farewell: the operating system gives the lock back
         other.wait()

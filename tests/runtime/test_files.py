@@ -61,8 +61,8 @@ def test_csv_of_many_random_floats_is_exact_and_deterministic(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cut off or empty"),
-        (b"a,b\n1,2\n3,", "cut off"),
+        (b"", "truncated or empty"),
+        (b"a,b\n1,2\n3,", "truncated"),
         (b"a,b\n1,2,3\n4,5,6,7\n", "not a table"),
         (b"\n", "not a table"),
         (b"a\n\xff\xfe\n", "not a table"),

@@ -44,7 +44,7 @@ def noise(*names):
 
 @pytest.mark.parametrize(("lams", "match"), [
     ((0.0016, 0.03, 0.0075, 0.08), "lambda 0.0075 follows 0.03: give the lambdas in ascending order"),
-    ((-0.0016, 0.03), "a lambda is -0.0016: every lambda must be positive"),
+    ((-0.0016, 0.03), "a lambda is -0.0016: give positive, finite lambdas"),
 ])  # fmt: skip
 def test_lambdas_out_of_order_or_negative(lams, match):
     with pytest.raises(GradlabError, match=match):

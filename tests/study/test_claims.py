@@ -28,7 +28,7 @@ def test_a_verdict_reaches_its_claim(tmp_path, holds, word):
 def test_what_was_not_run_is_not_tested(tmp_path):
     entries = ledger(tmp_path)
     assert {e.verdict for e in entries} == {"not tested"}
-    assert entries[0].evidence == "run it: gradlab run toys"
+    assert entries[0].evidence == "not run yet: gradlab run toys"
     assert {e.evidence for e in entries if not e.study} <= {"no study of gradlab tests it yet"}
     write(tmp_path, "something else", "yes")
     assert "another version" in ledger(tmp_path)[0].evidence

@@ -79,13 +79,13 @@ def test_bd_metrics_of_iwae_are_missing() -> None:
 
 
 def test_bad_questions() -> None:
-    with pytest.raises(GradlabError, match="no table 12: it has 1 to 11"):
+    with pytest.raises(GradlabError, match="no table 12: give a number from 1 to 11"):
         paper.table(12)
     with pytest.raises(GradlabError, match=r"unknown column .* 'pp': did you mean 'bpp'"):
         paper.value(1, "pp", method="Baseline")
     with pytest.raises(GradlabError, match=r"unknown column .* 'sample'"):
         paper.value(1, "bpp", sample=5)
-    with pytest.raises(GradlabError, match="no row with method='VAE': name one of"):
+    with pytest.raises(GradlabError, match="no row with method='VAE': select one of"):
         paper.value(1, "bpp", method="VAE")
     with pytest.raises(GradlabError, match="2 rows with sample_size=5"):
         paper.value(1, "bpp", sample_size=5)

@@ -156,12 +156,12 @@ def test_units_are_timed_once_for_models_that_are_alike(monkeypatch):
     console = Console(file=io.StringIO(), width=160)
     planning.show(console, found)
     said = console.file.getvalue()
-    assert "trains no model: not timed" in said and "all of it: " in said and "ms each" in said
+    assert "trains no model: not timed" in said and "total: " in said and "ms each" in said
 
 
 def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
     assert cli.main(["plan", "table3", "figure4", "--set", "seed=1", "--budget", "1"]) == 2
-    assert "--seed decides it" in capsys.readouterr().err
+    assert "--set seed would be overwritten: give --seed instead" in capsys.readouterr().err
     arguments = ["plan", "table3", "figure4", "--seed", "3", "--set", "bins=20", "--budget", "1", "--out", "plan.json"]
     assert cli.main(arguments) == 2  # table3 has no bins
     assert "table3: unknown setting 'bins'" in capsys.readouterr().err
@@ -169,17 +169,19 @@ def test_a_plan_is_run_as_it_was_made(clock, tmp_path, capsys):
     assert cli.main(arguments) == 0
     said = capsys.readouterr().out
     assert (
-        "a tenth kept for start and drawing, fits figure4" in said
-        and "run what fits: gradlab run --plan plan.json" in said
+        "less a tenth for startup and drawing: figure4" in said
+        and "run the studies that fit: gradlab run --plan plan.json" in said
     )
     assert cli.main(["run", "--plan", "plan.json", "--out", "out"]) == 0
     record = files.read_json(Path("out/figure4/provenance.json"))
     assert record["seed"] == 3 and record["set"] == ["bins=20"] and record["profile"] == "quick"
     arguments = ["plan", "table3", "--budget", "1", "--resume", "out", "--out", "plan.json"]
-    assert cli.main(arguments) == 0 and "run what fits" not in capsys.readouterr().out  # it takes 60 of 54 seconds
+    assert (
+        cli.main(arguments) == 0 and "run the studies that fit" not in capsys.readouterr().out
+    )  # it takes 60 of 54 seconds
     arguments = ["plan", "figure4", "--budget", "1", "--resume", "out", "--out", "plan.json"]
     assert cli.main(arguments) == 0
-    assert "run what fits: gradlab run --plan plan.json --out out --resume\n" in capsys.readouterr().out
+    assert "run the studies that fit: gradlab run --plan plan.json --out out --resume\n" in capsys.readouterr().out
 
 
 def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
@@ -200,8 +202,8 @@ def test_the_budget_is_the_time_limit(clock, capsys, monkeypatch):
         (["figure4", "--device", "cuda:63"], "there is no device 'cuda:63' here"),
         (["figure4", "--train-images", "gone"], "--train-images: there is no folder gone"),
         (["figure4", "--set", "bns=3"], "figure4: unknown setting 'bns': did you mean 'bins'?"),
-        (["figure4", "--out", "file/plan.json"], "cannot write to file: it, or a part of it, is a file"),
-        (["figure4", "--resume", "gone"], "there is no folder gone: give the --out of a run that goes on"),
+        (["figure4", "--out", "file/plan.json"], "cannot write to file: it or one of its parents is a file"),
+        (["figure4", "--resume", "gone"], "there is no folder gone: give the --out of an earlier run"),
         (["figure4", "--budget", "inf"], "the budget is inf minutes"),
     ],
 )  # fmt: skip
@@ -214,21 +216,21 @@ def test_what_cannot_be_planned(clock, capsys, arguments, sentence):
 @pytest.mark.parametrize(
     ("change", "arguments", "sentence"),
     [
-        pytest.param(None, ["--profile", "gpu"], "plan.json was made with --profile quick, not gpu: leave it out, or plan again", id="profile"),
+        pytest.param(None, ["--profile", "gpu"], "plan.json was made with --profile quick, not gpu: leave out --profile, or plan again", id="profile"),
         pytest.param(None, ["--seed", "4"], "plan.json was made with --seed 0, not 4", id="seed"),
         pytest.param(None, ["--set", "bins=3"], "plan.json was made with --set none, not bins=3", id="set"),
         pytest.param(None, ["--device", "cuda"], "plan.json was made with --device cpu, not cuda", id="device"),
-        pytest.param(None, ["--test-images", "images"], "plan.json was made with other images than --test-images", id="images"),
-        pytest.param(None, ["figure4"], "studies are given twice, by name and by plan.json", id="studies"),
-        pytest.param(lambda plan: plan | {"settings": {"figure4": "0" * 12}}, [], "plan.json is of other settings of figure4", id="settings"),
-        pytest.param(lambda plan: plan | {"studies": []}, [], "error: plan.json is a plan in which nothing fits", id="empty"),
+        pytest.param(None, ["--test-images", "images"], "--test-images differs from the images that plan.json was made with", id="images"),
+        pytest.param(None, ["figure4"], "studies are given both by name and by plan.json", id="studies"),
+        pytest.param(lambda plan: plan | {"settings": {"figure4": "0" * 12}}, [], "the settings of figure4 in profile quick differ from those in plan.json", id="settings"),
+        pytest.param(lambda plan: plan | {"studies": []}, [], "error: plan.json is a plan in which no study fits", id="empty"),
         pytest.param(lambda plan: plan | {"studies": ["figure5"]}, [], "error: unknown study 'figure5'", id="unknown study"),
-        pytest.param(lambda plan: plan | {"plan": 2}, [], "plan.json is no plan of this version", id="version"),
-        pytest.param(lambda plan: plan | {"settings": 3}, [], "plan.json is no plan", id="settings a number"),
-        pytest.param(lambda plan: plan | {"seed": "x"}, [], "plan.json is no plan", id="seed a text"),
-        pytest.param(lambda plan: plan | {"studies": 3}, [], "plan.json is no plan", id="studies a number"),
-        pytest.param(lambda plan: {}, [], "plan.json is no plan of this version", id="no keys"),
-        pytest.param(lambda plan: [], [], "plan.json holds no JSON object: make one with gradlab plan", id="a list"),
+        pytest.param(lambda plan: plan | {"plan": 2}, [], "plan.json is not a plan of this version", id="version"),
+        pytest.param(lambda plan: plan | {"settings": 3}, [], "plan.json is not a plan", id="settings a number"),
+        pytest.param(lambda plan: plan | {"seed": "x"}, [], "plan.json is not a plan", id="seed a text"),
+        pytest.param(lambda plan: plan | {"studies": 3}, [], "plan.json is not a plan", id="studies a number"),
+        pytest.param(lambda plan: {}, [], "plan.json is not a plan of this version", id="no keys"),
+        pytest.param(lambda plan: [], [], "plan.json does not contain a JSON object: make a plan with gradlab plan", id="a list"),
     ],
 )  # fmt: skip
 def test_a_plan_that_is_not_of_this(clock, capsys, change, arguments, sentence):
@@ -247,6 +249,6 @@ def test_no_plan_at_all(capsys):
     assert cli.main(["run", "--plan", "gone.json"]) == 2
     assert "cannot read gone.json" in capsys.readouterr().err
     assert cli.main(["run"]) == 2
-    assert "no study named: name some of" in capsys.readouterr().err
+    assert "no study is given: give some of" in capsys.readouterr().err
     with pytest.raises(GradlabError, match="the seed is -1"):
         planning.plan(["figure4"], Request(seed=-1))

@@ -138,7 +138,7 @@ def test_one_study_alone(folder: Path) -> None:
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
-    with pytest.raises(GradlabError, match=r"no results in .*: give a folder that 'gradlab run' wrote"):
+    with pytest.raises(GradlabError, match=r"no results in .*: give an output folder of 'gradlab run'"):
         report.build(tmp_path)
     with pytest.raises(GradlabError, match="no such folder"):
         report.build(tmp_path / "gone")
@@ -147,7 +147,7 @@ def test_nothing_to_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("table2.csv", b"a\n1", r"table2\.csv is cut off"),
+        ("table2.csv", b"a\n1", r"table2\.csv is truncated"),
         ("verdicts.csv", b"claim\nx\n", r"verdicts\.csv lacks one of the columns"),
         ("provenance.json", b"{", r"provenance\.json is not JSON"),
         ("picture.png", b"GIF", r"picture\.png is not a PNG image"),

@@ -45,7 +45,7 @@ def test_a_profile_has_its_device_and_the_deadline_is_set() -> None:
     ({"seed": -1}, "the seed is -1: give a whole number"),
     ({"time_limit": 0.0}, "time limit is 0 minutes: give more than 0"),
     ({"commit": "main"}, "the commit is 'main': give its hash"),
-    ({"precision": "bf16", "assignments": ("base.precision=tf32",)}, "the precision is given twice"),
+    ({"precision": "bf16", "assignments": ("base.precision=tf32",)}, "the precision is given by both --precision and --set"),
 ])  # fmt: skip
 def test_bad_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(GradlabError, match=message):

@@ -48,7 +48,7 @@ def test_discover_imports_nothing(studies: Path) -> None:
 
 def test_a_study_that_does_not_parse(studies: Path) -> None:
     (studies / "table2.py").write_text("def\n")
-    with pytest.raises(GradlabError, match=r"table2\.py does not parse"):
+    with pytest.raises(GradlabError, match=r"table2\.py cannot be parsed"):
         catalog.studies()
 
 
@@ -118,7 +118,7 @@ def test_a_precision_that_is_given_twice_is_refused(studies: Path) -> None:
         .replace("    seed: int = 0\n", "    precision: str = 'tf32'\n    seed: int = 0\n")
     )
     (studies / "table2.py").write_text(text)
-    with pytest.raises(GradlabError, match="given twice, by --precision and by --set: give one of the two"):
+    with pytest.raises(GradlabError, match="given by both --precision and --set: give only one of the two"):
         run("table2", out="out", assignments=("precision=float32",), precision="float32")
 
 
@@ -132,13 +132,17 @@ def test_same_seed_same_bytes(studies: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ((), {}, "no study named: name some of an-other, table1"),
+        ((), {}, "no study is given: give some of an-other, table1"),
         (("table1", "tabel1"), {}, "unknown study 'tabel1': did you mean 'table1'"),
         (("table1",), {"profile": "quik"}, "unknown profile 'quik': did you mean 'quick'"),
         (("table1", "an-other"), {"profile": "gpu"}, "study an-other has no profile 'gpu': it has quick"),
-        (("table1",), {"assignments": ("seed=3",)}, "table1: --set seed: --seed decides it"),
+        (("table1",), {"assignments": ("seed=3",)}, "table1: --set seed would be overwritten: give --seed instead"),
         (("table1",), {"assignments": ("base.data=x",)}, "unknown setting 'base'"),
-        (("table1",), {"assignments": ("rows=3",), "out": None}, "--set changes what profile quick is: say with --out"),
+        (
+            ("table1",),
+            {"assignments": ("rows=3",), "out": None},
+            "--set changes the settings of profile quick: give another folder with --out",
+        ),
         (("table1",), {"commit": "main"}, "the commit is 'main': give its hash, 7 hexadecimal digits or more"),
         (("table1",), {"commit": ""}, "the commit is '': give its hash"),
         (("table1",), {"assignments": ("row=3",)}, "table1: unknown setting 'row': did you mean 'rows'"),
@@ -184,7 +188,7 @@ def test_resume_skips_what_is_done(studies: Path) -> None:
     run("table1", out="out")
     before = Path("out/table1/provenance.json").read_bytes()
     code, said = run("table1", "an-other", out="out", resume=True)
-    assert code == 0 and "done before" in said and log() == "table1 other "
+    assert code == 0 and "already done" in said and log() == "table1 other "
     assert Path("out/table1/provenance.json").read_bytes() == before
     run("table1", out="out")  # without --resume it is measured again
     assert log() == "table1 other table1 "
@@ -225,7 +229,7 @@ def test_resume_measures_again_what_is_not_the_same(
     ("behaviour", "code", "sentence"),
     [
         ("stop", 0, "stopped at the time limit; resume with: gradlab run table1 an-other --profile quick --out out"),
-        ("interrupt", 130, "interrupted; what was finished stays, resume with: gradlab run table1 an-other"),
+        ("interrupt", 130, "interrupted; finished work is kept; resume with: gradlab run table1 an-other"),
     ],
 )
 def test_orderly_ends(studies: Path, behaviour: str, code: int, sentence: str) -> None:
@@ -356,8 +360,8 @@ def test_resume_accepts_what_was_finished_elsewhere(studies: Path) -> None:
     Path("images").mkdir()
     Image.new("RGB", (32, 32), "red").save("images/red.png")
     _, said = run("an-other", out="out", resume=True, train_images="images")
-    assert "done before" in said and Path("out/log.txt").read_text() == "other "
+    assert "already done" in said and Path("out/log.txt").read_text() == "other "
     _, said = run("an-other", out="out", resume=True, deterministic=True)
-    assert "done before" not in said and Path("out/log.txt").read_text() == "other other "
+    assert "already done" not in said and Path("out/log.txt").read_text() == "other other "
     _, said = run("an-other", out="out", resume=True)  # what is deterministic does for a run that need not be
-    assert "done before" in said
+    assert "already done" in said

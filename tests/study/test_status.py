@@ -96,7 +96,7 @@ def test_two_at_a_time_take_half_as_long(tmp_path: Path) -> None:
 def test_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(GradlabError, match="there is no folder"):
         status.survey(tmp_path / "nowhere")
-    with pytest.raises(GradlabError, match="holds neither runs nor studies"):
+    with pytest.raises(GradlabError, match="contains neither runs nor studies"):
         status.survey(tmp_path)
 
 

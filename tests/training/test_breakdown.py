@@ -61,19 +61,19 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, name: str, good: int, spoil: Any) 
         pytest.param(
             "h_s.2",
             lambda y: y * math.nan,
-            r"the loss is nan; the first module whose output is not finite is h_s\.2",
+            r"the loss is nan; the first module with a non-finite output is h_s\.2",
             id="nan in the output",
         ),
         pytest.param(
             "g_a.2",
             lambda y: y / 0,
-            r"the loss is (nan|inf); the first module whose output is not finite is g_a\.2",
+            r"the loss is (nan|inf); the first module with a non-finite output is g_a\.2",
             id="division by zero",
         ),
         pytest.param(
             "g_s.2",
             _BadOnTheWayBack.apply,
-            r"the norm of the gradient is nan; on the way back the first gradient that is not finite is that of g_s\.2\.",
+            r"the norm of the gradient is nan; in the backward pass the first non-finite gradient is at g_s\.2\.",
             id="gradient nan",
         ),
     ],
@@ -83,7 +83,7 @@ def test_a_breakdown_names_iteration_and_module_and_keeps_batch_and_checkpoint(
 ) -> None:
     sabotage(monkeypatch, name, 3, spoil)
     message = (
-        rf"^training broke off at iteration 4: {sentence}.*; lower the learning rate or clip more \(batch and weights"
+        rf"^training broke down at iteration 4: {sentence}.*; lower the learning rate or clip more \(batch and weights"
     )
     with pytest.raises(GradlabError, match=message) as error:
         training.train(TINY, pictures, tmp_path, RunOptions(checkpoint_seconds=0))
@@ -105,9 +105,7 @@ def test_a_breakdown_names_iteration_and_module_and_keeps_batch_and_checkpoint(
 
 
 def test_a_loss_that_overflows_behind_the_modules(pictures: list[data.Picture], tmp_path: Path) -> None:
-    with pytest.raises(
-        GradlabError, match=r"iteration 1: .*finite.*overflows where the objective is formed.*no checkpoint"
-    ):
+    with pytest.raises(GradlabError, match=r"iteration 1: .*finite.*overflows in the objective.*no checkpoint"):
         training.train(replace(TINY, lam=1e38), pictures, tmp_path)
 
 
@@ -127,9 +125,7 @@ def test_an_explosion_is_noticed_and_no_checkpoint_is_made_of_it(
 ) -> None:
     settings = replace(TINY, steps=200, snapshots=())
     sabotage(monkeypatch, "g_s.4", WINDOW + 9, lambda x_hat: 1e3 * x_hat)
-    message = (
-        rf"at iteration {WINDOW + 9 + PATIENCE}: the loss has been above 20 times its lowest median .*largest output"
-    )
+    message = rf"at iteration {WINDOW + 9 + PATIENCE}: the loss has been above 20 times its lowest median .*largest module output"
     with pytest.raises(GradlabError, match=message):
         training.train(settings, pictures, tmp_path, RunOptions(checkpoint_seconds=0))
     folder = training.run_of(settings.on(pictures), tmp_path).folder

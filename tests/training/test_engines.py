@@ -144,12 +144,12 @@ def test_a_killed_worker_changes_nothing(
 def test_one_fails_and_the_others_are_finished(tmp_path: Path, ray: None) -> None:
     runs = tmp_path / "out" / "runs"
     tasks = (Task("bad", replace(tiny(), lam=1e38)), Task("good", replace(tiny(), steps=3)))
-    with pytest.raises(GradlabError, match=r"^training bad: training broke off at iteration 1"):
+    with pytest.raises(GradlabError, match=r"^training bad: training broke down at iteration 1"):
         engines.train(sweep(runs, tasks)[0], Engine("ray", jobs=2))
     assert tasks[1].run(runs).done
     found = status.survey(runs.parent)
     assert [(row.status, row.done) for row in found.runs] == [("failed", 0), ("done", 3)]
-    assert found.runs[0].note.startswith("training broke off at iteration 1")
+    assert found.runs[0].note.startswith("training broke down at iteration 1")
 
 
 def test_a_time_limit_stops_all_and_they_go_on(undisturbed: Path, tmp_path: Path, ray: None) -> None:
@@ -170,7 +170,7 @@ def order(runs: Path, **change: object) -> WorkerTask:
 
 def test_what_an_order_refuses(tmp_path: Path) -> None:
     assert execute(order(tmp_path, token="other")).message.endswith(
-        f"does not see {tmp_path}: on a cluster the output folder must lie on a disk that all machines share"
+        f"does not see {tmp_path}: use an output folder that all machines of the cluster share"
     )
     task = Task("tiny", replace(tiny(), steps=2, data="0123"))
     assert "sees other training images" in execute(order(tmp_path, task=task)).message
@@ -227,20 +227,20 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(GradlabError, match=r"Ray is not installed: pip install 'gradlab\[cluster\]'"):
+    with pytest.raises(GradlabError, match=r"--engine ray needs Ray: pip install 'gradlab\[cluster\]'"):
         engines.train(sweep(tmp_path)[0], Engine("ray"))
 
 
 def test_no_machine_for_a_run(tmp_path: Path, ray: None) -> None:
-    with pytest.raises(GradlabError, match=r"no machine of the cluster has 64 cores and 0 accelerators .*give --cpus"):
+    with pytest.raises(GradlabError, match=r"no machine of the cluster has 64 cores and 0 accelerators .*lower --cpus"):
         engines.train(sweep(tmp_path)[0], Engine("ray", cpus=64))
 
 
 @pytest.mark.parametrize(("arguments", "match"), [
     ({"name": "rey"}, "unknown engine 'rey': did you mean 'ray'"),
-    ({"jobs": 0}, "--jobs is 0: train at least one"),
+    ({"jobs": 0}, "--jobs is 0: give at least 1"),
     ({"name": "ray", "cpus": 0}, "--cpus is 0"),
-    ({"name": "ray", "gpus": -1.0}, "--gpus -1"),
+    ({"name": "ray", "gpus": -1.0}, "--gpus is -1"),
     ({"address": "auto"}, "add --engine ray"),
 ])  # fmt: skip
 def test_bad_engines(arguments: dict[str, object], match: str) -> None:

@@ -245,7 +245,7 @@ def test_a_late_reading_names_the_first_broken_iteration_and_keeps_its_weights(
     settings = replace(TINY, steps=10)
     before = training.train(replace(settings, steps=3), pictures, tmp_path / "whole")
     sabotaged(monkeypatch, at=3)
-    with pytest.raises(GradlabError, match=r"broke off at iteration 4: the loss is nan"):
+    with pytest.raises(GradlabError, match=r"broke down at iteration 4: the loss is nan"):
         training.train(settings, pictures, tmp_path / "broken", RunOptions(log_every=5))
     run = training.run_of(settings.on(pictures), tmp_path / "broken")
     kept = checkpoints.load(run.folder / "broken.safetensors")
@@ -365,7 +365,7 @@ def test_where_a_graph_cannot_be_captured_training_is_eager_and_says_why(
     step, computed = steps.make_step(state, batches, "auto", 5)
     assert type(step) is Step
     assert computed == "eager, since a graph was not captured: operation not permitted when stream is capturing"
-    with pytest.raises(GradlabError, match=r"cannot be captured as a graph \(operation.*give --step eager"):
+    with pytest.raises(GradlabError, match=r"cannot be captured as a CUDA graph \(operation.*give --step eager"):
         steps.make_step(state, batches, "graph", 5)
 
 
@@ -413,7 +413,7 @@ def test_recorded_draws_replayed_are_those_of_the_hooks(monkeypatch: pytest.Monk
             graph.draw(t)
         if callable(batches):
             graph._batches = lambda t: x[:1]
-            with pytest.raises(GradlabError, match="give minibatches of one shape"):
+            with pytest.raises(GradlabError, match="give minibatches of the same shape"):
                 graph.draw(20)
         ended = weakref.ref(graph._replay)
         graph.join()
@@ -465,7 +465,7 @@ def test_memory_that_is_too_small_for_one_is_not_the_end_of_the_others(
 def test_where_one_of_them_fails_the_others_are_finished(pictures: list[data.Picture], tmp_path: Path) -> None:
     bad, good = replace(TINY, lam=1e38).on(pictures), TINY.on(pictures)
     begun = [lambda s=s: loop.training(s, pictures, tmp_path, RunOptions()) for s in (bad, good)]
-    with pytest.raises(GradlabError, match="broke off at iteration 1"):
+    with pytest.raises(GradlabError, match="broke down at iteration 1"):
         local.take_turns(begun, 2)
     assert training.run_of(good, tmp_path).done and not training.run_of(bad, tmp_path).done
 

@@ -59,7 +59,9 @@ def test_where_one_method_cannot_be_a_graph_none_is(pictures, monkeypatch):
     assert asked == ["auto", "auto", "eager", "eager"] and (table["step"] == "eager").all()
 
 
-@pytest.mark.parametrize(("methods", "repetitions", "match"), [({}, 1, "no method"), ({"a": TINY}, 0, "0 repetitions")])
+@pytest.mark.parametrize(
+    ("methods", "repetitions", "match"), [({}, 1, "methods is empty"), ({"a": TINY}, 0, "repetitions is 0")]
+)
 def test_bad_input(pictures, methods, repetitions, match):
     with pytest.raises(GradlabError, match=match):
         timing.step_times(methods, pictures, repetitions)

@@ -174,7 +174,7 @@ def test_every_objective_trains(pictures, tmp_path, objective, k, l, direct_y, s
 def test_a_non_finite_loss_stops_with_the_iteration_and_the_parameter(pictures, tmp_path):
     bad = [p._replace(pixels=p.pixels) for p in pictures]
     settings = replace(TINY, lam=1e38)
-    with pytest.raises(GradlabError, match=r"broke off at iteration 1: .*lower the learning rate"):
+    with pytest.raises(GradlabError, match=r"broke down at iteration 1: .*lower the learning rate"):
         training.train(settings, bad, tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_without_an_entry_is_refused(pictures, tmp_path):
     run = training.train(TINY, pictures, tmp_path)
     stored = checkpoints.load(run.folder / "final.safetensors")
     checkpoints.save(run.folder / "final.safetensors", stored.tensors, stored.settings_hash, 3, {"warm_restarts": []})
-    with pytest.raises(GradlabError, match="has no 'step': delete the run and train it again"):
+    with pytest.raises(GradlabError, match="has no entry 'step': delete the run and train it again"):
         run.record()
 
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     other = training.run_of(replace(TINY, lam=0.03).on(pictures), tmp_path)
     other.folder.mkdir()
     (other.folder / "final.safetensors").write_bytes((run.folder / "final.safetensors").read_bytes())
-    with pytest.raises(GradlabError, match="is of other settings"):
+    with pytest.raises(GradlabError, match="belongs to other settings"):
         other.codec()
     with pytest.raises(GradlabError, match="the weights after 3 iterations are not in"):
         run.codec(iteration=3)
@@ -211,16 +211,16 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     ({"codec": "bmshj2018-hyperpior"}, "unknown codec.*did you mean 'bmshj2018-hyperprior'"),
     ({"channels": (4,)}, r"channels of small-hyperprior are \(4\): give two positive integers"),
     ({"codec": "ssf2020", "channels": (4,)}, r"channels of ssf2020 are \(4\): give two positive integers"),
-    ({"codec": "ssf2020", "loss": PlainLoss()}, "ssf2020 has no plain autoencoder"),
-    ({"codec": "ssf2020", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec takes one sample of z"),
-    ({"codec": "bmshj2018-factorized", "direct_y": False}, "has no z that could read a sample of y"),
+    ({"codec": "ssf2020", "loss": PlainLoss()}, "ssf2020 does not support PlainLoss"),
+    ({"codec": "ssf2020", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec draws at most one sample of z"),
+    ({"codec": "bmshj2018-factorized", "direct_y": False}, "direct_y is False, but bmshj2018-factorized has no latent z"),
     ({"codec": "bmshj2018-factorized", "loss": Loss("ms-nic-dms", k=2, l=2)}, "l is 2, but this codec"),
-    ({"direct_y": False, "loss": Loss("elbo", l=2)}, "l is 2 without direct-y"),
+    ({"direct_y": False, "loss": Loss("elbo", l=2)}, "l is 2, but without direct-y"),
     ({"direct_y": False, "loss": Loss("ms-nic-mix", k=2)}, "here each y has its own: use iwae-2level"),
     ({"loss": Loss("elbo", k=2)}, "the learning rate would grow 2-fold: set scale_learning_rate=False"),
-    ({"shift": 4}, "motion is for 'ssf2020' alone"),
+    ({"shift": 4}, "only 'ssf2020' has motion"),
     ({"precision": "fp16"}, "unknown precision 'fp16'"),
-    ({"warm_up": -1}, "warm_up is -1: it must be at least 0"),
+    ({"warm_up": -1}, "warm_up is -1: give a whole number of at least 0"),
     ({"crop": 0}, "crop is 0"),
     ({"steps": -1}, "steps is -1"),
     ({"lam": -0.1}, "lambda must be positive"),
@@ -257,7 +257,7 @@ def test_bad_losses(change, match):
     ({"step": "graph"}, "step 'graph' needs CUDA, but the device is 'cpu'"),
     ({"step": "grpah"}, "unknown step 'grpah'.*did you mean 'graph'"),
     ({"log_every": 0}, "log_every is 0"),
-    ({"snr_every": -1}, "snr_every -1"),
+    ({"snr_every": -1}, "snr_every is -1: give a whole number of at least 0"),
     ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
     ({"explosion": 0.5}, "explosion is 0.5: give a factor above 1"),
 ])  # fmt: skip
@@ -285,18 +285,30 @@ def test_other_images_are_another_run(pictures, tmp_path):
     other = training.train(TINY, pictures[:1], tmp_path)
     assert one.folder != other.folder
     assert not same(tensors(one.folder / "final.safetensors"), tensors(other.folder / "final.safetensors"))
-    with pytest.raises(GradlabError, match=r"fingerprint \w{12}, but the settings are of \w{12}: give the images"):
+    with pytest.raises(GradlabError, match=r"fingerprint \w{12}, but the settings hold \w{12}: give the images"):
         training.train(one.settings, pictures[:1], tmp_path)
-    with pytest.raises(GradlabError, match=r"name no training images: give settings\.on\(pictures\)"):
+    with pytest.raises(GradlabError, match=r"have no fingerprint of training images: give settings\.on\(pictures\)"):
         training.run_of(TINY, tmp_path)
     # A checkpoint that was copied to the folder of other images is refused, not taken for theirs.
     third = training.run_of(TINY.on(pictures[1:]), tmp_path)
     third.folder.mkdir()
     (third.folder / "last.safetensors").write_bytes((one.folder / "final.safetensors").read_bytes())
-    with pytest.raises(GradlabError, match="is of other settings"):
+    with pytest.raises(GradlabError, match="belongs to other settings"):
         training.train(TINY, pictures[1:], tmp_path, RunOptions(resume=True))
 
 
 def test_images_smaller_than_a_crop(pictures, tmp_path):
     with pytest.raises(GradlabError, match=r"too small for crops of 500"):
         training.train(replace(TINY, crop=500), pictures, tmp_path)
+
+
+def test_a_codec_records_its_five_groups_and_trains_as_without(tmp_path, pictures):
+    plain = training.train(TINY, pictures, tmp_path / "plain")
+    watched = training.train(TINY, pictures, tmp_path / "watched", RunOptions(snr_every=2, snr_draws=3))
+    assert watched.folder.name == plain.folder.name
+    for name in ("final.safetensors", "log.csv", "settings.json"):
+        assert (plain.folder / name).read_bytes() == (watched.folder / name).read_bytes(), name
+    table = files.read_csv(watched.snr(2, 3))
+    groups = ["y infer", "y gen", "z infer", "z gen", "z prior"]
+    assert list(table["group"]) == groups * 3 and list(table["iteration"]) == [i for i in (2, 4, 6) for _ in groups]
+    assert (table["snr"] > 0).all()

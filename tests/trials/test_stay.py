@@ -114,7 +114,7 @@ def test_to_the_end(stay, whole, finish, tmp_path):
     assert pack.wait(60) == 0
     assert not unpack(tmp_path / "home", tmp_path / "here").incomplete
     said, found = finish(tmp_path / "here")
-    assert found == whole and said.count("done before") == len(STUDIES) and "training" not in said
+    assert found == whole and said.count("already done") == len(STUDIES) and "training" not in said
 
 
 def test_cut_by_its_own_limit(stay, whole, finish, tmp_path):
@@ -126,7 +126,7 @@ def test_cut_by_its_own_limit(stay, whole, finish, tmp_path):
     record = json.loads((tmp_path / "here" / "table3" / "partial" / "provenance.json").read_text())
     assert record["partial"].startswith("stopped at the time limit after ") and record["tables"] == ["table3_groups"]
     said, found = finish(tmp_path / "here")
-    assert found == whole and "done before" not in said
+    assert found == whole and "already done" not in said
 
 
 @pytest.mark.parametrize("parts", [1, 7])
@@ -145,4 +145,4 @@ def test_killed_it_loses_one_interval_at_most(stay, whole, finish, tmp_path, par
     home = {path.name for path in Path(tmp_path / "here" / "table3" / "parts").glob("*.json")}
     assert kept <= home and len(list((tmp_path / "here" / "runs").glob("*/final.safetensors"))) == 2
     said, found = finish(tmp_path / "here")
-    assert found == whole and "done before" not in said
+    assert found == whole and "already done" not in said

@@ -13,7 +13,7 @@ from gradlab.objectives.proxies.sga import GumbelAnnealing
 from gradlab.objectives.proxies.soft_rounding import SoftRounding
 from gradlab.objectives.proxies.straight_through import StraightThrough
 from gradlab.objectives.proxies.universal import UniversalQuantization
-from gradlab.validation import checked_after
+from gradlab.validation import checked
 
 PROXIES: dict[str, Proxy] = {
     "noise": AdditiveNoise(),
@@ -25,7 +25,7 @@ PROXIES: dict[str, Proxy] = {
 """Name -> proxy of rounding, with its usual parameter."""
 
 
-@checked_after
+@checked
 def get_proxy(name: str | Proxy) -> Proxy:
     """Return the proxy of that name, with its usual parameter or the one after a colon, ``"soft-rounding:8"``.
 

@@ -8,8 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import arguments, shown
 
 
+@shown
 class Proxy(ABC):
     """How a latent is drawn from its mean, what the decoder reads, and which derivative autograd takes.
 
@@ -42,3 +44,7 @@ class Proxy(ABC):
     def decode(self, latent: Tensor) -> Tensor:
         """Return what the decoder reads: by default the latent itself."""
         return latent
+
+    def _repr_rows_(self) -> dict[str, object]:
+        declared = ("name", "forward_moves", "path_is_true", "box")
+        return {**arguments(self), **{name: getattr(self, name) for name in declared}}

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from gradlab.errors import GradlabError, NotExact, unknown
 from gradlab.problems._oracle import moments, two_level_bounds
 from gradlab.problems._oracle.two_level_model import GROUPS, Hierarchy
-from gradlab.problems.base import Problem, check_count, check_k
+from gradlab.problems.base import Problem, check_k
 from gradlab.problems.one_latent import Moments
+from gradlab.validation import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ class TwoLevelOracle(Problem):
     def switched(self, direct_y: bool) -> TwoLevelOracle:
         """Return the problem with direct-y on or off, sampled in pairs."""
 
-    def exact_bound(self, k: int, l: int | None = None, objective: str | None = None) -> float:
+    def exact_bound(self, k: SupportsIndex, l: SupportsIndex | None = None, objective: str | None = None) -> float:
         """Return E of the objective, nats.
 
         Args:
@@ -69,7 +70,9 @@ class TwoLevelOracle(Problem):
             return moments.bound(two_level_bounds.nested(self.model, k).nodes, l)
         return two_level_bounds.bound(two_level_bounds.shared(self.model, k, l), max(k, l)) - math.log(min(k, l))
 
-    def exact_gradient(self, k: int, wrt: str = "phi", l: int | None = None, objective: str | None = None) -> float:
+    def exact_gradient(
+        self, k: SupportsIndex, wrt: str = "phi", l: SupportsIndex | None = None, objective: str | None = None
+    ) -> float:
         """Return the derivative of ``exact_bound`` with respect to a parameter, at fixed noises.
 
         Raises:
@@ -84,7 +87,12 @@ class TwoLevelOracle(Problem):
         return self._pathwise(k, l, objective, wrt)[0]
 
     def exact_moments(
-        self, estimator: str, k: int = 1, wrt: str = "phi", l: int | None = None, objective: str | None = None
+        self,
+        estimator: str,
+        k: SupportsIndex = 1,
+        wrt: str = "phi",
+        l: SupportsIndex | None = None,
+        objective: str | None = None,
     ) -> tuple[float, float]:
         """Return mean and variance of one draw of an estimator of the gradient with respect to ``wrt``.
 
@@ -133,7 +141,7 @@ class TwoLevelOracle(Problem):
             return float(sum(case.p * case.nodes.log_mean_weight() for case in cases))
         return two_level_bounds.pairs(self.model, 2).nodes.log_mean_weight()
 
-    def exact_concentration(self, k: int) -> float:
+    def exact_concentration(self, k: SupportsIndex) -> float:
         """Return ``E sum_i w~_i^2`` of k independent pairs; see :meth:`Problem.exact_concentration`."""
         k = check_k(k)
         return moments.concentration(two_level_bounds.pairs(self.model, k).nodes, k)
@@ -142,7 +150,7 @@ class TwoLevelOracle(Problem):
         """Return ``log p(x)``, nats: above ``exact_limit``, since the boxes do not cover the true posterior."""
         return self.model.evidence()
 
-    def exact_snr(self, k: int = 1) -> pd.DataFrame:
+    def exact_snr(self, k: SupportsIndex = 1) -> pd.DataFrame:
         """Tabulate the pathwise gradient's SNR by group of Table 3, without and with direct-y; k independent pairs.
 
         Returns:
@@ -185,13 +193,13 @@ class TwoLevelOracle(Problem):
         case = two_level_bounds.pairs(self.model, k, wrt)
         return moments.squared(case.nodes, case.values, k)
 
-    def _choose(self, k: int, l: int | None, objective: str | None) -> tuple[int, int, str]:
+    def _choose(self, k: SupportsIndex, l: SupportsIndex | None, objective: str | None) -> tuple[int, int, str]:
         """Valid (k, l, objective), with what ``under`` chose put in."""
         l = (self.l if objective is None else 1) if l is None else l
         objective = self.objective if objective is None else objective
         if objective not in (*PAIRS, *SHARED, NESTED):
             raise unknown("objective of TwoLevel:", objective, (*PAIRS, *SHARED, NESTED))
-        k, l = check_k(k), check_count("l", l, "samples of z")
+        k, l = check_k(k), whole("l", l, 1, "samples of z")
         if not self.direct_y and objective not in PAIRS:
             raise GradlabError(
                 f"{objective} combines samples of y and z that are independent, but without direct-y each z is drawn "

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gradlab.errors import GradlabError, unknown
+from gradlab.errors import GradlabError
+from gradlab.runtime.display import counted, shown
 from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
 from gradlab.snr.recorder.stream import Stream
-from gradlab.validation import checked_after
+from gradlab.validation import checked, known, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ __all__ = ["GradientRecorder", "Group"]
 LEVELS = ("group", "module", "parameter")
 
 
+@shown
 class GradientRecorder:
     """Turns repeated noise draws into gradient SNR per group, module and parameter.
 
@@ -60,15 +62,15 @@ class GradientRecorder:
         GradlabError: nothing to record in a group, or a group of an unknown kind.
     """
 
-    @checked_after
+    @checked
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],
         standard_errors: bool = True,
         *,
-        exclude: Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
     ) -> None:
-        self._members: Members = resolve(groups, (exclude,) if isinstance(exclude, str) else tuple(exclude))
+        self._members: Members = resolve(groups, tuple(several("exclude", exclude, str, "names", empty=True)))
         self._entities = self._members.entities()
         self._stream = self._empty(standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
@@ -86,6 +88,22 @@ class GradientRecorder:
     def parameters(self) -> tuple[Tensor, ...]:
         """Distinct recorded tensors."""
         return self._members.parameters
+
+    def _repr_line_(self) -> str:
+        sizes = self._members.sizes()
+        scalars = counted(sum(p.numel() for p in self.parameters), "scalar")
+        held = f"{counted(len(sizes), 'group')}, {counted(len(self.parameters), 'tensor')}, {scalars}"
+        return f"{held}, {counted(self.draws, 'draw')}, {'closed' if self._stash is None else 'open'}"
+
+    def _repr_rows_(self) -> dict[str, object]:
+        return {
+            "draws": f"{self.draws:_}",
+            "context": "closed" if self._stash is None else "open",
+            "standard errors": self._stream.standard_errors,
+            "devices": ", ".join(sorted({str(p.device) for p in self.parameters})),
+            "excluded": counted(len(self._members.excluded), "tensor"),
+            "groups": self._members.sizes(),
+        }
 
     def __enter__(self) -> GradientRecorder:
         """Hook the parameters and set their ``.grad`` aside."""
@@ -195,8 +213,7 @@ class GradientRecorder:
         Raises:
             GradlabError: no draws yet, or an unknown level.
         """
-        if level not in LEVELS:
-            raise unknown("level", level, LEVELS)
+        known("level", level, LEVELS)
         if self.draws == 0:
             raise GradlabError("there is nothing to sum up: record at least one draw, better 100")
         import pandas as pd

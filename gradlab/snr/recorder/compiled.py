@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradlab.kernels import compiled
+from gradlab.kernels.compiled import compiled
 from gradlab.snr.definitions import FLOOR
 from gradlab.snr.recorder.layout import Moments
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from gradlab.errors import GradlabError
+from gradlab.runtime.display import counted
 
 OWN = "(own)"
 """The group of a model's parameters that belong to none of its children."""
@@ -55,6 +56,15 @@ class Members:
     def signature(self) -> list[str]:
         """Texts that are equal if two recorders record the same parameters."""
         return [f"{m.group}/{m.name}/{m.slot}/{tuple(self.parameters[m.slot].shape)}" for m in self.members]
+
+    def sizes(self) -> dict[str, str]:
+        """Describe each group by the number of its tensors and of their scalars."""
+        scalars: dict[str, list[int]] = {}
+        for member in self.members:
+            scalars.setdefault(member.group, []).append(self.parameters[member.slot].numel())
+        return {
+            name: f"{counted(len(sizes), 'tensor')}, {counted(sum(sizes), 'scalar')}" for name, sizes in scalars.items()
+        }
 
     def label(self, index: int) -> str:
         """Name a distinct parameter, for errors."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlab import kernels
 from gradlab.errors import GradlabError
 from gradlab.snr.definitions import Spread
 from gradlab.snr.recorder import passes
@@ -63,7 +64,7 @@ class Stream:
         self.entities = len(entities)
         self._members = np.concatenate(entities)
         self._starts = np.cumsum([0, *map(len, entities[:-1])])
-        self.large = sum(shape.numel() for shape in self.shapes) >= LARGE
+        self.large = sum(shape.numel() for shape in self.shapes) >= LARGE and kernels.compiles()
         self.standard_errors = standard_errors
         self.draws = self.opened = 0
         self.moments = self.block = Moments(Layout())

@@ -1,6 +1,6 @@
-"""The paper checked against itself: every number that follows from others, recomputed from its own tables.
+"""Check the paper against itself: recompute every number that follows from others in its own tables.
 
-A check holds if unrounded numbers exist that round to all the printed ones and satisfy it.
+A check holds if unrounded numbers exist that round to all printed numbers and satisfy it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of printed numbers, and arithmetic that tracks how far rounding may have moved them."""
+"""Check printed numbers, with arithmetic that tracks the effect of their rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 YES, NO, UNDEFINED = "yes", "no", "undefined"
 
 FUZZ = 1e-9
-"""Relative tolerance: two intervals that touch share their end, which binary fractions miss."""
+"""Relative tolerance: two touching intervals share an endpoint, which binary fractions may miss."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Rounded:
     """A number of the paper, or one computed from such numbers.
 
     Attributes:
-        value: as printed.
-        half: half a unit of the last digit: how far the unrounded number may be from ``value``.
+        value: the number as printed.
+        half: half a unit of the last digit, the largest distance of the unrounded number from ``value``.
     """
 
     value: float
@@ -30,11 +30,11 @@ class Rounded:
         return self.value - self.half
 
     def __add__(self, other: Rounded) -> Rounded:
-        """The sum, with the halves added."""
+        """Return the sum; the half units add up."""
         return Rounded(self.value + other.value, self.half + other.half)
 
     def __rmul__(self, factor: float) -> Rounded:
-        """The product with an exact factor."""
+        """Return the product with an exact factor."""
         return Rounded(factor * self.value, abs(factor) * self.half)
 
 
@@ -50,16 +50,16 @@ class Check(NamedTuple):
     """One number of the paper next to the value that it should have.
 
     Attributes:
-        claim: what is checked, the same words for all checks of a kind.
-        table: where the number stands, e.g. ``"4"`` or ``"section 5.3"``.
-        method: the row.
-        metric: the column.
-        interpolation: of Bjontegaard's figures, empty elsewhere.
+        claim: description of the check, identical for all checks of a kind.
+        table: location of the number, e.g. ``"4"`` or ``"section 5.3"``.
+        method: row of the number.
+        metric: column of the number.
+        interpolation: interpolation of Bjontegaard metrics, otherwise empty.
         paper: the number as printed.
-        recomputed: what follows from other numbers of the paper, or the bound that the number must keep.
-        allowed: by how much the two may differ, because all of them are rounded.
+        recomputed: the value that follows from other numbers of the paper, or a bound on the number.
+        allowed: largest difference that rounding can explain.
         holds: yes, no or undefined.
-        note: the reason, where it is not obvious.
+        note: the reason, if it is not obvious.
     """
 
     claim: str
@@ -78,7 +78,18 @@ def equal(
     claim: str, table: str, method: str, metric: str, paper: Rounded, recomputed: Rounded, *, note: str = "",
     interpolation: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number equals another, up to the rounding of both."""
+    """Check that a number equals another, up to the rounding of both.
+
+    Args:
+        claim: as in ``Check``.
+        table: as in ``Check``.
+        method: as in ``Check``.
+        metric: as in ``Check``.
+        paper: the number.
+        recomputed: the other number.
+        note: as in ``Check``.
+        interpolation: as in ``Check``.
+    """
     allowed = paper.half + recomputed.half
     gap = abs(paper.value - recomputed.value)
     holds = YES if gap <= allowed + FUZZ * abs(paper.value) else UNDEFINED if math.isnan(gap) else NO
@@ -89,7 +100,18 @@ def at_most(
     claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number does not exceed a bound, up to the rounding of both; ``strict``: is below it, as printed."""
+    """Check that a number does not exceed a bound, up to the rounding of both.
+
+    Args:
+        claim: as in ``Check``.
+        table: as in ``Check``.
+        method: as in ``Check``.
+        metric: as in ``Check``.
+        paper: the number.
+        bound: the bound.
+        strict: whether the number must be less than the bound as printed.
+        note: as in ``Check``.
+    """
     allowed = 0.0 if strict else paper.half + bound.half
     gap = paper.value - bound.value
     fine = gap < 0 if strict else gap <= allowed + FUZZ * abs(bound.value)
@@ -100,6 +122,17 @@ def at_least(
     claim: str, table: str, method: str, metric: str, paper: Rounded, bound: Rounded, *, strict: bool = False,
     note: str = "",
 ) -> Check:  # fmt: skip
-    """Check that a number is not below a bound, up to the rounding of both; ``strict``: is above it, as printed."""
+    """Check that a number is not below a bound, up to the rounding of both.
+
+    Args:
+        claim: as in ``Check``.
+        table: as in ``Check``.
+        method: as in ``Check``.
+        metric: as in ``Check``.
+        paper: the number.
+        bound: the bound.
+        strict: whether the number must be greater than the bound as printed.
+        note: as in ``Check``.
+    """
     check = at_most(claim, table, method, metric, -1 * paper, -1 * bound, strict=strict, note=note)
     return check._replace(paper=paper.value, recomputed=bound.value)

@@ -1,4 +1,4 @@
-"""Tables 4 and 5 from Tables 8 and 9: Bjontegaard's figures, by each interpolation."""
+"""Check Tables 4 and 5 against Tables 8 and 9: Bjontegaard metrics, for each interpolation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLAIMS = {n: f"the BD figures of Table {n} follow from Table {source}" for n, so
 
 
 def deltas() -> Iterator[Check]:
-    """Check every figure of Tables 4 and 5 but the baseline's zeros."""
+    """Check every number of Tables 4 and 5 except the baseline's zeros."""
     for n, source in FROM.items():
         curves = {name: rows.to_dict("list") for name, rows in paper.printed(source).groupby("method")}
         for cells in paper.printed(n).to_dict("records"):
@@ -40,7 +40,7 @@ def deltas() -> Iterator[Check]:
 
 
 def recompute(figure: str, points: list[list[Rounded]], interpolation: str) -> tuple[Rounded, str]:
-    """Recompute a BD figure from rounded points.
+    """Recompute a BD metric from rounded points.
 
     Args:
         figure: a key of ``FIGURES``.
@@ -48,8 +48,8 @@ def recompute(figure: str, points: list[list[Rounded]], interpolation: str) -> t
         interpolation: the method of ``gradlab.evaluation.bd``.
 
     Returns:
-        The figure, with the sum over all points of its change when a point moves by half a unit (to first order the
-        largest effect of rounding); and the reason where it is undefined (NaN).
+        The metric, with the sum over all points of its change when a point moves by half a unit (to first order the
+        largest effect of rounding); and the reason why it is undefined (NaN), otherwise empty.
     """
     function = FIGURES[figure]
     values = [np.array([point.value for point in column]) for column in points]

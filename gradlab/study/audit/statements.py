@@ -1,4 +1,4 @@
-"""Numbers stated in the text, against the tables and against what the text cites."""
+"""Check numbers in the text of the paper against its tables and against the sources that it cites."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TIME = "the training time of MIX grows at one rate from 1 sample over 8 to 16"
 SHAPES = "the shapes in the listing are those of the model of Balle et al. 2018"
 
 STRIDES_OF_2 = {"y": 4, "z": 6}
-"""Convolutions of stride 2 between image and latent in Balle et al. 2018: four in g_a, two more in h_a."""
+"""Number of stride-2 convolutions between image and latent in Balle et al. 2018: four in g_a, two more in h_a."""
 
 
 def statements() -> Iterator[Check]:
-    """Check all of them, in the order of the paper."""
+    """Check all statements, in the order of the paper."""
     return itertools.chain(effects(), savings(), latents(), quantization(), gradients())
 
 

@@ -1,4 +1,4 @@
-"""Numbers of the tables that follow from others of the same row, of the row before, or of another table."""
+"""Check table entries that follow from others of the same row, the previous row, or another table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradlab.study import paper
 from gradlab.study.audit.checks import NO, YES, Check, Rounded, at_least, at_most, equal, read
 
 LAMBDA = 0.015
-"""The lambda of Tables 1, 2, 6, 7 and 10, and of the rows of Table 8 that repeat them."""
+"""Lambda of Tables 1, 2, 6, 7 and 10, and of the rows of Table 8 that repeat them."""
 
 COST = "R-D cost = bpp + lambda * MSE"
 PSNR = "PSNR is at least that of the mean MSE"
@@ -28,12 +28,12 @@ SWEEPS = (8, 9)
 
 
 def rows(n: int) -> list[dict[str, str]]:
-    """The rows of a table, every cell as printed."""
+    """Return the rows of a table with every cell as printed."""
     return paper.printed(n).to_dict("records")
 
 
 def row(n: int, **where: str) -> dict[str, Rounded]:
-    """The numbers of the one row that matches."""
+    """Return the numbers of the only row that matches."""
     matches = [r for r in rows(n) if where.items() <= r.items()]
     if len(matches) != 1:
         raise LookupError(f"table {n} has {len(matches)} rows with {where}")
@@ -41,7 +41,7 @@ def row(n: int, **where: str) -> dict[str, Rounded]:
 
 
 def label(cells: dict[str, str]) -> str:
-    """``"IWAE, lambda 0.03"``, ``"MS-NIC-DMS, samples 16, 16"``."""
+    """Return a label of a row: ``"IWAE, lambda 0.03"``, ``"MS-NIC-DMS, samples 16, 16"``."""
     extra = ""
     if cells.get("lambda"):
         extra = f", lambda {cells['lambda']}"
@@ -51,7 +51,7 @@ def label(cells: dict[str, str]) -> str:
 
 
 def costs() -> Iterator[Check]:
-    """Check R-D costs against rate and MSE; averaging over images does not change the relation."""
+    """Check R-D costs against rate and MSE; averaging over images preserves the relation."""
     for n in (1, 2, 7):
         for cells in rows(n):
             bpp, mse, cost = (read(cells[name]) for name in ("bpp", "MSE", "R-D cost"))
@@ -70,7 +70,7 @@ def costs() -> Iterator[Check]:
 
 
 def qualities() -> Iterator[Check]:
-    """Check PSNR against that of the mean MSE: by Jensen's inequality the mean of PSNRs is not below it."""
+    """Check that PSNRs are at least the PSNR of the mean MSE, as Jensen's inequality requires."""
     for n in (1, 2, 7, *SWEEPS):
         for cells in rows(n):
             mse, printed = read(cells["MSE"]), read(cells["PSNR"])
@@ -81,7 +81,7 @@ def qualities() -> Iterator[Check]:
 
 
 def agreement() -> Iterator[Check]:
-    """Check that a model has the same numbers in two tables, and that two models differ."""
+    """Check that one model has the same numbers in two tables, and that two different models do not."""
     base = {"method": "Baseline"}
     pairs = [
         (2, {"method": "Balle et al. 2018"}, 1, base),
@@ -113,7 +113,7 @@ def agreement() -> Iterator[Check]:
 
 
 def order() -> Iterator[Check]:
-    """Check Tables 8 and 9 over lambda: rates, errors and qualities in order, and each model the best at its lambda."""
+    """Check that Tables 8 and 9 are ordered over lambda, and that each model is the best at its own lambda."""
     for n in SWEEPS:
         for method, group in paper.printed(n).groupby("method", sort=False):
             for metric, sign in (("bpp", 1), ("MSE", -1), ("PSNR", 1), ("MS-SSIM", 1)):
@@ -129,7 +129,7 @@ def order() -> Iterator[Check]:
 
 
 def _grows(n: int, method: str, group: pd.DataFrame, metric: str, sign: int) -> Check:
-    """Check a column: the first pair out of order, or the last pair."""
+    """Check that a column is ordered; returns the first pair that is not, or the last pair."""
     grows = at_least if sign > 0 else at_most
     points = list(zip(group["lambda"], map(read, group[metric]), strict=True))
     for (lam, before), (next_lam, after) in itertools.pairwise(points):
@@ -140,7 +140,7 @@ def _grows(n: int, method: str, group: pd.DataFrame, metric: str, sign: int) -> 
 
 
 def samples() -> Iterator[Check]:
-    """Check Table 7 over the sample size, from one sample on: the baseline, for IWAE Table 2's 2-level VAE."""
+    """Check Table 7 over the sample size; the start is the baseline, and Table 2's 2-level VAE for IWAE."""
     baseline = row(7, method="Baseline")["R-D cost"]
     starts = {"IWAE": row(2, method="2-level VAE")["R-D cost"]}
     for method in ("Baseline-BigBatch", "IWAE", "MS-NIC-MIX", "MS-NIC-DMS"):

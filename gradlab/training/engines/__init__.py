@@ -1,13 +1,14 @@
-"""Engines: where the training runs of a study are executed; one file each, and one line here.
+"""Execute the training runs of a study.
 
-A training run is a task with a folder of its own. If its process is killed, the next one continues from its checkpoint.
+Each engine is one file and one entry of ``ENGINES``. Each training run is a task with its own folder. If its process is
+killed, the next process continues from the checkpoint.
 
-============  ==================================================================
-``local``     in this process, or side by side in worker processes
+============  ============================================================
+``local``     in this process, or in parallel worker processes
 ``ray``       on a Ray cluster
 ``_task``     ``Task``, ``Sweep``, and the execution of a task
-``_follow``   dispatching tasks to other processes, and showing their progress
-============  ==================================================================
+``_follow``   dispatches tasks to other processes and shows their progress
+============  ============================================================
 """
 
 from __future__ import annotations
@@ -27,18 +28,23 @@ __all__ = ["ENGINES", "Engine", "Sweep", "Task", "train"]
 
 @dataclass(frozen=True)
 class Engine:
-    """Where training runs are executed, and how many at a time.
+    """Where to execute training runs, and how many in parallel.
 
     Attributes:
         name: a key of ``ENGINES``.
-        jobs: training runs side by side; None: one on the local engine, as many as fit on a cluster.
-        address: of a running Ray cluster (``"auto"``: that of this machine); None: the one that this process is
-            connected to, else a new one on this machine.
-        cpus: cores of each run on a cluster.
-        gpus: accelerators of each run on a cluster, fractions share one; None: 1 on CUDA, 0 elsewhere.
+        jobs: number of parallel training runs. None selects one on the local engine, and as many as fit on a cluster.
+        address: address of a running Ray cluster, or ``"auto"`` for the one on this machine. None selects the cluster
+            that this process is connected to, or else starts one on this machine.
+        cpus: CPU cores per run on a cluster.
+        gpus: accelerators per run on a cluster; fractions share one. None selects 1 on CUDA and 0 otherwise.
 
     Raises:
-        GradlabError: an unknown name, a number that is too small, or an option that the engine does not take.
+        GradlabError: the name is unknown, a number is too small, or the engine does not take an option.
+
+    Example:
+        >>> from gradlab.training.engines import Engine
+        >>> Engine(jobs=2).name
+        'local'
     """
 
     name: str = "local"
@@ -51,13 +57,13 @@ class Engine:
         if self.name not in ENGINES:
             raise unknown("engine", self.name, ENGINES)
         if self.jobs is not None and self.jobs < 1:
-            raise GradlabError(f"--jobs is {self.jobs}: train at least one model at a time")
+            raise GradlabError(f"--jobs is {self.jobs}: give at least 1")
         if not self.cpus > 0 or (self.gpus is not None and not self.gpus >= 0):
             raise GradlabError(
-                f"--cpus is {self.cpus:g} and --gpus {self.gpus}: give more than 0 cores, and 0 or more accelerators"
+                f"--cpus is {self.cpus:g} and --gpus is {self.gpus}: give more than 0 cores and at least 0 accelerators"
             )
         if self.name == "local" and (self.address is not None or self.cpus != 1 or self.gpus is not None):
-            raise GradlabError("--address, --cpus and --gpus are of a cluster: add --engine ray, or leave them out")
+            raise GradlabError("--address, --cpus and --gpus need a cluster: add --engine ray, or leave them out")
         size = distributed.group().size
         if size > 1 and (self.name != "local" or self.jobs not in (None, 1)):
             raise GradlabError(
@@ -73,14 +79,14 @@ def train(sweep: Sweep, engine: Engine) -> list[Run]:
 
     Args:
         sweep: the runs.
-        engine: where they are executed.
+        engine: where to execute them.
 
     Returns:
         The runs, in the order of the tasks.
 
     Raises:
-        GradlabError: a run failed; runs side by side are finished first.
-        Stopped: the deadline has passed; every run that had started left a checkpoint.
+        GradlabError: a run failed; parallel runs are finished first.
+        Stopped: the deadline has passed; every run that had started has left a checkpoint.
     """
     ENGINES[engine.name](sweep, engine)
     return [task.run(Path(sweep.runs)) for task in sweep.tasks]

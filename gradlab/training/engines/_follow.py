@@ -1,4 +1,4 @@
-"""Runs that other processes train, seen from the process that dispatched them: through their folders alone."""
+"""Follow training runs in other processes; all communication goes through their folders."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gradlab.training.engines._task import TOKEN_FILE, Outcome, Sweep, Task, Wor
 POLL_SECONDS = 0.5
 
 Wait = Callable[[float], list[tuple[WorkerTask, Outcome]]]
-"""Waits so many seconds at most; returns the tasks that have ended since the last call."""
+"""Waits up to the given number of seconds; returns the tasks that have ended since the last call."""
 
 
 @contextlib.contextmanager
 def marked_waiting(sweep: Sweep, tasks: list[Task]) -> Iterator[None]:
-    """Mark pending runs as ``waiting`` in their folders, so that ``gradlab status`` can estimate the total."""
+    """Mark pending runs as ``waiting`` in their folders, so that ``gradlab status`` can estimate the total time."""
     totals = {}
     for task in tasks:
         folder = files.ensure_folder(task.run(sweep.runs).folder)
@@ -33,10 +33,14 @@ def marked_waiting(sweep: Sweep, tasks: list[Task]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dispatched(sweep: Sweep, shares: int = 0) -> Iterator[list[WorkerTask]]:
-    """Prepare the folder of the runs, and yield the tasks for its workers; at the end they are withdrawn.
+    """Prepare the folder of the runs and yield the tasks for its workers; withdraw the tasks at the end.
 
-    A worker continues from a checkpoint if there is one. So if the sweep is to start anew, the checkpoints of its
-    unfinished runs are removed first.
+    A worker continues from a checkpoint if there is one. If the sweep is not resumed, the checkpoints of its unfinished
+    runs are therefore removed first.
+
+    Args:
+        sweep: the runs.
+        shares: number of processes that share the cores of this machine; 0 if the engine assigns cores itself.
     """
     runs = files.ensure_folder(sweep.runs).resolve()
     token = secrets.token_hex(8)
@@ -51,7 +55,7 @@ def dispatched(sweep: Sweep, shares: int = 0) -> Iterator[list[WorkerTask]]:
             state = heartbeat.read(folder)
             if state is not None and state.current == "running":
                 raise GradlabError(
-                    f"process {state.pid} on {state.host} is training in {folder}: wait for it, or end it"
+                    f"process {state.pid} on {state.host} is training in {folder}: wait for it, or stop it"
                 )
             if not sweep.options.resume:
                 (folder / "last.safetensors").unlink(missing_ok=True)
@@ -64,16 +68,16 @@ def dispatched(sweep: Sweep, shares: int = 0) -> Iterator[list[WorkerTask]]:
 
 
 def follow(sweep: Sweep, tasks: list[WorkerTask], wait: Wait) -> None:
-    """Show the runs until all have ended.
+    """Show the progress of the runs until all have ended.
 
     Args:
         sweep: the runs.
-        tasks: what was dispatched.
-        wait: asks the engine which tasks have ended.
+        tasks: the dispatched tasks.
+        wait: returns the tasks that have ended.
 
     Raises:
         GradlabError: a run failed.
-        Stopped: the deadline has passed, or a signal has come.
+        Stopped: the deadline has passed, or a signal has arrived.
     """
     titles = {t.task.run(sweep.runs).folder: (f"training {t.task.name}", t.task.settings.steps) for t in tasks}
     left, failed, stopped = len(tasks), dict[str, str](), ""
@@ -87,11 +91,11 @@ def follow(sweep: Sweep, tasks: list[WorkerTask], wait: Wait) -> None:
                     if outcome.status == "done":
                         sweep.finished(task)
                     elif outcome.status == "stopped":
-                        stopped = outcome.message or "stopped at the time limit before every model had begun"
+                        stopped = outcome.message or "stopped at the time limit before every model had started"
                     else:
                         failed[task.name] = outcome.message
                         state = heartbeat.read(folder) or heartbeat.State("", task.settings.steps, study=sweep.study)
-                        if state.status != "failed":  # a worker that was killed could not write it
+                        if state.status != "failed":  # a killed worker could not write its state
                             heartbeat.write(folder, replace(state, status="failed", note=outcome.message))
                     follower.end(folder, outcome.status == "done")
                 follower.update()

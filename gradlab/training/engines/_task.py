@@ -1,4 +1,4 @@
-"""A training run as a task, and its execution in this process or in a worker."""
+"""Represent a training run as a task, and execute it in this process or in a worker."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from gradlab.training.settings import TrainSettings
 TOKEN_FILE = ".seen"
 TOKEN_SECONDS = 2.0
 RETRIES = 3
-"""How often a run is continued after its process died."""
+"""Number of times that a run is continued after its process died."""
 
 
 class Task(NamedTuple):
     """A training run.
 
     Attributes:
-        name: shown in the terminal.
-        settings: of the run; ``data`` is the fingerprint of the sweep's images (``settings.on``).
-        snr: iterations between records of the gradient SNR (0: none), and draws of each.
-        within: folder below that of all runs, for a second training next to the first.
+        name: name to show in the terminal.
+        settings: settings of the run; ``data`` is the fingerprint of the sweep's images (``settings.on``).
+        snr: iterations between recordings of the gradient SNR (0 for none), and draws per recording.
+        within: subfolder of the folder of all runs, for a second training of the same model.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Sweep:
     """Training runs on the same images.
 
     Attributes:
-        tasks: the runs; the ``data`` of their settings is the fingerprint of the images.
+        tasks: the runs; ``data`` of their settings is the fingerprint of the images.
         runs: folder of all runs.
-        images: folder of the images; None: the embedded photographs.
+        images: folder of the images; None for the embedded photographs.
         pictures: the same images, loaded.
         progress: shows the progress of the runs.
-        study: the study that the runs are trained for.
-        options: of each run; ``progress`` and ``snr_every`` are replaced by those of the task.
+        study: study that the runs are trained for.
+        options: options of each run; ``progress`` and ``snr_every`` are replaced by those of the task.
         deterministic: whether worker processes compute bitwise reproducible results.
         finished: called in this process with each finished task.
     """
@@ -77,11 +77,11 @@ class Sweep:
     finished: Callable[[Task], None] = lambda task: None
 
     def distinct(self) -> list[Task]:
-        """Return the tasks, each run once: a run that comes twice would wait for its own lock."""
+        """Return the tasks without duplicate runs; a duplicate would wait for its own lock."""
         return list({task.run(self.runs).folder: task for task in self.tasks}.values())
 
     def pending(self) -> list[Task]:
-        """Return the tasks that are not done yet, each run once."""
+        """Return the unfinished tasks without duplicate runs."""
         return [task for task in self.distinct() if not task.run(self.runs).done]
 
 
@@ -91,11 +91,13 @@ class WorkerTask(NamedTuple):
     Attributes:
         task: the run.
         runs: absolute path of the folder of all runs.
-        token: content of ``TOKEN_FILE`` in that folder, while the task is not withdrawn.
-        images: absolute path, or None.
-        study, options, deterministic: those of the sweep, without progress and deadline.
+        token: content of ``TOKEN_FILE`` in that folder; when it changes or disappears, the task is withdrawn.
+        images: absolute path of the images, or None.
+        study: as in ``Sweep``.
         until: deadline in seconds since 1970, or None.
-        shares: how many processes share the cores of this machine; 0 if the engine divides them itself.
+        options: as in ``Sweep``, without progress and deadline.
+        deterministic: as in ``Sweep``.
+        shares: number of processes that share the cores of this machine; 0 if the engine assigns cores itself.
     """
 
     task: Task
@@ -110,14 +112,27 @@ class WorkerTask(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a task ended: ``"done"``, ``"stopped"`` or ``"failed"``, the last two with a message."""
+    """How a task ended.
+
+    Attributes:
+        status: ``"done"``, ``"stopped"`` or ``"failed"``.
+        message: the reason, if the task was stopped or failed.
+    """
 
     status: str
     message: str = ""
 
 
 def train_task(task: Task, runs: Path, pictures: Sequence[Picture], options: RunOptions, study: str) -> Training:
-    """Train one model in this process, an iteration at a time, and keep the state of its folder up to date."""
+    """Train one model in this process, one iteration at a time, and keep the state in its folder up to date.
+
+    Args:
+        task: the run.
+        runs: folder of all runs.
+        pictures: training images.
+        options: as for ``gradlab.training.train``.
+        study: study that the run is trained for.
+    """
     with heartbeat.running(task.run(runs).folder, task.settings.steps, study) as beat:
         every, draws = task.snr
         options = replace(options, snr_every=every, snr_draws=draws, progress=Combined(beat, options.progress))
@@ -125,7 +140,7 @@ def train_task(task: Task, runs: Path, pictures: Sequence[Picture], options: Run
 
 
 def execute(task: WorkerTask) -> Outcome:
-    """Train a model in this worker process, from the last checkpoint if there is one."""
+    """Train a model in this worker process, continuing from the last checkpoint if there is one."""
     with signals.handled(), determinism.deterministic_mode(task.deterministic):
         try:
             _execute(task)
@@ -134,7 +149,7 @@ def execute(task: WorkerTask) -> Outcome:
             return Outcome("stopped", str(stopped))
         except GradlabError as error:
             return Outcome("failed", str(error))
-        except Exception as error:  # e.g. too little memory for one run: the others may go on
+        except Exception as error:  # e.g. not enough memory for one run; the others may continue
             traceback.print_exc()
             return Outcome("failed", f"{type(error).__name__}: {error}".partition("\n")[0])
 
@@ -146,15 +161,15 @@ def _execute(task: WorkerTask) -> None:
     runs = Path(task.runs)
     if not _has_token(runs, task.token):
         raise GradlabError(
-            f"the machine {socket.gethostname()} does not see {task.runs}: on a cluster the output folder must lie on "
-            "a disk that all machines share"
+            f"the machine {socket.gethostname()} does not see {task.runs}: use an output folder that all machines of "
+            "the cluster share"
         )
     signals.raise_if_stopped(deadline)
     pictures = _pictures(task.images, task.task.settings.crop)
     if data.fingerprint(pictures) != task.task.settings.data:
         raise GradlabError(
-            f"the machine {socket.gethostname()} sees other training images than the one that ordered the run: "
-            "give a folder that all machines share"
+            f"the machine {socket.gethostname()} sees other training images than the machine that started the run: "
+            "use a folder of images that all machines share"
         )
     checked_at = 0.0
 
@@ -164,7 +179,7 @@ def _execute(task: WorkerTask) -> None:
         if now > checked_at + TOKEN_SECONDS:
             checked_at = now
             if not _has_token(runs, task.token):
-                raise Stopped("stopped with the process that ordered it")
+                raise Stopped("stopped because the process that started it has ended")
 
     options = replace(task.options, resume=True, deadline=deadline, progress=check_token)
     for _ in train_task(task.task, runs, pictures, options, task.study):
@@ -172,7 +187,7 @@ def _execute(task: WorkerTask) -> None:
 
 
 def _has_token(runs: Path, token: str) -> bool:
-    """Whether this machine sees the folder of the runs, and the tasks in it are not withdrawn."""
+    """Return whether this machine sees the folder of the runs, and its tasks have not been withdrawn."""
     try:
         return (runs / TOKEN_FILE).read_text() == token
     except OSError:

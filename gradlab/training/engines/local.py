@@ -1,4 +1,4 @@
-"""Training on this machine: one run after the other in this process, or several in worker processes."""
+"""Train on this machine: one run after the other in this process, or several in worker processes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 def train(sweep: Sweep, engine: Engine) -> None:
     """Train every model that is not trained yet.
 
-    On CUDA several jobs take turns in this process, each on its own stream. Elsewhere each job is a process with its
-    share of the cores. The number of threads changes the order of sums and, after thousands of iterations, the results:
-    compare runs with the same number.
+    On CUDA, several jobs take turns in this process, each on its own stream. On other devices, each job is a process
+    with its share of the cores. The number of threads affects the order of sums and, after thousands of iterations, the
+    results; compare only runs with the same number of threads.
 
     Args:
         sweep: the runs.
-        engine: its ``jobs`` is the number of runs side by side, 1 by default.
+        engine: its ``jobs`` is the number of parallel runs, 1 by default.
 
     Raises:
         GradlabError: a run failed.
@@ -42,7 +42,7 @@ def train(sweep: Sweep, engine: Engine) -> None:
     if jobs == 1 or sweep.options.device.startswith("cuda"):
         with marked_waiting(sweep, sweep.pending()), contextlib.ExitStack() as stack:
             total: Advance = quiet
-            if jobs > 1:  # a bar that outlives those of the models
+            if jobs > 1:  # a bar for all models together
                 steps = sum(task.settings.steps for task in sweep.tasks)
                 total = stack.enter_context(sweep.progress.track(f"training {len(sweep.tasks)} models", steps))
             take_turns([functools.partial(_training, sweep, task, total) for task in sweep.distinct()], jobs)
@@ -62,17 +62,17 @@ def _training(sweep: Sweep, task: Task, total: Advance) -> Training:
 
 
 def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
-    """Train several models in this process, one iteration each in turn.
+    """Train several models in this process, one iteration of each in turn.
 
-    An iteration only queues work on an accelerator, so models on separate streams run side by side there.
+    On an accelerator an iteration only queues work, so models on separate streams run in parallel.
 
     Args:
-        trainings: each starts a run.
-        jobs: number of models at a time.
+        trainings: functions that start a run each.
+        jobs: number of models to train at a time.
 
     Raises:
-        Exception: of the first run that failed; the others are finished first.
-        Stopped: a run was stopped; the cause stops the others too.
+        Exception: the error of the first run that failed; the other runs are finished first.
+        Stopped: a run was stopped; the others stop for the same reason.
     """
     waiting, active = list(trainings), list[Training]()
     failed: Exception | None = None
@@ -89,7 +89,7 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
                     pass
                 except Stopped as error:
                     stopped = error
-                except Exception as error:  # e.g. too little memory: the others may go on
+                except Exception as error:  # e.g. not enough memory; the others may continue
                     if jobs == 1:
                         raise
                     failed = failed or error
@@ -102,7 +102,7 @@ def take_turns(trainings: Sequence[Callable[[], Training]], jobs: int) -> None:
 
 
 class _Pools:
-    """Worker processes. When one dies, a new pool continues its runs from their checkpoints."""
+    """Worker processes; when one dies, a new pool continues its runs from their checkpoints."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs, self._deaths = jobs, 0
@@ -118,7 +118,7 @@ class _Pools:
 
     def submit(self, tasks: list[WorkerTask]) -> None:
         """Submit the tasks to a pool of new processes."""
-        # Spawned: a fork of a process that has started threads of torch or CUDA may hang.
+        # Spawn, because a fork of a process with running torch or CUDA threads may hang.
         self._pool = concurrent.futures.ProcessPoolExecutor(
             self._jobs, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
         )
@@ -135,13 +135,13 @@ class _Pools:
             except BrokenProcessPool:
                 again.append(task)
         if again:
-            # A pool that lost a process is unusable as a whole.
+            # After losing a process, the whole pool is unusable.
             again += self._futures.values()
             self._deaths += 1
             if self._deaths > RETRIES:
                 raise GradlabError(
-                    f"{self._deaths} worker processes died, the last one with {again[0].task.name} among the runs in "
-                    "work: look for what killed them (memory?), take fewer --jobs, then --resume"
+                    f"{self._deaths} worker processes died (affected runs include {again[0].task.name}): find out what "
+                    "killed them (e.g. lack of memory), give fewer --jobs, then --resume"
                 )
             self.submit(again)
         return ended

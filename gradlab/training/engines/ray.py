@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: one Ray task per run, with its own resources, retried when its worker dies."""
+"""Train on a Ray cluster: each run is one Ray task with its own resources, and is retried when its worker dies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, needs
 from gradlab.training.engines._follow import dispatched, follow
 from gradlab.training.engines._task import RETRIES, Outcome, Sweep, WorkerTask, execute
 
 if TYPE_CHECKING:
     from gradlab.training.engines import Engine
 
-# Results are messages; the runs themselves are in the shared folder.
+# Results are short messages; the runs themselves are in the shared folder.
 STORE_BYTES = 80 * 1024**2
 GRACE_SECONDS = 60.0
 
@@ -26,11 +26,11 @@ def train(sweep: Sweep, engine: Engine) -> None:
     """Train every model that is not trained yet.
 
     Args:
-        sweep: the runs; every machine of the cluster sees their folder.
-        engine: the cluster, how many runs at a time, and the resources of each.
+        sweep: the runs; every machine of the cluster must see their folder.
+        engine: the cluster, the number of parallel runs, and the resources of each.
 
     Raises:
-        GradlabError: Ray is not installed or the cluster is not reached; a run failed.
+        GradlabError: Ray is not installed, the cluster cannot be reached, or a run failed.
         Stopped: the deadline has passed.
     """
     gpus = float(sweep.options.device.startswith("cuda")) if engine.gpus is None else engine.gpus
@@ -51,7 +51,7 @@ def train(sweep: Sweep, engine: Engine) -> None:
 
 
 class _Queue:
-    """Tasks that the cluster works on, and those that it gets later."""
+    """Tasks that the cluster is executing, and tasks that it receives later."""
 
     def __init__(self, ray: Any, remote: Any, tasks: list[WorkerTask], jobs: int) -> None:
         self._ray, self._remote, self._jobs = ray, remote, jobs
@@ -73,16 +73,16 @@ class _Queue:
             try:
                 outcome = Outcome(*self._ray.get(reference))
             except self._ray.exceptions.RayError as error:
-                outcome = Outcome("failed", f"the cluster gave it up ({str(error).splitlines()[0]})")
+                outcome = Outcome("failed", f"the cluster gave up on the run ({str(error).splitlines()[0]})")
             ended.append((task, outcome))
         self._fill()
         return ended
 
     def end(self) -> None:
-        """Give the active tasks, which are withdrawn, the time to leave a checkpoint.
+        """Give the active tasks, which have been withdrawn, time to write a checkpoint.
 
-        Tasks that still run then end with this process. Nothing is cancelled: if a task returns while it is cancelled,
-        Ray 2.60 aborts the whole process ("Tried to complete task that was not pending").
+        Tasks that still run afterwards end with this process. They are not cancelled, because Ray 2.60 aborts the whole
+        process if a task returns during its cancellation ("Tried to complete task that was not pending").
         """
         if self._active:
             self._ray.wait(list(self._active), num_returns=len(self._active), timeout=GRACE_SECONDS)
@@ -90,12 +90,10 @@ class _Queue:
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Any:
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of its next release
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of its next release
+    with needs("--engine ray"):
         import ray
-    except ImportError:
-        raise GradlabError("Ray is not installed: pip install 'gradlab[cluster]', or take --engine local") from None
     if ray.is_initialized():
         yield ray
         return
@@ -108,7 +106,7 @@ def _connected(address: str | None) -> Any:
         with _own_handlers():
             ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at {address} is not reached" if address else "Ray does not start on this machine"
+        where = f"the Ray cluster at {address} cannot be reached" if address else "Ray does not start on this machine"
         raise GradlabError(f"{where} ({str(error).strip().splitlines()[0]}): see docs/cluster.md") from error
     try:
         yield ray
@@ -118,7 +116,7 @@ def _connected(address: str | None) -> Any:
 
 @contextlib.contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Keep our signal handlers: Ray's own exits at once on SIGTERM, ours stop in good order (``runtime.signals``)."""
+    """Keep gradlab's signal handlers: Ray's exits at once on SIGTERM, gradlab's stop in order (``runtime.signals``)."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:
@@ -132,12 +130,12 @@ def _fits(ray: Any, cpus: float, gpus: float) -> None:
     """Fail early if no node can satisfy the request.
 
     Raises:
-        GradlabError: names the largest node.
+        GradlabError: no node is large enough; the message gives the largest node.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         largest = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes) if nodes else (0, 0)
         raise GradlabError(
             f"no machine of the cluster has {cpus:g} cores and {gpus:g} accelerators for a run (the largest has "
-            f"{largest[0]:g} and {largest[1]:g}): give --cpus, --gpus or --device cpu"
+            f"{largest[0]:g} and {largest[1]:g}): lower --cpus or --gpus, or give --device cpu"
         )

@@ -1,12 +1,12 @@
-"""An output folder in a few files of bounded size, to carry between machines: ``gradlab pack`` and ``gradlab unpack``.
+"""Pack an output folder into a few files of bounded size, to move it between machines (``gradlab pack``, ``unpack``).
 
-===========  ==========================================================================
-``_pack``    what goes into the files, once or again and again
-``_unpack``  the files back into an output folder
+===========  ============================================================================
+``_pack``    writes the packed files, once or repeatedly
+``_unpack``  restores the packed files into an output folder
 ``archive``  ``results.zip``: every file of an output folder except the weights
-``shards``   ``weights-*.safetensors``: sets of weights, cut at tensors
-``target``   the folder with the files, which is complete at every moment
-===========  ==========================================================================
+``shards``   ``weights-*.safetensors``: sets of weights, split between tensors
+``target``   the folder of packed files, which holds a complete pack at any time
+===========  ============================================================================
 """
 
 from __future__ import annotations

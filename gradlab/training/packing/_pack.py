@@ -1,10 +1,10 @@
 """Pack an output folder into a few files of bounded size.
 
-Accelerators are often available for minutes only, and only small files can be downloaded from them. ``pack`` writes
-tables, figures and logs to ``results.zip`` and trained weights, the most valuable first, to
-``weights-<number>-<digest>.safetensors``; ``pack_every`` keeps them up to date while studies run. After ``unpack``,
-``gradlab run --resume`` evaluates finished runs and continues unfinished ones. Without the optimizer's state, which is
-twice as large as the weights, continuing is a warm restart.
+Accelerators are often available only for minutes, and some allow only small downloads. ``pack`` writes tables, figures
+and logs to ``results.zip`` and trained weights, the most valuable first, to ``weights-<number>-<digest>.safetensors``.
+``pack_every`` keeps these files up to date while studies run. After ``unpack``, ``gradlab run --resume`` evaluates
+finished runs and continues unfinished ones. By default the optimizer state is not packed, because it is twice as large
+as the weights; continuing is then a warm restart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from gradlab.errors import GradlabError
-from gradlab.runtime import checkpoints, digests, files, locks, signals
+from gradlab.runtime import checkpoints, digests, files, locks, platforms, signals
 from gradlab.training.packing import archive
 from gradlab.training.packing.archive import MEGABYTE, SourceFile
 from gradlab.training.packing.shards import Shards, WeightSet, describe
@@ -28,8 +28,8 @@ from gradlab.training.run import FINAL
 
 TRIES = 5
 SHORTEST_SECONDS = 1.0
-IDLE_SECONDS = 60.0  # without a process in the folder: packing ends
-START_FACTOR = 5  # the idle time is so many times as long before there is anything to pack
+IDLE_SECONDS = 60.0  # packing ends when no process has worked in the folder for this long
+START_FACTOR = 5  # multiplies the idle time until there is something to pack
 WEIGHTS = re.compile(r"runs/([^/]+)/(final|last|snapshot-(\d+))\.safetensors")
 
 
@@ -38,15 +38,20 @@ class PackOptions:
     """Options of ``pack``.
 
     Attributes:
-        limit_mb: no file is larger, in units of 2^20 bytes.
-        files: no more files, ``results.zip`` among them; None: any number.
-        total_mb: no more in all files together; None: any size.
-        snapshots: also the snapshots of these iterations, if there are any.
-        optimizer: also the optimizer's state of unfinished runs.
-        skip: leave out so many of the most valuable sets of weights, e.g. those of an earlier pack.
+        limit_mb: maximum size of a file, in units of 2^20 bytes.
+        files: maximum number of files, including ``results.zip``; None for no limit.
+        total_mb: maximum size of all files together, in units of 2^20 bytes; None for no limit.
+        snapshots: iterations whose snapshots to pack too, if they exist.
+        optimizer: whether to pack the optimizer state of unfinished runs too.
+        skip: number of most valuable sets of weights to skip, e.g. those of an earlier pack.
 
     Raises:
-        GradlabError: a limit that leaves no space, or a number that is negative.
+        GradlabError: a limit is too small, or a number is negative.
+
+    Example:
+        >>> from gradlab.training.packing import PackOptions
+        >>> PackOptions(limit_mb=25, snapshots=(1000,)).files is None
+        True
     """
 
     limit_mb: float = 15.0
@@ -61,23 +66,24 @@ class PackOptions:
             if value is not None and not value > 0:
                 raise GradlabError(f"the {name} is {value:g} MB: give more than 0")
         if self.files is not None and self.files < 2:
-            raise GradlabError(f"{self.files} files are too few: give 2 or more, one for results and one for weights")
+            raise GradlabError(f"{self.files} files are too few: give at least 2, one for results and one for weights")
         if self.skip < 0:
-            raise GradlabError(f"{self.skip} sets of weights cannot be skipped: give 0 or more")
+            raise GradlabError(f"skip is {self.skip}: give 0 or more sets of weights to skip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """The content of a folder of packed files.
+    """Content of a folder of packed files.
 
     Attributes:
-        sets: of weights, the most valuable first.
+        sets: packed sets of weights, the most valuable first.
         left_out: ``RUN/KIND`` of sets that did not fit or could not be read.
-        notes: other things left out.
-        errors: why something is missing.
-        new: names of files that were written this time.
-        files: number of files; ``megabytes``: size of all files.
-        sources: the files of the output folder.
+        notes: other things that were left out.
+        errors: reasons why something is missing.
+        new: names of the files that this call wrote.
+        files: number of files.
+        megabytes: size of all files, in units of 2^20 bytes.
+        sources: files of the output folder, by name.
     """
 
     sets: tuple[WeightSet, ...]
@@ -94,15 +100,20 @@ def pack(out: Path, target: Path, options: PackOptions | None = None) -> Pack:
     """Pack an output folder, or update an earlier pack of it.
 
     Args:
-        out: the folder of ``gradlab run --out``.
-        target: a new folder, or one with an earlier pack. If the process is killed, it holds the earlier pack or the
-            new one. Files with the same content are not written again.
-        options: what is packed, and how much; the defaults of ``PackOptions``.
+        out: output folder of ``gradlab run``.
+        target: a new folder, or one with an earlier pack. If the process is killed, it holds either the earlier pack or
+            the new one. Files whose content is unchanged are not rewritten.
+        options: what to pack, and how much; ``PackOptions()`` by default.
+
+    Returns:
+        The content of ``target``.
 
     Raises:
-        GradlabError: nothing to pack, a target that holds other files or overlaps ``out``, a limit that not even the
-            most valuable set of weights fits, or a corrupt checkpoint. Everything else is packed nevertheless.
+        GradlabError: there is nothing to pack, ``target`` holds other files or overlaps ``out``, the limits exclude
+            even the most valuable set of weights, or a checkpoint is corrupt. In the last two cases everything else is
+            still packed. On Windows.
     """
+    platforms.require_posix("gradlab pack")
     check_target(out, target)
     result = _pack(out, target, options or PackOptions())
     if result.errors:
@@ -118,24 +129,27 @@ def pack_every(
     say: Callable[[str], object] = print,
     idle: float = IDLE_SECONDS,
 ) -> Pack | None:
-    """Pack repeatedly, until a signal, Ctrl-C, or until no process has worked in ``out`` for ``idle`` seconds.
+    """Pack repeatedly until a signal, Ctrl-C, or until no process has worked in ``out`` for ``idle`` seconds.
 
-    Before ``out`` holds anything, it waits five times as long. Each error is reported once, and packing is tried again.
+    While ``out`` is empty, the idle time is five times as long. Each error is reported once, and packing is retried.
 
     Args:
-        out, target, options: as for ``pack``.
-        every: seconds from one start to the next, 1 or more.
-        say: called with a line whenever files were written.
-        idle: seconds.
+        out: as for ``pack``.
+        target: as for ``pack``.
+        every: seconds between the starts of two packs, at least 1.
+        options: as for ``pack``.
+        say: called with a line whenever files were written or an error occurred.
+        idle: idle time in seconds.
 
     Returns:
-        The pack at the end; None: there was nothing to pack.
+        The last pack, or None if there was nothing to pack.
 
     Raises:
-        GradlabError: the last packing failed, or the target is not fit for ``pack``.
+        GradlabError: the last attempt failed, or ``pack`` cannot use ``target``, or on Windows.
     """
+    platforms.require_posix("gradlab pack")
     if not every >= SHORTEST_SECONDS:
-        raise GradlabError(f"packing every {every:g} seconds is too often: give {SHORTEST_SECONDS:g} or more")
+        raise GradlabError(f"every is {every:g} seconds: give at least {SHORTEST_SECONDS:g}")
     check_target(out, target)
     options = options or PackOptions()
     result: Pack | None = None
@@ -155,7 +169,7 @@ def pack_every(
         except (GradlabError, OSError) as error:
             errors = (str(error),)
         for message in errors:
-            if (kind := re.sub(r"[\d.]+", "", message)) not in reported:  # numbers may differ from time to time
+            if (kind := re.sub(r"[\d.]+", "", message)) not in reported:  # the same error with other numbers
                 reported.add(kind)
                 report(f"not packed: {message}")
 
@@ -204,13 +218,13 @@ def _news(before: Pack | None, now: Pack) -> str:
 def _pack(out: Path, target: Path, options: PackOptions, tries: int = TRIES) -> Pack:
     sources, refused = archive.scan(out)
     if not sources:
-        raise GradlabError(f"{out} holds no weights and no results: run a study with --out {out} first")
+        raise GradlabError(f"{out} contains neither weights nor results: run a study with --out {out} first")
     if not target.is_dir():
         files.ensure_folder(target)
     with contextlib.closing(Staging(out, target)) as staging:
         result: Pack | GradlabError
         try:
-            notes = [f"names that cannot be unpacked: {', '.join(refused)}"] if refused else []
+            notes = [f"files whose names cannot be unpacked: {', '.join(refused)}"] if refused else []
             result = _stage(sources, options, staging, notes)
         except OSError as error:
             result = GradlabError(f"cannot read {error.filename} ({error.strerror}): pack again")
@@ -223,9 +237,9 @@ def _pack(out: Path, target: Path, options: PackOptions, tries: int = TRIES) -> 
 
 
 def _ended(before: Mapping[str, SourceFile], after: Mapping[str, SourceFile]) -> bool:
-    """Whether a run or a study ended while it was read.
+    """Return whether a run or a study ended while its files were read.
 
-    Its checkpoint or parts are removed then, and its last files may be younger than the list of its folder.
+    Its checkpoint or parts are then removed, and its last files may be newer than the listing of its folder.
     """
     marks = (digests.RECORD, FINAL)
     ends = [{name: file for name, file in listing.items() if name.endswith(marks)} for listing in (before, after)]
@@ -236,7 +250,7 @@ def _stage(sources: Mapping[str, SourceFile], options: PackOptions, staging: Sta
     limit = options.limit_mb * MEGABYTE
     total = (options.total_mb or float("inf")) * MEGABYTE
     ranked = _ranked(sources, options.snapshots)[options.skip :]
-    reserved = 400 + 300 * len(ranked)  # for the list
+    reserved = 400 + 300 * len(ranked)  # for weights.csv
     errors: list[str] = []
     sets: list[WeightSet] = []
     left_out: list[str] = []
@@ -244,7 +258,7 @@ def _stage(sources: Mapping[str, SourceFile], options: PackOptions, staging: Sta
     try:
         others = {name: file for name, file in sources.items() if not name.lower().endswith(archive.WEIGHTS)}
         tables, pictures = archive.build(others, min(limit, total) - reserved)
-        notes += [f"{pictures} pictures, which make {archive.NAME} too large"] if pictures else []
+        notes += [f"{pictures} pictures, because {archive.NAME} would be too large"] if pictures else []
     except GradlabError as error:
         errors.append(str(error))
     most = None if options.files is None else options.files - 1
@@ -263,7 +277,7 @@ def _stage(sources: Mapping[str, SourceFile], options: PackOptions, staging: Sta
         if lacking := shards.add(weights, state, about):
             left_out += [f"{run}/{kind}" for run, kind in ranked[at:]]
             if not sets:
-                errors.append(f"not even {run}/{kind} fits, of {weights.megabytes:.3g} MB: {lacking}")
+                errors.append(f"not even {run}/{kind} ({weights.megabytes:.3g} MB) fits: {lacking}")
             break
         sets.append(weights)
     shards.close()
@@ -288,7 +302,11 @@ def _text(file: SourceFile | None) -> str:
 
 
 def _ranked(sources: Mapping[str, SourceFile], snapshots: Sequence[int]) -> list[tuple[str, str]]:
-    """Run and kind of the sets, the most valuable first: finals, the earliest first, so that a new one moves none."""
+    """Return run and kind of the sets of weights, the most valuable first.
+
+    Final weights come first, the oldest before newer ones so that a new model does not move the others; then unfinished
+    runs, then snapshots.
+    """
     ranks: list[tuple[int, int, str, str]] = []
     for name, file in sources.items():
         match = WEIGHTS.fullmatch(name)

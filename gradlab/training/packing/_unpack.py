@@ -1,6 +1,6 @@
 """Unpack files into an output folder, where ``gradlab run --resume`` continues.
 
-Finished runs and studies of the folder stay; unfinished ones are replaced by packed ones that are further.
+Finished runs and studies in the folder are kept. Unfinished ones are replaced by packed ones that are further along.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradlab.errors import GradlabError
-from gradlab.runtime import checkpoints, digests, files, locks
+from gradlab.runtime import checkpoints, digests, files, locks, platforms
 from gradlab.training.packing import archive
 from gradlab.training.packing.shards import FILE_NAME, LoadedSet, WeightSet, read
 from gradlab.training.run import FINAL, LAST
@@ -21,12 +21,12 @@ TEXTS = ("settings.json", "log.csv")
 
 @dataclass
 class Unpacked:
-    """The result of unpacking.
+    """Result of unpacking.
 
     Attributes:
-        sets: of weights that were written to the folder.
+        sets: sets of weights that were written.
         files: number of other files that were written.
-        stayed: runs, studies and other files of the folder that were kept although the pack has them too.
+        stayed: runs, studies and other files that were kept although the pack contains them too.
         incomplete: ``RUN/KIND (ITERATION)`` of weights whose files are incomplete.
     """
 
@@ -37,24 +37,30 @@ class Unpacked:
 
 
 def unpack(source: Path, out: Path) -> Unpacked:
-    """Unpack files into an output folder, from which ``gradlab run --out OUT --resume`` continues.
+    """Unpack files into an output folder, where ``gradlab run --out OUT --resume`` continues.
 
-    Finished runs and finished studies in ``out`` stay. An unfinished run is replaced by a packed one with more
-    iterations; an unfinished study takes the packed files and keeps its other parts. Snapshots, evaluations and logs
-    are added where there are none.
+    Finished runs and finished studies in ``out`` are kept. An unfinished run is replaced by a packed one with more
+    iterations. An unfinished study takes the packed files and keeps its other parts. Missing snapshots, evaluations and
+    logs are added.
 
     Args:
-        source: a folder with all or some files of ``pack``.
-        out: an output folder.
+        source: folder with all or some of the files that ``pack`` wrote.
+        out: output folder.
+
+    Returns:
+        What was written and what was kept.
 
     Raises:
-        GradlabError: no packed files, a file that is damaged or not of ``pack``, or another process works in ``out``.
-            Nothing is written then.
+        GradlabError: there are no packed files, a file is corrupt or was not written by ``pack``, or another process
+            works in ``out``. Nothing is written in these cases. On Windows.
     """
+    platforms.require_posix("gradlab unpack")
     paths = sorted(path for path in source.glob("weights-*.safetensors") if FILE_NAME.fullmatch(path.name))
     archived = (source / archive.NAME).exists()
     if not paths and not archived:
-        raise GradlabError(f"{source} holds neither {archive.NAME} nor weights: name a folder that gradlab pack wrote")
+        raise GradlabError(
+            f"{source} contains neither {archive.NAME} nor weights: give a folder that gradlab pack wrote"
+        )
     complete, incomplete = read(paths, lambda run: "/" not in run and archive.is_plain(run))
     contents = archive.read(source / archive.NAME) if archived else {}
     runs: dict[str, tuple[list[LoadedSet], dict[str, bytes]]] = {}
@@ -70,7 +76,7 @@ def unpack(source: Path, out: Path) -> Unpacked:
             studies.setdefault(top if rest and top != "runs" else "", {})[name] = content
     files.ensure_folder(out)
     result = Unpacked()
-    with locks.hold(out, "wait until it has ended, or unpack into another folder"):
+    with locks.hold(out, "wait until it has finished, or unpack into another folder"):
         for run, (sets, others) in sorted(runs.items()):
             _put_run(out / "runs" / run, sets, others, result)
         for study, study_files in sorted(studies.items()):
@@ -81,7 +87,7 @@ def unpack(source: Path, out: Path) -> Unpacked:
 
 
 def _covers(weights: WeightSet, other: WeightSet) -> bool:
-    """Whether a complete set makes another one unnecessary, of which a killed process left a part."""
+    """Return whether a complete set makes an incomplete one unnecessary, e.g. one left behind by a killed process."""
     further = weights.kind == other.kind and weights.iteration >= other.iteration
     return weights.run == other.run and (further or (weights.kind == "final" and other.kind == "last"))
 
@@ -94,7 +100,7 @@ def _put_run(folder: Path, sets: list[LoadedSet], others: Mapping[str, bytes], r
         for name, content in others.items():
             if name not in TEXTS and not name.startswith(EVALUATED):
                 _put(folder / name, content, result)
-        for name in TEXTS:  # as they were when the weights were packed
+        for name in TEXTS:  # in the version that belongs to the weights
             if best.about["texts"].get(name):
                 _put(folder / name, best.about["texts"][name].encode(), result)
         _save(folder, best, result)
@@ -105,7 +111,7 @@ def _put_run(folder: Path, sets: list[LoadedSet], others: Mapping[str, bytes], r
     for loaded in snapshots:
         if not (folder / f"{loaded.weights.kind}.safetensors").exists():
             _save(folder, loaded, result)
-            settings = TEXTS[0]  # the pack may hold nothing else of the run
+            settings = TEXTS[0]  # the pack may contain nothing else of this run
             if not (folder / settings).exists():
                 _put(folder / settings, loaded.about["texts"].get(settings, "").encode(), result)
     for name, content in others.items():
@@ -118,7 +124,7 @@ def _progress(loaded: LoadedSet) -> tuple[bool, int]:
 
 
 def _iteration(checkpoint: Path) -> int:
-    """Return the iterations behind a checkpoint; -1 if training cannot continue from it."""
+    """Return the iterations of a checkpoint, or -1 if training cannot continue from it."""
     try:
         return checkpoints.load(checkpoint).iteration
     except GradlabError:
@@ -133,15 +139,22 @@ def _save(folder: Path, loaded: LoadedSet, result: Unpacked) -> None:
 
 
 def _put_study(out: Path, study: str, contents: Mapping[str, bytes], result: Unpacked) -> None:
-    """Write the files of a study, by their names below ``out``; ``study`` is empty for files of no study."""
+    """Write the files of a study.
+
+    Args:
+        out: output folder.
+        study: name of the study; empty for files that belong to no study.
+        contents: content of each file, by its name below ``out``.
+        result: updated with what was written.
+    """
     if study and _finished(out / study):
         result.stayed.append(study)
         return
     # The provenance comes last: it marks the study as finished.
     for name, content in sorted(contents.items(), key=lambda item: item[0] == f"{study}/{digests.RECORD}"):
         path = out / name
-        # A log may have grown; another file of the same name is not ours to replace.
-        ours = study or name == archive.LIST  # the list describes the pack that came last
+        # A log may have grown. Any other existing file of the same name is kept.
+        ours = study or name == archive.LIST  # the list describes the last pack
         if not ours and path.exists() and not content.startswith(path.read_bytes()):
             result.stayed.append(name)
         else:

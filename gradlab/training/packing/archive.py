@@ -1,6 +1,6 @@
-"""All files of an output folder except its weights, in one zip file: equal files, equal bytes.
+"""Write all files of an output folder except its weights to one zip file; equal files give equal bytes.
 
-``scan`` lists the files, ``build`` makes the zip, ``read`` reads one from an untrusted source.
+``scan`` lists the files, ``build`` makes the zip, and ``read`` reads one from an untrusted source.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MEGABYTE = 2**20
 PICTURES = (".png", ".pdf", ".svg", ".html")
 COMMENT = b"gradlab pack"
 LEVELS = 4
-LARGEST, RATIO, SMALL = 2**30, 200, 2**26  # bytes unpacked; times the size of the zip, where it is more than SMALL
-PLAIN = re.compile(r"[\w(][\w .,()+=@%~-]*")  # of one folder or file: no dot in front, no slash, nothing of a shell
+LARGEST, RATIO, SMALL = 2**30, 200, 2**26  # bytes unpacked; unpacked / packed size, checked above SMALL bytes
+PLAIN = re.compile(r"[\w(][\w .,()+=@%~-]*")  # name of a file or folder: no leading dot, slash or shell character
 
 
 class SourceFile(NamedTuple):
-    """A file to be packed; after a change its ``inode``, ``size`` or ``changed`` differs."""
+    """A file to pack; ``inode``, ``size`` or ``changed`` differ after a modification."""
 
     path: Path
     size: int
@@ -38,22 +38,25 @@ class SourceFile(NamedTuple):
 
 
 def scan(out: Path) -> tuple[dict[str, SourceFile], list[str]]:
-    """List the files of an output folder to be packed.
+    """List the files of an output folder that are to be packed.
 
-    Locks, hidden files, states of processes and links that lead outside are left out. Linked folders are read if they
-    are ``runs``, or if they are at the top and lead to a folder inside.
+    Skips locks, hidden files, ``state.json`` and links that lead outside. Follows linked folders only for ``runs``, and
+    at the top level if they lead inside.
+
+    Args:
+        out: output folder.
 
     Returns:
-        Name below ``out``, with slashes, to file, weights included; and the names that ``read`` would refuse.
+        Files by name below ``out`` (with slashes, weights included), and names that ``read`` would reject.
     """
     inside = [os.path.realpath(folder) + os.sep for folder in (out, out / "runs")]
     sources, refused = {}, []
     for name, path in _walk(out, ""):
-        if name == LIST or not path.is_file():  # LIST: from an earlier pack
+        if name == LIST or not path.is_file():  # LIST comes from an earlier pack
             continue
         if path.is_symlink() and not os.path.realpath(path).startswith(tuple(inside)):
             continue
-        with contextlib.suppress(FileNotFoundError):  # it was removed just now
+        with contextlib.suppress(FileNotFoundError):  # the file was just removed
             status = path.stat()
             if is_plain(name):
                 sources[name] = SourceFile(path, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -82,19 +85,23 @@ def _inside(link: Path, folder: Path) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name stays below the folder that it is unpacked into: a few plain names, separated by slashes."""
+    """Return whether a name is a short path of plain names, which stays below the folder that it is unpacked into."""
     parts = name.split("/")
     return len(parts) <= LEVELS and all(PLAIN.fullmatch(part) for part in parts)
 
 
 def build(sources: Mapping[str, SourceFile], limit: float) -> tuple[bytes, int]:
-    """Make the zip of files, without pictures if it would be too large otherwise.
+    """Make the zip, without pictures if it would otherwise be too large.
+
+    Args:
+        sources: files to pack, by name.
+        limit: maximum size in bytes.
 
     Returns:
-        The zip, and how many pictures are left out.
+        The bytes of the zip, and the number of pictures that were left out.
 
     Raises:
-        GradlabError: too large even without pictures.
+        GradlabError: the zip is too large even without pictures.
         OSError: a file cannot be read.
     """
     if not sources:
@@ -110,8 +117,8 @@ def build(sources: Mapping[str, SourceFile], limit: float) -> tuple[bytes, int]:
     largest = max(tables or sources, key=lambda name: sources[name].size)
     takes, free, unpacked, most = (n / MEGABYTE for n in (len(content), limit, raw, sources[largest].size))
     raise GradlabError(
-        f"tables and logs take {takes:.3g} MB of {max(0.0, free):.3g} MB that are free for them ({unpacked:.3g} MB "
-        f"unpacked): raise the limit, or take {largest} ({most:.3g} MB) out of the folder"
+        f"tables and logs need {takes:.3g} MB ({unpacked:.3g} MB unpacked), but only {max(0.0, free):.3g} MB are "
+        f"available: raise the limit, or remove {largest} ({most:.3g} MB) from the folder"
     )
 
 
@@ -125,7 +132,13 @@ def _zipped(sources: Mapping[str, SourceFile]) -> bytes:
 
 
 def with_file(content: bytes, name: str, text: str) -> bytes:
-    """Return the zip with one more file."""
+    """Return the zip with one more file.
+
+    Args:
+        content: bytes of the zip.
+        name: name of the file.
+        text: content of the file.
+    """
     buffer = io.BytesIO(content)
     with zipfile.ZipFile(buffer, "a") as archive:
         _add(archive, name, text.encode())
@@ -133,13 +146,13 @@ def with_file(content: bytes, name: str, text: str) -> bytes:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    entry = zipfile.ZipInfo(name)  # of 1980, so that the time of packing changes no byte
+    entry = zipfile.ZipInfo(name)  # dated 1980, so that the bytes do not depend on the time of packing
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
     archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 6)
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is a zip of ``build``."""
+    """Return whether a file is a zip that ``build`` made."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.comment == COMMENT
@@ -148,10 +161,10 @@ def is_packed(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """Return name to content of a zip after checking all of it; writes nothing.
+    """Return the content of each file in a zip, by name, after verifying all of it; writes nothing.
 
     Raises:
-        GradlabError: damaged, too large, or with a name that no output folder has.
+        GradlabError: the zip is damaged or too large, or contains a name that no output folder has.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -161,16 +174,16 @@ def read(path: Path) -> dict[str, bytes]:
                 name = entry.filename
                 known = kind in (0, stat.S_IFREG) and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                 if not (known and is_plain(name)) or name.lower().endswith(WEIGHTS):
-                    raise GradlabError(f"{path} holds {name!r}, which gradlab pack does not write: get it anew")
+                    raise GradlabError(f"{path} contains {name!r}, which gradlab pack does not write: copy it again")
             raw = sum(entry.file_size for entry in entries)
             if _grows(raw, path.stat().st_size):
-                raise GradlabError(f"{path} grows to {raw / MEGABYTE:.3g} MB when it is unpacked: get it anew")
-            return {entry.filename: archive.read(entry) for entry in entries}  # no more than file_size is read
+                raise GradlabError(f"{path} would unpack to {raw / MEGABYTE:.3g} MB: copy it again")
+            return {entry.filename: archive.read(entry) for entry in entries}  # reads at most file_size bytes
     except GradlabError:
         raise
     except (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise GradlabError(
-            f"{path} is damaged ({error}): copy it again, or delete it to unpack weights alone"
+            f"{path} is damaged ({error}): copy it again, or delete it to unpack only the weights"
         ) from None
 
 

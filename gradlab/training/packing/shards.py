@@ -1,4 +1,4 @@
-"""Sets of weights in files of bounded size; the header of each file lists the sets whose tensors it holds."""
+"""Store sets of weights in files of bounded size; the header of each file lists the sets whose tensors it contains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradlab.training.packing.archive import MEGABYTE
 
 FILE_NAME = re.compile(r"weights-\d{2,}-[0-9a-f]{8}\.safetensors")
 KIND = re.compile(r"final|last|snapshot-\d+")
-HEAD = 1000  # bytes of the header of a file; each tensor takes ENTRY more, and its name
+HEAD = 1000  # bytes of a file header; each tensor adds ENTRY bytes and its name
 ENTRY = 200
 
 
@@ -29,9 +29,9 @@ class WeightSet:
     Attributes:
         run: name of the run's folder.
         kind: ``"final"``, ``"last"`` (of an unfinished run) or ``"snapshot-<iteration>"``.
-        iteration: training iterations behind it.
-        optimizer: whether the optimizer's state is included, so that training goes on to the same numbers.
-        megabytes: size of its tensors.
+        iteration: number of training iterations.
+        optimizer: whether the optimizer state is included, so that training continues exactly.
+        megabytes: size of the tensors, in units of 2^20 bytes.
         digest: SHA-256 of names, shapes and values (``gradlab.runtime.checkpoints.digest``).
     """
 
@@ -44,20 +44,27 @@ class WeightSet:
 
 
 def describe(run: str, kind: str, iteration: int, state: Mapping[str, Tensor]) -> WeightSet:
-    """Describe a set of weights."""
+    """Describe a set of weights.
+
+    Args:
+        run: name of the run's folder.
+        kind: as in ``WeightSet``.
+        iteration: number of training iterations.
+        state: the tensors.
+    """
     size = sum(value.numel() * value.element_size() for value in state.values()) / MEGABYTE
     optimizer = any(name.startswith("adam.") for name in state)
     return WeightSet(run, kind, iteration, optimizer, size, checkpoints.digest(state))
 
 
 class Shards:
-    """Distributes the tensors of sets of weights over files, one file after the other.
+    """Distribute the tensors of sets of weights over files, filling one file after the other.
 
     Args:
-        limit: largest size of a file, bytes.
-        files: largest number of files; None: any number.
-        total: largest size of all files, bytes.
-        put: called with name and content of each complete file.
+        limit: maximum size of a file, in bytes.
+        files: maximum number of files; None for no limit.
+        total: maximum size of all files, in bytes.
+        put: called with the name and the content of each complete file.
     """
 
     def __init__(self, limit: float, files: int | None, total: float, put: Callable[[str, bytes], object]) -> None:
@@ -67,15 +74,15 @@ class Shards:
         self._tensors: dict[str, Tensor] = {}
 
     def add(self, weights: WeightSet, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-        """Add a set of weights, or nothing of it.
+        """Add a set of weights completely, or not at all if it does not fit.
 
         Args:
-            weights: the set.
+            weights: description of the set.
             state: its tensors.
-            about: JSON-able; stored with the first of them.
+            about: JSON-serialisable data, stored with the first tensor.
 
         Returns:
-            Which limit leaves no space for it, and the remedy; empty if it is added.
+            Empty if the set was added; otherwise the limit that it exceeds and the remedy.
         """
         brief = {"run": weights.run, "kind": weights.kind, "iteration": weights.iteration, "digest": weights.digest}
         brief["of"] = len(state)
@@ -86,7 +93,7 @@ class Shards:
             head = HEAD + _header_bytes(brief)
             if head + size > self._limit:
                 mb = (head + size) / MEGABYTE
-                return f"{name} alone has {mb:.2g} MB: raise the limit of {self._limit / MEGABYTE:g} MB"
+                return f"{name} alone needs {mb:.2g} MB: raise the limit of {self._limit / MEGABYTE:g} MB"
             if used + size > self._limit:
                 starts.add(name)
                 used, spent = head, spent + head
@@ -120,7 +127,7 @@ class Shards:
 
 
 def _header_bytes(entry: Mapping[str, Any]) -> int:
-    return len(json.dumps(json.dumps(entry))) + 2  # a text in a header of JSON
+    return len(json.dumps(json.dumps(entry))) + 2  # JSON text inside a JSON header
 
 
 @dataclass
@@ -128,8 +135,8 @@ class LoadedSet:
     """A set of weights read from files.
 
     Attributes:
-        weights: the set; its size and optimizer are those of the loaded tensors.
-        of: number of tensors in the whole set.
+        weights: description of the set; size and optimizer are those of the loaded tensors.
+        of: number of tensors in the complete set.
         about: the argument of ``Shards.add``.
         tensors: the loaded tensors.
     """
@@ -141,17 +148,17 @@ class LoadedSet:
 
 
 def read(paths: Iterable[Path], is_plain: Callable[[str], bool]) -> tuple[list[LoadedSet], list[WeightSet]]:
-    """Read files of weights, some of which may be missing.
+    """Read weights files, some of which may be missing.
 
     Args:
         paths: the files.
-        is_plain: whether a name is allowed for a run.
+        is_plain: returns whether the name of a run is allowed.
 
     Returns:
         The complete sets, and the incomplete ones.
 
     Raises:
-        GradlabError: a file is corrupt, or not one that ``Shards`` writes.
+        GradlabError: a file is corrupt, or was not written by ``Shards``.
     """
     loaded: dict[tuple[str, str, str], LoadedSet] = {}
     for path in paths:
@@ -164,14 +171,14 @@ def read(paths: Iterable[Path], is_plain: Callable[[str], bool]) -> tuple[list[L
             for part in map(_parsed, file.extra["sets"]):
                 run, kind = part.weights.run, part.weights.kind
                 if not (is_plain(run) and KIND.fullmatch(kind)):
-                    raise GradlabError(f"it names {run!r}/{kind!r}, which is no plain name")
+                    raise GradlabError(f"{run!r}/{kind!r} is not a plain name")
                 sets.append(loaded.setdefault((run, kind, part.weights.digest), part))
                 sets[-1].about = part.about or sets[-1].about
             for name, value in file.tensors.items():
                 number, _, tensor = name.partition("/")
                 sets[int(number)].tensors[tensor] = value
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise GradlabError(f"{path} is not what gradlab pack writes ({error}): pack again") from None
+            raise GradlabError(f"{path} was not written by gradlab pack ({error}): pack again") from None
     complete, incomplete = [], []
     for part in loaded.values():
         weights = part.weights

@@ -1,4 +1,4 @@
-"""The folder with the packed files: at every moment it holds the earlier pack, or the new one, or both."""
+"""Write the folder of packed files, so that at any time it contains the previous pack, the new pack, or both."""
 
 from __future__ import annotations
 
@@ -16,37 +16,44 @@ from gradlab.training.packing.shards import FILE_NAME
 
 
 def check_target(out: Path, target: Path) -> None:
-    """Check that a folder is fit for packed files.
+    """Check that a folder can receive packed files.
+
+    Args:
+        out: output folder that is packed.
+        target: folder for the packed files.
 
     Raises:
-        GradlabError: it holds other files, or one of ``target`` and ``out`` lies in the other.
+        GradlabError: ``target`` contains other files, or one of the two folders lies inside the other.
     """
     resolved = target.resolve()
     for folder in (out.resolve(), (out / "runs").resolve()):
         if resolved.is_relative_to(folder) or folder.is_relative_to(resolved):
-            raise GradlabError(f"{target} and {out} lie one in the other: pack into a folder outside")
+            raise GradlabError(f"{target} and {out} overlap: pack into a folder outside {out}")
     for path in sorted(target.iterdir()) if target.is_dir() else ():
         if not (archive.is_packed(path) if path.name == archive.NAME else _is_ours(path)):
-            raise GradlabError(f"{target} holds other things ({path.name}): pack into a new folder")
+            raise GradlabError(f"{target} contains other files ({path.name}): pack into a new folder")
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file holds weights, or is what a killed writer left."""
+    """Return whether a file contains packed weights or is a temporary file that a killed writer left behind."""
     return bool(FILE_NAME.fullmatch(path.name) or re.fullmatch(r"\..*[0-9a-f]{8}\.tmp", path.name))
 
 
 class Staging:
-    """Holds new files until all are complete, in a hidden folder of ``out``; if that is not writable, in place."""
+    """Collect new files in a hidden folder of ``out`` until all are complete.
+
+    If ``out`` is not writable, files are written in place.
+    """
 
     def __init__(self, out: Path, target: Path) -> None:
         self.sizes: dict[str, int] = {}
         self.new: list[str] = []
         mark = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:8]
         self._target, self._folder = target, out / f".pack-{mark}"
-        self.close()  # what a killed process left
+        self.close()  # remove leftovers of a killed process
 
     def put(self, name: str, content: bytes) -> None:
-        """Add a file, unless the target has it."""
+        """Add a file, unless the target already contains it."""
         self.sizes[name] = len(content)
         with contextlib.suppress(OSError):
             if (self._target / name).read_bytes() == content:
@@ -55,13 +62,17 @@ class Staging:
         try:
             self._folder.mkdir(exist_ok=True)
             files.write_synced(self._folder / name, content)
-        except OSError:  # read-only, or full
+        except OSError:  # read-only or full
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
             files.write_bytes(self._target / name, content)
 
     def publish(self, keep_weights: bool) -> None:
-        """Move all files into place, then remove those that they replace."""
+        """Move all files into place, then remove the files that they replace.
+
+        Args:
+            keep_weights: whether to keep old weights files.
+        """
         for path in map(self._folder.joinpath, self.new):
             if not path.exists():  # written in place
                 continue

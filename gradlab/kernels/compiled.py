@@ -1,10 +1,7 @@
-"""Compiled loops over draws under the unit box: each array is read once, in pieces that stay in cache.
+"""Loops compiled by numba: each array is read once, in pieces that stay in cache.
 
-Arrays of samples are ``[k, C]``, with the k samples of a draw along the first axis, so that the inner loops run over
-draws. Their type is float64 or float32, and sums over samples keep it. See ``gradlab/estimators/_box.py``.
-
-``compiled`` compiles a loop at its first call. This module imports numba, which takes half a second: import it in the
-function that needs it.
+``compiled`` compiles a loop at its first call. Importing this module imports numba, which takes half a second: go
+through ``gradlab.kernels``, or import it in the function that needs it.
 """
 
 from __future__ import annotations
@@ -15,8 +12,9 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+from gradlab.kernels import LANES
+
 COLUMNS = 512  # draws at a time
-LANES = 16  # streams of random numbers; a constant, so that the inner loop is unrolled
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
