@@ -374,6 +374,7 @@ def test_a_killed_loop_loses_one_interval_at_most(tmp_path):
         log = tmp_path / f"log-{kill}.txt"
         process = Process(loop, out, target, log=log)
         while not log.exists():
+            assert process.poll() is None
             time.sleep(0.005)
         until = time.monotonic() + draw.uniform(0.1, 1.0)
         while time.monotonic() < until:

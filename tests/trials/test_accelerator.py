@@ -20,7 +20,8 @@ from gradlab.training import RunOptions
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accelerator.py"
 
 
-def test_every_variant_is_timed_or_says_why_not(bench, tmp_path):
+def test_every_variant_is_timed_or_says_why_not(bench, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as for any script
     without = ["--without", "compiled", "--without", "toy draws, jax"]
     done = invoked(bench, ["--device", "cpu", "--tiny", *without, "--commit", "abc", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
