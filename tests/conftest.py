@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from gradlab import data
+
+LONGEST = (
+    "studies/test_studies.py",
+    "training/test_engines.py",
+    "studies/test_notebooks.py",
+    "trials/test_stay.py",
+    "test_docs.py",
+    "runtime/test_distributed.py",
+    "runtime/test_faults.py",
+    "test_docs_code.py",
+    "snr/test_recorder.py",
+)
+"""Files that take the longest; they come first, so that no worker is left with one of them while the other is done."""
 
 # Where CompressAI is missing, tests of what needs an extra are not collected.
 NEED_EXTRAS = [
@@ -48,10 +62,24 @@ def _parts(values: list[Any] | tuple[Any, ...] | set[Any]) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks are slow."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker("slow")
+    """The longest files first."""
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+@pytest.fixture(scope="session")
+def small_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two test photographs, cut to a size that all of evaluation takes: coding time goes with the pixels."""
+    from PIL import Image
+
+    from gradlab.evaluation.metrics import SMALLEST_FOR_MS_SSIM
+
+    folder, side = tmp_path_factory.mktemp("photographs"), SMALLEST_FOR_MS_SSIM + 15
+    for picture in data.embedded("test")[:3:2]:
+        pixels = picture.pixels[:, -side:, -side:].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{Path(picture.name).stem}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

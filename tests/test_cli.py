@@ -130,7 +130,8 @@ def test_ends_of_a_run(studies: Path, behaviour: str, code: int) -> None:
 
 
 def test_from_the_shell_there_is_no_traceback(studies: Path) -> None:
-    done = fresh("import sys; from gradlab.cli import main; sys.exit(main(['run', 'nonsense']))")
+    command = [sys.executable, "-m", "gradlab", "run", "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.startswith("error: unknown study")
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from sphinx.cmd.build import build_main
+
+from tests.processes import Process
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -48,10 +49,9 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     """The site, built as ``make docs`` does."""
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-W", "ignore", "-m", "sphinx", "-W", "-n", "--keep-going", "-q", "-b", "html"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(DOCS), str(target)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-4000:]
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    arguments = ["-W", "-n", "--keep-going", "-q", "-b", "html", str(DOCS), str(target)]
+    assert Process(build_main, arguments, log=log).wait() == 0, log.read_text()[-4000:]
     return target
 
 
@@ -193,8 +193,6 @@ GOOD = (
     (*GOOD[:2], r"\begin{gathered} a & b \end{gathered}", 1),
 ])  # fmt: skip
 def test_what_is_tied_to_nothing_does_not_build(tmp_path, monkeypatch, function, test, latex, code):
-    from sphinx.cmd.build import build_main
-
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
     (tmp_path / "conf.py").write_text(
         "extensions = ['myst_parser', 'mathml', 'tie']\nmyst_enable_extensions = ['dollarmath']\n"

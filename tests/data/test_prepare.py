@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
@@ -19,6 +17,9 @@ from gradlab.data.downsampling import SATURATED, downsample, saturated_share
 from gradlab.data.prepare import images_in, prepare
 from gradlab.errors import GradlabError
 from gradlab.runtime import files
+from tests.processes import Process, forked
+
+__all__ = ["forked"]  # a fixture
 
 
 def photograph(path, width, height, seed=0, **options):
@@ -98,7 +99,7 @@ def test_shorter_sides_are_uniform_from_640_to_1200():
     assert len(set(sides)) > 30
 
 
-def test_the_same_pixels_whatever_else_is_there_and_however_many_processes(tree, tmp_path):
+def test_the_same_pixels_whatever_else_is_there_and_however_many_processes(tree, tmp_path, forked):
     one = prepare(tree, tmp_path / "one", 4, workers=1)
     prepare(tree, tmp_path / "two", 4, workers=2)
     images = [n for n in contents(tmp_path / "one") if n.endswith((".png", ".csv"))]
@@ -219,14 +220,13 @@ def test_the_command(tree, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: there is no folder")
 
 
+def killed_after_one(source, target):
+    prepare(source, target, 4, workers=1, advance=lambda n, note: os._exit(9))
+
+
 def test_a_killed_run_goes_on(tree, tmp_path):
     """Killed after the first image; the second run keeps it and leaves the same folder as an undisturbed one."""
-    code = (
-        "import os, sys; from pathlib import Path; from gradlab.data.prepare import prepare\n"
-        f"prepare(Path({str(tree)!r}), Path({str(tmp_path / 'set')!r}), 4, workers=1, advance=lambda n, note: os._exit(9))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ}, capture_output=True)
-    assert done.returncode == 9, done.stderr
+    assert Process(killed_after_one, tree, tmp_path / "set").wait(60) == 9
     assert len(list((tmp_path / "set").glob("*.png"))) == 1
     assert prepare(tree, tmp_path / "set", 4, workers=1).done_before == 1
     prepare(tree, tmp_path / "undisturbed", 4, workers=1)

@@ -18,6 +18,7 @@ import torch
 from gradlab import noise, training
 from gradlab.errors import GradlabError
 from gradlab.runtime import checkpoints, distributed, files
+from tests.processes import Process
 from tests.runtime import distributed_cases as cases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,8 @@ def torchrun(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
     """Two processes that speak over 127.0.0.1 alone."""
     rendezvous = ["--nnodes", "1", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
                   "--local-addr", "127.0.0.1"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *rendezvous, *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
@@ -123,12 +125,14 @@ def test_the_command_line_needs_no_change(one: Path, two: Path) -> None:
     assert said.count("table11 (1 of 1)") == said.count("results are in") == 1  # the other process is silent
 
 
-def test_srun_starts_it_as_well() -> None:
+def speak() -> None:
+    with distributed.initialized("cpu") as group:
+        late = "by SIGTERM" if group.rank else None
+        print(group.all_gather(group.rank), group.any(group.rank == 1), group.coalesce(late))
+
+
+def test_srun_starts_it_as_well(tmp_path: Path) -> None:
     """The variables that SLURM's srun sets for two processes on one machine."""
-    program = (
-        "from gradlab.runtime import distributed\nwith distributed.initialized('cpu') as group:\n"
-        "    print(group.all_gather(group.rank), group.any(group.rank == 1), group.coalesce('by SIGTERM' if group.rank else None))"
-    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -136,13 +140,12 @@ def test_srun_starts_it_as_well() -> None:
             "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "bash",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}  # fmt: skip
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env=os.environ | step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
-        ) for rank in ("0", "1")
-    ]  # fmt: skip
-    said = [process.communicate(timeout=200)[0] for process in processes]
-    assert said == ["[0, 1] True by SIGTERM\n"] * 2
+        Process(speak, log=tmp_path / rank, environment=step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(200) for process in processes] == [0, 0]
+    for rank in ("0", "1"):
+        assert (tmp_path / rank).read_text().splitlines()[-1] == "[0, 1] True by SIGTERM"
 
 
 def test_rows_of_the_noise() -> None:

@@ -22,6 +22,7 @@ from gradlab import cli, data, training
 from gradlab.errors import GradlabError, Stopped
 from gradlab.runtime import checkpoints, files, locks, signals
 from gradlab.training import RunOptions
+from tests.processes import Process
 from tests.study.fake_studies import studies
 from tests.training.test_training import TINY
 
@@ -124,16 +125,13 @@ def test_a_signal_that_progress_notices_first_still_leaves_a_checkpoint(
 
 def test_sigterm_ends_a_command_with_code_0_and_how_to_resume(studies: Path) -> None:
     (studies / "slow.py").write_text(SLOW.lstrip())
-    command = [sys.executable, "-m", "gradlab.cli", "run", "table1", "slow", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": f"{studies.parent}:{ROOT}"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
-        while not Path("out/begun").exists() and run.poll() is None:
-            time.sleep(0.05)
-        assert files.read_json("out/.lock-holder.json")["process"] == run.pid
-        run.send_signal(signal.SIGTERM)
-        said, errors = run.communicate(timeout=60)
-    assert run.returncode == 0, errors
-    last = said.strip().splitlines()[-1]
+    run = Process(cli.main, ["run", "table1", "slow", "--out", "out"], log=Path("log.txt"))
+    while not Path("out/begun").exists() and run.poll() is None:
+        time.sleep(0.02)
+    assert files.read_json("out/.lock-holder.json")["process"] == run.pid
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 0, Path("log.txt").read_text()
+    last = Path("log.txt").read_text().strip().splitlines()[-1]
     assert last == (
         "stopped by SIGTERM; resume with: gradlab run table1 slow --profile quick --out out --seed 0 --resume"
     )
@@ -301,12 +299,19 @@ def test_a_checkpoint_that_does_not_reach_the_disk_leaves_the_one_before(
     assert contents(folder) == whole
 
 
+def trials(arguments: list[str]) -> int:
+    from tests.trials import faults
+
+    sys.argv = ["faults.py", *arguments]
+    return faults.main()
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A handful of the trials of ``make faults``."""
-    command = [sys.executable, "tests/trials/faults.py", "--trials", "4", "--seed", "1", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    log = tmp_path / "log.txt"
+    arguments = ["--trials", "4", "--seed", "1", "--out", str(tmp_path)]
+    assert Process(trials, arguments, log=log).wait() == 0, log.read_text()
     table = files.read_csv(tmp_path / "kills.csv")
     assert table["outcome"].tolist() == ["as undisturbed"] * 4
     assert table["kills"][[1, 3]].tolist() == [1, 1]  # within a write; by time a run may have ended before

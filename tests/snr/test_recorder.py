@@ -511,7 +511,7 @@ def test_a_mean_that_dominates_costs_no_digits():
     assert float(m2[0] / 699) == pytest.approx(float(row[:, 0].var()), rel=1e-6)
 
 
-@pytest.mark.parametrize("draws", [25, 160])
+@pytest.mark.parametrize("draws", [25, 96])
 @pytest.mark.parametrize("kind", ["independent", "one factor", "half shared"])
 @pytest.mark.parametrize("mean", ["noise", "mixed", "clear"])
 def test_snr_se_is_the_spread_of_repeated_experiments(kind, mean, draws):

@@ -1,19 +1,19 @@
-"""The teaching notebooks: both halves agree, the outputs are clean, and the hidden solutions do what they say.
-
-That they run from top to bottom is tested by nbmake, which collects ``studies/notebooks`` (see pyproject.toml).
-"""
+"""The teaching notebooks: they run, both halves agree, outputs are clean, and the hidden solutions do what they say."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import io
+import os
 import re
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+
+from tests.processes import Process
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "notebooks"
 _spec = importlib.util.spec_from_file_location("_pair", FOLDER / "_pair.py")
@@ -34,6 +34,27 @@ def both(name):
 def test_every_half_has_its_other_half():
     assert [path.stem for path in sorted(FOLDER.glob("*.ipynb"))] == NAMES
     assert [name[:2] for name in NAMES] == [f"{number:02d}" for number in range(1, len(NAMES) + 1)]
+
+
+def run(path):
+    """Runs the code cells one after the other, in a kernel of this process; the exit code."""
+    from ipykernel.inprocess import InProcessKernelManager
+
+    os.chdir(FOLDER)
+    manager = InProcessKernelManager()
+    manager.start_kernel()
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code" and not manager.kernel.shell.run_cell(cell.source, store_history=True).success:
+            return 1
+    return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_from_top_to_bottom(name, tmp_path):
+    """In a process of its own, and in well under a minute."""
+    log = tmp_path / "log.txt"
+    assert Process(run, FOLDER / f"{name}.ipynb", log=log).wait(120) == 0, log.read_text()[-4000:]
 
 
 @pytest.mark.parametrize("name", NAMES)

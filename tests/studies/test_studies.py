@@ -15,10 +15,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from gradlab.runtime import digests, files, signals
-from gradlab.study import PROFILES, Request, catalog, paper, plots, report, runner
+from gradlab.runtime import digests, files, progress, signals
+from gradlab.study import PROFILES, Request, catalog, paper, plots, plotstyle, report, runner
 from gradlab.study.claims import ledger
 from gradlab.training import RunOptions, TrainSettings
 from tests.codecs.codec_zoo import nudge
@@ -54,8 +55,16 @@ def watched(name, part, before):
     setattr(module(name), part, wrapped)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coarse():
+    """Figures of few pixels: tests/study/test_plots.py looks at those of many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plotstyle.STYLE, "savefig.dpi", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(coarse, small_photographs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "smallest"
     before = {name: dict(module(name).PROFILES) for name in STUDIES}
     parts = {}
@@ -65,7 +74,7 @@ def out(tmp_path_factory):
             watched(name, part, parts)
     try:
         console = Console(file=io.StringIO(), width=200)
-        assert runner.run(STUDIES, Request(), folder, console=console) == 0
+        assert runner.run(STUDIES, Request(test_images=small_photographs), folder, console=console) == 0
         (folder / "printed.txt").write_text(console.file.getvalue())
         yield folder
     finally:
@@ -105,7 +114,10 @@ def test_figures_are_drawn_from_what_was_measured_labelled_and_readable_in_grey(
         copy = tmp_path / path.relative_to(out / name)
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    figures = []
+    figures, savefig = [], Figure.savefig
+    monkeypatch.setattr(  # of the bytes only those of the raster are compared
+        Figure, "savefig", lambda self, *to, **how: how["format"] == "pdf" or savefig(self, *to, **how)
+    )
     save = plots.save
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure) or save(figure, path))
     module(name).draw(tmp_path)
@@ -207,6 +219,13 @@ def test_table3_measures_both_at_own_and_at_the_same_weights(out):
     assert (decoder["variance_trace_ratio"] - 1).abs().max() < 1e-5
 
 
+def unseen(figure, path):
+    """``plots.save`` where only the tables are looked at."""
+    progress.stop_if_requested()
+    for suffix in ("png", "pdf"):
+        files.write_bytes(f"{path}.{suffix}", b"")
+
+
 @pytest.fixture(scope="module")
 def trained(out, tmp_path_factory):
     """A folder with the models of all studies, and nothing that was measured of them."""
@@ -216,7 +235,9 @@ def trained(out, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, trained, name, monkeypatch):
+def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(
+    out, trained, small_photographs, name, monkeypatch
+):
     """Cut by the time limit in its first piece, and further on; then resumed."""
 
     def run(resume, after=None):
@@ -225,10 +246,12 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
             late = {False: None, True: "at the time limit"}
             monkeypatch.setattr(signals, "stop_reason", lambda deadline=None: late[next(asked) >= after])
         console = Console(file=io.StringIO(), width=200)
-        assert runner.run([name], Request(options=RunOptions(resume=resume)), trained, console=console) == 0
+        request = Request(options=RunOptions(resume=resume), test_images=small_photographs)
+        assert runner.run([name], request, trained, console=console) == 0
         monkeypatch.setattr(signals, "stop_reason", cause)
         return console.file.getvalue()
 
+    monkeypatch.setattr(plots, "save", unseen)
     monkeypatch.setitem(module(name).PROFILES, "quick", module(name).SMALLEST)
     folder = trained / name
     steps = 0
@@ -257,10 +280,11 @@ def test_a_study_that_was_cut_says_so_and_goes_on_to_the_same_tables(out, traine
 
 
 @pytest.fixture
-def table3(tmp_path, monkeypatch):
+def table3(small_photographs, tmp_path, monkeypatch):
     """Runs Table 3 at its smallest, and counts its recordings: ``run(**options)`` and ``run.calls``."""
     study_module = module("table3")
     monkeypatch.setitem(study_module.PROFILES, "quick", study_module.SMALLEST)
+    monkeypatch.setattr(plots, "save", unseen)
     record = study_module.gradients.compare_direct_y
 
     def run(cut_in=None, resume=True, **options):
@@ -274,7 +298,7 @@ def table3(tmp_path, monkeypatch):
             return record(codec, batches, lam, draws, switches, **how)
 
         monkeypatch.setattr(study_module.gradients, "compare_direct_y", counted)
-        request = Request(options=RunOptions(resume=resume), **options)
+        request = Request(options=RunOptions(resume=resume), test_images=small_photographs, **options)
         assert runner.run(["table3"], request, tmp_path, console=console) == 0
         return console.file.getvalue()
 

@@ -21,6 +21,9 @@ from gradlab.study.pieces import Parts
 from gradlab.training import RunOptions
 from gradlab_studies import _methods as methods
 from tests.codecs.codec_zoo import nudge
+from tests.processes import forked
+
+__all__ = ["forked"]  # a fixture
 
 SETTINGS = replace(methods.SMALLEST, data="")
 GENERATOR = torch.Generator().manual_seed(0)
@@ -174,7 +177,7 @@ def test_beside_another_process_evaluates_and_this_one_reads(run, counted):
         assert beside.left == 0 and beside._pool is None
 
 
-def test_beside_nothing_happens_without_a_free_core_and_trouble_is_left_to_the_study(run):
+def test_beside_nothing_happens_without_a_free_core_and_trouble_is_left_to_the_study(run, forked):
     with evaluations.Background(IMAGES, 0) as beside:
         beside.begin(run, 4)
         assert beside.left == 0
@@ -190,7 +193,7 @@ def test_beside_nothing_happens_without_a_free_core_and_trouble_is_left_to_the_s
         evaluations.rate_distortion(run, 6, [broken])
 
 
-def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_path, monkeypatch, counted):
+def test_a_study_evaluates_what_is_finished_while_the_next_model_is_trained(tmp_path, monkeypatch, counted, forked):
     monkeypatch.setattr(models, "_free_cores", lambda context: 1)
     console = Console(file=io.StringIO(), width=160)
     context = Context(

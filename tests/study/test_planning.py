@@ -125,7 +125,7 @@ def test_what_fits_is_chosen_in_the_order_asked_for(clock):
     assert alone.studies == ("figure4",) and ("train", methods.BASELINE, 6) in lines(alone, "figure4")
 
 
-def test_what_was_trained_before_needs_no_time(clock, tmp_path):
+def test_what_was_trained_before_needs_no_time(clock, small_photographs, tmp_path):
     pictures = data.load(None, "train", methods.SMALLEST.crop)
     runs = tmp_path / "before" / "runs"
     training.train(methods.method(methods.SMALLEST, methods.TWO_LEVEL), pictures, runs)
@@ -141,9 +141,9 @@ def test_what_was_trained_before_needs_no_time(clock, tmp_path):
     assert (run_of(methods.SMALLEST.on(pictures), runs).folder / "last.safetensors").exists()
     found = planning.plan(["table2"], out=tmp_path / "before")
     assert [line for line in lines(found, "table2") if line[0] == "train"] == [("train", methods.BASELINE, 3)]
-    request = Request(options=RunOptions(resume=True))
+    request = Request(options=RunOptions(resume=True), test_images=small_photographs)
     runner.run(["table2"], request, tmp_path / "before", console=Console(file=io.StringIO()))
-    found = planning.plan(["table2"], out=tmp_path / "before")
+    found = planning.plan(["table2"], Request(test_images=small_photographs), out=tmp_path / "before")
     assert lines(found, "table2") == [(planning.NOTHING, "", 0)]
 
 

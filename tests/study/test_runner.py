@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import subprocess
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -19,6 +19,7 @@ from gradlab.runtime import digests, files
 from gradlab.runtime.progress import Progress, duration
 from gradlab.study import Request, catalog, runner
 from gradlab.training import RunOptions
+from tests.processes import Process
 from tests.study.fake_studies import studies
 
 __all__ = ["studies"]  # a fixture
@@ -268,14 +269,17 @@ def test_results_without_their_provenance_are_never_shown_as_finished(
     assert not Path("out/table1/provenance.json").exists()
 
 
+def script(path: Path, *arguments: str) -> None:
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+
+
 def test_a_study_file_is_a_script(studies: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(studies / "table1.py"), "--profile", "gpu", "--device", "cpu", "--out", "out"],
-        capture_output=True,
-        text=True,
-        env={**__import__("os").environ, "PYTHONPATH": f"{studies.parent}:{Path(runner.__file__).parents[2]}"},
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = ["--profile", "gpu", "--device", "cpu", "--out", "out"]
+    assert Process(script, studies / "table1.py", *arguments, log=Path("log.txt")).wait(120) == 0, Path(
+        "log.txt"
+    ).read_text()
     assert len(files.read_csv("out/table1/table1.csv")) == 4
 
 

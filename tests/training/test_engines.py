@@ -25,6 +25,9 @@ from gradlab.study import status
 from gradlab.training import RunOptions, TrainSettings, engines
 from gradlab.training.engines import Engine, Sweep, Task, _task, local
 from gradlab.training.engines._task import TOKEN_FILE, WorkerTask, execute
+from tests.processes import forked
+
+__all__ = ["forked"]  # a fixture
 
 
 @functools.cache
@@ -34,7 +37,7 @@ def photographs() -> list[data.Picture]:
 
 @functools.cache
 def tiny() -> TrainSettings:
-    return TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=60, learning_rate=1e-3,
+    return TrainSettings(codec="small-hyperprior", channels=(4, 6), crop=32, batch=2, steps=24, learning_rate=1e-3,
                          snapshots=(1,), data=data.fingerprint(photographs()))  # fmt: skip
 
 
@@ -121,8 +124,7 @@ class Killer(threading.Thread):
 def test_a_killed_worker_changes_nothing(
     engine: str, undisturbed: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    if engine == "ray":
-        request.getfixturevalue("ray")
+    request.getfixturevalue({"ray": "ray", "local": "forked"}[engine])
     runs = tmp_path / "out" / "runs"
     asked, said = sweep(runs)
     with Killer(runs) as killer:
@@ -133,8 +135,8 @@ def test_a_killed_worker_changes_nothing(
     for task in three_tasks():
         here, there = final(task, runs), final(task, undisturbed)
         assert all(torch.equal(here[n], there[n]) for n in there), task.name
-        assert f"training {task.name}: 60/60 in" in said.getvalue()
-    assert "training 3 models: 180/180 in" in said.getvalue()
+        assert f"training {task.name}: 24/24 in" in said.getvalue()
+    assert "training 3 models: 72/72 in" in said.getvalue()
     left = {p.name for p in runs.rglob("*") if not p.name.endswith(".tmp")} - {p.name for p in undisturbed.rglob("*")}
     assert left == set(), left  # no state, no token
 
@@ -198,8 +200,7 @@ def test_an_order_that_is_taken_back_leaves_a_checkpoint(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_sigterm_stops_all_in_good_order(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if engine == "ray":
-        request.getfixturevalue("ray")
+    request.getfixturevalue({"ray": "ray", "local": "forked"}[engine])
     tasks = tuple(Task(f"{lam}", replace(tiny(), steps=100_000, lam=lam)) for lam in (0.01, 0.02))
 
     def terminate() -> None:

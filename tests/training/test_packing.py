@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -23,6 +22,7 @@ from gradlab.training import RunOptions
 from gradlab.training.packing import PackOptions, _pack, archive, pack, pack_every, unpack
 from gradlab.training.state import RESTART
 from gradlab_studies import _methods as methods
+from tests.processes import Process
 from tests.training.packs import contents, model, names, shards, study
 
 SETTINGS = replace(methods.SMALLEST, data="")
@@ -33,11 +33,18 @@ def pictures():
     return data.load(None, "train", SETTINGS.crop)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pictures):
+    out = tmp_path_factory.mktemp("trained") / "out"
+    training.train(SETTINGS, pictures, out / "runs", RunOptions(checkpoint_seconds=0))
+    return out
+
+
 @pytest.fixture
-def finished(tmp_path, pictures):
-    out = tmp_path / "out"
-    run = training.train(SETTINGS, pictures, out / "runs", RunOptions(checkpoint_seconds=0))
-    return out, run
+def finished(trained, tmp_path, pictures):
+    """A copy of a finished run, and its folder."""
+    out = shutil.copytree(trained, tmp_path / "out")
+    return out, training.run_of(SETTINGS.on(pictures), out / "runs")
 
 
 def stop_after(pictures, runs, iterations, settings=SETTINGS, **options):
@@ -352,22 +359,9 @@ def test_killed_at_any_step_the_target_holds_the_old_or_the_new(tmp_path, monkey
     assert not list(out.glob(".pack*"))
 
 
-LOOPS = """
-import os, sys
-from pathlib import Path
-import filelock, pandas
-from gradlab.training.packing import _pack
-_pack.SHORTEST_SECONDS = 0.02
-out, target = map(Path, sys.argv[1:])
-for _ in sys.stdin:
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        print("ended", flush=True)
-    else:
-        print(os.getpid(), flush=True)
-        _pack.pack_every(out, target, 0.02, _pack.PackOptions(limit_mb=0.25), lambda line: print(line, flush=True))
-"""
+def loop(out, target):
+    _pack.SHORTEST_SECONDS = 0.02
+    _pack.pack_every(out, target, 0.02, _pack.PackOptions(limit_mb=0.25), lambda line: print(line, flush=True))
 
 
 @pytest.mark.slow
@@ -376,28 +370,28 @@ def test_a_killed_loop_loses_one_interval_at_most(tmp_path):
     out, target = tmp_path / "out", tmp_path / "pack"
     model(out, "run-0", kb=50, age=90)
     iteration, told = 0, []
-    command = [sys.executable, "-c", LOOPS, out, target]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as loops:
-        for kill in range(8):
-            print("begin", file=loops.stdin)
-            pid = int(loops.stdout.readline())
-            until = time.monotonic() + draw.uniform(0.1, 1.0)
-            while time.monotonic() < until:
-                iteration += 1
-                model(out, "run-1", "last", iteration, kb=50)
-                study(out, rows=iteration, finished=False)
-                time.sleep(draw.uniform(0, 0.02))
-            os.kill(pid, signal.SIGKILL)
-            lines = list(iter(loops.stdout.readline, "ended\n"))
-            told += [int(found[1]) for line in lines if (found := re.search(r"run-1/last \((\d+)\)", line))]
-            if not shards(target):
-                continue
-            found = {p.run: p.iteration for p in unpack(target, tmp_path / f"there-{kill}").sets}
-            assert found["run-0"] == 6
-            assert found.get("run-1", 0) >= max(told, default=0)
-            for path in target.iterdir():
-                assert path.name.endswith(".tmp") or path.stat().st_size <= 0.25 * 2**20
-        loops.stdin.close()
+    for kill in range(8):
+        log = tmp_path / f"log-{kill}.txt"
+        process = Process(loop, out, target, log=log)
+        while not log.exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        until = time.monotonic() + draw.uniform(0.1, 1.0)
+        while time.monotonic() < until:
+            iteration += 1
+            model(out, "run-1", "last", iteration, kb=50)
+            study(out, rows=iteration, finished=False)
+            time.sleep(draw.uniform(0, 0.02))
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        told += [int(n) for n in re.findall(r"run-1/last \((\d+)\)", log.read_text())]
+        if not shards(target):
+            continue
+        found = {p.run: p.iteration for p in unpack(target, tmp_path / f"there-{kill}").sets}
+        assert found["run-0"] == 6
+        assert found.get("run-1", 0) >= max(told, default=0)
+        for path in target.iterdir():
+            assert path.name.endswith(".tmp") or path.stat().st_size <= 0.25 * 2**20
     assert len(set(told)) > 4
     made = pack(out, target, PackOptions(limit_mb=0.25))
     assert len(list(target.iterdir())) == made.files
@@ -598,12 +592,16 @@ def test_on_the_command_line(finished, tmp_path, capsys):
 def test_the_loop_on_the_command_line(tmp_path):
     out, target = tmp_path / "out", tmp_path / "pack"
     model(out)
-    command = [sys.executable, "-m", "gradlab", "pack", out, target, "--every", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert "new: results, run-1/final (6)" in process.stdout.readline()
-        study(out)
-        process.send_signal(signal.SIGTERM)
-        said = process.stdout.read()
-    assert process.returncode == 0
+    log = tmp_path / "log.txt"
+    process = Process(cli.main, ["pack", str(out), str(target), "--every", "1"], log=log)
+    while not (log.exists() and "\n" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    first = log.read_text()
+    assert "new: results, run-1/final (6)" in first
+    study(out)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    said = log.read_text()[len(first) :]
     assert "new: results" in said and "1 sets of weights and the results are in" in said
     assert "table1/table1.csv" in archive.read(target / "results.zip")

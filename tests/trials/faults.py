@@ -34,7 +34,7 @@ from PIL import Image
 
 from gradlab import cli, data
 from gradlab.runtime import checkpoints, files, provenance
-from gradlab.study import report
+from gradlab.study import plotstyle, report
 from gradlab.training.engines import _task
 from gradlab_studies import table1
 
@@ -274,6 +274,7 @@ def main() -> int:
     record = provenance.provenance(settings, asked.seed, "cpu", {}, 0.0, {})
     base = replace(table1.SMALLEST.base, channels=(4, 6), crop=32, snapshots=(2, 4))
     table1.PROFILES["quick"] = replace(table1.SMALLEST, base=base)
+    plotstyle.STYLE["savefig.dpi"] = 60
     # In memory where there is such a folder: what a process has written outlives its SIGKILL on any disk.
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         root = Path(folder)

@@ -8,59 +8,62 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from gradlab.study import Request, runner
+from gradlab import cli
+from gradlab.runtime import progress
+from gradlab.study import Request, catalog, plotstyle, runner
 from gradlab.training import RunOptions
 from gradlab.training.packing import unpack
+from tests.processes import Process
 
 STUDIES = ["table3", "table2", "table6"]
 INTERVAL = 1.0
 pytestmark = pytest.mark.slow
-# Every study at its smallest, and each unit of work slowed down, so that a kill lands in the middle of something.
-DRIVER = """
-import importlib, sys, time
-from gradlab import cli
-from gradlab.runtime import progress
-from gradlab.study import catalog
-catalog.studies_folder()
-for name in {studies}:
-    module = importlib.import_module("gradlab_studies." + name)
-    module.PROFILES["quick"] = module.SMALLEST
-stop_if_requested = progress.stop_if_requested
-progress.stop_if_requested = lambda: (time.sleep({pause}), stop_if_requested())
-sys.exit(cli.main(sys.argv[1:]))
-"""
+
+
+def command(arguments, pause):
+    """``gradlab``, every study at its smallest; each unit of work takes ``pause`` longer, so that a kill lands in it."""
+    catalog.studies_folder()
+    plotstyle.STYLE["savefig.dpi"] = 60
+    for name in STUDIES:
+        module = importlib.import_module(f"gradlab_studies.{name}")
+        module.PROFILES["quick"] = module.SMALLEST
+    stop_if_requested = progress.stop_if_requested
+    progress.stop_if_requested = lambda: (time.sleep(pause), stop_if_requested())
+    return cli.main(arguments)
 
 
 def gradlab(*arguments, pause=0.0, log):
     """A process of the command line."""
-    driver = DRIVER.format(studies=STUDIES, pause=pause)
-    command = [sys.executable, "-c", driver, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return Process(command, list(map(str, arguments)), pause, log=log)
 
 
 @pytest.fixture(autouse=True)
 def smallest(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(plotstyle.STYLE, "savefig.dpi", 60)
     for name in STUDIES:
         module = importlib.import_module(f"gradlab_studies.{name}")
         monkeypatch.setitem(module.PROFILES, "quick", module.SMALLEST)
 
 
-def finish(folder):
+@pytest.fixture
+def finish(small_photographs):
     """``gradlab run --resume`` at home; what it printed, and every table."""
-    console = Console(file=io.StringIO(), width=200)
-    assert runner.run(STUDIES, Request(options=RunOptions(resume=True)), folder, console=console) == 0
-    return console.file.getvalue(), tables(folder)
+
+    def finished(folder):
+        console = Console(file=io.StringIO(), width=200)
+        request = Request(options=RunOptions(resume=True), test_images=small_photographs)
+        assert runner.run(STUDIES, request, folder, console=console) == 0
+        return console.file.getvalue(), tables(folder)
+
+    return finished
 
 
 def tables(folder):
@@ -70,31 +73,31 @@ def tables(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(small_photographs, tmp_path_factory):
     """The tables of a run in one piece."""
     folder = tmp_path_factory.mktemp("whole")
-    with open(folder / "log.txt", "w") as log:
-        assert gradlab("run", *STUDIES, "--out", folder, log=log).wait(300) == 0
+    arguments = ["run", *STUDIES, "--out", folder, "--test-images", small_photographs]
+    assert gradlab(*arguments, log=folder / "log.txt").wait(300) == 0
     return tables(folder)
 
 
 @pytest.fixture
-def stay(tmp_path):
+def stay(small_photographs, tmp_path):
     """Begins a run and its packing; ends what still runs."""
-    begun = []
-    with open(tmp_path / "log.txt", "w") as log:
+    begun, log = [], tmp_path / "log.txt"
 
-        def begin(*options, pause):
-            run = gradlab("run", *STUDIES, "--out", tmp_path / "there", *options, pause=pause, log=log)
-            arguments = [tmp_path / "there", tmp_path / "home", "--every", INTERVAL, "--optimizer", "--files", 8]
-            pack = gradlab("pack", *arguments, "--snapshot", 2, "--snapshot", 4, log=log)
-            begun.extend([run, pack])
-            return run, pack
+    def begin(*options, pause):
+        arguments = ["run", *STUDIES, "--out", tmp_path / "there", "--test-images", small_photographs, *options]
+        run = gradlab(*arguments, pause=pause, log=log)
+        arguments = [tmp_path / "there", tmp_path / "home", "--every", INTERVAL, "--optimizer", "--files", 8]
+        pack = gradlab("pack", *arguments, "--snapshot", 2, "--snapshot", 4, log=log)
+        begun.extend([run, pack])
+        return run, pack
 
-        yield begin
-        for one in begun:
-            one.kill()
-            one.wait()
+    yield begin
+    for one in begun:
+        one.kill()
+        one.wait()
 
 
 def until(condition, seconds=120):
@@ -104,7 +107,7 @@ def until(condition, seconds=120):
         time.sleep(0.05)
 
 
-def test_to_the_end(stay, whole, tmp_path):
+def test_to_the_end(stay, whole, finish, tmp_path):
     run, pack = stay(pause=0.0)
     assert run.wait(300) == 0
     pack.send_signal(signal.SIGTERM)
@@ -114,8 +117,8 @@ def test_to_the_end(stay, whole, tmp_path):
     assert found == whole and said.count("already done") == len(STUDIES) and "training" not in said
 
 
-def test_cut_by_its_own_limit(stay, whole, tmp_path):
-    run, pack = stay("--time-limit", 0.25, pause=0.25)  # Table 3 alone takes half a minute
+def test_cut_by_its_own_limit(stay, whole, finish, tmp_path):
+    run, pack = stay("--time-limit", 0.15, pause=0.2)  # Table 3 alone takes twenty seconds
     assert run.wait(60) == 0 and "stopped at the time limit; resume with" in (tmp_path / "log.txt").read_text()
     pack.send_signal(signal.SIGTERM)
     assert pack.wait(60) == 0
@@ -127,8 +130,8 @@ def test_cut_by_its_own_limit(stay, whole, tmp_path):
 
 
 @pytest.mark.parametrize("parts", [1, 7])
-def test_killed_it_loses_one_interval_at_most(stay, whole, tmp_path, parts):
-    run, pack = stay(pause=0.25)
+def test_killed_it_loses_one_interval_at_most(stay, whole, finish, tmp_path, parts):
+    run, pack = stay(pause=0.15)
     there, packed = tmp_path / "there", tmp_path / "home" / "results.zip"
     until(lambda: len(list((there / "table3" / "parts").glob("*.json"))) >= parts and packed.exists())
     kept = {path.name for path in (there / "table3" / "parts").glob("*.json")}
