@@ -55,8 +55,9 @@ def needs(what: str) -> Iterator[None]:
         MissingExtra: a module of ``EXTRAS`` is not installed.
 
     Example:
+        >>> from gradlab.errors import needs
         >>> with needs("gl.codecs"):
-        ...     import compressai
+        ...     from numpy import ndarray
     """
     try:
         yield

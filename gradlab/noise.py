@@ -1,7 +1,7 @@
-"""Base noise, drawn apart from the transform so that estimators can share draws.
+"""Draw base noise separately from the transform, so that estimators can share draws.
 
-Every random stream is derived from ``(seed, purpose, index)``: adding a study, an estimator or a
-worker never changes the numbers of another.
+Every random stream is derived from ``(seed, purpose, index)``: adding a study, an estimator or a worker never changes
+the numbers of another.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from math import prod
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -22,11 +22,19 @@ from gradlab.errors import GradlabError, unknown
 from gradlab.kernels import arrays
 from gradlab.validation import whole, wholes
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 class Rows(torch.Generator):
     """A generator for the noise of a whole batch, of which each process keeps its share of the rows.
 
-    Every process draws all rows, so that a batch sees the same noise however many processes share it.
+    Every process draws all rows, so a batch sees the same noise however many processes share it.
+
+    Args:
+        device: where the numbers are drawn.
+        rank: index of the share that this process keeps.
+        ranks: number of equal shares.
 
     Attributes:
         rank: index of the share that this process keeps.
@@ -37,7 +45,7 @@ class Rows(torch.Generator):
     ranks: int
 
     def __new__(cls, device: str | torch.device, rank: int, ranks: int) -> Rows:
-        """On ``device``."""
+        """Create a generator on ``device``."""
         generator = super().__new__(cls, device=device)  # type: ignore[call-arg]
         generator.rank, generator.ranks = rank, ranks
         return generator
@@ -58,9 +66,19 @@ def stream(
     Args:
         seed: the user's seed.
         purpose: what the numbers are for, e.g. ``"compare"`` or ``"crops"``.
-        index: which of the streams of that purpose, e.g. the iteration.
+        index: which of the streams for that purpose, e.g. the iteration.
         device: where the numbers are drawn.
         part: ``(rank, ranks)`` of the process, which keeps its share of the rows; a single process keeps all.
+
+    Returns:
+        The generator.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.noise import stream
+        >>> first, second = (torch.rand(2, generator=stream(0, "crops", index)) for index in (7, 7))
+        >>> bool(torch.equal(first, second))
+        True
     """
     generator = Rows(device, *part) if part[1] > 1 else torch.Generator(device=device)
     generator.manual_seed(seed_of(seed, purpose, index))
@@ -68,7 +86,21 @@ def stream(
 
 
 def seed_of(seed: SupportsIndex, purpose: str, index: SupportsIndex = 0) -> int:
-    """Return the seed of that stream, for an existing generator, e.g. one that a CUDA graph has registered."""
+    """Return the seed of a stream, for an existing generator, e.g. one that a CUDA graph has registered.
+
+    Args:
+        seed: the user's seed.
+        purpose: what the numbers are for.
+        index: which of the streams for that purpose.
+
+    Returns:
+        A seed of 63 bits.
+
+    Example:
+        >>> from gradlab.noise import seed_of
+        >>> seed_of(0, "crops") == seed_of(0, "crops", 1)
+        False
+    """
     digest = hashlib.sha256(f"{whole('seed', seed)}/{purpose}/{whole('index', index)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: manual_seed takes a signed 64-bit integer
 
@@ -82,26 +114,35 @@ def draw(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
-    """Draw base noise by the name that a posterior gives it.
+) -> Float[Tensor, "*shape"]:
+    """Draw base noise by the name that a posterior declares.
 
     Args:
         kind: ``"uniform"``, U(-1/2, 1/2), or ``"normal"``, N(0, 1).
-        shape: of the noise.
-        generator: random stream; None is torch's own.
+        shape: shape of the noise.
+        generator: random stream; None draws from the global generator of torch.
         dtype: a floating-point type.
-        device: where the noise is drawn without a generator.
+        device: where to draw the noise if there is no generator.
+
+    Returns:
+        Noise of that shape.
 
     Raises:
-        GradlabError: unknown kind, or a shape with a size below 1.
+        GradlabError: if the kind is unknown, the type is not floating-point, or a size is below 1.
+
+    Example:
+        >>> from gradlab.noise import draw, stream
+        >>> noise = draw("uniform", (1000,), stream(0, "example"))
+        >>> bool((noise.abs() <= 0.5).all())
+        True
     """
     if kind not in BASE:
         raise unknown("base noise", kind, BASE)
     if not dtype.is_floating_point:
-        raise GradlabError(f"noise of {dtype} cannot be drawn: give a floating-point type, e.g. torch.float64")
+        raise GradlabError(f"dtype is {dtype}: give a floating-point type, e.g. torch.float64")
     shape = tuple(wholes("shape", shape, empty=True))
     if any(size < 1 for size in shape):
-        raise GradlabError(f"noise of shape {shape} is empty: every size must be at least 1")
+        raise GradlabError(f"noise of shape {shape} is empty: give sizes of at least 1")
     device = generator.device if generator is not None else device
     if isinstance(generator, Rows):
         whole = (shape[0] * generator.ranks, *shape[1:])
@@ -118,8 +159,26 @@ def uniform(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
-    """Draw noise of the unit box, U(-1/2, 1/2); arguments as for :func:`draw`."""
+) -> Float[Tensor, "*shape"]:
+    """Draw noise of the unit box, U(-1/2, 1/2).
+
+    Args:
+        shape: shape of the noise.
+        generator: random stream; None draws from the global generator of torch.
+        dtype: a floating-point type.
+        device: where to draw the noise if there is no generator.
+
+    Returns:
+        Noise of that shape.
+
+    Raises:
+        GradlabError: under the same conditions as :func:`draw`.
+
+    Example:
+        >>> from gradlab.noise import stream, uniform
+        >>> uniform((2, 3), stream(0, "example")).shape
+        torch.Size([2, 3])
+    """
     return draw("uniform", shape, generator, dtype, device)
 
 
@@ -128,17 +187,35 @@ def normal(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
-    """Draw standard normal noise; arguments as for :func:`draw`."""
+) -> Float[Tensor, "*shape"]:
+    """Draw standard normal noise, N(0, 1).
+
+    Args:
+        shape: shape of the noise.
+        generator: random stream; None draws from the global generator of torch.
+        dtype: a floating-point type.
+        device: where to draw the noise if there is no generator.
+
+    Returns:
+        Noise of that shape.
+
+    Raises:
+        GradlabError: under the same conditions as :func:`draw`.
+
+    Example:
+        >>> from gradlab.noise import normal, stream
+        >>> normal((2, 3), stream(0, "example")).shape
+        torch.Size([2, 3])
+    """
     return draw("normal", shape, generator, dtype, device)
 
 
 BLOCK = 2**18
 """Samples in a block of :func:`words`: two megabytes in float64."""
 WORDS = {torch.float64: np.int64, torch.float32: np.int32}
-"""Floating-point type -> type of the integers that its noise is made of."""
+"""Floating-point type -> type of the integers that encode its noise."""
 LANES = kernels.LANES
-"""Independent streams that numbers are taken from in turn, so that a processor computes several at once."""
+"""Number of independent streams that take turns, so that a processor computes several numbers at once."""
 
 
 def words(
@@ -148,23 +225,33 @@ def words(
     dtype: torch.dtype = torch.float64,
     fast: bool = False,
 ) -> Iterator[NDArray[Any]]:
-    """Yield random integers for many draws of k samples, one block of draws at a time, as arrays ``[k, rows]``.
+    """Yield random integers for many draws of k samples, one block of draws at a time.
 
-    The integers come from numpy's SFC64 (Doty-Humphrey 2018) on 16 streams in turn, seeded by one number of
-    ``generator``, in a tenth of the time of torch's Mersenne twister. :func:`from_words` turns them into noise.
+    The integers come from numpy's SFC64 (Doty-Humphrey 2018), on 16 streams in turn that one number of ``generator``
+    seeds. This takes a tenth of the time of torch's Mersenne twister. :func:`from_words` converts the integers to
+    noise.
 
     Args:
         draws: number of draws in all blocks together.
         k: samples per draw.
-        generator: on the CPU; None is torch's own.
+        generator: random stream on the CPU; None draws from the global generator of torch.
         dtype: one of ``WORDS``.
-        fast: use the compiled loop, which pays for its import from some millions of samples on; same numbers.
+        fast: whether to use the compiled loop, which pays for its import from some millions of samples on. The numbers
+            are the same.
+
+    Yields:
+        Integers ``[k, rows]``.
+
+    Example:
+        >>> from gradlab.noise import from_words, stream, words
+        >>> [from_words(block).shape for block in words(draws=1000, k=2, generator=stream(0, "example"))]
+        [(2, 1000)]
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     kind, rows = np.dtype(WORDS[dtype]), max(1, BLOCK // k)
     state = np.ones((4, LANES), np.uint64)
     state[:3] = np.random.SeedSequence(seed).generate_state(3 * LANES, np.uint64).reshape(3, LANES)
-    _sfc64(state, 12, fast)  # as numpy does, until the seed has reached all of the state
+    _sfc64(state, 12, fast)  # as numpy does, until the whole state depends on the seed
     for start in range(0, draws, rows):
         shape = (k, min(rows, draws - start))
         drawn = _sfc64(state, -(-prod(shape) * kind.itemsize // (8 * LANES)), fast)
@@ -179,18 +266,37 @@ def _sfc64(state: NDArray[np.uint64], rows: int, fast: bool) -> NDArray[np.uint6
 
 
 def unit(integers: NDArray[Any]) -> Any:
-    """Return the step between the noise of neighbouring integers, which spans [-1/2, 1/2], both ends included.
+    """Return the step between the noise of neighbouring integers; noise spans [-1/2, 1/2], both ends included.
+
+    Args:
+        integers: an array from :func:`words`.
 
     Raises:
-        GradlabError: an array of another kind.
+        GradlabError: if it is not an int32 or int64 array.
     """
     if not isinstance(integers, np.ndarray) or integers.dtype not in WORDS.values():
-        raise GradlabError("noise is made of int64 or int32 numpy arrays: give those of gradlab.noise.words")
+        raise GradlabError("the integers are not an int64 or int32 numpy array: give an array from gradlab.noise.words")
     return (np.float64 if integers.dtype == np.int64 else np.float32)(2.0 ** (-8 * integers.itemsize))
 
 
 def from_words(integers: NDArray[Any]) -> NDArray[Any]:
-    """Turn integers of :func:`words` into U(-1/2, 1/2), rounded to the floating-point type of the same size."""
+    """Convert integers of :func:`words` to U(-1/2, 1/2), rounded to the floating-point type of the same size.
+
+    Args:
+        integers: an array from :func:`words`.
+
+    Returns:
+        Noise in the shape of ``integers``.
+
+    Raises:
+        GradlabError: if ``integers`` is not an int32 or int64 array.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradlab.noise import from_words
+        >>> from_words(np.array([-(2**63), 0, 2**62])).tolist()
+        [-0.5, 0.0, 0.25]
+    """
     return integers.astype(unit(integers).dtype) * unit(integers)
 
 
@@ -205,38 +311,55 @@ def coupled(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Draw base noise whose draws (first axis) are coupled within consecutive groups of ``GROUPS[coupling]``.
 
-    Each draw has exactly the distribution of :func:`draw`, with independent coordinates, so that expectations over one
-    draw, and the mean of an estimate over draws, are those of independent draws. Groups are independent.
+    Each draw has exactly the distribution of :func:`draw`, with independent coordinates. Expectations over one draw,
+    and the mean of an estimate over draws, are therefore the same as for independent draws. Groups are independent.
 
-    - ``"antithetic"``: pairs, the second the mirror image of the first;
-    - ``"stratified"``: Latin hypercube (McKay et al. 1979), one value of each coordinate in each of 32 strata;
-    - ``"sobol"``: 32 points of the Sobol sequence, scrambled anew for each group (Owen 1995).
+    - ``"antithetic"``: pairs, of which the second is the mirror image of the first;
+    - ``"stratified"``: a Latin hypercube (McKay et al. 1979), with one value of each coordinate in each of 32 strata;
+    - ``"sobol"``: 32 points of the Sobol sequence, scrambled independently for each group (Owen 1995).
+
+    Args:
+        kind: ``"uniform"`` or ``"normal"``, as in :func:`draw`.
+        shape: shape of the noise; the first size is a multiple of the group.
+        coupling: ``"antithetic"``, ``"stratified"`` or ``"sobol"``.
+        generator: random stream; None draws from the global generator of torch.
+        dtype: a floating-point type.
+        device: where to draw the noise if there is no generator.
+
+    Returns:
+        Noise of that shape.
 
     Raises:
-        GradlabError: unknown kind or coupling, a number of draws that is no multiple of the group, or more coordinates
-            than the Sobol sequence has.
+        GradlabError: if the kind or coupling is unknown, the number of draws is not a multiple of the group, or a draw
+            has more coordinates than the Sobol sequence.
+
+    Example:
+        >>> from gradlab.noise import coupled, stream
+        >>> noise = coupled("normal", (4, 3), "antithetic", stream(0, "example"))
+        >>> bool((noise[0] == -noise[1]).all())
+        True
     """
     if coupling not in GROUPS:
         raise unknown("noise coupling", coupling, GROUPS)
     size, draws, width = GROUPS[coupling], shape[0], prod(shape[1:])
     if draws % size:
-        raise GradlabError(f"{coupling} noise couples {size} draws at a time: {draws} draws is no multiple of {size}")
+        raise GradlabError(f"{draws} draws do not fill groups of {coupling} noise: give a multiple of {size}")
     if coupling == "antithetic":
         half = draw(kind, (draws // size, *shape[1:]), generator, dtype, device)
         return torch.stack([half, -half], dim=1).reshape(shape)
     if coupling == "sobol" and width > SobolEngine.MAXDIM:
         raise GradlabError(
-            f"the Sobol sequence has {SobolEngine.MAXDIM} coordinates, but one draw takes {width}: "
+            f"one draw takes {width} coordinates, but the Sobol sequence has {SobolEngine.MAXDIM}: "
             "give fewer samples, or noise='stratified'"
         )
     if kind not in BASE:
         raise unknown("base noise", kind, BASE)
     device = generator.device if generator is not None else device
     strata = (_sobol if coupling == "sobol" else _latin)(draws // size, size, width, generator, device)
-    # Within its stratum a point is uniform; float64, so that the outermost strata of a Normal reach far enough.
+    # A point is uniform within its stratum; float64, so that the outermost strata of a Normal reach far enough.
     within = torch.rand(strata.shape, generator=generator, dtype=torch.float64, device=device)
     u = ((strata + within) / size).reshape(shape)
     if kind == "uniform":
@@ -255,10 +378,10 @@ def _latin(
 def _sobol(
     groups: int, size: int, width: int, generator: torch.Generator | None, device: str | torch.device | None
 ) -> Tensor:
-    """Return the strata ``[groups, size, width]`` of the first ``size`` Sobol points, under Owen's nested scrambling.
+    """Return the strata ``[groups, size, width]`` of the first ``size`` Sobol points under Owen's nested scrambling.
 
-    The first ``size = 2^m`` points have m binary digits. Each digit is flipped or not by a coin that depends on the
-    digits before it; the digits beyond the m-th are free, since no two points share a stratum of any coordinate.
+    The first ``size = 2^m`` points have m binary digits. Each digit is flipped with a coin that depends on the digits
+    before it. The digits beyond the m-th are free, since no two points share a stratum of any coordinate.
     """
     digits = size.bit_length() - 1
     points = (SobolEngine(width).draw(size, dtype=torch.float64) * size).long().to(device or "cpu")

@@ -1,4 +1,4 @@
-"""Tests for your own gradient estimators: is the mean unbiased, and does it have the right variance?
+"""Test your own gradient estimators: is the mean unbiased, and does the estimator have the right variance?
 
 .. code-block:: python
 
@@ -13,10 +13,10 @@
     def test_mine():
         assert_unbiased(mine, gl.problems.BoxGaussian(phi=0.3, x=1.0), k=8)
 
-The tests are seeded z-tests with a fixed number of draws, deterministic for a given seed (also for a function that
-draws from torch's global generator). At the default of 4.5 standard errors a correct estimator fails about once in
-10^5 tests, and a bias of 10 standard errors is always detected; the failure prints its size. Draws come in chunks and
-count as independent: a function must not let them depend on each other.
+The tests are z-tests with a fixed number of draws. They are deterministic for a given seed, also for a function that
+draws from torch's global generator. At the default threshold of 4.5 standard errors a correct estimator fails about
+once in 10^5 tests, and a bias of 10 standard errors is always detected; the error message states the size of the bias.
+Draws come in chunks and count as independent, so a function must not make one draw depend on another.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class Check(NamedTuple):
     Attributes:
         estimator: name of the estimator.
         problem: name of the problem's class.
-        k: samples of one draw.
+        k: samples per draw.
         wrt: the parameter.
         draws: number of draws.
         exact: the exact gradient.
-        mean: of the draws.
+        mean: mean of the draws.
         se: standard error of the mean.
-        z: (mean - exact)/se.
-        variance: of one draw.
+        z: (mean - exact) / se.
+        variance: variance of one draw.
         variance_se: standard error of the variance.
-        like: estimators of ``ESTIMATORS`` with the measured mean, where it is not ``exact``.
+        like: if the mean differs from ``exact``, estimators from ``ESTIMATORS`` that have the measured mean.
     """
 
     estimator: str
@@ -110,7 +110,7 @@ class Check(NamedTuple):
         ]
         if self.like:
             names = " and ".join(part for part in (", ".join(self.like[:-1]), self.like[-1]) if part)
-            lines.append(f"  within error that is the mean of {names}: see gradlab.estimators")
+            lines.append(f"  this matches the mean of {names}: see gradlab.estimators")
         return "\n".join(lines)
 
 
@@ -128,21 +128,31 @@ def check(
     """Measure an estimator on a problem whose gradient is known exactly.
 
     Args:
-        estimator: a name of ``ESTIMATORS``, an ``Estimator``, or a function ``(log_weight, samples, noise) ->
-            gradient`` that returns one estimate per draw, ``[n]``. Its arguments: ``log_weight`` maps points of any
-            shape ``[n, m]`` to their log-weights ``[n, m]`` (nats, differentiable in the points, parameters fixed);
-            ``samples [n, k]`` is a leaf that requires a gradient; ``noise [n, k]`` is the base noise of the samples (on
-            a box ``samples - phi``, on a Normal ``(samples - mean)/std``).
+        estimator: a name from ``ESTIMATORS``, an ``Estimator``, or a function ``(log_weight, samples, noise) ->
+            gradient`` that returns one estimate per draw, ``[n]``. ``log_weight`` maps points ``[n, m]``, for any m, to
+            their log-weights ``[n, m]`` (in nats, differentiable with respect to the points, at fixed parameters).
+            ``samples [n, k]`` is a leaf tensor that requires a gradient. ``noise [n, k]`` is the base noise of the
+            samples: ``samples - phi`` on a box, ``(samples - mean)/std`` on a Normal.
         problem: ``BoxProblem``, ``BoxGaussian`` or ``NormalGaussian``; one-dimensional if the estimator is a function.
-        k: samples of one draw.
-        draws: independent draws, at least 2.
-        seed: of the noise.
-        objective: the objective that is differentiated, a name of ``OBJECTIVES``.
-        wrt: the parameter; a function estimates the gradient with respect to ``phi``, the centre or the mean.
+        k: samples per draw.
+        draws: number of independent draws, at least 2.
+        seed: seed of the noise.
+        objective: the objective to differentiate, a name from ``OBJECTIVES``.
+        wrt: the parameter to differentiate with respect to. A function must use ``"phi"``, the centre or the mean.
+
+    Returns:
+        The measured moments and the exact gradient.
 
     Raises:
-        GradlabError: bad arguments, an estimator that is undefined here, or a function that does not return finite
-            estimates ``[n]``.
+        GradlabError: if an argument is invalid, the estimator is undefined for this problem, or the function does not
+            return finite estimates ``[n]``.
+
+    Example:
+        >>> import gradlab as gl
+        >>> box = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+        >>> result = gl.testing.check("dreg", box, k=8, draws=2000)
+        >>> result.passed, round(result.exact, 4), round(result.mean, 1)
+        (False, 1.7574, 0.2)
     """
     k, draws, seed = check_k(k), whole("draws", draws, 2), whole("seed", seed, 0)
     rounding = ROUNDING
@@ -158,7 +168,7 @@ def check(
         mean, se = float(state.mean), float(state.mean_se())
         variance, variance_se = float(state.variance()), float(state.variance_se())
     else:
-        raise GradlabError(f"{estimator!r} is no estimator: give a name, an Estimator or a function")
+        raise GradlabError(f"{estimator!r} is not an estimator: give a name, an Estimator or a function")
     z = z_score(mean - exact, se, mean, rounding)
     like = () if abs(z) <= Z else _like(problem, objective, k, wrt, mean, se)
     return Check(name, type(problem).__name__, k, wrt, draws, exact, mean, se, z, variance, variance_se, like)
@@ -176,19 +186,37 @@ def assert_unbiased(
     wrt: str = "phi",
     z: float = Z,
 ) -> Check:
-    """Assert that the mean of the draws is within ``z`` standard errors of the exact gradient.
+    """Assert that the mean of an estimator is within ``z`` standard errors of the exact gradient.
 
-    Arguments, result and ``GradlabError`` are those of :func:`check`.
+    Args:
+        estimator: a name, an ``Estimator`` or a function, as in :func:`check`.
+        problem: the problem, as in :func:`check`.
+        k: samples per draw.
+        draws: number of independent draws, at least 2.
+        seed: seed of the noise.
+        objective: the objective to differentiate, a name from ``OBJECTIVES``.
+        wrt: the parameter to differentiate with respect to.
+        z: number of standard errors that the mean may deviate.
+
+    Returns:
+        The measured moments and the exact gradient.
 
     Raises:
-        AssertionError: the estimator is biased; the message has the bias, its standard error, z, the exact value and
-            the estimators of ``ESTIMATORS``, if any, with the same mean.
+        AssertionError: if the estimator is biased. The message states the bias, its standard error, z, the exact value,
+            and the estimators from ``ESTIMATORS`` that have the same mean.
+        GradlabError: if ``z`` is not positive, or under the same conditions as :func:`check`.
+
+    Example:
+        >>> import gradlab as gl
+        >>> box = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+        >>> gl.testing.assert_unbiased("dreg-boundary", box, k=8, draws=2000).passed
+        True
     """
     _positive(z)
     result = check(estimator, problem, k, draws, seed, objective=objective, wrt=wrt)
     if not abs(result.z) <= z:
         raise AssertionError(
-            f"{result.estimator} is biased on {result.problem} at k = {k}, by {wrt}:\n"
+            f"{result.estimator} is biased on {result.problem} at k = {k} for {wrt}:\n"
             f"{result.explain()} (allowed {z:g})"
         )
     return result
@@ -206,17 +234,33 @@ def assert_moments(
     wrt: str = "phi",
     z: float = Z,
 ) -> Check:
-    """Assert that mean and variance of one draw are within ``z`` standard errors of the exact ones.
+    """Assert that mean and variance of one draw are within ``z`` standard errors of the exact values.
 
     Args:
-        estimator: as for :func:`check`.
-        problem, k, draws, seed, wrt, z: as for :func:`assert_unbiased`.
-        like: the estimator of ``ESTIMATORS`` with the exact moments, by default the one that is tested, or the exact
-            mean and variance themselves.
+        estimator: a name, an ``Estimator`` or a function, as in :func:`check`.
+        problem: the problem, as in :func:`check`.
+        k: samples per draw.
+        draws: number of independent draws, at least 2.
+        seed: seed of the noise.
+        like: the estimator from ``ESTIMATORS`` whose exact moments are expected, by default the tested one; or the
+            exact mean and variance themselves.
+        wrt: the parameter to differentiate with respect to.
+        z: number of standard errors that mean and variance may deviate.
+
+    Returns:
+        The measured moments and the exact gradient.
 
     Raises:
-        AssertionError: mean or variance is off; the message has both, with standard errors.
-        GradlabError: bad arguments; a function without ``like``; moments that are not known exactly.
+        AssertionError: if mean or variance is off. The message states both, with standard errors.
+        GradlabError: if an argument is invalid, a function is tested without ``like``, or the moments are not known
+            exactly.
+
+    Example:
+        >>> import gradlab as gl
+        >>> box = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+        >>> result = gl.testing.assert_moments("pathwise", box, k=8, draws=2000)
+        >>> result.estimator, result.draws
+        ('pathwise', 2000)
     """
     _positive(z)
     if isinstance(like, str):
@@ -227,7 +271,7 @@ def assert_moments(
     if like is None:
         if result.estimator not in ESTIMATORS or not isinstance(estimator, (str, Estimator)):
             raise GradlabError(
-                f"{result.estimator} has no exact moments of its own: say like='pathwise' (or another of "
+                f"{result.estimator} has no exact moments of its own: give like='pathwise' (or another name from "
                 "gradlab.ESTIMATORS), or like=(mean, variance)"
             )
         like = result.estimator
@@ -236,7 +280,7 @@ def assert_moments(
     z_variance = z_score(result.variance - variance, result.variance_se, mean**2)
     if not (abs(z_mean) <= z and abs(z_variance) <= z):
         raise AssertionError(
-            f"{result.estimator} has other moments on {result.problem} at k = {k}, by {wrt} (allowed |z| {z:g}):\n"
+            f"{result.estimator} has the wrong moments on {result.problem} at k = {k} for {wrt} (allowed |z| {z:g}):\n"
             f"  mean       {result.mean:.6g} +- {result.se:.1g}, exact {mean:.6g} (z = {z_mean:.1f})\n"
             f"  variance   {result.variance:.6g} +- {result.variance_se:.1g}, exact {variance:.6g} "
             f"(z = {z_variance:.1f})"
@@ -246,7 +290,10 @@ def assert_moments(
 
 def _exact(problem: Problem, objective: str, k: int, wrt: str) -> float:
     if wrt != "phi":
-        raise GradlabError(f"a function estimates the gradient by phi, not by {wrt!r}: write an Estimator for others")
+        raise GradlabError(
+            f"wrt is {wrt!r}, but a function estimates the gradient with respect to phi: use wrt='phi', or write an "
+            "Estimator"
+        )
     _transform(problem)
     # The exact gradient is the same for every estimator.
     (row,) = compare(problem, ("pathwise",), k, 2, objective=objective).to_dict("records")
@@ -254,26 +301,26 @@ def _exact(problem: Problem, objective: str, k: int, wrt: str) -> float:
 
 
 def _transform(problem: Problem) -> tuple[float, float]:
-    """Centre and scale of the transform from base noise to samples."""
+    """Return centre and scale of the transform from base noise to samples."""
     if isinstance(problem, (BoxProblem, BoxGaussian)) and problem.dim == 1:
         return problem.phi, 1.0
     if isinstance(problem, NormalGaussian) and problem.dim == 1:
         return problem.mean, problem.std
     raise GradlabError(
-        f"a function is checked on BoxProblem, BoxGaussian or NormalGaussian with dim = 1, not on "
-        f"{type(problem).__name__} with dim = {getattr(problem, 'dim', '?')}: write an Estimator for others"
+        f"problem is of type {type(problem).__name__} with dim = {getattr(problem, 'dim', '?')}, but a function needs "
+        "BoxProblem, BoxGaussian or NormalGaussian with dim = 1: use one of them, or write an Estimator"
     )
 
 
 def _positive(z: float) -> None:
     if real("z", z) <= 0:
-        raise GradlabError(f"z is {z}: allow a positive number of standard errors")
+        raise GradlabError(f"z is {z}: give a positive number of standard errors")
 
 
 def _sample(
     function: Callable[..., Tensor], problem: Problem, k: int, draws: int, seed: int
 ) -> tuple[moments.HigherMoments, torch.dtype]:
-    """Moments of the function's estimates, and their type."""
+    """Return the moments of the function's estimates, and their type."""
     centre, scale = _transform(problem)
 
     def log_weight(y: Tensor) -> Tensor:
@@ -293,11 +340,11 @@ def _sample(
 
 
 def _call(function: Function, name: str, log_weight: Callable[[Tensor], Tensor], samples: Tensor, noise: Tensor) -> Any:
-    """The user's estimates, checked."""
+    """Return the estimates of the user's function, after checking them."""
     size = len(samples)
     try:
         estimates: Any = function(log_weight, samples, noise)
-    except (Exception, SystemExit) as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise GradlabError(
             f"{name} failed on (log_weight, samples, noise) with {type(error).__name__}: {error}"
         ) from error
@@ -307,15 +354,15 @@ def _call(function: Function, name: str, log_weight: Callable[[Tensor], Tensor],
             returned = f"{estimates.dtype} {tuple(estimates.shape)}"
         raise GradlabError(f"{name} returned {returned}: return one estimate per draw, a tensor [{size}] of floats")
     if not bool(torch.isfinite(estimates).all()):
-        raise GradlabError(f"{name} returned NaN or infinite estimates: check what it divides by")
+        raise GradlabError(f"{name} returned NaN or infinite estimates: look for a division by zero")
     return estimates
 
 
 def _like(problem: Problem, objective: str, k: int, wrt: str, mean: float, se: float) -> tuple[str, ...]:
-    """Estimators whose exact mean agrees with the measured one, which name a likely mistake."""
+    """Return the estimators whose exact mean agrees with the measured one, because they hint at a likely mistake."""
     names = []
     for name in ESTIMATORS if objective == "iwae" else ():
-        with suppress(GradlabError):  # not known exactly, or undefined at this k
+        with suppress(GradlabError):  # the moments are not known exactly, or the estimator is undefined at this k
             exact, _ = problem.exact_moments(name, k, wrt=wrt)
             if not math.isnan(exact) and abs(z_score(mean - exact, se, mean)) <= Z:
                 names.append(name)

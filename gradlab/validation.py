@@ -304,8 +304,9 @@ def _hints(annotations: Mapping[str, Any], module: Mapping[str, Any]) -> _Hints:
     hints: _Hints = {}
     for name, annotation in annotations.items():
         if annotation is not inspect.Parameter.empty:
-            with suppress(NameError, AttributeError, TypeError, ImportError, BeartypeException):
-                hint = eval(annotation, {}, _Names(module)) if isinstance(annotation, str) else annotation
+            with suppress(NameError, AttributeError, SyntaxError, TypeError, ImportError, BeartypeException):
+                holder: Any = types.SimpleNamespace(__annotations__={name: annotation})
+                hint = typing.get_type_hints(holder, {}, _Names(module))[name]
                 if SupportsIndex in _alternatives(hint):
                     continue  # ``whole`` or ``wholes`` convert it first of all, and say more
                 hints[name] = _Hint(hint, frozenset(_alternatives(hint)), _tester(hint))

@@ -143,7 +143,7 @@ def test_the_test_that_is_shown_fails_where_it_says(page):
     (shown,) = [b for b in blocks if "def test_" in b]
     names: dict = {}
     exec(shown.replace(".detach()", ".detach() ** 2"), names)
-    with pytest.raises(AssertionError, match="that is the mean of dreg"):
+    with pytest.raises(AssertionError, match="this matches the mean of dreg"):
         names["test_mine"]()
 
 

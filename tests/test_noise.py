@@ -87,9 +87,9 @@ def test_reproducible_and_typed(coupling):
 
 @pytest.mark.parametrize(("args", "match"), [
     (("uniform", (64, 2), "sobl"), "unknown noise coupling 'sobl': did you mean 'sobol'"),
-    (("uniform", (65, 2), "sobol"), "sobol noise couples 32 draws at a time: 65 draws is no multiple of 32"),
-    (("uniform", (3, 2), "antithetic"), "no multiple of 2"),
-    (("uniform", (32, 200, 200), "sobol"), "21201 coordinates, but one draw takes 40000: give fewer samples"),
+    (("uniform", (65, 2), "sobol"), "65 draws do not fill groups of sobol noise: give a multiple of 32"),
+    (("uniform", (3, 2), "antithetic"), "give a multiple of 2"),
+    (("uniform", (32, 200, 200), "sobol"), "one draw takes 40000 coordinates, but the Sobol sequence has 21201: give fewer samples"),
     (("normla", (32, 2), "stratified"), "unknown base noise 'normla'"),
 ])  # fmt: skip
 def test_bad_input(args, match):
@@ -103,5 +103,5 @@ def test_independent_noise():
     assert not torch.equal(a, draw("uniform", (1000,), stream(0, "other"), torch.float64))
     with pytest.raises(GradlabError, match="unknown base noise"):
         draw("gaussian", (3,))
-    with pytest.raises(GradlabError, match="every size must be at least 1"):
+    with pytest.raises(GradlabError, match="give sizes of at least 1"):
         draw("normal", (3, 0))

@@ -79,7 +79,7 @@ def test_a_wrong_one_fails_and_is_told_what_it_became(mine, problem, became):
         assert_unbiased(mine, problem, 5, draws=20_000)
     message = str(failure.value)
     assert mine.__name__ in message and "exact gradient" in message and "z = " in message and "+-" in message
-    assert f"within error that is the mean of {became}:" in message
+    assert f"this matches the mean of {became}:" in message
 
 
 def test_a_bias_of_no_name_is_only_measured():
@@ -93,7 +93,7 @@ def test_a_bias_of_no_name_is_only_measured():
 
 def test_estimators_of_the_library_by_name():
     assert assert_unbiased("dreg-boundary", BOX, 4, draws=5000).estimator == "dreg-boundary"
-    with pytest.raises(AssertionError, match="dreg is biased on BoxGaussian at k = 4, by phi"):
+    with pytest.raises(AssertionError, match="dreg is biased on BoxGaussian at k = 4 for phi"):
         assert_unbiased(gl.ESTIMATORS["dreg"], BOX, 4, draws=5000)
 
 
@@ -106,7 +106,7 @@ def test_moments_are_checked_on_mean_and_variance():
         return pathwise(log_weight, samples, noise) + noise[:, 0]  # the right mean
 
     assert_unbiased(noisy, BOX, 4, draws=20_000)
-    with pytest.raises(AssertionError, match=r"other moments.*\n.*\n  variance"):
+    with pytest.raises(AssertionError, match=r"wrong moments.*\n.*\n  variance"):
         assert_moments(noisy, BOX, 4, draws=20_000, like="pathwise")
 
 
@@ -129,7 +129,7 @@ def test_the_outcome_is_that_of_the_seed_and_chunks_do_not_matter(monkeypatch):
         pytest.param((lambda w, y, e: y[:, 0].detach() * math.nan, BOX), "NaN or infinite", id="nan"),
         pytest.param((pathwise, gl.problems.BoxGaussian(0.3, 1.0, dim=3)), "with dim = 3", id="three coordinates"),
         pytest.param(
-            (pathwise, gl.problems.RoundedGaussian(0.3, 1.0, "sga")), "not on RoundedGaussian", id="RoundedGaussian"
+            (pathwise, gl.problems.RoundedGaussian(0.3, 1.0, "sga")), "of type RoundedGaussian", id="RoundedGaussian"
         ),
         pytest.param((pathwise, 3), "problem is 3: give a Problem", id="no problem"),
         pytest.param(("pathwize", BOX), "did you mean 'pathwise'", id="unknown name"),
@@ -145,20 +145,20 @@ def test_bad_input(arguments, match):
 
 
 def test_bad_options():
-    with pytest.raises(GradlabError, match="a function estimates the gradient by phi, not by 'slope'"):
+    with pytest.raises(GradlabError, match="wrt is 'slope', but a function estimates the gradient with respect to phi"):
         check(pathwise, BOX, wrt="slope")
     with pytest.raises(GradlabError, match="draws is 1"):
         check(pathwise, BOX, draws=1)
     with pytest.raises(GradlabError, match="k is"):
         check(pathwise, BOX, k=0)
-    with pytest.raises(GradlabError, match="say like='pathwise'"):
+    with pytest.raises(GradlabError, match="give like='pathwise'"):
         assert_moments(pathwise, BOX, 2, draws=100)
     for bad, match in (({"draws": 100.0}, "draws is 100.0"), ({"seed": -1}, "seed is -1"), ({"k": 2.5}, "k is 2.5")):
         for mine in (pathwise, "pathwise"):
             with pytest.raises(GradlabError, match=match):
                 check(mine, BOX, **bad)
     for z in (0, -1, math.nan):
-        with pytest.raises(GradlabError, match=r"z is .*: (allow a positive number|give a finite number)"):
+        with pytest.raises(GradlabError, match=r"z is .*: (give a positive number|give a finite number)"):
             assert_unbiased(pathwise, BOX, z=z)
     with pytest.raises(GradlabError, match="did you mean 'pathwise'"):
         assert_moments(pathwise, BOX, like="pathwize")

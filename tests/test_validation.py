@@ -556,7 +556,7 @@ def test_gradients_take_noise_of_two_axes():
     gradients_of = comparison.gradients
     pathwise = gl.ESTIMATORS["pathwise"]
     assert gradients_of(BOX, pathwise, torch.zeros(3, 2).double()).shape == (3,)
-    with pytest.raises(ArgumentError, match=r"noise is .* give a float tensor \[draws k \*coordinates\]"):
+    with pytest.raises(ArgumentError, match=r"noise is .* give a float tensor \[draws k \*dim\]"):
         gradients_of(BOX, pathwise, torch.zeros(3).double())
 
 

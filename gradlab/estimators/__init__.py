@@ -1,4 +1,7 @@
-"""Gradient estimators, one short file each, named after the method; to add one, write the file and its line here."""
+"""Provide gradient estimators, one short file each, named after the method.
+
+To add an estimator, write its file and add its line here.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,21 @@ ESTIMATORS: dict[str, Estimator] = {
 
 @checked
 def get_estimator(name: str | Estimator) -> Estimator:
-    """Return the estimator of that name, or the estimator itself.
+    """Return an estimator by name.
+
+    Args:
+        name: a name from ``ESTIMATORS``, or an ``Estimator``, which is returned as it is.
+
+    Returns:
+        The estimator.
 
     Raises:
-        GradlabError: unknown name (with the nearest one).
+        GradlabError: if the name is unknown; the message suggests the nearest one.
+
+    Example:
+        >>> import gradlab as gl
+        >>> gl.estimators.get_estimator("rws").target
+        'wake-phi'
     """
     if isinstance(name, Estimator):
         return name

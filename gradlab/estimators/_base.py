@@ -1,4 +1,4 @@
-"""``Estimator`` and what several estimators share: rescaled paths, moved samples, the score of log q."""
+"""Define ``Estimator`` and what several estimators share: rescaled paths, moved samples, the score of log q."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from gradlab.objectives.terms import LogTerms, Walls
 from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 Fit = Callable[[LogTerms, Objective, str, str], "Estimator"]
 
 
@@ -28,8 +32,16 @@ class Requirement:
 
     Attributes:
         needs: the condition, as it continues "it needs ...".
-        met: whether a posterior meets it at sample size k.
-        to_exist: whether the estimator is undefined without it, and not just biased.
+        met: function ``(posterior, k) -> bool`` that returns whether the posterior meets the condition with k samples.
+        to_exist: whether the estimator is undefined without the condition, and not just biased.
+
+    Example:
+        >>> import gradlab as gl
+        >>> (requirement,) = gl.ESTIMATORS["dreg"].requires
+        >>> requirement.needs
+        'a support that does not move with the parameters'
+        >>> requirement.met(gl.problems.BoxGaussian(phi=0.3, x=1.0).posterior, 8)
+        False
     """
 
     needs: str
@@ -61,17 +73,29 @@ TWO_SAMPLES = Requirement("at least two samples", lambda q, k: k >= 2, to_exist=
 @shown
 @dataclass(frozen=True)
 class Estimator:
-    """A gradient estimator: from terms and samples to a surrogate whose gradient is the estimate.
+    """A gradient estimator: maps terms and samples to a surrogate whose gradient is the estimate.
 
     Attributes:
         name: its key in ``ESTIMATORS``.
-        surrogate: ``(terms, objective, weighting, scale) -> [B]``; its value is the objective's.
+        surrogate: function ``(terms, objective, weighting, scale) -> [B]`` whose values are those of the objective.
         requires: its conditions on the posterior.
-        walls: whether it reads the terms' ``walls``, which a model evaluates on request only.
-        target: its target in the inference parameters, if that is not the gradient of the objective.
-        fit: builds the fitted estimator from the terms of a pilot run, whose draws must not be used again.
-        on_box: closed form ``[C]`` of the gradient by the centre for one latent under the unit box and objective
-            ``iwae``, which ``compare`` uses there; None: autograd.
+        walls: whether it reads the ``walls`` of the terms, which a model evaluates on request only.
+        target: what it approximates for inference parameters, if not the gradient of the objective.
+        fit: function that builds the fitted estimator from the terms of a pilot run, whose draws must not be used
+            again.
+        on_box: closed form ``[C]`` of the gradient with respect to the centre, for one latent under the unit box and
+            the objective ``iwae``; ``compare`` uses it there. None: use autograd.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+        >>> phi = torch.full((1000,), 0.3, dtype=torch.float64, requires_grad=True)  # one value per draw
+        >>> noise = problem.draw_noise(1000, k=8, generator=torch.Generator().manual_seed(0))
+        >>> surrogate = gl.ESTIMATORS["pathwise"](problem.log_terms(noise, {"phi": phi}), "iwae")
+        >>> surrogate.sum().backward()
+        >>> round(phi.grad.mean().item(), 1), round(problem.exact_gradient(8), 1)
+        (1.8, 1.8)
     """
 
     name: str
@@ -85,18 +109,27 @@ class Estimator:
     @checked
     def __call__(
         self, terms: LogTerms, objective_name: str | Objective = "iwae", weighting: str = "joint", scale: str = "nats"
-    ) -> Tensor:
-        """Build the surrogate ``[B]``; the gradient of its sum (or mean) is the gradient estimate.
+    ) -> Float[Tensor, " batch"]:
+        """Build the surrogate; the gradient of its sum (or mean) is the gradient estimate.
 
-        Compute new terms for each estimator: some leave hooks on the samples' graph.
+        Compute new terms for each estimator, because some estimators leave hooks on the graph of the samples.
+
+        Args:
+            terms: log-weights, factor by factor.
+            objective_name: a name from ``OBJECTIVES``, or an ``Objective``.
+            weighting: ``"joint"`` or ``"per-term"``.
+            scale: ``"nats"`` or ``"bpp"``.
+
+        Returns:
+            The surrogate ``[B]``.
 
         Raises:
-            GradlabError: unknown objective, terms that an estimator that rescales paths has used, or terms without the
-                parts that this estimator reads.
+            GradlabError: if the objective is unknown, another estimator has rescaled the paths of these terms, or the
+                terms lack the parts that this estimator reads.
         """
         if any(tap.value._backward_hooks for tap in terms.taps):
             raise GradlabError(
-                "these terms already served an estimator that rescales their paths: compute the terms anew"
+                "another estimator has rescaled the paths of these terms: compute new terms for each estimator"
             )
         return self.surrogate(terms, get_objective(objective_name), weighting, scale)
 
@@ -116,11 +149,37 @@ class Estimator:
         }
 
     def unmet(self, posterior: Posterior, k: int) -> list[str]:
-        """List the conditions that this posterior does not meet at sample size k; none: the estimator is unbiased."""
+        """List the conditions that a posterior does not meet; if there are none, the estimator is unbiased.
+
+        Args:
+            posterior: the posterior of the samples.
+            k: number of samples.
+
+        Returns:
+            The conditions in words.
+
+        Example:
+            >>> import gradlab as gl
+            >>> gl.ESTIMATORS["dreg"].unmet(gl.problems.BoxGaussian(phi=0.3, x=1.0).posterior, k=8)
+            ['a support that does not move with the parameters']
+        """
         return [r.needs for r in self.requires if not r.met(posterior, k)]
 
     def undefined(self, posterior: Posterior, k: int) -> list[str]:
-        """List the conditions in ``unmet`` without which the estimator is undefined."""
+        """List the conditions in ``unmet`` without which the estimator is undefined.
+
+        Args:
+            posterior: the posterior of the samples.
+            k: number of samples.
+
+        Returns:
+            The conditions in words.
+
+        Example:
+            >>> import gradlab as gl
+            >>> gl.ESTIMATORS["vimco"].undefined(gl.problems.NormalGaussian(0.3, 1.0, x=1.0).posterior, k=1)
+            ['at least two samples']
+        """
         return [r.needs for r in self.requires if r.to_exist and not r.met(posterior, k)]
 
 
@@ -129,20 +188,20 @@ def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
 
     Args:
         terms: terms with taps.
-        factors: per ``(latent, term)`` a factor ``[B, K]`` or ``[B, L]``, or one number for all.
-        name: the estimator, for the error.
+        factors: a factor ``[B, K]`` or ``[B, L]`` for each ``(latent, term)``, or one number for all.
+        name: name of the estimator, for the error.
 
     Raises:
-        GradlabError: terms without taps.
+        GradlabError: if the terms have no taps.
     """
     if not terms.taps:
         raise GradlabError(
-            f"{name} rescales the gradient that reaches each sample, but these terms name no taps: "
+            f"the terms have no taps, at which {name} rescales the gradient of each sample: "
             "build LogTerms with taps=(Tap(view, 'y', 'lik'), ...)"
         )
     for tap in terms.taps:
         if not tap.value.requires_grad:
-            continue  # the samples depend on no parameter: no path to rescale
+            continue  # the samples depend on no parameter, so there is no path to rescale
         if isinstance(factors, float):
             factor: Tensor | float = factors
         else:
@@ -152,46 +211,64 @@ def rescale_paths(terms: LogTerms, factors: Factors | float, name: str) -> None:
 
 
 def check_joint(weighting: str, name: str) -> None:
-    """Refuse per-term weighting.
+    """Reject per-term weighting.
+
+    Args:
+        weighting: ``"joint"`` or ``"per-term"``.
+        name: name of the estimator, for the error.
 
     Raises:
-        GradlabError: ``weighting`` is ``"per-term"``.
+        GradlabError: if ``weighting`` is ``"per-term"``.
     """
     if weighting == "per-term":
         raise GradlabError(
-            f"{name} needs the value of a bound, which weighting 'per-term' is not: use weighting='joint'"
+            f"weighting is 'per-term', whose value is not the bound that {name} needs: use weighting='joint'"
         )
 
 
-def exchangeable(terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str) -> Tensor:
-    """Return detached log-weights ``[B, K]`` of samples that can be replaced one at a time, in the unit of ``scale``.
+def exchangeable(
+    terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str
+) -> Float[Tensor, "batch k"]:
+    """Return the detached log-weights of samples that can be replaced one at a time.
+
+    Args:
+        terms: log-weights, factor by factor.
+        objective: the objective.
+        weighting: ``"joint"`` or ``"per-term"``.
+        scale: ``"nats"`` or ``"bpp"``.
+        name: name of the estimator, for the error.
+
+    Returns:
+        Log-weights ``[B, K]`` in the unit of ``scale``.
 
     Raises:
-        GradlabError: per-term weighting, a sample that several others share, or an objective that is not the (log)
+        GradlabError: if the weighting is per-term, several samples share another one, or the objective is not the (log)
             mean of the samples' (log-)weights.
     """
     check_joint(weighting, name)
     if objective.jackknife:
-        raise GradlabError(f"{name} is not written for objective {objective.name!r}: use iwae or elbo")
+        raise GradlabError(f"{name} does not support objective {objective.name!r}: use iwae or elbo")
     _, k, l = terms.shape
     shared = terms.samples[1] is not None and not terms.paired and k > 1
     if l > 1 or shared:
         raise GradlabError(
-            f"{name} changes one sample at a time, but here a z is shared between the samples of y: use paired samples"
+            f"a z is shared between the samples of y, but {name} changes one sample at a time: use paired samples"
         )
     return unit_factor(terms, scale) * terms.log_w().detach()[:, :, 0]
 
 
-def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:
+def value_with(
+    objective: Objective, log_w: Float[Tensor, "batch k"], moved: Float[Tensor, "batch k m"]
+) -> Float[Tensor, "batch k m"]:
     """Compute the objective with the log-weight of sample i replaced by ``moved``, for each i.
 
     Args:
         objective: a mean of log-weights or a log mean of weights.
-        log_w: ``[B, K]`` log-weights.
-        moved: ``[B, K, M]`` log-weight of sample i at M other points.
+        log_w: log-weights ``[B, K]``.
+        moved: ``[B, K, M]``, the log-weight of sample i at M other points.
 
     Returns:
-        ``[B, K, M]``, in the unit of the log-weights.
+        Values ``[B, K, M]`` in the unit of the log-weights.
     """
     k = log_w.shape[1]
     if objective.single:
@@ -202,24 +279,28 @@ def value_with(objective: Objective, log_w: Tensor, moved: Tensor) -> Tensor:
 def walls_of(terms: LogTerms, name: str) -> Walls:
     """Return the walls of the terms.
 
+    Args:
+        terms: log-weights, factor by factor.
+        name: name of the estimator, for the error.
+
     Raises:
-        GradlabError: the terms have none.
+        GradlabError: if the terms have none.
     """
     if terms.walls is None:
         raise GradlabError(
-            f"{name} reads where the derivative of the posterior sits, but these terms name no walls: build LogTerms "
-            "with walls=Walls(...), for a toy problem by log_terms(noise, walls=True)"
+            f"the terms have no walls, which {name} needs: build LogTerms with walls=Walls(...), or for a toy problem "
+            "use log_terms(noise, walls=True)"
         )
     return terms.walls
 
 
-def along(coefficients: Tensor, walls: Walls) -> Tensor:
-    """Build 0 ``[B]`` whose gradient by each point's parameter is its coefficient ``[B, K, M]`` times its scale."""
+def along(coefficients: Float[Tensor, "batch k m"], walls: Walls) -> Float[Tensor, " batch"]:
+    """Build a zero ``[B]`` whose gradient for each point's parameter is its coefficient ``[B, K, M]`` times scale."""
     if walls.moves is None:
         return coefficients.new_zeros(coefficients.shape[0])
     return (coefficients.detach() * walls.scale * (walls.moves - walls.moves.detach())).sum(dim=(1, 2))
 
 
-def sample_scores(terms: LogTerms) -> Tensor:
-    """Build 0 ``[B, K]`` (terms as for ``exchangeable``) with the gradient of log q of sample i at fixed samples."""
+def sample_scores(terms: LogTerms) -> Float[Tensor, "batch k"]:
+    """Build a zero ``[B, K]`` with the gradient of log q of each fixed sample (terms as in ``exchangeable``)."""
     return sum(((s - s.detach())[:, :, 0] for s in terms.scores), start=terms.log_lik.new_zeros(terms.shape[:2]))

@@ -1,7 +1,7 @@
 """Closed forms that estimators share on draws of one latent under the unit box.
 
-On the box each estimator's gradient by the centre is a few passes over the same weights and slopes
-(``Estimator.on_box``): the surrogate's gradient without autograd. The tests compare the two.
+On the box the gradient of each estimator with respect to the centre takes a few passes over the same weights and slopes
+(``Estimator.on_box``): it is the gradient of the surrogate without autograd. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from gradlab import kernels
 
 Array = NDArray[np.floating[Any]]
 
-# Range of log w, in nats, up to which "all weights minus this one" keeps enough digits.
+# Up to this range of log w, in nats, "all weights minus this one" keeps enough digits.
 NO_CANCELLATION = 5.0
-# Factors multiplied before their logarithm is taken, within that range: e^40 fits in a float32.
+# Number of factors multiplied before taking their logarithm, within that range: e^40 fits in a float32.
 GROUP = 8
 
 
 class BoxDraws:
-    """Weights and slopes of draws of k samples, with samples along the first axis; sums are computed on demand.
+    """Weights and slopes of draws of k samples, with the samples along the first axis; sums are computed on demand.
 
     Args:
-        weight: ``[k, C]`` w up to a common factor, which cancels; float64 or float32.
-        slope: ``[k, C]`` d log w/dy.
-        ends: w at the upper and at the lower wall, over the same factor.
+        weight: ``[k, C]``, w up to a common factor, which cancels; float64 or float32.
+        slope: ``[k, C]``, d log w/dy.
+        ends: w at the upper and at the lower wall, up to the same factor.
         span: range of log w over the box, in nats.
     """
 
@@ -38,7 +38,7 @@ class BoxDraws:
 
     @property
     def zero(self) -> Array:
-        """``[C]`` 0: the score of the box is 0, and so is every estimator that multiplies a score."""
+        """Zeros ``[C]``: the score of the box is 0, and so is every estimator that multiplies a score."""
         return np.zeros_like(self.weight[0])
 
     @property

@@ -4,12 +4,13 @@ Equation (Tucker et al. 2018; paper eqs. 9-10)::
 
     E_eps[ sum_i w~_i^2 (d log w_i / d y_i) (d y_i / d phi) ]
 
-Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
+Approximates: the gradient of the objective for inference parameters; generative parameters keep the weights w~.
 With: no score term, and the gradient that reaches a sample multiplied by the total normalised weight of the terms that
-the sample enters: y_i by sum_j w~_ij, z_j by sum_i w~_ij (so that z has factor 1 in MS-NIC-MIX); where z_i is drawn
-from y_i by w~_i on each path. With per-term weighting each term has a softmax, and so a factor, of its own. Where the
+the sample enters: y_i by sum_j w~_ij, z_j by sum_i w~_ij (so z has factor 1 in MS-NIC-MIX); if z_i is drawn from y_i,
+each path is multiplied by w~_i. With per-term weighting each term has its own softmax, and so its own factor. If the
 score is not 0 and enters log w with a factor u (``scale="bpp"``, ``rate_weight``), the factor is 1 - u (1 - w~).
-Requires: a support that does not move with the parameters: the second reparameterisation (eq. 10) drops the boundary.
+Requires: a support that does not move with the parameters, because the second reparameterisation (eq. 10) drops the
+boundary.
 Biased when: the support moves. On the unit box the bias is exactly that boundary term,
 ``-sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``, and as k grows the estimate tends to zero.
 """
@@ -27,7 +28,7 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
     factors = objective.path_factors(terms, weighting, scale)
     share = score_factor(terms, scale)
     if terms.scores and share != 1:
-        # The score enters log w with this share, and so does the part of the path that it reparameterises to.
+        # The score enters log w with this factor, and so does the part of the path that it reparameterises to.
         factors = {where: 1 - share * (1 - factor) for where, factor in factors.items()}
     rescale_paths(terms, factors, "dreg")
     return objective(terms.without_scores(), weighting, scale)

@@ -1,17 +1,17 @@
-"""DReG with the boundary of the support put back.
+"""DReG with the boundary of the support added back.
 
-Equation (Tucker et al. 2018, eq. 7, with the term that its integration by parts drops where the support moves)::
+Equation (Tucker et al. 2018, eq. 7, with the term that its integration by parts drops when the support moves)::
 
     E_eps[ sum_i w~_i^2 (d log w_i / d y_i) (d y_i / d phi)
            + sum_i ( w~_i(y_i = upper wall) - w~_i(y_i = lower wall) ) ]
 
-with ``w~_i(y_i = u) = w(u) / (w(u) + sum_{j != i} w_j)``; in D dimensions one such difference per coordinate, or those
-of a random subset of C coordinates times D / C.
+with ``w~_i(y_i = u) = w(u) / (w(u) + sum_{j != i} w_j)``. In D dimensions there is one such difference per coordinate,
+or those of a random subset of C coordinates times D / C.
 
-Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
-With: ``dreg``, plus the moved weights as the coefficients of the parameter that the walls move with.
-Requires: a support that does not move, where it is ``dreg``, or walls that are known: 2 C more evaluations of log w per
-sample, each with one coordinate of it on a wall.
+Approximates: the gradient of the objective for inference parameters; generative parameters keep the weights w~.
+With: ``dreg``, plus the moved weights as coefficients of the parameter that moves the walls.
+Requires: a support that does not move (the estimator then equals ``dreg``), or known walls. Known walls cost 2 C more
+evaluations of log w per sample, each with one coordinate on a wall.
 Biased when: never.
 """
 
@@ -28,11 +28,11 @@ from gradlab.objectives.terms import LogTerms
 
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     walls = walls_of(terms, "dreg-boundary")
-    if objective.single or not walls.boundary:  # every weight is 1 wherever its sample is; or no wall moves
+    if objective.single or not walls.boundary:  # each weight is 1 wherever its sample is, or no wall moves
         return DREG.surrogate(terms, objective, weighting, scale)
     log_w = exchangeable(terms, objective, weighting, scale, "dreg-boundary")
     weights = torch.sigmoid(unit_factor(terms, scale) * walls.log_w.detach() - log_sum_of_others(log_w)[:, :, None])
-    if terms.scores:  # the part of the path that dreg takes off has this share
+    if terms.scores:  # the part of the path that dreg subtracts has this factor
         weights = score_factor(terms, scale) * weights
     return DREG.surrogate(terms, objective, weighting, scale) + along(weights, walls)
 

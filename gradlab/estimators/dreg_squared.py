@@ -1,15 +1,16 @@
 """DReG as published: w~^2, whatever the scale of the weights.
 
-Equation (Tucker et al. 2018, eq. 7; paper eqs. 9-10), with v_i the log-weights as the objective takes them: log w_i in
-nats, or in bits per pixel (``scale="bpp"``, the unit of the paper's listing, Appendix A.5), and ``w~ = softmax(v)``::
+Equation (Tucker et al. 2018, eq. 7; paper eqs. 9-10), with v_i the log-weights as the objective uses them (log w_i in
+nats, or in bits per pixel with ``scale="bpp"``, the unit of the paper's listing in Appendix A.5) and
+``w~ = softmax(v)``::
 
     E_eps[ sum_i w~_i^2 (d v_i / d y_i) (d y_i / d phi) ]
 
-Approximates: the gradient of the objective in the inference parameters; generative parameters keep the weights w~.
+Approximates: the gradient of the objective for inference parameters; generative parameters keep the weights w~.
 With: the gradient that reaches a sample multiplied by its total normalised weight, as in ``dreg``, but no correction
-where the log-weights are scaled. For a bound in nats with rate weight 1 it is ``dreg``, draw by draw.
+for scaled log-weights. For a bound in nats with rate weight 1 it equals ``dreg``, draw by draw.
 Requires: a support that does not move with the parameters. It also assumes log-weights in nats with rate weight 1,
-which nothing checks.
+which is not checked.
 Biased when: the support moves, as ``dreg``; or k > 1 and the score is not 0 and enters v with a factor u other than 1
 (a Normal posterior with ``scale="bpp"``, where u = 1 / (ln 2 pixels), or with ``rate_weight``). The bias is then
 ``-(1 - u) sum_i E[ w~_i (1 - w~_i) (d v_i / d y_i) (d y_i / d phi) ]``.

@@ -7,12 +7,13 @@ Equation (Bauer & Mnih 2021, eqs. 7-8), for a prior whose samples are ``T(e; the
 
 at ``e = T^-1(y_i; theta)``; e.g. ``dT / dprior_std = y / prior_std``.
 
-Approximates: the gradient of the objective; generative parameters without a path (the decoder's) keep the weights w~.
-With: for phi what ``dreg`` does; for theta the explicit dependence of log p(y; theta) replaced by the path of y as a
-sample of the prior.
-Requires: a support without walls that move with phi or that the prior's path crosses; the path of every live
-parameter of the prior, named in the terms.
-Biased when: the posterior is a box. For ``prior_std`` by exactly +1/prior_std at k = 1, which is the flux of the path
+Approximates: the gradient of the objective; generative parameters without a path (those of the decoder) keep the
+weights w~.
+With: for phi, the same as ``dreg``; for theta, the explicit dependence of log p(y; theta) replaced by the path of y as
+a sample of the prior.
+Requires: a support without walls that move with phi or that the path of the prior crosses, and the path of every live
+parameter of the prior in the terms.
+Biased when: the posterior is a box. For ``prior_std`` at k = 1 the bias is exactly +1/prior_std, the flux of the path
 through the walls.
 """
 
@@ -33,8 +34,8 @@ from gradlab.objectives.terms import LogTerms
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     if terms.prior_paths is None:
         raise GradlabError(
-            "gdreg moves samples along the prior, but these terms do not say whether a parameter of the prior is live "
-            "and what its path is: build LogTerms with prior_paths=(PriorPath(...),), or () where none is"
+            "the terms have no prior_paths, along which gdreg moves samples: build LogTerms with "
+            "prior_paths=(PriorPath(...),), or () if no parameter of the prior is live"
         )
     if not terms.prior_paths:
         return DREG.surrogate(terms, objective, weighting, scale)
@@ -44,13 +45,13 @@ def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str
 
 
 def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
-    """0 ``[B]``, whose gradient is the second line of the equation."""
+    """Return a zero ``[B]`` whose gradient is the second line of the equation."""
     log_w = exchangeable(terms, objective, weighting, scale, "gdreg")
     taps = [tap for tap in terms.taps if tap.latent == "y"]
     if not taps or not all(tap.value.requires_grad for tap in taps):
         raise GradlabError(
-            "gdreg differentiates by the samples, but these terms name no taps that require a gradient: build LogTerms "
-            "with taps of samples that do"
+            "the terms have no taps that require a gradient, but gdreg differentiates with respect to the samples: "
+            "build LogTerms with taps of samples that require a gradient"
         )
     slopes = torch.autograd.grad(terms.log_w(score=False).sum(), [tap.value for tap in taps], retain_graph=True)
     rate_share = score_factor(terms, scale)
@@ -58,7 +59,7 @@ def _prior_path(terms: LogTerms, objective: Objective, weighting: str, scale: st
     share = torch.full_like(log_w, 1 / log_w.shape[1]) if objective.single else torch.softmax(log_w, dim=1)
     total = torch.zeros_like(slopes[0])
     for tap, slope in zip(taps, slopes, strict=True):
-        # w~ (1 - w~) of every term, less w~ of the prior's and the posterior's, whose slopes hold rate_weight already.
+        # w~ (1 - w~) for every term, minus w~ for prior and posterior, whose slopes already contain rate_weight.
         weight = share * (rate_share * (1 - factor) - float(tap.term != "lik"))
         total = total + weight.reshape(weight.shape + (1,) * (slope.ndim - 2)) * slope
     moves = sum(p.value - p.value.detach() for p in terms.prior_paths or ())

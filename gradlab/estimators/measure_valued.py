@@ -1,19 +1,22 @@
-"""Measure-valued gradient (weak derivative): differences of the objective, no derivative of it.
+"""Measure-valued gradient (weak derivative): differences of the objective instead of its derivative.
 
 Equation (Mohamed et al. 2020, section 6; Pflug 1989)::
 
     sum_i E[ c_i (L^(y_i = plus_i) - L^(y_i = minus_i)) ]  -  E[ sum_i w~_i grad log q(y_i; phi) ]
 
-with L^ the objective, all other samples fixed. Unit box: the two walls, c = 1; in D dimensions a pair per
-coordinate, or those of a random subset. Normal mean: a Weibull pair ``mean +- std sqrt(-2 ln U)``,
-``c = 1 / (std sqrt(2 pi))``; Normal std: double-sided Maxwell and Normal, ``c = 1 / std``. The second sum is the
-explicit dependence of the weights on phi.
+with L^ the objective and all other samples fixed. The pairs are
+
+- for the unit box the two walls, with c = 1; in D dimensions one pair per coordinate, or a random subset of them;
+- for the mean of a Normal a Weibull pair ``mean +- std sqrt(-2 ln U)``, with ``c = 1 / (std sqrt(2 pi))``;
+- for the std of a Normal a double-sided Maxwell and a Normal point, with ``c = 1 / std``.
+
+The second sum is the explicit dependence of the weights on phi.
 
 Approximates: the gradient of the objective, without a derivative of log w in the samples (true rounding is allowed).
-With: the samples held fixed, and the differences as the coefficients of the parameter; the moved sample reuses its own
-noise, which is integrated out in its own term.
-Requires: a posterior that gives its walls or another measure-valued derivative, at two evaluations of log w per sample
-and parameter.
+With: the samples held fixed, and the differences as coefficients of the parameter; the moved sample reuses its own
+noise, which its own term integrates out.
+Requires: a posterior that provides its walls or another measure-valued derivative; each costs two evaluations of log w
+per sample and parameter.
 Biased when: never.
 """
 

@@ -6,9 +6,9 @@ Equation (paper eqs. 2 and 5; Kingma & Welling 2013, Burda et al. 2016)::
 
 Approximates: the gradient of the objective.
 With: the total derivative of every log-weight, the weights w~ detached.
-Requires: nothing of the posterior but a differentiable transform of its base noise; log w differentiable.
+Requires: only that samples are a differentiable transform of base noise and that log w is differentiable.
 Biased when: autograd's derivative of a sample is wrong (straight-through rounding). On the box the score term is zero,
-so that it equals STL (paper section 2.1).
+so the estimator equals STL (paper section 2.1).
 """
 
 from __future__ import annotations

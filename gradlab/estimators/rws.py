@@ -7,11 +7,11 @@ Equation (Bornschein & Bengio 2015, eqs. 4 and 8)::
 
 Approximates: for theta the gradient of the objective; for phi the gradient of another objective,
 ``E_p(y|x)[ log q(y; phi) ]``, to be maximised.
-With: the samples held fixed, the weights w~ detached.
-Requires: a support that does not move with the parameters; the box has no score, and leaves out posterior mass.
+With: the samples held fixed and the weights w~ detached.
+Requires: a support that does not move with the parameters; the box has no score and does not cover the true posterior.
 Biased when: k is finite, for its own objective, because the weights are self-normalised. The bias falls like 1/k if the
-weights have a variance (with a narrow q they do not); at k = 1 the mean is 0, as for the score. Where the support moves
-the estimate for phi is exactly 0.
+weights have a finite variance (with a narrow q they do not); at k = 1 the mean is 0, like the mean of the score. If the
+support moves, the estimate for phi is exactly 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gradlab.objectives.terms import LogTerms
 def _surrogate(terms: LogTerms, objective: Objective, weighting: str, scale: str) -> Tensor:
     check_joint(weighting, "rws")
     if objective.single or objective.jackknife:
-        raise GradlabError(f"rws weighs the samples by w~, which objective {objective.name!r} does not: use iwae")
+        raise GradlabError(f"objective {objective.name!r} does not weight the samples by w~, which rws needs: use iwae")
     rescale_paths(terms, 0.0, "rws")
     value = objective(terms.without_scores(), weighting, scale)
     scores = terms.score_terms()

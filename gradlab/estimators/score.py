@@ -7,12 +7,13 @@ Equation (Williams 1992; paper eq. 8; for the multi-sample bound Mnih & Rezende 
 Approximates: the gradient of the objective, without a derivative of log w in the samples.
 With: the samples held fixed; the second sum is the explicit dependence of the weights on phi.
 Requires: a support that does not move with the parameters (absolute continuity: Mohamed et al. 2020).
-Biased when: the support moves. On the unit box the score is zero, so that the estimate is exactly 0 for phi (eq. 8).
+Biased when: the support moves. On the unit box the score is zero, so the estimate is exactly 0 for phi (eq. 8).
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,14 +22,28 @@ from gradlab.estimators._base import FIXED_SUPPORT, Estimator, check_joint, resc
 from gradlab.objectives.bounds import Objective, unit_factor
 from gradlab.objectives.terms import LogTerms
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 def score_surrogate(
     terms: LogTerms, objective: Objective, weighting: str, scale: str, name: str, baseline: Tensor | float = 0.0
-) -> Tensor:
-    """Build the surrogate ``[B]`` with a baseline (a number, or ``[B]``) subtracted from the learning signal.
+) -> Float[Tensor, " batch"]:
+    """Build the surrogate of the score-function estimator, with a baseline subtracted from the learning signal.
+
+    Args:
+        terms: log-weights, factor by factor.
+        objective: the objective.
+        weighting: ``"joint"``; ``"per-term"`` has no bound to use as a learning signal.
+        scale: ``"nats"`` or ``"bpp"``.
+        name: name of the estimator, for the error.
+        baseline: one number, or one per image ``[B]``.
+
+    Returns:
+        The surrogate ``[B]``.
 
     Raises:
-        GradlabError: per-term weighting, which has no bound, or terms without taps.
+        GradlabError: if the weighting is per-term, or the terms have no taps.
     """
     check_joint(weighting, name)
     rescale_paths(terms, 0.0, name)
@@ -38,7 +53,7 @@ def score_surrogate(
         return value
     off = baseline.reshape(-1, 1, 1) if isinstance(baseline, Tensor) else baseline
     if objective.single:
-        # Each log-weight is a bound of its own: weighting it by the scores of its own samples alone is unbiased too.
+        # Each log-weight is its own bound, so weighting it by the scores of its own samples alone is unbiased too.
         log_w = unit_factor(terms, scale) * terms.log_w().detach()
         return value + ((log_w - off) * scores).mean(dim=(1, 2))
     total = torch.stack([(s - s.detach()).sum(dim=(1, 2)) for s in terms.scores]).sum(dim=0)

@@ -7,7 +7,7 @@ Equation (Roeder et al. 2017; paper eq. 6)::
 Approximates: the gradient of the objective.
 With: the explicit dependence of log q on its parameters dropped.
 Requires: a zero score, or k = 1 (where the dropped term has mean zero).
-Biased when: k > 1 and the score is not zero, because the weights correlate with it (paper section 2.1).
+Biased when: k > 1 and the score is not zero, because the weights are correlated with it (paper section 2.1).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Log-weights, the objectives that reduce them to a bound, posteriors and proxies of rounding.
+"""Define log-weights, the objectives that reduce them to a bound, posteriors, and proxies of rounding.
 
 ``terms``       ``LogTerms``: the log-weight of each image, factor by factor
 ``bounds``      ``OBJECTIVES``: ELBO, IWAE and the MS-NIC objectives
-``posteriors``  what a posterior declares: support, score, boundary
+``posteriors``  posteriors that declare their properties: support, score, boundary
 ``proxies``     ``PROXIES``: differentiable replacements of rounding in training
 """
 

@@ -1,7 +1,7 @@
-"""Objectives: reduce the log-weights of ``LogTerms`` to one number per image.
+"""Define the objectives, which reduce the log-weights of ``LogTerms`` to one number per image.
 
-Estimators decide how the gradient is taken (``gradlab.estimators``); plain autograd through these values is the
-pathwise gradient. All are maximised.
+Estimators determine how the gradient is computed (``gradlab.estimators``); plain autograd through these values is the
+pathwise gradient. All objectives are maximised.
 
 =============  =========================================================  ==========================================
 name           value, in nats                                             source
@@ -14,19 +14,20 @@ ms-nic-dms     log mean exp over all k x l combinations                   paper 
 jvi            k L_k - (k-1) x mean over i of L_(k-1) without sample i    Nowozin 2018 (first-order jackknife)
 =============  =========================================================  ==========================================
 
-``elbo`` over k samples is the control for the others: the same number of samples averages the gradient of the looser
-bound (paper Table 7 does so with a larger batch, over images as well). All but ``jvi`` are lower bounds on log p(x);
-the jackknife (k >= 2) removes the 1/k term of the bias of ``iwae``, so that its mean may exceed log p(x).
+``elbo`` over k samples is the control for the others: it spends the same number of samples on averaging the gradient of
+the looser bound (paper Table 7 does so with a larger batch, which averages over images as well). All objectives but
+``jvi`` are lower bounds on log p(x). The jackknife (k >= 2) removes the 1/k term of the bias of ``iwae``, so its mean
+may exceed log p(x).
 
 **Scale.** ``"nats"`` is the bound of the equations. ``"bpp"`` divides every log-weight by ln 2 x pixels before the
 softmax, as the paper's listing (Appendix A.5) does: a tempered objective with almost flat weights.
 
-**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight, for all estimators;
-:func:`~gradlab.objectives.kl_annealing` and :func:`~gradlab.objectives.soft_free_bits` (paper section 4.2) give its
-value at each training step. With a weight other than 1 no objective is a bound.
+**Rate.** ``terms.rate_weight`` multiplies the rate in every log-weight, for all estimators.
+:func:`~gradlab.objectives.kl_annealing` and :func:`~gradlab.objectives.soft_free_bits` (paper section 4.2) compute its
+value at each training step. With a weight other than 1, no objective is a bound.
 
-**Weighting.** ``"joint"`` gives all factors of a sample one weight (eqs. 12-17). ``"per-term"`` is the listing: the
-distortion, the y-rate and the z-rate each have a softmax of their own. Its value is no bound but a ``SurrogateLoss``.
+**Weighting.** ``"joint"`` gives all factors of a sample the same weight (eqs. 12-17). ``"per-term"`` follows the
+listing: distortion, y-rate and z-rate each have their own softmax. Its value is not a bound but a ``SurrogateLoss``.
 See docs/theory/codecs.md.
 """
 
@@ -35,6 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -44,6 +46,9 @@ from gradlab.objectives.terms import Latent, LogTerms, Term
 from gradlab.runtime.display import shown
 from gradlab.validation import checked, known
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 WEIGHTINGS = ("joint", "per-term")
 SCALES = ("nats", "bpp")
 
@@ -51,18 +56,53 @@ Factors = dict[tuple[Latent, Term], Tensor]
 
 
 class SurrogateLoss(Tensor):
-    """A value to differentiate that bounds nothing: sums of terms, each weighted by a detached softmax of its own."""
+    """A tensor to differentiate that is not a bound: a sum of terms, each weighted by its own detached softmax.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> terms = gl.LogTerms(torch.zeros(1, 2, 1), log_py=torch.zeros(1, 2, 1))
+        >>> type(gl.OBJECTIVES["iwae"](terms, weighting="per-term")).__name__
+        'SurrogateLoss'
+    """
 
 
-def softmax(log_w: Tensor) -> Tensor:
-    """Normalise weights over the last two axes ``[B, K, L]``, detached: no gradient reaches a weight."""
+def softmax(log_w: Float[Tensor, "batch k l"]) -> Float[Tensor, "batch k l"]:
+    """Normalise weights over the last two axes of ``[B, K, L]``.
+
+    The result is detached, so no gradient reaches a weight.
+
+    Args:
+        log_w: log-weights ``[B, K, L]``.
+
+    Returns:
+        Weights ``[B, K, L]`` that sum to 1 in each row of the batch.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.objectives.bounds import softmax
+        >>> softmax(torch.zeros(1, 2, 2)).flatten().tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
     return torch.softmax(log_w.detach().flatten(1), dim=1).view_as(log_w)
 
 
-def log_sum_of_others(log_w: Tensor) -> Tensor:
-    """Compute ``log sum_{j != i} exp(log_w_j)`` for each i of ``[B, K]``; -inf at K = 1.
+def log_sum_of_others(log_w: Float[Tensor, "batch k"]) -> Float[Tensor, "batch k"]:
+    """Compute ``log sum_{j != i} exp(log_w_j)`` for each i.
 
-    It adds the sums before and after i, since ``S - w_i`` loses all digits where one sample holds all the weight.
+    The sums before and after i are added, because ``S - w_i`` loses all digits if one sample has all the weight.
+
+    Args:
+        log_w: log-weights ``[B, K]``.
+
+    Returns:
+        Log-sums ``[B, K]``; -inf at K = 1.
+
+    Example:
+        >>> import torch
+        >>> from gradlab.objectives.bounds import log_sum_of_others
+        >>> log_sum_of_others(torch.tensor([[1.0, 2.0, 5.0]]).log()).exp().round(decimals=4).tolist()
+        [[7.0, 6.0, 3.0]]
     """
     edge = torch.full_like(log_w[:, :1], -math.inf)
     before = torch.cat([edge, torch.logcumsumexp(log_w, dim=1)[:, :-1]], dim=1)
@@ -73,14 +113,22 @@ def log_sum_of_others(log_w: Tensor) -> Tensor:
 @shown
 @dataclass(frozen=True)
 class Objective:
-    """One objective, a function of the terms.
+    """An objective, a function of the terms.
 
     Attributes:
         name: its key in ``OBJECTIVES``.
         single: whether it averages single-sample bounds (``elbo``) instead of taking the log of a mean of weights.
-        check: raises GradlabError for terms for which the objective is not defined.
+        check: function that raises GradlabError for terms for which the objective is not defined.
         jackknife: whether it combines the bounds of k and of k - 1 samples (``jvi``).
-        summary: its value in one line, which ``gradlab list`` shows.
+        summary: its value in one line, for ``gradlab list``.
+
+    Example:
+        >>> import math
+        >>> import torch
+        >>> import gradlab as gl
+        >>> terms = gl.LogTerms(torch.tensor([[[math.log(1.0)], [math.log(3.0)]]]))
+        >>> round(gl.OBJECTIVES["iwae"](terms).exp().item(), 4)  # the mean of the weights 1 and 3
+        2.0
     """
 
     name: str
@@ -90,16 +138,19 @@ class Objective:
     summary: str = ""
 
     @checked
-    def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Tensor:
-        """Compute the objective ``[B]``, in nats (``scale="nats"``) or bits per pixel (``"bpp"``).
+    def __call__(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Float[Tensor, " batch"]:
+        """Compute the objective for each image.
 
         Args:
             terms: log-weights, factor by factor.
             weighting: ``"joint"`` or ``"per-term"``.
             scale: ``"nats"`` or ``"bpp"``.
 
+        Returns:
+            Values ``[B]`` in nats (``scale="nats"``) or bits per pixel (``scale="bpp"``).
+
         Raises:
-            GradlabError: unknown weighting or scale, or terms for which the objective is not defined.
+            GradlabError: if the weighting or scale is unknown, or the objective is not defined for the terms.
         """
         self.validate(terms, weighting, scale)
         factor = unit_factor(terms, scale)
@@ -117,15 +168,33 @@ class Objective:
         return ", ".join([repr(self.name), self.summary] if self.summary else [repr(self.name)])
 
     def path_factors(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> Factors:
-        """Compute for each tap the total weight w~, ``[B, K]`` or ``[B, L]``, of the terms that its sample enters.
+        """Compute, for each tap, the total normalised weight of the terms that its sample enters.
 
-        DReG multiplies the gradient that reaches a sample by it: y_i by sum_j w~_ij and z_j by sum_i w~_ij; a z_i that
-        was drawn from y_i by w~_i. All detached.
+        DReG multiplies the gradient that reaches a sample by this factor: y_i by sum_j w~_ij and z_j by sum_i w~_ij, or
+        by w~_i if z_i was drawn from y_i.
+
+        Args:
+            terms: log-weights, factor by factor.
+            weighting: ``"joint"`` or ``"per-term"``.
+            scale: ``"nats"`` or ``"bpp"``.
+
+        Returns:
+            ``(latent, term)`` -> detached factors, ``[B, K]`` or ``[B, L]``.
+
+        Raises:
+            GradlabError: if the weighting or scale is unknown, or the objective is not defined for the terms.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> terms = gl.LogTerms(torch.zeros(1, 4, 1))
+            >>> gl.OBJECTIVES["iwae"].path_factors(terms)["y", "lik"].tolist()
+            [[0.25, 0.25, 0.25, 0.25]]
         """
         self.validate(terms, weighting, scale)
         names: tuple[Term, ...] = ("lik", "py", "pz", "q")
         factor = unit_factor(terms, scale)
-        if self.single:  # every log-weight is a bound of its own, with weight 1
+        if self.single:  # every log-weight is its own bound, with weight 1
             ones = torch.ones(terms.shape, dtype=terms.log_lik.dtype, device=terms.log_lik.device)
             z = ones[:, :, 0] if terms.paired else ones[:, 0, :]
             return {("y", name): ones[:, :, 0] for name in names} | {("z", name): z for name in names}
@@ -143,10 +212,22 @@ class Objective:
         return factors
 
     def validate(self, terms: LogTerms, weighting: str = "joint", scale: str = "nats") -> None:
-        """Refuse terms and options for which the objective is not defined.
+        """Check that the objective is defined for these terms and options.
+
+        Args:
+            terms: log-weights, factor by factor.
+            weighting: ``"joint"`` or ``"per-term"``.
+            scale: ``"nats"`` or ``"bpp"``.
 
         Raises:
-            GradlabError: unknown weighting or scale, or terms whose samples do not fit.
+            GradlabError: if the weighting or scale is unknown, or the objective is not defined for the terms.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> gl.OBJECTIVES["jvi"].validate(gl.LogTerms(torch.zeros(1, 1, 1)))
+            Traceback (most recent call last):
+            gradlab.errors.GradlabError: k is 1, but jvi leaves one sample out: use at least two samples
         """
         known("weighting", weighting, WEIGHTINGS)
         known("scale", scale, SCALES)
@@ -155,38 +236,46 @@ class Objective:
                 "weighting 'per-term' is defined for posteriors with log q = 0 (the unit box): use weighting='joint'"
             )
         if weighting == "per-term" and self.jackknife:
-            raise GradlabError(f"{self.name} is not a weighted sum of terms: use weighting='joint'")
+            raise GradlabError(
+                f"weighting is 'per-term', but {self.name} is not a weighted sum of terms: use weighting='joint'"
+            )
         self.check(terms)
 
 
 def unit_factor(terms: LogTerms, scale: str) -> float:
-    """Factor from a log-weight in nats to one in the unit of ``scale``."""
+    """Return the factor that converts a log-weight in nats to the unit of ``scale``."""
     return 1.0 if scale == "nats" else 1.0 / (math.log(2) * terms.pixels)
 
 
 def score_factor(terms: LogTerms, scale: str) -> float:
-    """Factor of the score of log q in a log-weight in the unit of ``scale``; 1 for a bound in nats."""
+    """Return the factor of the score of log q in a log-weight in the unit of ``scale``; 1 for a bound in nats."""
     return unit_factor(terms, scale) * terms.rate_weight
 
 
 @checked
 def kl_annealing(step: float | Tensor, warmup: float) -> float:
-    """Compute the weight of the rate at a training step, from 0 to 1 in ``warmup`` steps (Serban et al. 2017).
+    """Compute the weight of the rate at a training step, which rises from 0 to 1 in ``warmup`` steps.
+
+    Source: Serban et al. 2017; paper section 4.2.
 
     Args:
         step: iterations done.
-        warmup: iterations until the weight is 1.
+        warmup: number of iterations until the weight is 1.
+
+    Returns:
+        The weight, for ``terms.annealed``.
 
     Raises:
-        GradlabError: step is no number or below 0, or warmup is below 1.
+        GradlabError: if ``step`` is not a number or negative, or ``warmup`` is below 1.
 
-    Example::
-
-        terms = terms.annealed(gl.objectives.kl_annealing(step, warmup=1000))
+    Example:
+        >>> import gradlab as gl
+        >>> [gl.objectives.kl_annealing(step, warmup=1000) for step in (0, 250, 2000)]
+        [0.0, 0.25, 1.0]
     """
     step = _number("step", step)
     if not step >= 0 or not warmup >= 1:
-        raise GradlabError(f"step {step} of a warmup of {warmup}: give a step of at least 0 and a warmup of at least 1")
+        raise GradlabError(f"step is {step}, warmup is {warmup}: give a step of at least 0 and a warmup of at least 1")
     return min(step, warmup) / warmup
 
 
@@ -194,29 +283,39 @@ def kl_annealing(step: float | Tensor, warmup: float) -> float:
 def soft_free_bits(
     weight: float | Tensor, rate: float | Tensor, target: float, slack: float = 0.05, change: float = 0.1
 ) -> float:
-    """Compute the next weight of the rate, which keeps the rate from falling below a target (Chen et al. 2017).
+    """Compute the next weight of the rate, which keeps the rate from falling below a target.
 
     Above ``(1 + slack) target`` the weight grows by the factor ``1 + change``, up to 1; below the target it shrinks by
-    that factor; in between it stays. The caller keeps the weight: start at 1, use ``terms.annealed(weight)``.
+    the same factor; in between it stays. The caller keeps the weight: start at 1 and use ``terms.annealed(weight)``.
+
+    Source: Chen et al. 2017; paper section 4.2.
 
     Args:
-        weight: of the step before, above 0 and at most 1.
-        rate: of the step before, in any unit: the mean of ``-(log_py + log_pz - log_q)``.
+        weight: weight at the previous step, above 0 and at most 1.
+        rate: rate at the previous step, in any unit: the mean of ``-(log_py + log_pz - log_q)``.
         target: the free rate, in the same unit.
-        slack: width of the band above the target in which nothing changes.
-        change: relative step of the weight.
+        slack: relative width of the band above the target in which the weight does not change.
+        change: relative change of the weight per step.
+
+    Returns:
+        The weight for the next step.
 
     Raises:
-        GradlabError: the weight is not in (0, 1], the rate is no number, or the target, the slack or the change is not
-            positive.
+        GradlabError: if the weight is not in (0, 1], the rate is not a number, the target or the change is not
+            positive, or the slack is negative.
+
+    Example:
+        >>> import gradlab as gl
+        >>> round(gl.objectives.soft_free_bits(1.0, rate=0.8, target=1.0), 4)
+        0.9091
     """
     weight, rate = _number("weight", weight), _number("rate", rate)
     if not 0 < weight <= 1:
         raise GradlabError(f"weight is {weight}: give a number above 0 and at most 1")
     if target <= 0 or slack < 0 or change <= 0:
         raise GradlabError(
-            f"target {target}, slack {slack}, change {change}: "
-            "give a target and a change above 0, a slack of at least 0"
+            f"target is {target}, slack is {slack}, change is {change}: "
+            "give a target and a change above 0 and a slack of at least 0"
         )
     if rate > (1 + slack) * target:
         return min(1.0, weight * (1 + change))
@@ -239,7 +338,7 @@ def _factors_of(terms: LogTerms) -> dict[Term, Tensor]:
 
 
 def _jackknife(log_w: Tensor) -> Tensor:
-    """Compute the jackknife ``[B]`` of log-weights ``[B, K]``; its gradient by log w_i is the weight of sample i."""
+    """Compute the jackknife ``[B]`` of log-weights ``[B, K]``; its gradient for log w_i is the weight of sample i."""
     k = log_w.shape[1]
     fixed = log_w.detach()
     without = log_sum_of_others(fixed) - math.log(k - 1)
@@ -256,44 +355,44 @@ def _jackknife_weights(log_w: Tensor, power: int) -> Tensor:
 
 
 def _jackknife_factor(log_w: Tensor) -> Tensor:
-    """Compute DReG's factor of a path, ``[B, K]``: each bound of the jackknife squares its own weights."""
+    """Compute DReG's factor of a path, ``[B, K]``: each bound in the jackknife squares its own weights."""
     weights = _jackknife_weights(log_w, 1)
     return torch.where(weights == 0, 0.0, _jackknife_weights(log_w, 2) / weights)
 
 
 def _check_nothing(terms: LogTerms) -> None:
-    """Accept terms of every shape."""
+    """Accept terms of any shape."""
 
 
 def _check_independent(terms: LogTerms) -> None:
     _, k, l = terms.shape
     if k > 1 and l > 1:
         raise GradlabError(
-            f"iwae takes independent samples, but k = {k} and l = {l} are combined: use ms-nic-dms, or l = 1"
+            f"k is {k} and l is {l}, but iwae takes independent samples, not all combinations: use ms-nic-dms, or l = 1"
         )
 
 
 def _check_leave_one_out(terms: LogTerms) -> None:
     _, k, l = terms.shape
     if l > 1:
-        raise GradlabError(f"jvi takes independent samples, one z each, but l = {l}: use l = 1")
+        raise GradlabError(f"l is {l}, but jvi takes independent samples with one z each: use l = 1")
     if k < 2:
-        raise GradlabError("jvi leaves one sample out, but k = 1: give at least two samples")
+        raise GradlabError("k is 1, but jvi leaves one sample out: use at least two samples")
 
 
 def _check_mix(terms: LogTerms) -> None:
     _, _, l = terms.shape
     if l != 1:
-        raise GradlabError(f"ms-nic-mix takes one sample of z, but l = {l}: use l = 1, or ms-nic-dms")
+        raise GradlabError(f"l is {l}, but ms-nic-mix takes one sample of z: use l = 1, or ms-nic-dms")
     if terms.paired:
         raise GradlabError(
-            "ms-nic-mix shares one z between the k samples of y, but here each y has its own: use iwae-2level"
+            "each y has its own z, but ms-nic-mix shares one z between the k samples of y: use iwae-2level"
         )
 
 
 def _check_outer(terms: LogTerms) -> None:
     if terms.paired:
-        raise GradlabError("ms-nic-dms combines every y with every z, but here z was drawn from y: use iwae-2level")
+        raise GradlabError("each z was drawn from its y, but ms-nic-dms combines every y with every z: use iwae-2level")
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -314,10 +413,21 @@ OBJECTIVES: dict[str, Objective] = {
 
 @checked
 def get_objective(name: str | Objective) -> Objective:
-    """Return the objective of that name, or the objective itself.
+    """Return an objective by name.
+
+    Args:
+        name: a name from ``OBJECTIVES``, or an ``Objective``, which is returned as it is.
+
+    Returns:
+        The objective.
 
     Raises:
-        GradlabError: unknown name (with the nearest one).
+        GradlabError: if the name is unknown; the message suggests the nearest one.
+
+    Example:
+        >>> import gradlab as gl
+        >>> gl.objectives.get_objective("iwae").summary
+        'log mean exp over k'
     """
     if isinstance(name, Objective):
         return name

@@ -1,4 +1,4 @@
-"""Toy problems whose bound, gradients and estimator moments are known exactly, at any number of samples.
+"""Provide toy problems whose bound, gradients and estimator moments are known exactly, at any number of samples.
 
 ===================  =================================================================================================
 module               contents
@@ -11,17 +11,17 @@ module               contents
 ``two_level``        ``TwoLevel``: a linear hierarchy with two latents, like a codec with a hyperprior
 ``expectation``      ``BoxExpectation``: the paper's first example, eqs. 7-8
 ``rainforth``        ``RainforthModel``: the Gaussian model of Rainforth et al. (2018)
-``linear_gaussian``  the model of the box, Normal and rounded problems
-``comparison``       ``compare``: bias, variance and SNR of estimators next to the exact values
+``linear_gaussian``  the model behind the box, Normal and rounded problems
+``comparison``       ``compare``: bias, variance and SNR of estimators, next to the exact values
 ``exact``            the exact values of one estimator for one objective
 ``box_draws``        the fast path of ``compare`` under the box, without autograd
-``budget``           estimators at equal cost
+``budget``           the error of estimators at equal cost
 ``scaling``          SNR over K and M, and its slope, on ``RainforthModel``
 ``dimension``        ``dimension_map``: exact SNR over samples, coordinates and temperature
 ``_oracle``          quadrature and closed forms, which share no code with the estimators
 ===================  =================================================================================================
 
-For the theory see ``docs/theory``.
+The theory is in ``docs/theory``.
 """
 
 from gradlab.problems.base import Problem

@@ -1,9 +1,9 @@
-"""Problems under the unit box, ``y ~ U(phi - 1/2, phi + 1/2)``: additive uniform noise.
+"""Define problems under the unit box, ``y ~ U(phi - 1/2, phi + 1/2)``: additive uniform noise.
 
     noise ~ U(-1/2, 1/2) --(+ phi)--> y --> log w(y) = log p(x, y),   log q = 0
 
-The score of this posterior is 0 and its support moves with phi, hence ``dL_k/dphi`` is a difference at the walls. For
-the theory see ``docs/theory/box.md``.
+The score of this posterior is 0 and its support moves with phi, so ``dL_k/dphi`` is a difference between the values at
+the two walls. The theory is in ``docs/theory/box.md``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 import torch
@@ -29,15 +29,18 @@ from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generat
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, zero_score_moments
 from gradlab.validation import whole
 
-SCALE = (1.0, -1.0)  # of the walls phi + 1/2 and phi - 1/2
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SCALE = (1.0, -1.0)  # signs of the walls phi + 1/2 and phi - 1/2
 
 
 class BoxOracle(OneLatent):
-    """The exact answers that need only log w and its derivative on the box.
+    """Compute the exact answers that need only log w and its derivative on the box.
 
     Attributes:
         phi: centre of the box.
-        ends: log w at the lower and at the upper wall, nats (one coordinate).
+        ends: log w at the lower and at the upper wall, in nats (one coordinate).
     """
 
     phi: float
@@ -51,10 +54,21 @@ class BoxOracle(OneLatent):
 
     @abstractmethod
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
-        """``log w`` and ``d log w/dy`` at points of any shape, nats."""
+        """Return ``log w`` and ``d log w/dy`` in nats, at points of any shape."""
 
     def slopes(self) -> tuple[Array, Array]:
-        """Return ``d log w/dphi`` at the nodes with and without the score, which is 0 here."""
+        """Return ``d log w/dphi`` at the quadrature nodes with and without the score, which is 0 here.
+
+        Returns:
+            The same array ``[N]`` twice, in nats per unit of phi.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxProblem(lambda y: -2 * y, phi=0.0)
+            >>> with_score, without_score = problem.slopes()
+            >>> float(with_score.min()), float(without_score.max())
+            (-2.0, -2.0)
+        """
         return self._slopes, self._slopes
 
     @cached_property
@@ -63,11 +77,30 @@ class BoxOracle(OneLatent):
 
     @property
     def posterior(self) -> Box:
-        """U(phi - 1/2, phi + 1/2)."""
+        """The box U(phi - 1/2, phi + 1/2)."""
         return Box(torch.tensor(self.phi, dtype=torch.float64))
 
     def exact_gradient(self, k: SupportsIndex, wrt: str = "phi") -> float:
-        """Return ``dL_k/d wrt``; for phi the boundary form, which needs no derivative of log w."""
+        """Return ``dL_k/d wrt``.
+
+        The gradient for phi uses the boundary form, which needs no derivative of log w.
+
+        Args:
+            k: number of samples.
+            wrt: one of ``parameters``.
+
+        Returns:
+            The derivative in nats per unit of ``wrt``.
+
+        Raises:
+            GradlabError: if ``k`` is not an integer of at least 1, or ``wrt`` is not one of ``parameters``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3)
+            >>> round(problem.exact_gradient(2), 7)
+            -0.5507595
+        """
         if self.check_wrt(wrt) == "phi":
             return moments.boundary_gradient(self.nodes, *self.ends, check_k(k))
         return super().exact_gradient(k, wrt)
@@ -75,26 +108,74 @@ class BoxOracle(OneLatent):
     def boundary_term(self, k: SupportsIndex) -> float:
         """Return ``E[pathwise] - E[DReG]``, the boundary term that the derivation of DReG drops.
 
-        It is ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
+        It equals ``sum_i E[w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``.
+
+        Args:
+            k: number of samples.
+
+        Returns:
+            The difference in nats per unit of phi.
+
+        Raises:
+            GradlabError: if ``k`` is not an integer of at least 1.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3)
+            >>> round(problem.boundary_term(2), 4)
+            -0.2932
         """
         return moments.boundary_term(self.nodes, *self.ends, check_k(k))
 
     def weight_density(self, y: Array, k: SupportsIndex) -> Array:
-        """Return ``k E[w~_1 | y_1 = y]`` at points ``y [N]``; its difference at the walls is ``boundary_term``.
+        """Return ``k E[w~_1 | y_1 = y]`` at points y.
+
+        It is the density, relative to the box, of a sample drawn by its normalised weight. Its difference between the
+        two walls is ``boundary_term``.
+
+        Args:
+            y: points ``[N]``.
+            k: number of samples.
+
+        Returns:
+            Relative densities ``[N]``.
 
         Raises:
-            NotExact: several dimensions.
+            NotExact: if the problem has several dimensions.
+            GradlabError: if ``k`` is not an integer of at least 1.
+
+        Example:
+            >>> import numpy as np
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3)
+            >>> lower, upper = problem.weight_density(np.array([-0.2, 0.8]), k=2)
+            >>> round(float(upper - lower), 4)
+            -0.2932
         """
         self._one_dimension()
         return moments.weight_density(self.nodes, self._evaluate(np.asarray(y, dtype=float))[0], check_k(k))
 
     def wall_flux(self, k: SupportsIndex) -> tuple[float, float]:
-        """Return the flux through the walls phi - 1/2 and phi + 1/2, nats per unit of phi.
+        """Return the flux through the walls phi - 1/2 and phi + 1/2.
 
-        The gradient is the difference of the two.
+        The gradient of the bound with respect to phi is the flux through the upper wall minus the flux through the
+        lower.
+
+        Args:
+            k: number of samples.
+
+        Returns:
+            Flux through the lower and the upper wall, in nats per unit of phi.
 
         Raises:
-            NotExact: several dimensions.
+            NotExact: if the problem has several dimensions.
+            GradlabError: if ``k`` is not an integer of at least 1.
+
+        Example:
+            >>> import gradlab as gl
+            >>> lower, upper = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3).wall_flux(2)
+            >>> round(upper - lower, 4)
+            -0.5508
         """
         self._one_dimension()
         low, high = (moments.flux(self.nodes, end, check_k(k)) for end in self.ends)
@@ -102,17 +183,22 @@ class BoxOracle(OneLatent):
 
     def _one_dimension(self) -> None:
         if self.dim > 1:
-            raise NotExact(f"the flux through the walls of {self.dim} dimensions is not drawn: take dim=1")
+            raise NotExact(f"the flux through the walls is known in one dimension, not in {self.dim}: use dim=1")
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
-        """Raise ``NotExact``: ``E_p(y|x) log q`` is -inf, because the box does not cover the true posterior.
+        """Raise ``NotExact``: the wake-phi objective of a box is minus infinity.
+
+        A box does not cover the true posterior, so ``E_p(y|x) log q`` is -inf and has no gradient.
+
+        Args:
+            wrt: ignored.
 
         Raises:
             NotExact: always.
         """
         raise NotExact(
-            "the wake-phi objective E_p(y|x) log q is -inf for a box, which does not cover the true posterior, so that "
-            "it has no gradient: use NormalGaussian"
+            "the wake-phi objective E_p(y|x) log q is -inf for a box, which does not cover the true posterior: "
+            "use NormalGaussian"
         )
 
     def _moments(self, wrt: str) -> dict[str, Moments]:
@@ -127,19 +213,20 @@ class BoxOracle(OneLatent):
 
     @property
     def span(self) -> float:
-        """The range of log w over the box, nats (one dimension)."""
+        """The range of log w over the box, in nats (one dimension)."""
         values = (*self.ends, float(self.nodes.log_w[0]), float(self.nodes.log_w[-1]))
         return max(values) - min(values)
 
     @abstractmethod
     def log_weights(self, words: Array) -> tuple[Array, Array, float]:
-        """Evaluate log-weights and slopes of samples at the problem's phi, without a graph (one dimension).
+        """Evaluate log-weights and slopes of samples at the problem's phi, without an autograd graph (one dimension).
 
         Args:
-            words: integers that noise is made of (``noise.words``), of any shape.
+            words: integers that encode the noise (see ``gradlab.noise.words``), of any shape.
 
         Returns:
-            Of that shape log w less a constant, in newly allocated memory, and d log w/dy; and the constant, nats.
+            log w minus a constant (in newly allocated memory) and d log w/dy, both in the shape of ``words``, and the
+            constant; in nats.
         """
 
     def draw_noise(
@@ -148,8 +235,31 @@ class BoxOracle(OneLatent):
         k: SupportsIndex,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float64,
-    ) -> Tensor:
-        """Draw base noise from ``noise.words`` in one dimension on the CPU; see :meth:`Problem.draw_noise`."""
+    ) -> Float[Tensor, "draws k *dim"]:
+        """Draw the base noise of the box.
+
+        One-dimensional noise on the CPU comes from ``gradlab.noise.words``, which is several times as fast as torch.
+
+        Args:
+            draws: number of independent draws.
+            k: samples per draw.
+            generator: random stream; None draws from the global generator of torch.
+            dtype: floating-point type of the noise.
+
+        Returns:
+            Noise ``[draws, k]``, or ``[draws, k, dim]`` if there are several dimensions.
+
+        Raises:
+            GradlabError: if ``draws`` or ``k`` is below 1.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0)
+            >>> noise = problem.draw_noise(1000, k=2, generator=torch.Generator().manual_seed(0))
+            >>> noise.shape, bool(noise.abs().max() <= 0.5)
+            (torch.Size([1000, 2]), True)
+        """
         draws, k = whole("draws", draws, 1), check_k(k)
         elsewhere = generator is not None and (generator.device.type != "cpu" or isinstance(generator, noise.Rows))
         if self.dim > 1 or dtype not in noise.WORDS or elsewhere:
@@ -158,9 +268,32 @@ class BoxOracle(OneLatent):
         return torch.from_numpy(np.concatenate(blocks))
 
     def log_terms(
-        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+        self,
+        noise: Float[Tensor, "batch k *dim"],
+        overrides: Mapping[str, Tensor] = NO_OVERRIDES,
+        *,
+        walls: bool = False,
     ) -> LogTerms:
-        """Evaluate log-weights ``[B, K, 1]``; see :meth:`Problem.log_terms`."""
+        """Evaluate the log-weights of B draws of K samples; see :meth:`Problem.log_terms`.
+
+        Args:
+            noise: base noise ``[B, K]`` from ``draw_noise``.
+            overrides: parameter name -> ``[B]``, the value of that parameter in each draw.
+            walls: whether to evaluate the log-weight at the two walls too.
+
+        Returns:
+            Terms ``[B, K, 1]`` in nats.
+
+        Raises:
+            GradlabError: if ``noise`` is not ``[B, K]``, or an override is unknown or not ``[B]``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0)
+            >>> terms = problem.log_terms(problem.draw_noise(5, k=2), walls=True)
+            >>> terms.walls.log_w.shape
+            torch.Size([5, 2, 2])
+        """
         values = self._values(noise, overrides)
         q = Box(per_coordinate(values["phi"], noise))
         terms = self._terms(q, noise, values)
@@ -173,22 +306,22 @@ class BoxOracle(OneLatent):
 
     @abstractmethod
     def _terms(self, q: Box, noise: Tensor, values: Values) -> LogTerms:
-        """The terms without walls."""
+        """Return the terms without walls."""
 
     @abstractmethod
     def _moved(self, terms: LogTerms, points: Tensor, values: Values) -> Tensor:
-        """``[B, K, 2]`` log-weights with the first coordinate of each sample at points ``[B or 1, 1, 2]``."""
+        """Return log-weights ``[B, K, 2]`` with the first coordinate of each sample at ``points [B or 1, 1, 2]``."""
 
 
 class BoxProblem(BoxOracle):
-    """Any differentiable log-weight under the unit box.
+    """A problem with any differentiable log-weight under the unit box.
 
     Args:
-        log_w: elementwise torch function, ``y`` (any shape, float64 where exact answers are computed) -> nats.
+        log_w: elementwise torch function that maps ``y`` (any shape; float64 for the exact answers) to nats.
         phi: centre of the box.
 
     Raises:
-        GradlabError: phi is not finite, or log w is not bounded on the box or does not keep the shape of y.
+        GradlabError: if phi is not finite, log w is not bounded on the box, or ``log_w`` does not keep the shape of y.
 
     Example:
         >>> import gradlab as gl
@@ -198,14 +331,14 @@ class BoxProblem(BoxOracle):
     """
 
     def __init__(self, log_w: Callable[[Tensor], Tensor], phi: float) -> None:
-        """Evaluate log w on the box, once."""
+        """Evaluate log w on the box once."""
         self.log_w = log_w
         self.phi = check_real("phi", phi)
         self._prepare()
 
     @property
     def parameters(self) -> dict[str, float]:
-        """``phi``."""
+        """The only parameter, ``phi``."""
         return {"phi": self.phi}
 
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
@@ -216,12 +349,27 @@ class BoxProblem(BoxOracle):
         log_w = self.log_w(y)
         if not isinstance(log_w, Tensor) or log_w.shape != y.shape or log_w.dtype != y.dtype:
             raise GradlabError(
-                f"log_w must return a {y.dtype} tensor of the shape of y, {tuple(y.shape)}: make it elementwise"
+                f"log_w does not return a {y.dtype} tensor of the shape of y, {tuple(y.shape)}: make it elementwise"
             )
         return log_w
 
     def log_weights(self, words: Array) -> tuple[Array, Array, float]:
-        """Evaluate log-weights and, by autograd, slopes; see :meth:`BoxOracle.log_weights`."""
+        """Evaluate log-weights, and their slopes by autograd; see :meth:`BoxOracle.log_weights`.
+
+        Args:
+            words: integers that encode the noise (see ``gradlab.noise.words``), of any shape.
+
+        Returns:
+            log w minus a constant, d log w/dy, and the constant, in nats.
+
+        Example:
+            >>> import numpy as np
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxProblem(lambda y: -(y**2), phi=0.3)
+            >>> log_w, slope, constant = problem.log_weights(np.zeros((1, 1), np.int64))
+            >>> round(log_w.item() + constant, 4), round(slope.item(), 4)
+            (-0.09, -0.6)
+        """
         log_w, slope = value_and_slope(self._elementwise, torch.from_numpy(noise.from_words(words)) + self.phi)
         top = float(self.nodes.log_w[-1])
         return (log_w - top).numpy(), slope.numpy(), top
@@ -241,20 +389,29 @@ class BoxProblem(BoxOracle):
 
 
 class BoxGaussian(BoxOracle):
-    """``log w(y) = log N(x; slope y + offset, likelihood_std^2) + log N(y; 0, prior_std^2)`` under the unit box.
+    """The linear-Gaussian model under the unit box.
+
+    ``log w(y) = log N(x; slope y + offset, likelihood_std^2) + log N(y; 0, prior_std^2)`` with
+    ``y ~ U(phi - 1/2, phi + 1/2)``.
 
     Args:
         phi: centre of the box.
         x: observation.
-        slope: of the decoder.
-        offset: of the decoder.
+        slope: slope of the decoder.
+        offset: offset of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates, all with these parameters; ``phi`` belongs to the first one.
+        dim: number of coordinates. All have these parameters; ``wrt="phi"`` means the centre of the first one.
 
     Raises:
-        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
-            is too narrow to be resolved.
+        GradlabError: if a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the
+            likelihood is too narrow for the quadrature to resolve.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+        >>> round(problem.exact_bound(1), 4), round(problem.exact_bound(8), 4), round(problem.exact_limit(), 4)
+        (-2.3781, -2.171, -2.1493)
     """
 
     def __init__(
@@ -267,7 +424,7 @@ class BoxGaussian(BoxOracle):
         prior_std: float = 1.0,
         dim: SupportsIndex = 1,
     ) -> None:
-        """Lay out the quadrature, once."""
+        """Compute the quadrature nodes once."""
         self.phi = check_real("phi", phi)
         self.dim = whole("dim", dim, 1, "coordinates")
         self.model = LinearGaussian(x, slope, offset, likelihood_std, prior_std)
@@ -275,14 +432,29 @@ class BoxGaussian(BoxOracle):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """``phi`` and the generative parameters."""
+        """The centre ``phi`` and the parameters of the model."""
         return {"phi": self.phi, **self.model.parameters}
 
     def _evaluate(self, y: Array) -> tuple[Array, Array]:
         return self.model.log_joint(y), self.model.path(y)
 
     def log_weights(self, words: Array) -> tuple[Array, Array, float]:
-        """Evaluate a parabola in the noise, less its value at phi; see :meth:`BoxOracle.log_weights`."""
+        """Evaluate log-weights as a parabola in the noise, relative to phi; see :meth:`BoxOracle.log_weights`.
+
+        Args:
+            words: integers that encode the noise (see ``gradlab.noise.words``), of any shape.
+
+        Returns:
+            log w minus a constant, d log w/dy, and the constant, in nats.
+
+        Example:
+            >>> import numpy as np
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+            >>> log_w, slope, constant = problem.log_weights(np.zeros((1, 1), np.int64))
+            >>> round(log_w.item() + constant, 4), round(slope.item(), 4)
+            (-2.1697, 2.5)
+        """
         m, unit = self.model, noise.unit(words)
         slope, curvature = float(m.path(self.phi)), -((m.slope / m.likelihood_std) ** 2) - m.prior_std**-2  # type: ignore[arg-type]
         log_w, slopes = (np.empty(words.shape, unit.dtype) for _ in range(2))

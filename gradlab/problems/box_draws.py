@@ -1,8 +1,8 @@
-"""Draws under the unit box without autograd, in blocks that stay in cache: the fast path of ``compare``.
+"""Compute draws under the unit box without autograd, in blocks that fit in the cache: the fast path of ``compare``.
 
-All estimators share the same weights, so that a draw costs its random numbers and one exponential per sample, however
-many estimators are compared (``benchmarks/NOTES.md``). :func:`gradlab.problems.comparison.gradients` is the plain path
-and gives the same numbers.
+All estimators share the same weights, so a draw costs its random numbers and one exponential per sample, however many
+estimators are compared (``benchmarks/NOTES.md``). :func:`gradlab.problems.comparison.gradients` is the plain path and
+gives the same numbers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,20 @@ from gradlab.problems.base import Problem
 from gradlab.problems.box import BoxOracle
 from gradlab.snr.moments import HigherMoments
 
-# Largest range of log w, nats: neither its exponential nor a sum without its largest term may underflow.
+# Largest range of log w, in nats: neither its exponential nor a sum without its largest term may underflow.
 SPANS = {torch.float64: 300.0, torch.float32: 30.0}
 
 
 def fits(problem: Problem, estimator: Estimator, objective: Objective, wrt: str, dtype: torch.dtype) -> bool:
-    """Return whether :func:`box_gradients` applies, with the same results as autograd."""
+    """Return whether :func:`box_gradients` applies, with the same results as autograd.
+
+    Args:
+        problem: the problem.
+        estimator: the estimator.
+        objective: the objective.
+        wrt: the parameter to differentiate with respect to.
+        dtype: floating-point type of the samples.
+    """
     return (
         isinstance(problem, BoxOracle)
         and problem.dim == 1
@@ -46,15 +54,18 @@ def box_gradients(
     generator: torch.Generator,
     dtype: torch.dtype,
 ) -> Array:
-    """Return one estimate per draw, ``[estimators, draws]`` float64, on the noise that ``draw_noise`` would draw.
+    """Return one estimate per draw, on the noise that ``draw_noise`` would draw.
 
     Args:
         problem: a problem that ``fits`` accepts.
-        estimators: estimators that ``fits`` accepts, all computed on the same samples.
+        estimators: estimators that ``fits`` accepts; all are computed on the same samples.
         draws: number of draws.
         k: samples per draw.
-        generator: of the noise.
-        dtype: of the samples.
+        generator: random stream of the noise.
+        dtype: floating-point type of the samples.
+
+    Returns:
+        Estimates ``[estimators, draws]``, float64, in nats per unit of phi.
     """
     box = cast(BoxOracle, problem)
     estimates, start = np.empty((len(estimators), draws)), 0

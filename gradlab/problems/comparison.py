@@ -1,7 +1,7 @@
-"""``compare``: every estimator on the same draws of a toy problem, next to the exact values.
+"""Compare estimators on the same draws of a toy problem, next to the exact values.
 
-Memory is constant in the number of draws (chunks are reduced to streaming moments), and the numbers depend only on
-``(seed, k)``: adding an estimator or a sample size changes no other row.
+Memory is constant in the number of draws, because chunks of draws are reduced to streaming moments. The numbers depend
+on ``(seed, k)`` alone: adding an estimator or a sample size changes no other row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, TypeVar
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, brief
 from gradlab.estimators import Estimator, get_estimator
 from gradlab.noise import GROUPS, coupled, stream
 from gradlab.objectives import Objective, get_objective
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 # Samples per chunk: two megabytes in float64, so that the temporaries of one chunk stay in cache.
 CHUNK = 2**18
-# Chunks whose moments are kept before they are pooled.
+# Moments of this many chunks are kept before they are pooled.
 POOLED = 64
-# Number of samples above which loading the compiled path pays: autograd takes a few tenths of a second for them.
+# From this many samples on, the compiled path saves more than its import costs (tenths of a second).
 MANY = 2**21
 COUPLINGS = ("iid", *GROUPS)
 Result = TypeVar("Result")
-# Draws, apart from the compared ones, for fitting a baseline; its noise adds a share 1/PILOT to the variance.
+# Separate draws to fit a baseline on; their noise adds a share of 1/PILOT to the variance.
 PILOT = 1000
-# Relative difference from the exact mean of estimates that do not vary (measure-valued at k = 1 on the box).
+# Relative rounding error of estimates that do not vary (measure-valued at k = 1 on the box).
 ROUNDING = 1e-13
 
 
@@ -59,35 +59,38 @@ def compare(
     """Measure bias, variance and SNR of each estimator at each sample size, next to the exact values.
 
     Args:
-        problem: a problem of ``gradlab.problems``.
-        estimators: names from ``ESTIMATORS``, or estimators of your own; one, or several.
-        k: sample sizes; one, or several.
-        draws: independent draws of each estimator (at least 2); all estimators share the same noise.
-        seed: of the noise.
-        allow_biased: accept estimators whose requirements the posterior does not meet, if they are defined without
-            them.
+        problem: a problem from ``gradlab.problems``.
+        estimators: names from ``ESTIMATORS``, or ``Estimator`` objects.
+        k: sample sizes.
+        draws: number of independent draws of each estimator, at least 2. All estimators share the same noise.
+        seed: seed of the noise.
+        allow_biased: whether to accept estimators whose requirements the posterior does not meet, as long as they are
+            defined for it.
         objective: name from ``OBJECTIVES``.
-        wrt: the parameter, one of ``problem.parameters``.
-        noise: ``"iid"``, or a coupling of the base noise *between draws*: ``"antithetic"`` (pairs), ``"stratified"``
-            (Latin hypercube) or ``"sobol"`` (scrambled; 32 draws each). The k samples of one draw stay independent, so
-            that means and biases are unchanged; only the cancellation of errors in the average over draws changes.
-            ``variance`` is then (draws per group) x (variance of a group's mean), the variance of one independent draw
-            that would give the same average for the same work, and ``snr`` is |mean| over its root.
-        dtype: of the samples; moments are always float64. float32 is twice as fast, with a relative error of an
-            estimate below 1e-5, far below the Monte-Carlo error.
+        wrt: the parameter to differentiate with respect to, one of ``problem.parameters``.
+        noise: ``"iid"``, or how the base noise is coupled *between draws*: ``"antithetic"`` (pairs), ``"stratified"``
+            (Latin hypercube, 32 draws each) or ``"sobol"`` (scrambled, 32 draws each). The k samples of one draw stay
+            independent, so that means and biases do not change; only the errors cancel better in the average over
+            draws. ``variance`` is then (draws per group) x (variance of a group's mean), the variance that one
+            independent draw would need to give the same average for the same work, and ``snr`` is |mean| over its
+            square root.
+        dtype: floating-point type of the samples; moments are always float64. float32 is twice as fast, with a relative
+            error of each estimate below 1e-5, far below the Monte-Carlo error.
 
     Returns:
-        One row per estimator and k with the columns estimator, objective, target, wrt, k, draws, mean, exact, bias,
-        bias_se, exact_mean, z, variance, variance_se, exact_variance, z_variance, snr, snr_se, exact_snr. ``exact`` is
-        the gradient of ``target``, bias = mean - exact; ``exact_mean`` is the estimator's exact mean and
-        z = (mean - exact_mean)/se, 0 where both are 0. Where no exact moments are known, ``exact_mean`` is ``exact`` if
-        the estimator's contract says that it is unbiased here, else NaN, and ``exact_variance`` is NaN, as under
-        coupled noise. Units: nats per unit of ``wrt``.
+        One row per estimator and k, in nats per unit of ``wrt``, with the columns ``estimator``, ``objective``,
+        ``target``, ``wrt``, ``k``, ``draws``, ``mean``, ``exact``, ``bias``, ``bias_se``, ``exact_mean``, ``z``,
+        ``variance``, ``variance_se``, ``exact_variance``, ``z_variance``, ``snr``, ``snr_se`` and ``exact_snr``.
+
+        ``exact`` is the gradient of ``target``, and ``bias`` is ``mean - exact``. ``exact_mean`` is the exact mean of
+        the estimator, and ``z`` is ``(mean - exact_mean) / se``, or 0 if both are 0. If no exact moments are known,
+        ``exact_variance`` is NaN (as it always is under coupled noise), and ``exact_mean`` equals ``exact`` if the
+        contract of the estimator declares it unbiased here, and is NaN otherwise.
 
     Raises:
-        GradlabError: an unknown name, k < 1, fewer than 2 draws, a negative seed, an estimator whose requirements the
-            posterior does not meet (unless ``allow_biased``) or that is undefined at a k, or draws that do not fill
-            groups.
+        GradlabError: if a name is unknown, k is below 1, there are fewer than 2 draws, the seed is negative, the
+            posterior does not meet the requirements of an estimator (unless ``allow_biased`` is set), an estimator is
+            undefined at some k, or the draws do not fill groups of coupled noise.
 
     Example:
         >>> import gradlab as gl
@@ -100,7 +103,7 @@ def compare(
 
     sizes, draws, seed = wholes("k", k, 1, "samples"), whole("draws", draws, 2), whole("seed", seed, 0)
     if not dtype.is_floating_point:
-        raise GradlabError(f"dtype is {dtype}: samples are floating-point numbers, e.g. torch.float64")
+        raise GradlabError(f"dtype is {dtype}: give a floating-point type, e.g. torch.float64")
     chosen = [get_estimator(e) for e in several("estimators", estimators, (str, Estimator), "names of estimators")]
     sampler = _Sampler(problem, get_objective(objective), wrt, seed, dtype, noise)
     _validate(sampler, chosen, sizes, draws, allow_biased)
@@ -122,7 +125,7 @@ def compare(
 def gradients(
     problem: Problem,
     estimator: Estimator,
-    noise: Float[Tensor, "draws k *coordinates"],
+    noise: Float[Tensor, "draws k *dim"],
     objective: str | Objective = "iwae",
     wrt: str = "phi",
 ) -> Float[Tensor, " draws"]:
@@ -131,12 +134,21 @@ def gradients(
     Args:
         problem: the toy problem.
         estimator: the estimator.
-        noise: base noise ``[draws, k]``; ``[draws, k, dim]`` in several dimensions.
-        objective: name or object.
-        wrt: the parameter.
+        noise: base noise ``[draws, k]``.
+        objective: a name from ``OBJECTIVES``, or an ``Objective``.
+        wrt: the parameter to differentiate with respect to.
 
     Returns:
-        ``[draws]`` estimates, nats per unit of ``wrt``.
+        Estimates ``[draws]`` in nats per unit of ``wrt``.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> from gradlab.problems.comparison import gradients
+        >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0)
+        >>> noise = problem.draw_noise(5, k=2, generator=torch.Generator().manual_seed(0))
+        >>> gradients(problem, gl.ESTIMATORS["dreg"], noise).shape
+        torch.Size([5])
     """
 
     def surrogate(value: Tensor) -> Tensor:
@@ -147,7 +159,7 @@ def gradients(
 
 
 class _Sampler(NamedTuple):
-    """The settings that the draws of all estimators and sample sizes share."""
+    """Settings that the draws of all estimators and sample sizes share."""
 
     problem: Problem
     objective: Objective
@@ -158,7 +170,7 @@ class _Sampler(NamedTuple):
 
     @property
     def group(self) -> int:
-        """Number of draws that are coupled."""
+        """The number of draws that are coupled with each other."""
         return GROUPS.get(self.coupling, 1)
 
     def noise(self, draws: int, k: int, generator: torch.Generator) -> Tensor:
@@ -169,14 +181,14 @@ class _Sampler(NamedTuple):
         return coupled(self.problem.posterior.base, (draws, *shape), self.coupling, generator, self.dtype)
 
     def fit(self, estimator: Estimator, k: int) -> Estimator:
-        """Fit the estimator's baseline, if it has one, on draws that no row is computed from."""
+        """Fit the baseline of the estimator, if it has one, on separate draws that no row uses."""
         if estimator.fit is None:
             return estimator
         noise = self.problem.draw_noise(PILOT, k, stream(self.seed, f"compare/k={k}/pilot"), self.dtype)
         return estimator.fit(self.problem.log_terms(noise), self.objective, "joint", "nats")
 
     def moments(self, estimators: Sequence[Estimator], k: int, draws: int) -> list[moments.HigherMoments]:
-        """Return each estimator's moments over the draws, or over the means of groups of coupled draws."""
+        """Return the moments of each estimator over the draws, or over the means of groups of coupled draws."""
         group = self.group
         chunk = group * max(1, CHUNK // (k * group))
         fused = (
@@ -196,8 +208,8 @@ class _Sampler(NamedTuple):
             parts = [moments.HigherMoments.init().update(values)[1:] for values in means]
             return moments.HigherMoments(count // group, *(torch.stack(column) for column in zip(*parts, strict=True)))
 
-        # Chunks are independent and merged in order, so that the numbers do not depend on the number of threads.
-        # Autograd uses threads itself.
+        # Chunks are independent and merged in order, so the numbers do not depend on the number of threads.
+        # Autograd starts its own threads.
         parts: list[moments.HigherMoments] = []
         for part in _in_turn(reduced, -(-draws // chunk), torch.get_num_threads() if fused else 1):
             parts.append(part)
@@ -208,7 +220,7 @@ class _Sampler(NamedTuple):
 
 
 def _in_turn(work: Callable[[int], Result], count: int, threads: int) -> Iterator[Result]:
-    """``work(0), work(1), ...`` in order, on that many threads."""
+    """Yield ``work(0), work(1), ...`` in order, computed on ``threads`` threads."""
     if threads == 1 or count == 1:
         yield from map(work, range(count))
         return
@@ -217,7 +229,7 @@ def _in_turn(work: Callable[[int], Result], count: int, threads: int) -> Iterato
 
 
 def _statistics(state: moments.HigherMoments, exact: Exact, group: int) -> dict[str, float]:
-    """The columns of a row that are measured or exact, of draws in groups of this size."""
+    """Return the measured and exact columns of one row, for draws in groups of size ``group``."""
     mean, variance = float(state.mean), group * float(state.variance())
     se, variance_se = float(state.mean_se()), group * float(state.variance_se())
     return {
@@ -238,7 +250,17 @@ def _statistics(state: moments.HigherMoments, exact: Exact, group: int) -> dict[
 
 
 def z_score(difference: float, se: float, size: float, rounding: float = ROUNDING) -> float:
-    """Return ``difference / se``; 0 where the difference is at most the rounding error of numbers of this size."""
+    """Return ``difference / se``, or 0 if the difference is at most the rounding error of numbers of this size.
+
+    Args:
+        difference: measured value minus expected value.
+        se: standard error of the measured value.
+        size: magnitude of the compared numbers.
+        rounding: relative rounding error of these numbers.
+
+    Returns:
+        The z-score. If the standard error is 0 and the difference is not negligible, it is plus or minus infinity.
+    """
     if abs(difference) <= rounding * abs(size):
         return 0.0
     if se > 0 or math.isnan(difference):
@@ -251,13 +273,13 @@ def _validate(
 ) -> None:
     problem, noise = sampler.problem, sampler.coupling
     if not isinstance(problem, Problem):
-        raise GradlabError(f"compare takes a problem of gradlab.problems, not a {type(problem).__name__}")
+        raise GradlabError(f"problem is {brief(problem)}: give a Problem")
     problem.check_wrt(sampler.wrt)
     known("noise coupling", noise, COUPLINGS)
     group = sampler.group
     if draws % group or draws < 2 * group:
         raise GradlabError(
-            f"draws is {draws}: {noise} noise couples {group} at a time, "
+            f"draws is {draws}, but {noise} noise couples groups of {group} draws: "
             f"give a multiple of {group}, at least {2 * group}"
         )
     posterior = problem.posterior

@@ -1,9 +1,10 @@
-"""From toy to codec: exact bias, variance, SNR and effective sample size over samples k, coordinates D and temperature.
+"""Map exact bias, variance, SNR and effective sample size over samples k, coordinates D and temperature.
 
-The spread of log w grows like sqrt(D). Below ``sqrt(2 log k)`` many samples share the weight; above it one sample has
-nearly all the weight, and more samples add hardly any SNR (``docs/theory/snr.md``, "What it means for a codec").
-Tempering replaces w by ``w^(1/temperature)``, as weights in bits per pixel do at the temperature ``ln 2 * pixels``
-(``docs/theory/codecs.md``). It restores the sqrt(k) growth, for the gradient of another bound.
+This leads from a toy problem to a codec. The standard deviation of log w grows like sqrt(D). As long as it is below
+``sqrt(2 log k)``, many samples share the weight; above it, one sample has nearly all the weight and more samples hardly
+increase the SNR (``docs/theory/snr.md``, "What it means for a codec"). Tempering replaces w by ``w^(1/temperature)``,
+as weights in bits per pixel do with the temperature ``ln 2 * pixels`` (``docs/theory/codecs.md``). It restores the
+sqrt(k) growth, but for the gradient of another bound.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, brief
 from gradlab.problems._oracle import moments
 from gradlab.problems._oracle.quadrature import Nodes
 from gradlab.problems.base import check_std
@@ -34,31 +35,42 @@ def dimension_map(
     dim: SupportsIndex | Iterable[SupportsIndex] = (1, 10, 100, 1000, 10_000, 100_000),
     temperature: float | Iterable[float] = (1.0,),
 ) -> pd.DataFrame:
-    """Tabulate exact answers for products of one coordinate; the gradient is with respect to its phi.
+    """Tabulate exact answers for products of identical coordinates.
+
+    The gradient is taken with respect to phi of the first coordinate.
 
     Args:
-        problem: the coordinate (its ``dim`` is ignored).
-        k: sample sizes; one, or several.
-        dim: numbers of coordinates; one, or several.
-        temperature: of the weights, one or several; 1 is IWAE in nats.
+        problem: a problem that defines one coordinate; its ``dim`` is ignored.
+        k: sample sizes.
+        dim: numbers of coordinates.
+        temperature: temperatures of the weights; 1 is IWAE in nats.
 
     Returns:
-        One row per temperature, dim and k, in nats and nats per unit of phi:
+        One row per temperature, dim and k, in nats and nats per unit of phi, with the columns
 
-        - ``dim k temperature log_w_std`` (of the untempered log-weight of one sample), ``ess ess_share`` (of k);
+        - ``dim``, ``k``, ``temperature``; ``log_w_std``, the standard deviation of the untempered log-weight of one
+          sample; ``ess`` and ``ess_share`` (of k);
         - ``bound``: the tempered objective; ``exact``: the gradient of the *untempered* bound at this k and dim;
-        - ``pathwise_mean pathwise_variance pathwise_snr pathwise_bias`` of the tempered objective, with the bias
-          relative to ``exact``, 0 at temperature 1;
-        - ``dreg_mean dreg_variance dreg_snr dreg_bias``, the same for DReG;
-        - ``pathwise_slope``: d log SNR / d log k between the neighbouring k (NaN for a single k).
+        - ``pathwise_mean``, ``pathwise_variance``, ``pathwise_snr``, ``pathwise_bias`` of the tempered objective; the
+          bias is relative to ``exact``, and 0 at temperature 1;
+        - ``dreg_mean``, ``dreg_variance``, ``dreg_snr``, ``dreg_bias``: the same for DReG;
+        - ``pathwise_slope``: d log SNR / d log k between neighbouring values of k (NaN for a single k).
 
     Raises:
-        GradlabError: not a BoxGaussian or NormalGaussian, an empty or invalid k, dim or temperature.
+        GradlabError: if the problem is not a BoxGaussian or NormalGaussian, or k, dim or temperature is empty or
+            invalid.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.BoxGaussian(phi=0.3, x=1.0, likelihood_std=0.5)
+        >>> table = gl.problems.dimension_map(problem, k=(1, 64), dim=(1, 100))
+        >>> table[["dim", "k", "ess_share"]].round(3).to_dict("list")
+        {'dim': [1, 1, 100, 100], 'k': [1, 64, 1, 64], 'ess_share': [1.0, 0.754, 1.0, 0.023]}
     """
     import pandas as pd
 
     if not isinstance(problem, (BoxGaussian, NormalGaussian)):
-        raise GradlabError(f"dimension_map takes a BoxGaussian or a NormalGaussian, not a {type(problem).__name__}")
+        raise GradlabError(f"problem is {brief(problem)}: give a BoxGaussian or a NormalGaussian")
     sizes, dims = sorted(set(wholes("k", k, 1, "samples"))), sorted(set(wholes("dim", dim, 1, "coordinates")))
     temperatures = several("temperature", temperature, (int, float), "a number, or several")
     temperatures = sorted({check_std("temperature", t) for t in temperatures})
@@ -101,7 +113,7 @@ def _tempered(nodes: Nodes, dim: int, temperature: float) -> Nodes:
 def _moments(
     problem: BoxGaussian | NormalGaussian, dim: int, temperature: float, k: int, estimator: str
 ) -> tuple[float, float]:
-    """Mean and variance of ``sum_i w~_i d log w_i/dphi``, or of DReG, with tempered weights.
+    """Return mean and variance of ``sum_i w~_i d log w_i/dphi``, or of DReG, with tempered weights.
 
     DReG reparameterises the score term of ``w^(1/T)`` into ``w~_i (1 - w~_i)/T`` of the path.
     """

@@ -1,8 +1,9 @@
-"""The paper's first example of how the box differs from a Normal: an expectation (section 2.2, eqs. 7-8)."""
+"""Define the paper's first example of how the box differs from a Normal: an expectation (section 2.2, eqs. 7-8)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from scipy.integrate import quad
@@ -13,18 +14,23 @@ from gradlab.problems.base import check_real, value_and_slope
 from gradlab.runtime.display import shown
 from gradlab.validation import checked
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 @shown
 @checked
 class BoxExpectation:
-    """``E f(x)`` under ``x ~ U(theta - 1/2, theta + 1/2)``, with ``x = theta + noise`` and noise of U(-1/2, 1/2).
+    """The expectation ``E f(x)`` under ``x ~ U(theta - 1/2, theta + 1/2)``.
+
+    Samples are ``x = theta + noise`` with noise from U(-1/2, 1/2).
 
     Args:
-        f: elementwise torch function, any shape -> the same shape and dtype.
+        f: elementwise torch function that keeps shape and dtype.
         theta: centre of the box.
 
     Raises:
-        GradlabError: theta is not finite, or f is not finite on the box or does not keep the shape.
+        GradlabError: if theta is not finite, or ``f`` is not finite on the box or does not keep the shape.
 
     Example:
         >>> import gradlab as gl
@@ -33,7 +39,7 @@ class BoxExpectation:
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor], theta: float) -> None:
-        """Evaluate f at the ends and the centre, once."""
+        """Evaluate f at the ends and the centre once."""
         self.f = f
         self.theta = check_real("theta", theta)
         self._evaluate(self.theta + torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64))
@@ -41,7 +47,7 @@ class BoxExpectation:
     def _evaluate(self, x: Tensor) -> Tensor:
         value = self.f(x)
         if not isinstance(value, Tensor) or value.shape != x.shape:
-            raise GradlabError(f"f must return a tensor of the shape of x, {tuple(x.shape)}: make it elementwise")
+            raise GradlabError(f"f does not return a tensor of the shape of x, {tuple(x.shape)}: make it elementwise")
         if not torch.isfinite(value).all():
             raise GradlabError(
                 f"f is not finite on the box around theta = {self.theta:.6g}: give an f that is bounded there"
@@ -49,7 +55,16 @@ class BoxExpectation:
         return value
 
     def exact_value(self) -> float:
-        """Return ``E f(x)``, by adaptive Gauss-Kronrod quadrature."""
+        """Return ``E f(x)``, by adaptive Gauss-Kronrod quadrature.
+
+        Returns:
+            The expectation.
+
+        Example:
+            >>> import gradlab as gl
+            >>> round(gl.problems.BoxExpectation(lambda x: x**2, theta=0.5).exact_value(), 4)
+            0.3333
+        """
 
         def integrand(x: float) -> float:
             return float(self._evaluate(torch.tensor(x, dtype=torch.float64)))
@@ -58,19 +73,50 @@ class BoxExpectation:
         return float(value)
 
     def exact_gradient(self) -> float:
-        """Return ``d/dtheta E f(x) = f(theta + 1/2) - f(theta - 1/2)``."""
+        """Return ``d/dtheta E f(x) = f(theta + 1/2) - f(theta - 1/2)``.
+
+        Returns:
+            The derivative per unit of theta.
+        """
         low, high = self._evaluate(self.theta + torch.tensor([-0.5, 0.5], dtype=torch.float64)).tolist()
         return float(high - low)
 
-    def pathwise(self, noise: Tensor) -> Tensor:
-        """Return the pathwise estimate ``f'(theta + noise)`` of each draw ``[draws]`` (eq. 7): unbiased."""
+    def pathwise(self, noise: Float[Tensor, "*draws"]) -> Float[Tensor, "*draws"]:
+        """Return the pathwise estimate ``f'(theta + noise)`` of each draw, which is unbiased (eq. 7).
+
+        Args:
+            noise: noise ``[draws]`` from U(-1/2, 1/2).
+
+        Returns:
+            Estimates ``[draws]``.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxExpectation(lambda x: x**2, theta=0.5)
+            >>> problem.pathwise(torch.tensor([-0.5, 0.0, 0.5])).tolist()
+            [0.0, 1.0, 2.0]
+        """
         return value_and_slope(self._evaluate, (self.theta + _dense(noise)).detach())[1]
 
-    def score(self, noise: Tensor) -> Tensor:
-        """Return the score-function estimate ``f(x) d log p(x; theta)/dtheta`` of each draw ``[draws]`` (eq. 8).
+    def score(self, noise: Float[Tensor, "*draws"]) -> Float[Tensor, "*draws"]:
+        """Return the score-function estimate ``f(x) d log p(x; theta)/dtheta`` of each draw (eq. 8).
 
-        It is 0 for any f, hence biased wherever ``exact_gradient`` is not 0: it omits the walls, where the whole
+        It is 0 for any f, and therefore biased unless ``exact_gradient`` is 0: it omits the walls, from which the whole
         gradient arises.
+
+        Args:
+            noise: noise ``[draws]`` from U(-1/2, 1/2).
+
+        Returns:
+            Zeros ``[draws]``.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> problem = gl.problems.BoxExpectation(lambda x: x**2, theta=0.5)
+            >>> problem.score(torch.tensor([-0.5, 0.0, 0.5])).tolist()
+            [0.0, 0.0, 0.0]
         """
         return torch.zeros_like(self._evaluate(self.theta + _dense(noise)))
 

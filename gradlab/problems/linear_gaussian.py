@@ -1,4 +1,4 @@
-"""The linear-Gaussian model of the box, Normal and rounded problems, and its log-weights under a posterior.
+"""Define the linear-Gaussian model of the box, Normal and rounded problems, and its log-weights under a posterior.
 
 y ~ N(0, prior_std^2) --(slope, offset)--> x ~ N(slope y + offset, likelihood_std^2)
 """
@@ -28,17 +28,17 @@ WEIGHTED = (
 
 @dataclass(frozen=True)
 class LinearGaussian:
-    """``log p(x|y) + log p(y)`` and its derivatives, in nats.
+    """The model ``log p(x|y) + log p(y)`` and its derivatives, in nats.
 
     Attributes:
         x: the observation.
-        slope: of the decoder.
-        offset: of the decoder.
+        slope: slope of the decoder.
+        offset: offset of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of y.
 
     Raises:
-        GradlabError: a number is not finite, or a standard deviation is not above 0.
+        GradlabError: if a number is not finite, or a standard deviation is not above 0.
     """
 
     x: float
@@ -106,7 +106,7 @@ class LinearGaussian:
 
         Args:
             q: the posterior, whose parameters broadcast with ``noise``.
-            noise: ``[B, K]``, or ``[B, K, D]``.
+            noise: base noise ``[B, K]`` or ``[B, K, D]``.
             values: parameters that broadcast with ``noise``.
         """
         y = q.sample(noise)
@@ -132,10 +132,10 @@ class LinearGaussian:
         """Return the log-weights ``[B, K, M]`` with the first coordinate of each sample moved.
 
         Args:
-            terms: of the samples, from ``log_terms``.
-            points: ``[B or 1, K or 1, M]`` values of the first coordinate.
-            values: as for ``log_terms``.
-            q: posterior of the first coordinate, which broadcasts with ``points``; None where ``log q = 0``.
+            terms: the terms of the samples, from ``log_terms``.
+            points: values of the first coordinate, ``[B or 1, K or 1, M]``.
+            values: parameters, as in ``log_terms``.
+            q: posterior of the first coordinate, which broadcasts with ``points``; None if ``log q = 0``.
         """
         (y, _), shape = terms.samples, terms.shape
         assert y is not None
@@ -149,9 +149,10 @@ class LinearGaussian:
         return joint if q is None else joint - q.log_prob(y)
 
     def prior_paths(self, y: Tensor, values: Values) -> tuple[PriorPath, ...]:
-        """Return the path ``T(e; prior_std) = prior_std e`` through the samples, where ``prior_std`` is live.
+        """Return the path ``T(e; prior_std) = prior_std e`` through the samples, if ``prior_std`` is live.
 
-        ``y`` is then made to require a gradient, since the estimators that read the path differentiate by y.
+        ``y`` is then changed to require a gradient, since the estimators that read the path differentiate with respect
+        to y.
         """
         std = values["prior_std"]
         if not isinstance(std, Tensor) or not std.requires_grad:
@@ -162,22 +163,22 @@ class LinearGaussian:
 
 
 def per_coordinate(value: Tensor | float, noise: Tensor) -> Tensor:
-    """Return a parameter of the posterior in the type of ``noise [B, K]``; ``[B or 1, 1, D]`` for ``[B, K, D]``."""
+    """Return a posterior parameter in the type of ``noise [B, K]``; as ``[B or 1, 1, D]`` for ``[B, K, D]``."""
     value = torch.as_tensor(value, dtype=noise.dtype, device=noise.device)
     return value.expand(1, 1, noise.shape[-1]) if noise.ndim == 3 and value.ndim == 0 else value
 
 
 def generative_moments(nodes: Nodes, y: Array, path: Array, model: LinearGaussian, wrt: str) -> dict[str, Moments]:
-    """Tabulate the exact moments by a generative parameter: all estimators keep ``sum w~_i d log w_i/d wrt``.
+    """Tabulate the exact moments for a generative parameter: all estimators keep ``sum w~_i d log w_i/d wrt``.
 
-    Only ``gdreg`` by the parameter of the prior differs: it is ``sum_i [(w~_i - w~_i^2) d_y log w_i
+    Only ``gdreg`` differs, for the parameter of the prior: it is ``sum_i [(w~_i - w~_i^2) d_y log w_i
     - w~_i d_y (log p(y_i) - log q(y_i))] y_i / prior_std`` (Bauer & Mnih 2021), in which
     ``d_y log w - d_y (log p(y) - log q)`` is ``d_y log p(x|y)``.
 
     Args:
         nodes: the posterior ``[N]``.
         y: the samples at the nodes ``[N]``.
-        path: ``d log w/dy`` at the nodes ``[N]``, parameters of q fixed.
+        path: ``d log w/dy`` at the nodes ``[N]``, at fixed parameters of q.
         model: the model.
         wrt: one of ``GENERATIVE``.
     """
@@ -196,5 +197,5 @@ def generative_moments(nodes: Nodes, y: Array, path: Array, model: LinearGaussia
 
 
 def _total(values: Tensor) -> Tensor:
-    """``[B, K]``, or the sum over coordinates of ``[B, K, D]``, as ``[B, K, 1]``."""
+    """Return ``[B, K]``, or the sum over coordinates of ``[B, K, D]``, as ``[B, K, 1]``."""
     return values[..., None] if values.ndim == 2 else values.sum(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The control: the linear-Gaussian model under a Normal posterior, whose support is fixed.
+"""Define the control: the linear-Gaussian model under a Normal posterior, whose support is fixed.
 
 noise ~ N(0, 1) --(mean + std noise)--> y --> log w(y) = log p(x, y) - log q(y; mean, std)
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 import torch
@@ -25,29 +25,39 @@ from gradlab.problems.linear_gaussian import GENERATIVE, LinearGaussian, generat
 from gradlab.problems.one_latent import Moments, OneLatent, in_one_dimension, not_exact
 from gradlab.validation import whole
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 NVIL = not_exact(
-    "no exact moments of nvil: its baselines are learned from the draws before, so that a draw has a variance "
-    "only given those; measure it on draws, or ask for vimco or score"
+    "no exact moments of nvil: its baselines are learned from earlier draws, so the variance of a draw depends on "
+    "them; estimate it from draws, or use vimco or score"
 )
-RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, times the weights w~ <= 1 of any k
+RADIUS = 10.0  # standard deviations; the mass beyond is 2e-23, and normalised weights are at most 1 for any k
 
 
 class NormalGaussian(OneLatent):
-    """``y ~ N(mean, std^2)`` and the model of :class:`BoxGaussian`.
+    """The linear-Gaussian model of :class:`BoxGaussian` under the posterior ``y ~ N(mean, std^2)``.
 
     Args:
-        mean: of the posterior; ``wrt="phi"`` means the same parameter.
-        std: of the posterior.
+        mean: mean of the posterior; ``wrt="phi"`` means the same parameter.
+        std: standard deviation of the posterior.
         x: observation.
-        slope: of the decoder.
-        offset: of the decoder.
+        slope: slope of the decoder.
+        offset: offset of the decoder.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of the prior.
-        dim: coordinates, all with these parameters; parameters of the posterior belong to the first one.
+        dim: number of coordinates. All have these parameters; gradients with respect to a parameter of the posterior
+            are taken for the first one.
 
     Raises:
-        GradlabError: a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the likelihood
-            is too narrow to be resolved.
+        GradlabError: if a parameter is not finite, a standard deviation is not above 0, dim is below 1, or the
+            likelihood is too narrow for the quadrature to resolve.
+
+    Example:
+        >>> import gradlab as gl
+        >>> problem = gl.problems.NormalGaussian(mean=0.3, std=0.5, x=1.0, likelihood_std=0.5)
+        >>> round(problem.exact_bound(8), 4), round(problem.exact_limit(), 4)
+        (-1.5149, -1.4305)
     """
 
     def __init__(
@@ -61,7 +71,7 @@ class NormalGaussian(OneLatent):
         prior_std: float = 1.0,
         dim: SupportsIndex = 1,
     ) -> None:
-        """Lay out the quadrature, once."""
+        """Compute the quadrature nodes once."""
         self.mean = check_real("mean", mean)
         self.std = check_std("std", std)
         self.dim = whole("dim", dim, 1, "coordinates")
@@ -71,45 +81,82 @@ class NormalGaussian(OneLatent):
 
     @property
     def posterior(self) -> Normal:
-        """N(mean, std^2)."""
+        """The posterior N(mean, std^2)."""
         return Normal(torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64))
 
     @property
     def parameters(self) -> dict[str, float]:
-        """``phi`` and ``mean`` (the same), ``std``, and the generative parameters."""
+        """The posterior parameters ``phi`` and ``mean`` (the same one) and ``std``, and the parameters of the model."""
         return {"phi": self.mean, "mean": self.mean, "std": self.std, **self.model.parameters}
 
     def _evaluate(self, noise: Array) -> tuple[Array, Array]:
-        """``log w`` and its derivative by the noise, at base noise of any shape."""
+        """Return ``log w`` and its derivative with respect to the noise, at base noise of any shape."""
         y = self.mean + self.std * noise
         log_q = -0.5 * noise**2 - np.log(self.std) - 0.5 * np.log(2 * np.pi)
         return self.model.log_joint(y) - log_q, self.std * self.model.path(y) + noise
 
     def exact_limit(self) -> float:
-        """Return ``log p(x)``, nats."""
+        """Return the log evidence ``log p(x)``, the limit of the bound as k grows.
+
+        Returns:
+            The log evidence in nats.
+
+        Example:
+            >>> import gradlab as gl
+            >>> round(gl.problems.NormalGaussian(mean=0.3, std=0.5, x=1.0).exact_limit(), 4)
+            -1.5155
+        """
         return self.dim * self.model.evidence()
 
     def exact_wake_gradient(self, wrt: str = "phi") -> float:
-        """Return the limit of the wake-phi gradient.
+        """Return the limit of the wake-phi gradient as k grows.
 
         With ``p(y|x) = N(m, v)`` it is ``(m - mean)/std^2`` for the mean and ``(v + (m - mean)^2)/std^3 - 1/std`` for
-        std.
+        the standard deviation. Source: Bornschein & Bengio 2015.
+
+        Args:
+            wrt: ``"phi"``, ``"mean"`` or ``"std"``.
+
+        Returns:
+            The gradient in nats per unit of ``wrt``.
 
         Raises:
-            GradlabError: ``wrt`` is not an inference parameter.
+            GradlabError: if ``wrt`` is not an inference parameter.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.NormalGaussian(mean=0.3, std=1.0, x=1.0)
+            >>> round(problem.exact_wake_gradient("std"), 4)
+            -0.46
         """
         if self.check_wrt(wrt) in GENERATIVE:
-            raise GradlabError(f"wake-phi is of the posterior, and {wrt!r} is of the model: give 'mean' or 'std'")
+            raise GradlabError(
+                f"wrt is {wrt!r}, a parameter of the model, but wake-phi trains the posterior: give 'mean' or 'std'"
+            )
         m, v = self.model.true_posterior()
         if wrt == "std":
             return (v + (m - self.mean) ** 2) / self.std**3 - 1 / self.std
         return (m - self.mean) / self.std**2
 
     def slopes(self, wrt: str = "phi") -> tuple[Array, Array]:
-        """Return ``d log w/d wrt`` at the nodes, with and without the score of the posterior.
+        """Return ``d log w/d wrt`` at the quadrature nodes, with and without the score of the posterior.
 
-        With ``y = mean + std noise``, ``dy/dmean = 1`` and ``dy/dstd = noise``. Through the sample alone log q has
-        slope ``-noise/std``; at noise held fixed it is ``-log std + const``.
+        With ``y = mean + std noise``, ``dy/dmean = 1`` and ``dy/dstd = noise``. Through the sample alone, log q has the
+        slope ``-noise/std``; at fixed noise it equals ``-log std`` plus a constant.
+
+        Args:
+            wrt: ``"phi"``, ``"mean"`` or ``"std"``.
+
+        Returns:
+            Two arrays ``[N]`` in nats per unit of ``wrt``, the total derivative and the derivative through the sample
+            only.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.NormalGaussian(mean=0.3, std=1.0, x=1.0)
+            >>> total, path = problem.slopes("std")
+            >>> total.shape == path.shape == problem.nodes.y.shape
+            True
         """
         noise = self.nodes.y
         by_std = wrt == "std"
@@ -135,12 +182,12 @@ class NormalGaussian(OneLatent):
         }
         if self.dim > 1:
             table |= {name: in_one_dimension(name, self.dim) for name in ("score", "vimco", "measure-valued")}
-        # There is no wall to put back, and parameters of the posterior have no path through the prior.
+        # A Normal has no walls to add back, and the parameters of the posterior have no path through the prior.
         squared = ("dreg", "dreg-squared", "gdreg", "dreg-boundary")
         return table | dict.fromkeys(squared, lambda k: moments.squared(nodes, path, k))
 
     def _score(self, noise: Array, wrt: str) -> Array:
-        """``d log q/d wrt`` at y held fixed."""
+        """Return ``d log q/d wrt`` at fixed y."""
         return (noise**2 - 1 if wrt == "std" else noise) / self.std
 
     def _vimco(self, k: int, wrt: str) -> tuple[float, float]:
@@ -154,15 +201,35 @@ class NormalGaussian(OneLatent):
         )
 
     def log_terms(
-        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+        self,
+        noise: Float[Tensor, "batch k *dim"],
+        overrides: Mapping[str, Tensor] = NO_OVERRIDES,
+        *,
+        walls: bool = False,
     ) -> LogTerms:
-        """Evaluate log-weights ``[B, K, 1]``, with the score of q apart from its path; see :meth:`Problem.log_terms`.
+        """Evaluate the log-weights of B draws of K samples, with the score of q kept apart from its path.
+
+        Args:
+            noise: base noise ``[B, K]`` from ``draw_noise``.
+            overrides: parameter name -> ``[B]``, the value of that parameter in each draw.
+            walls: whether to evaluate the log-weight at the points of the measure-valued derivative too.
+
+        Returns:
+            Terms ``[B, K, 1]`` in nats; see :meth:`Problem.log_terms`.
 
         Raises:
-            GradlabError: as for :meth:`Problem.log_terms`, or both ``phi`` and ``mean`` are overridden.
+            GradlabError: if ``noise`` is not ``[B, K]``, an override is unknown or not ``[B]``, or both ``phi`` and
+                ``mean`` are overridden.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.NormalGaussian(mean=0.3, std=1.0, x=1.0)
+            >>> terms = problem.log_terms(problem.draw_noise(5, k=2))
+            >>> terms.shape, len(terms.scores)
+            ((5, 2, 1), 1)
         """
         if "phi" in overrides and "mean" in overrides:
-            raise GradlabError("overrides hold both 'phi' and 'mean', which are the same parameter: give one of them")
+            raise GradlabError("overrides has both 'phi' and 'mean', which are the same parameter: give only one")
         values = self._values(noise, overrides)
         mean = values["phi"] if "phi" in overrides else values["mean"]
         q = Normal(per_coordinate(mean, noise), per_coordinate(values["std"], noise))
@@ -174,7 +241,7 @@ class NormalGaussian(OneLatent):
         return replace(terms, walls=self._pairs(terms, q, noise, values, live=overrides.keys()))
 
     def _pairs(self, terms: LogTerms, q: Normal, noise: Tensor, values: Values, live: Collection[str]) -> Walls:
-        """The measure-valued pairs of the live parameters: of the mean, of the std, or of both where none is live."""
+        """Return the measure-valued pairs of the live parameters: the mean, the std, or both if neither is live."""
         fixed = q.detached()
         pairs = []
         if "std" not in live or len(live) > 1:

@@ -1,13 +1,13 @@
-"""The Gaussian model on which Rainforth et al. (2018) showed that the inference SNR falls as 1/sqrt(K).
+"""Define the Gaussian model on which Rainforth et al. (2018) showed that the inference SNR falls as 1/sqrt(K).
 
 z ~ N(mu, I), x | z ~ N(z, I), q(z | x) = N(A x + b, (2/3) I), D = 20. The optimum is mu* = mean of x, A* = I/2,
-b* = mu*/2; small Gaussian noise is then added to every parameter, so that there is a gradient to estimate.
+b* = mu*/2. Small Gaussian noise is added to every parameter, so that there is a gradient to estimate.
 """
 
 from __future__ import annotations
 
 import math
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from gradlab.objectives.terms import LogTerms, Tap
 from gradlab.runtime.display import shown
 from gradlab.validation import real, whole
 
-# A covariance, as in the paper, and not a standard deviation.
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+# A variance, as in the paper, not a standard deviation.
 Q_VARIANCE = 2 / 3
 
 
@@ -28,19 +31,25 @@ class RainforthModel:
     """The model, its data and its perturbed parameters, in float64.
 
     Args:
-        data: data points (Rainforth et al. use 1024; the scaling does not depend on it).
+        data: number of data points (Rainforth et al. use 1024; the scaling does not depend on it).
         dim: D.
         perturbation: standard deviation of the noise that is added to each parameter at the optimum.
-        seed: of the data and the perturbation.
+        seed: seed of the data and the perturbation.
 
     Attributes:
-        x: ``[N, D]`` data.
-        a: ``[D, D]`` parameter.
-        b: ``[D]`` parameter.
-        mu: ``[D]`` parameter.
+        x: data ``[N, D]``.
+        a: parameter ``[D, D]``.
+        b: parameter ``[D]``.
+        mu: parameter ``[D]``.
 
     Raises:
-        GradlabError: fewer than one data point or dimension, or a negative perturbation.
+        GradlabError: if there is less than one data point or dimension, or the perturbation is negative.
+
+    Example:
+        >>> from gradlab.problems.rainforth import RainforthModel
+        >>> model = RainforthModel(data=4, dim=3)
+        >>> model.x.shape, model.exact_gradient_single()["b"].shape
+        (torch.Size([4, 3]), torch.Size([4, 3]))
     """
 
     def __init__(
@@ -50,10 +59,10 @@ class RainforthModel:
         perturbation: float = 0.01,
         seed: SupportsIndex = 0,
     ) -> None:
-        data, dim = whole("data", data, 1, "points"), whole("dim", dim, 1)
+        data, dim, seed = whole("data", data, 1, "points"), whole("dim", dim, 1), whole("seed", seed)
         if real("perturbation", perturbation) < 0:
             raise GradlabError(f"perturbation is {perturbation}: give a number of at least 0")
-        self._arguments: dict[str, object] = {"data": data, "dim": dim, "perturbation": perturbation, "seed": whole("seed", seed)}
+        self._arguments: dict[str, object] = {"data": data, "dim": dim, "perturbation": perturbation, "seed": seed}
         generator = stream(seed, "rainforth")
         mu = normal((dim,), generator, torch.float64)
         self.x = mu + math.sqrt(2) * normal((data, dim), generator, torch.float64)
@@ -66,16 +75,21 @@ class RainforthModel:
     def _repr_arguments_(self) -> dict[str, object]:
         return self._arguments
 
-    def log_terms(self, noise: Tensor, b: Tensor, mu: Tensor) -> LogTerms:
+    def log_terms(
+        self,
+        noise: Float[Tensor, "draws points k dim"],
+        b: Float[Tensor, "draws points dim"],
+        mu: Float[Tensor, "draws points dim"],
+    ) -> LogTerms:
         """Evaluate the log-weights of every data point in every draw.
 
         Args:
-            noise: ``[draws, N, K, D]`` standard normal.
-            b: ``[draws, N, D]`` parameter of q, one copy for each draw and data point.
-            mu: ``[draws, N, D]`` parameter of the prior.
+            noise: standard normal noise ``[draws, N, K, D]``.
+            b: parameter of q, one copy for each draw and data point, ``[draws, N, D]``.
+            mu: parameter of the prior, ``[draws, N, D]``.
 
         Returns:
-            Terms with batch draws x N (log_lik, log_py and log_q ``[draws N, K, 1]``, nats).
+            Terms with a batch of draws x N, of which log_lik, log_py and log_q are ``[draws N, K, 1]`` in nats.
         """
         center = (self.x @ self.a.T)[None] + b  # [draws, N, D]
         q = Normal(center[:, :, None], torch.tensor(math.sqrt(Q_VARIANCE), dtype=noise.dtype))
@@ -96,13 +110,19 @@ class RainforthModel:
         )
 
     def exact_gradient_single(self) -> dict[str, Tensor]:
-        """Return ``[N, D]`` exact gradients of each data point's ELBO (K = 1).
+        """Return the exact gradients of the ELBO (K = 1) of each data point.
 
         With m = A x + b they are x + mu - 2m for b and m - mu for mu.
+
+        Returns:
+            Parameter name -> gradients ``[N, D]``.
         """
         m = self.x @ self.a.T + self.b
         return {"b": self.x + self.mu - 2 * m, "mu": m - self.mu}
 
     def exact_variance_single(self) -> dict[str, float]:
-        """Return the variance of each coordinate of one pathwise draw at K = 1: 4 s^2 for b, s^2 for mu, s^2 = 2/3."""
+        """Return the variance of each coordinate of one pathwise draw at K = 1.
+
+        With s^2 = 2/3 it is 4 s^2 for b and s^2 for mu.
+        """
         return {"b": 4 * Q_VARIANCE, "mu": Q_VARIANCE}

@@ -1,4 +1,4 @@
-"""How the SNR of inference and generative gradients scales with the samples K in the bound and M outside it."""
+"""Measure how the SNR of inference and generative gradients scales with the samples K in the bound and M outside it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Slope(NamedTuple):
     Attributes:
         value: least-squares estimate.
         low: lower end of the 95 % confidence interval.
-        high: its upper end.
+        high: upper end of the interval.
     """
 
     value: float
@@ -54,41 +54,48 @@ def rainforth_snr(
     *,
     advance: Callable[..., Any] = quiet,
 ) -> pd.DataFrame:
-    """Measure the SNR of the pathwise gradient of b (inference) and mu (generative) at every pair (K, M).
+    """Measure the SNR of the pathwise gradients of b (inference) and mu (generative) at every pair (K, M).
 
-    The SNR over data points and coordinates is sqrt(sum g^2 / sum var), where every data point has its own gradient
-    (Rainforth et al. 2018 average |g|/std over coordinates of the mean over data; both scale alike). The signal g of b
-    comes from ``signal``, an unbiased estimator of low variance on the same noise, and its noise floor is subtracted:
+    The SNR over data points and coordinates is sqrt(sum g^2 / sum var), where every data point has its own gradient.
+    (Rainforth et al. 2018 average |g|/std over coordinates of the mean over data; both scale alike.) The signal g of b
+    comes from ``signal``, an unbiased estimator of low variance on the same noise, and its noise floor is subtracted;
     see ``docs/theory/snr.md``, "Rainforth's law".
 
     Args:
         model: the Gaussian model.
-        k: samples in the bound; one number, or several.
-        m: numbers of independent estimates that are averaged; one, or several.
+        k: numbers of samples in the bound.
+        m: numbers of independent estimates to average.
         draws: gradients per pair, at least 32.
-        seed: of the noise.
+        seed: seed of the noise.
         signal: estimator whose mean is the signal of b.
-        advance: called after every pair.
+        advance: function to call after every pair.
 
     Returns:
-        Columns ``parameter k m draws snr snr_se`` and ``snr_without_0 ...`` (without one block of draws each: for
-        intervals).
+        Columns ``parameter``, ``k``, ``m``, ``draws``, ``snr``, ``snr_se`` and ``snr_without_0`` ..., each without one
+        block of draws, for confidence intervals.
 
     Raises:
-        GradlabError: fewer than 32 draws.
+        GradlabError: if there are fewer than 32 draws.
+
+    Example:
+        >>> from gradlab.problems.rainforth import RainforthModel
+        >>> from gradlab.problems.scaling import rainforth_snr
+        >>> table = rainforth_snr(RainforthModel(data=2, dim=2), k=(1,), m=(1,), draws=64)
+        >>> table["parameter"].tolist()
+        ['b', 'mu']
     """
     import pandas as pd
 
     draws, seed = whole("draws", draws), whole("seed", seed, 0)
     if draws < 2 * BLOCKS:
         raise GradlabError(
-            f"draws is {draws}: confidence intervals take {BLOCKS} blocks of at least 2, so at least {2 * BLOCKS}"
+            f"draws is {draws}: give at least {2 * BLOCKS}, confidence intervals need {BLOCKS} blocks of 2 or more"
         )
     rows = []
     for size, copies in product(wholes("k", k, 1, "samples"), wholes("m", m, 1)):
         blocks = [_block(model, size, copies, draws // BLOCKS, seed, index, signal=signal) for index in range(BLOCKS)]
         for index, parameter in enumerate(PARAMETERS):
-            # Delete-one-block values: the signal of a single block would drown in its noise.
+            # Leave out one block at a time, because the signal of a single block is far below its noise.
             left_out = [_snr(blocks[:i] + blocks[i + 1 :], index) for i in range(BLOCKS)]
             row = {"parameter": parameter, "k": size, "m": copies, "draws": draws // BLOCKS * BLOCKS}
             row |= {"snr": _snr(blocks, index), "snr_se": _jackknife(np.array(left_out))}
@@ -102,15 +109,18 @@ def slope(table: pd.DataFrame, over: str) -> Slope:
     """Fit the slope of log SNR over log ``over`` by least squares, with a jackknife interval over blocks of draws.
 
     Args:
-        table: rows of ``rainforth_snr`` of one parameter, at least two values of ``over``.
+        table: rows of ``rainforth_snr`` for one parameter, with at least two values of ``over``.
         over: ``"k"`` or ``"m"``.
 
+    Returns:
+        The slope and its 95 % confidence interval.
+
     Raises:
-        GradlabError: fewer than two values of ``over``.
+        GradlabError: if there are fewer than two values of ``over``.
     """
     require_columns(table, [over, "snr", *(f"snr_without_{i}" for i in range(BLOCKS))], "rows of rainforth_snr()")
     if table[over].nunique() < 2:
-        raise GradlabError(f"a slope over {over} takes at least two values of it")
+        raise GradlabError(f"the table has fewer than two values of {over}: give at least two")
     x = np.log(table[over].to_numpy(float))
 
     def fit(column: str) -> float:
@@ -124,12 +134,12 @@ def slope(table: pd.DataFrame, over: str) -> Slope:
 
 
 def _jackknife(left_out: NDArray[np.float64]) -> float:
-    """Standard error from the values without one block each."""
+    """Return the standard error from the values without one block each."""
     return math.sqrt((BLOCKS - 1) / BLOCKS * float(((left_out - left_out.mean()) ** 2).sum()))
 
 
 def _block(model: RainforthModel, k: int, m: int, draws: int, seed: int, index: int, *, signal: str) -> Moments:
-    """Moments ``[2, 2, N, D]`` of the pathwise estimates and of the signal's, by each of ``PARAMETERS``."""
+    """Return moments ``[2, 2, N, D]`` of the pathwise estimates and of the signal, for each of ``PARAMETERS``."""
     points, dim = model.x.shape
     state = Moments.init((2, 2, points, dim))
     chunk = max(1, CHUNK // (points * k * dim * m))
@@ -145,7 +155,7 @@ def _block(model: RainforthModel, k: int, m: int, draws: int, seed: int, index: 
 
 
 def _averaged(model: RainforthModel, name: str, noise: torch.Tensor, draws: int) -> list[torch.Tensor]:
-    """``[draws, N, D]`` means over M estimates of the gradient of each data point's bound, by each parameter."""
+    """Return means ``[draws, N, D]`` over M gradient estimates of each data point's bound, for each parameter."""
     b = model.b.expand(*noise.shape[:2], -1).clone().requires_grad_()
     mu = model.mu.expand(*noise.shape[:2], -1).clone().requires_grad_()
     value = get_estimator(name)(model.log_terms(noise, b, mu), "iwae").sum()

@@ -1,15 +1,15 @@
-"""The linear hierarchy x <- y <- z with box noise on both latents: a codec with a hyperprior, solved exactly.
+"""Define the linear hierarchy x <- y <- z with box noise on both latents: a codec with a hyperprior, solved exactly.
 
     phi --(+ u)--> y --(slope, offset)--> x            u, v ~ U(-1/2, 1/2), log q = 0
      |             |
      +-- direct-y  +-- 2-level VAE --(a, b)--> mean of z --(+ v)--> z --(c, d)--> y,   p(z) = N(0, prior_std^2)
 
-With one sample every gradient is a polynomial in u and v, so that its mean and variance are closed forms. For what they
-predict about direct-y, group by group of the paper's Table 3, see ``docs/theory/hierarchy.md``; for the order of the
-bounds (ELBO, MIX, DMS, IWAE) and its proofs, ``docs/theory/bounds.md``.
+With one sample every gradient is a polynomial in u and v, so its mean and variance have closed forms. What they predict
+about direct-y for each group of the paper's Table 3 is in ``docs/theory/hierarchy.md``. The order of the bounds (ELBO,
+MIX, DMS, IWAE) and its proofs are in ``docs/theory/bounds.md``.
 
-One latent and one image: the average over positions and images of a codec is not modelled. A gradient of mean 0 (at the
-optimum of its parameter) has SNR 0 with and without direct-y.
+The model has one latent and one image; it does not average over positions and images, as the training loss of a codec
+does. A gradient whose mean is 0 (at the optimum of its parameter) has SNR 0 with and without direct-y.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -32,37 +32,44 @@ from gradlab.problems.base import NO_OVERRIDES, Values, check_k, widened
 from gradlab.runtime.display import arguments, shown
 from gradlab.validation import whole
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 @shown
 @dataclass(frozen=True, eq=False)
 class SharedBox(Box):
-    """The box of y where samples of y and z are shared: no sample can be moved to a wall alone."""
+    """The box of y when samples of y and z are shared, so that no sample can be moved to a wall on its own."""
 
     walls_known: ClassVar[bool] = False
     derivative_known: ClassVar[bool] = False
 
 
 class TwoLevel(TwoLevelOracle):
-    """``y ~ U(phi +- 1/2)``, ``z ~ U(a y + b +- 1/2)``, and x <- y <- z linear and Normal.
+    """The linear-Gaussian hierarchy x <- y <- z with box noise on y and z.
 
+    ``y ~ U(phi +- 1/2)``, ``z ~ U(mean of z +- 1/2)``, and
     ``log w = log N(x; slope y + offset, likelihood_std^2) + log N(y; c z + d, y_std^2) + log N(z; 0, prior_std^2)``.
-    The mean of z is ``a phi + b`` (direct-y) or ``a y + b`` with the sample y. Parameters by group of Table 3 are in
-    ``GROUPS``; the decoder of y (slope, offset) is fixed to the identity unless given, and has gradients in any case.
+    The mean of z is ``a phi + b`` with direct-y, and ``a y + b`` with the sample y otherwise.
+
+    The decoder of y (slope, offset) is the identity by default; its gradients are available in either case. ``GROUPS``
+    lists the parameters in each group of the paper's Table 3.
 
     Args:
-        phi: centre of y's box.
+        phi: centre of the box of y.
         x: observation.
-        encode: ``(a, b)``.
-        decode: ``(c, d, y_std)``.
+        encode: ``(a, b)``, slope and offset of the encoder of z.
+        decode: ``(c, d, y_std)``, slope, offset and standard deviation of y given z.
         likelihood_std: standard deviation of x given y.
         prior_std: standard deviation of z.
-        direct_y: draw z from the mean phi (Balle et al. 2018), or if False from the sample y (the 2-level VAE).
-        slope: of the decoder of y.
-        offset: of the decoder of y.
+        direct_y: True to draw z from the mean phi (Balle et al. 2018), False to draw it from the sample y (the 2-level
+            VAE).
+        slope: slope of the decoder of y.
+        offset: offset of the decoder of y.
 
     Raises:
-        GradlabError: a parameter is not finite, a standard deviation is not above 0, encode or decode is not of two or
-            three numbers, or direct_y is not a bool.
+        GradlabError: if a parameter is not finite, a standard deviation is not above 0, ``encode`` or ``decode`` does
+            not have two or three numbers, or ``direct_y`` is not a bool.
 
     Example:
         >>> import gradlab as gl
@@ -85,7 +92,7 @@ class TwoLevel(TwoLevelOracle):
         offset: float = 0.0,
     ) -> None:
         if not isinstance(direct_y, bool):
-            raise GradlabError(f"direct_y is {direct_y!r}: give True (z from the mean of y) or False (from the sample)")
+            raise GradlabError(f"direct_y is {direct_y!r}: give True (z from the mean of y) or False (from its sample)")
         a, b = _numbers("encode", encode, ("a", "b"))
         c, d, y_std = _numbers("decode", decode, ("c", "d", "y_std"))
         self.model = Hierarchy(phi, x, a, b, c, d, y_std, likelihood_std, prior_std, slope, offset, direct_y)
@@ -93,37 +100,61 @@ class TwoLevel(TwoLevelOracle):
 
     @property
     def posterior(self) -> Box:
-        """U(phi - 1/2, phi + 1/2), the posterior of y; the posterior of z is a box too."""
+        """The box U(phi - 1/2, phi + 1/2) of y; the posterior of z is a box too."""
         center = torch.tensor(self.model.phi, dtype=torch.float64)
         return Box(center) if self.objective in PAIRS else SharedBox(center)
 
     @property
     def parameters(self) -> dict[str, float]:
-        """All parameters, in the order of ``GROUPS``."""
+        """All parameters by name, in the order of ``GROUPS``."""
         return {name: getattr(self.model, name) for names in GROUPS.values() for name in names}
 
     def under(self, objective: str, l: int | None = None) -> TwoLevel:
-        """Return the problem sampled for an objective, which also becomes the default of the exact answers.
+        """Return the problem sampled for an objective, which becomes the default objective of the exact answers.
 
-        ``elbo`` and ``iwae`` take k independent pairs (y_i, z_i); in ``ms-nic-mix`` the k samples of y share one z, in
-        ``ms-nic-dms`` they share l. ``gl.compare`` calls this method.
+        ``elbo`` and ``iwae`` draw k independent pairs (y_i, z_i). In ``ms-nic-mix`` the k samples of y share one z; in
+        ``ms-nic-dms`` they share l samples of z. ``gl.compare`` calls this method.
 
         Args:
             objective: ``elbo``, ``iwae``, ``iwae-2level``, ``ms-nic-mix`` or ``ms-nic-dms``.
-            l: samples of z, for ``ms-nic-dms``; by default unchanged where the objective stays, else 1.
+            l: number of samples of z, for ``ms-nic-dms``. By default it stays the same if the objective does, and is 1
+                otherwise.
+
+        Returns:
+            The problem to draw from.
 
         Raises:
-            GradlabError: an unknown objective, or one that direct_y or l rules out.
+            GradlabError: if the objective is unknown, or is incompatible with ``direct_y`` or ``l``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> dms = problem.under("ms-nic-dms", l=3)
+            >>> dms.log_terms(dms.draw_noise(5, k=2)).shape
+            (5, 2, 3)
         """
         if objective == NESTED:
-            raise GradlabError(f"{NESTED} is a nested expectation that has no samples: take ms-nic-dms")
+            raise GradlabError(f"{NESTED} is a nested expectation that cannot be sampled: use ms-nic-dms")
         if l is None:
             l = self.l if objective == self.objective else 1
         self._choose(1, l, objective)
         return self._changed(objective=objective, l=l)
 
     def switched(self, direct_y: bool) -> TwoLevel:
-        """Return the problem with direct-y on or off, sampled in pairs."""
+        """Return the same problem with direct-y on or off, sampled in pairs.
+
+        Args:
+            direct_y: True to draw z from the mean of y, False to draw it from the sample y.
+
+        Returns:
+            The problem to draw from; its objective is ``iwae``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> problem.switched(False).direct_y
+            False
+        """
         return self._changed(model=replace(self.model, direct_y=direct_y), objective="iwae", l=1)
 
     def draw_noise(
@@ -132,38 +163,70 @@ class TwoLevel(TwoLevelOracle):
         k: SupportsIndex,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float64,
-    ) -> Tensor:
-        """Draw noise of y, then of z: ``[draws, k + k]`` for pairs, ``[draws, k + l]`` otherwise.
+    ) -> Float[Tensor, "draws noises"]:
+        """Draw the noise of y, followed by the noise of z.
+
+        Args:
+            draws: number of independent draws.
+            k: samples of y per draw.
+            generator: random stream; None draws from the global generator of torch.
+            dtype: floating-point type of the noise.
+
+        Returns:
+            Noise ``[draws, k + k]`` for pairs (y_i, z_i), or ``[draws, k + l]`` if the samples are shared.
 
         Raises:
-            GradlabError: ``draws`` or ``k`` is below 1.
+            GradlabError: if ``draws`` or ``k`` is below 1.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> problem.draw_noise(5, k=2).shape
+            torch.Size([5, 4])
         """
         draws, k = whole("draws", draws, 1), check_k(k)
         return base_noise.draw("uniform", (draws, k + (k if self.objective in PAIRS else self.l)), generator, dtype)
 
     def log_terms(
-        self, noise: Tensor, overrides: Mapping[str, Tensor] = NO_OVERRIDES, *, walls: bool = False
+        self,
+        noise: Float[Tensor, "batch noises"],
+        overrides: Mapping[str, Tensor] = NO_OVERRIDES,
+        *,
+        walls: bool = False,
     ) -> LogTerms:
-        """Evaluate terms ``[B, K, 1]`` of pairs or ``[B, K, L]``, nats, at noise ``[B, K + K]`` or ``[B, K + L]``.
+        """Evaluate the log-weights of B draws.
 
         Args:
-            noise: from ``draw_noise``.
-            overrides: parameter name -> ``[B]`` value in each draw.
-            walls: also evaluate the log-weight of each pair with one of its noises at either end.
+            noise: base noise ``[B, K + K]`` or ``[B, K + L]`` from ``draw_noise``.
+            overrides: parameter name -> ``[B]``, the value of that parameter in each draw.
+            walls: whether to evaluate the log-weight of each pair with one of its noises at either end too.
+
+        Returns:
+            Terms in nats, ``[B, K, 1]`` for pairs and ``[B, K, L]`` if the samples are shared.
 
         Raises:
-            GradlabError: noise of another shape, a bad override, or walls of samples that are shared.
+            GradlabError: if the noise has another shape, an override is unknown or not ``[B]``, or ``walls`` is set and
+                the samples are shared.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> terms = problem.log_terms(problem.draw_noise(5, k=2))
+            >>> terms.shape, terms.paired
+            ((5, 2, 1), True)
         """
         if walls and self.objective not in PAIRS:
             raise GradlabError(
-                f"samples that are shared, as in {self.objective}, cannot be moved to a wall one at a time: "
-                "leave walls=False, or use iwae"
+                f"walls is True, but shared samples, as in {self.objective}, cannot be moved to a wall one at a time: "
+                "use walls=False or the objective iwae"
             )
         values = self._values(noise, overrides)
         paired = self.objective in PAIRS
         k = noise.shape[1] // 2 if paired else noise.shape[1] - self.l
         if k < 1 or (paired and noise.shape[1] % 2):
-            raise GradlabError(f"noise has {noise.shape[1]} columns: give those of y and of z, as draw_noise does")
+            raise GradlabError(
+                f"noise has {noise.shape[1]} columns: give k for y and the same for z (or l), as draw_noise does"
+            )
         y = values["phi"] + noise[:, :k]
         # z is computed from y before the taps, so that an estimator rescales each path of z once.
         z = values["a"] * (values["phi"] if self.direct_y else y) + values["b"] + noise[:, k:]
@@ -184,7 +247,7 @@ class TwoLevel(TwoLevelOracle):
         return log_normal(y.new_tensor(self.model.x), mean, values["likelihood_std"])
 
     def _walls(self, u: Tensor, v: Tensor, values: Values) -> Walls:
-        """Each pair with u, then with v, at its two ends; noises ``[B, K, 1]``.
+        """Return each pair with u, and then with v, at its two ends; the noises are ``[B, K, 1]``.
 
         A z that is drawn from the sample y moves along with it, but the walls of z belong to a and b alone.
         """

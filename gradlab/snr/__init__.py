@@ -1,4 +1,4 @@
-"""Signal-to-noise ratio of gradients: its definition, streaming moments, the recorder and the training-time monitor."""
+"""Measure the signal-to-noise ratio of gradients: definition, streaming moments, recorder, training-time monitor."""
 
 from gradlab.snr.moments import HigherMoments, Moments
 from gradlab.snr.monitor import SNRMonitor

@@ -1,15 +1,15 @@
-"""Streaming moments: float64, mergeable, pure functions over NamedTuple state.
+"""Compute streaming moments: float64, mergeable, pure functions over NamedTuple state.
 
 Sums are of *centred* powers (Welford 1962; Chan, Golub & LeVeque 1983; Pebay 2008, SAND2008-6212), never
-``E[g^2] - E[g]^2``, so that a mean of 1e8 standard deviations costs no digits of the variance.
-Methods return a new state and leave their arguments unchanged; NaN and Inf in a batch propagate.
+``E[g^2] - E[g]^2``, so the variance keeps its digits even if the mean is 1e8 standard deviations. Methods return a new
+state and leave their arguments unchanged. NaN and Inf in a batch propagate.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,16 +17,19 @@ from torch import Tensor
 from gradlab.errors import GradlabError
 from gradlab.runtime.display import shown
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
+
 
 def _centred(batch: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Mean ``[*shape]`` and deviations ``[n, *shape]`` of a batch of draws, float64, by two passes."""
+    """Return mean ``[*shape]`` and deviations ``[n, *shape]`` of a batch of draws, in float64 by two passes."""
     if batch.ndim == 0 or batch.shape[1:] != shape:
         raise GradlabError(
             f"a batch of shape {tuple(batch.shape)} does not fit statistics of shape {tuple(shape)}: "
-            "give it the draws along the first axis"
+            "give the draws along the first axis"
         )
     if batch.is_complex():
-        raise GradlabError("moments of complex numbers are not defined here: give real and imaginary parts apart")
+        raise GradlabError("the batch is complex: give real and imaginary parts separately")
     values = batch.detach().to(torch.float64)
     mean = values.mean(0)
     deviations = values - mean
@@ -38,7 +41,7 @@ def _centred(batch: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
 def _check_same(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise GradlabError(
-            f"moments of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be merged: record one statistic in both"
+            f"moments of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be merged: give moments of one shape"
         )
 
 
@@ -52,8 +55,16 @@ class Moments(NamedTuple):
 
     Attributes:
         count: number of draws.
-        mean: ``[*shape]`` float64.
-        m2: ``[*shape]`` float64, sum of squared deviations from the mean.
+        mean: mean ``[*shape]``, float64.
+        m2: sum of squared deviations from the mean ``[*shape]``, float64.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> state = gl.snr.Moments.init().update(torch.tensor([1.0, 2.0, 3.0]))
+        >>> state = state.merge(gl.snr.Moments.init().update(torch.tensor([6.0])))
+        >>> state.count, state.mean.item(), round(state.variance().item(), 4)
+        (4, 3.0, 4.6667)
     """
 
     count: int  # type: ignore[assignment]  # shadows tuple.count
@@ -62,15 +73,23 @@ class Moments(NamedTuple):
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> Moments:
-        """Return the state before any draw."""
+        """Return the state before any draw.
+
+        Args:
+            shape: shape of the statistic.
+            device: where to keep the state.
+        """
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0, zero, zero.clone())
 
-    def update(self, batch: Tensor) -> Moments:
-        """Return the state after a batch of draws ``[n, *shape]`` (Chan).
+    def update(self, batch: Shaped[Tensor, "draws ..."]) -> Moments:
+        """Return the state after a batch of draws (Chan, Golub & LeVeque 1983).
+
+        Args:
+            batch: draws ``[n, *shape]``.
 
         Raises:
-            GradlabError: a batch of another shape.
+            GradlabError: if the batch has another shape or is complex.
         """
         mean, deviations = _centred(batch, self.mean.shape)
         if len(batch) == 0:
@@ -78,10 +97,13 @@ class Moments(NamedTuple):
         return self.merge(Moments(len(batch), mean, deviations.square().sum(0)))
 
     def merge(self, other: Moments) -> Moments:
-        """Return the state of both sets of draws together (Chan).
+        """Return the state of both sets of draws together (Chan, Golub & LeVeque 1983).
+
+        Args:
+            other: the state of other draws of the same statistic.
 
         Raises:
-            GradlabError: states of different shapes.
+            GradlabError: if the states have different shapes.
         """
         _check_same(self.mean, other.mean)
         if self.count == 0:
@@ -96,21 +118,28 @@ class Moments(NamedTuple):
             self.m2 + other.m2 + delta.square() * (self.count * other.count / n),
         )
 
-    def variance(self, ddof: int = 1) -> Tensor:
-        """``[*shape]`` variance; NaN with ``ddof`` draws or fewer."""
+    def variance(self, ddof: int = 1) -> Float[Tensor, "*shape"]:
+        """Return the variance ``[*shape]``; NaN with ``ddof`` draws or fewer."""
         return _ratio(self.m2, self.count - ddof)
 
 
 @shown
 class HigherMoments(NamedTuple):
-    """Count, mean and centred sums of powers 2 to 4, as the standard errors of variance and SNR need them.
+    """Count, mean and centred sums of powers 2 to 4, for the standard errors of variance and SNR.
 
     Attributes:
         count: number of draws.
-        mean: ``[*shape]`` float64.
-        m2: ``[*shape]`` sum of squared deviations.
-        m3: ``[*shape]`` sum of their third powers.
-        m4: ``[*shape]`` sum of their fourth powers.
+        mean: mean ``[*shape]``, float64.
+        m2: sum of squared deviations ``[*shape]``.
+        m3: sum of their third powers ``[*shape]``.
+        m4: sum of their fourth powers ``[*shape]``.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> state = gl.snr.HigherMoments.init().update(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+        >>> round(state.mean_se().item(), 4), round(state.snr().item(), 4), round(state.snr_se().item(), 4)
+        (1.0801, 1.3887, 0.3632)
     """
 
     count: int  # type: ignore[assignment]  # shadows tuple.count
@@ -121,15 +150,23 @@ class HigherMoments(NamedTuple):
 
     @classmethod
     def init(cls, shape: tuple[int, ...] = (), device: str | torch.device | None = None) -> HigherMoments:
-        """Return the state before any draw."""
+        """Return the state before any draw.
+
+        Args:
+            shape: shape of the statistic.
+            device: where to keep the state.
+        """
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0, zero, zero.clone(), zero.clone(), zero.clone())
 
-    def update(self, batch: Tensor) -> HigherMoments:
-        """Return the state after a batch of draws ``[n, *shape]``.
+    def update(self, batch: Shaped[Tensor, "draws ..."]) -> HigherMoments:
+        """Return the state after a batch of draws.
+
+        Args:
+            batch: draws ``[n, *shape]``.
 
         Raises:
-            GradlabError: a batch of another shape.
+            GradlabError: if the batch has another shape or is complex.
         """
         mean, deviations = _centred(batch, self.mean.shape)
         if len(batch) == 0:
@@ -141,8 +178,11 @@ class HigherMoments(NamedTuple):
     def merge(self, other: HigherMoments) -> HigherMoments:
         """Return the state of both sets of draws together (Pebay 2008, eqs. 2.1, III.1 at p = 3, 4).
 
+        Args:
+            other: the state of other draws of the same statistic.
+
         Raises:
-            GradlabError: states of different shapes.
+            GradlabError: if the states have different shapes.
         """
         _check_same(self.mean, other.mean)
         if self.count == 0:
@@ -167,10 +207,13 @@ class HigherMoments(NamedTuple):
 
     @classmethod
     def pooled(cls, parts: Sequence[HigherMoments]) -> HigherMoments:
-        """Return the state of all parts together, in one pass instead of one ``merge`` for each.
+        """Return the state of all parts together, in one pass instead of one ``merge`` per part.
+
+        Args:
+            parts: states of the same statistic.
 
         Raises:
-            GradlabError: no parts, or states of different shapes.
+            GradlabError: if there are no parts, or the states have different shapes.
         """
         if not parts:
             raise GradlabError("there are no moments to pool: give at least one state")
@@ -182,7 +225,7 @@ class HigherMoments(NamedTuple):
         means, m2, m3, m4 = (torch.stack(column) for column in zip(*(part[1:] for part in parts), strict=True))
         counts = torch.tensor([float(part.count) for part in parts], dtype=torch.float64, device=means.device)
         counts = counts.reshape(-1, *[1] * (means.ndim - 1))
-        mean = means[0] + (counts * (means - means[0])).sum(0) / n  # from one of them, which costs no digits
+        mean = means[0] + (counts * (means - means[0])).sum(0) / n  # relative to one of them, to lose no digits
         d = means - mean
         d2 = d.square()
         return cls(
@@ -193,26 +236,29 @@ class HigherMoments(NamedTuple):
             (m4 + 4 * d * m3 + 6 * d2 * m2 + counts * d2.square()).sum(0),
         )
 
-    def variance(self, ddof: int = 1) -> Tensor:
-        """``[*shape]`` variance; NaN with ``ddof`` draws or fewer."""
+    def variance(self, ddof: int = 1) -> Float[Tensor, "*shape"]:
+        """Return the variance ``[*shape]``; NaN with ``ddof`` draws or fewer."""
         return _ratio(self.m2, self.count - ddof)
 
-    def mean_se(self) -> Tensor:
-        """``[*shape]`` standard error of the mean."""
+    def mean_se(self) -> Float[Tensor, "*shape"]:
+        """Return the standard error of the mean ``[*shape]``."""
         return _ratio(self.variance(), self.count).sqrt()
 
-    def variance_se(self) -> Tensor:
-        """``[*shape]`` standard error of the variance, ``sqrt((m4 - s^4) / n)`` with m4 the fourth central moment."""
+    def variance_se(self) -> Float[Tensor, "*shape"]:
+        """Return the standard error of the variance ``[*shape]``.
+
+        It is ``sqrt((m4 - s^4) / n)`` with the fourth central moment m4.
+        """
         spread = _ratio(self.m4, self.count) - _ratio(self.m2, self.count).square()
-        # Not negative but for rounding: E[d^4] >= E[d^2]^2.
+        # Negative only through rounding: E[d^4] >= E[d^2]^2.
         return _ratio(spread.clamp(min=0), self.count).sqrt() if self.count > 1 else torch.full_like(self.m2, math.nan)
 
-    def snr(self) -> Tensor:
-        """``[*shape]`` |mean| / std; inf where the variance is 0, NaN where the mean is 0 too."""
+    def snr(self) -> Float[Tensor, "*shape"]:
+        """Return |mean| / std ``[*shape]``; inf if the variance is 0, NaN if the mean is 0 too."""
         return self.mean.abs() / self.variance().sqrt()
 
-    def snr_se(self) -> Tensor:
-        """``[*shape]`` standard error of ``snr`` by the delta method, NaN where the variance is 0.
+    def snr_se(self) -> Float[Tensor, "*shape"]:
+        """Return the standard error of ``snr`` ``[*shape]`` by the delta method; NaN if the variance is 0.
 
         The influence of one draw with standardised value u on |mean|/std = r is ``sign(mean) u - r (u^2 - 1) / 2``,
         whose variance is ``1 - sign(mean) r skewness + r^2 (kurtosis - 1) / 4``.

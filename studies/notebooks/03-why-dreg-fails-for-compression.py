@@ -304,11 +304,11 @@ pd.DataFrame(
 # ```
 #
 # ```
-# dreg is biased on BoxGaussian at k = 8, by phi:
+# dreg is biased on BoxGaussian at k = 8 for phi:
 #   mean of 100000 draws   0.222932
 #   exact gradient   1.75742
 #   bias   -1.53 +- 0.0002 (z = -6474.3)
-#   within error that is the mean of dreg, dreg-squared and gdreg: see gradlab.estimators (allowed 4.5)
+#   this matches the mean of dreg, dreg-squared and gdreg: see gradlab.estimators (allowed 4.5)
 # repaired: z = 0.20
 # ```
 #

@@ -151,7 +151,7 @@ def test_the_derivative_of_soft_rounding_stays_finite_on_the_edge_of_a_cell():
 
 def test_a_parameter_may_follow_the_name():
     assert get_proxy("soft-rounding:8") == SoftRounding(8.0) and get_proxy("sga:0.25") == GumbelAnnealing(0.25)
-    with pytest.raises(GradlabError, match="'noise' takes no parameter"):
+    with pytest.raises(GradlabError, match="the parameter is 1, but proxy 'noise' takes no parameter"):
         get_proxy("noise:1")
     with pytest.raises(GradlabError, match="give a number after the colon"):
         get_proxy("sga:cold")

@@ -179,11 +179,11 @@ NAN = float("nan")
     pytest.param(lambda: BoxGaussian(0.3, math.inf), "x is inf: give a finite number", id="x inf"),
     pytest.param(lambda: BoxGaussian(0.3, "high"), "x is 'high': give a number", id="x text"),
     pytest.param(lambda: BoxGaussian(0.3, 0.5, slope=NAN), "slope is nan", id="slope nan"),
-    pytest.param(lambda: BoxGaussian(0.3, 0.5, likelihood_std=0.0), "likelihood_std is 0.0: a standard deviation must be above 0", id="likelihood_std zero"),
-    pytest.param(lambda: BoxGaussian(0.3, 0.5, prior_std=-1), "prior_std is -1.0: a standard deviation", id="prior_std negative"),
+    pytest.param(lambda: BoxGaussian(0.3, 0.5, likelihood_std=0.0), "likelihood_std is 0.0: give a standard deviation above 0", id="likelihood_std zero"),
+    pytest.param(lambda: BoxGaussian(0.3, 0.5, prior_std=-1), "prior_std is -1.0: give a standard deviation", id="prior_std negative"),
     pytest.param(lambda: BoxGaussian(0.3, 0.5, dim=0), "dim is 0: give a whole number of coordinates", id="dim zero"),
     pytest.param(lambda: BoxGaussian(0.3, 0.5, dim=1.5), "dim is 1.5: give a whole number", id="dim half"),
-    pytest.param(lambda: NormalGaussian(0.3, 0.0, 0.5), "std is 0.0: a standard deviation must be above 0", id="std zero"),
+    pytest.param(lambda: NormalGaussian(0.3, 0.0, 0.5), "std is 0.0: give a standard deviation above 0", id="std zero"),
     pytest.param(lambda: NormalGaussian(NAN, 1.0, 0.5), "mean is nan", id="mean nan"),
     pytest.param(lambda: BoxGaussian(0.3, 0.5, likelihood_std=1e-4), "log w varies by more than .* widen the likelihood", id="likelihood narrow"),
     pytest.param(lambda: BoxProblem(lambda y: y, NAN), "phi is nan", id="log_w at nan"),
@@ -192,9 +192,9 @@ NAN = float("nan")
     pytest.param(lambda: BoxProblem(lambda y: 1 / y, 0.3), "log w varies by more than .*: give a bounded log w", id="pole"),
     pytest.param(lambda: BoxProblem(lambda y: torch.where(y > 0.31, y + 1e-3, y), 0.3), "jumps or is unbounded near y = 0.31", id="small jump"),
     pytest.param(lambda: BoxProblem(lambda y: torch.where(y > 0.3, y + 9, y), 0.3), "log w jumps or is unbounded near y = 0.3", id="jump"),
-    pytest.param(lambda: BoxProblem(lambda y: y > 0.3, 0.3), "log_w must return a torch.float64 tensor", id="truth values"),
-    pytest.param(lambda: BoxProblem(lambda y: y.sum(), 0.3), "log_w must return .* make it elementwise", id="sum"),
-    pytest.param(lambda: BoxProblem(lambda y: 0.0, 0.3), "log_w must return", id="constant"),
+    pytest.param(lambda: BoxProblem(lambda y: y > 0.3, 0.3), "log_w does not return a torch.float64 tensor", id="truth values"),
+    pytest.param(lambda: BoxProblem(lambda y: y.sum(), 0.3), "log_w does not return .* make it elementwise", id="sum"),
+    pytest.param(lambda: BoxProblem(lambda y: 0.0, 0.3), "log_w does not return", id="constant"),
 ])  # fmt: skip
 def test_bad_settings(make, message):
     with pytest.raises(GradlabError, match=message):
@@ -223,7 +223,7 @@ def test_unknown_names(problem):
         problem.log_terms(noise, {"fi": noise[:, 0]})
     with pytest.raises(GradlabError, match=r"override 'phi' has shape \(2,\): give one value per draw, \[5\]"):
         problem.log_terms(noise, {"phi": torch.zeros(2)})
-    with pytest.raises(GradlabError, match=r"noise has shape \(5,\): give \[draws, k\]"):
+    with pytest.raises(GradlabError, match=r"noise (has|is a Tensor of) shape \(5,\).*: give .*k"):
         problem.log_terms(noise[:, 0])
     with pytest.raises(GradlabError, match="k is 0: give a whole number of samples, at least 1"):
         problem.draw_noise(3, 0)

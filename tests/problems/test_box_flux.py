@@ -64,5 +64,5 @@ def test_one_sample_and_many() -> None:
 def test_several_dimensions_are_refused() -> None:
     box = gl.problems.BoxGaussian(phi=0.3, x=1.0, dim=3)
     for ask in (lambda: box.wall_flux(2), lambda: box.weight_density(WALLS, 2)):
-        with pytest.raises(NotExact, match="walls of 3 dimensions is not drawn: take dim=1"):
+        with pytest.raises(NotExact, match="known in one dimension, not in 3: use dim=1"):
             ask()

@@ -64,7 +64,7 @@ def test_a_bias_is_not_averaged_away():
 
 def test_a_budget_that_buys_no_draw_is_refused():
     table = gl.compare(BOX, ("pathwise",), 8, 10)
-    with pytest.raises(GradlabError, match="the budget is 7 evaluations, but one draw takes 8"):
+    with pytest.raises(GradlabError, match="budget is 7 evaluations, but one draw takes 8"):
         at_equal_cost(table, BOX, 7)
-    with pytest.raises(GradlabError, match="the budget is nan"):
+    with pytest.raises(GradlabError, match="budget is nan"):
         at_equal_cost(table, BOX, math.nan)

@@ -38,7 +38,7 @@ def test_expectation_under_the_box():
 @pytest.mark.parametrize("make, message", [
     pytest.param(lambda: BoxExpectation(lambda x: x, math.nan), "theta is nan", id="theta nan"),
     pytest.param(lambda: BoxExpectation(lambda x: x.log(), 0.3), "f is not finite on the box around theta = 0.3", id="logarithm"),
-    pytest.param(lambda: BoxExpectation(lambda x: x.sum(), 0.3), "f must return .* make it elementwise", id="sum"),
+    pytest.param(lambda: BoxExpectation(lambda x: x.sum(), 0.3), "f does not return .* make it elementwise", id="sum"),
 ])  # fmt: skip
 def test_bad_settings(make, message):
     with pytest.raises(GradlabError, match=message):

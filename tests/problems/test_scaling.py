@@ -79,10 +79,10 @@ def test_chunks_do_not_change_what_is_measured(monkeypatch):
 
 
 @pytest.mark.parametrize(("call", "match"), [
-    pytest.param(lambda: RainforthModel(data=0), "at least one data point", id="no data"),
-    pytest.param(lambda: RainforthModel(perturbation=float("nan")), "perturbation of at least 0", id="perturbation nan"),
+    pytest.param(lambda: RainforthModel(data=0), "data is 0: give a whole number of points, at least 1", id="no data"),
+    pytest.param(lambda: RainforthModel(perturbation=float("nan")), "perturbation is nan: give a finite number", id="perturbation nan"),
     pytest.param(lambda: rainforth_snr(RainforthModel(data=1), (1,), (1,), 8), "draws is 8", id="few draws"),
-    pytest.param(lambda: slope(rainforth_snr(RainforthModel(data=1), (1,), (1,), 32), "k"), "at least two values", id="one k"),
+    pytest.param(lambda: slope(rainforth_snr(RainforthModel(data=1), (1,), (1,), 32), "k"), "fewer than two values of k: give at least two", id="one k"),
 ])  # fmt: skip
 def test_bad_input(call, match):
     with pytest.raises(GradlabError, match=match):

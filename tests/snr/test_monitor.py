@@ -227,7 +227,9 @@ def test_bad_losses_hooks_and_files(tmp_path: Path) -> None:
     model_state = [p.clone() for p in model.parameters()]
     monitor = gl.SNRMonitor(model, {"all": model}, every=1, draws=2)
     for loss in (lambda: model(torch.ones(3, 2)), lambda: 1.0, lambda: torch.ones(())):
-        with pytest.raises(GradlabError, match="must be a scalar tensor with a graph: return the loss"):
+        with pytest.raises(
+            GradlabError, match="loss does not return a scalar tensor with a graph: return the training loss"
+        ):
             monitor.after_step(monitor.iteration + 1, loss)
     assert all(p.grad is None for p in model.parameters())
     handle = model.weight.register_post_accumulate_grad_hook(lambda p: None)
@@ -236,5 +238,5 @@ def test_bad_losses_hooks_and_files(tmp_path: Path) -> None:
     handle.remove()
     assert equal([p.detach() for p in model.parameters()], [p.detach() for p in model_state])
     files.write_csv(tmp_path / "other.csv", pd.DataFrame({"x": [1]}))
-    with pytest.raises(GradlabError, match=r"other.csv is not of a monitor: give another file"):
+    with pytest.raises(GradlabError, match=r"other.csv was not written by a monitor: give another file"):
         gl.SNRMonitor(model, {"all": model}, csv=tmp_path / "other.csv")

@@ -1,7 +1,7 @@
-"""Differentiable proxies of rounding, one short file each; to add one, write the file and its line here.
+"""Provide differentiable proxies of rounding, one short file each. To add one, write the file and add its line here.
 
-A codec rounds its latent, and rounding has no gradient. A proxy replaces it in training: it defines how a latent is
-drawn from its mean and base noise of U(-1/2, 1/2), what the decoder reads, and the derivative that autograd takes.
+A codec rounds its latent, and rounding has no useful gradient. A proxy replaces it in training: it defines how a latent
+is drawn from its mean and base noise of U(-1/2, 1/2), what the decoder reads, and which derivative autograd computes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,27 @@ PROXIES: dict[str, Proxy] = {
     "soft-rounding": SoftRounding(),
     "sga": GumbelAnnealing(),
 }
-"""Name -> proxy of rounding, with its usual parameter."""
+"""Name -> proxy of rounding, with its default parameter."""
 
 
 @checked
 def get_proxy(name: str | Proxy) -> Proxy:
-    """Return the proxy of that name, with its usual parameter or the one after a colon, ``"soft-rounding:8"``.
+    """Return a proxy of rounding by name.
+
+    Args:
+        name: a name from ``PROXIES``, optionally with a parameter after a colon, such as ``"soft-rounding:8"``; or a
+            ``Proxy``, which is returned as it is.
+
+    Returns:
+        The proxy, with its default parameter unless another is given.
 
     Raises:
-        GradlabError: unknown name (with the nearest one), or a parameter that does not fit.
+        GradlabError: if the name is unknown (the message suggests the nearest one), or the parameter is invalid.
+
+    Example:
+        >>> import gradlab as gl
+        >>> gl.objectives.get_proxy("sga:0.25").temperature
+        0.25
     """
     if isinstance(name, Proxy):
         return name
@@ -42,7 +54,7 @@ def get_proxy(name: str | Proxy) -> Proxy:
     try:
         number = float(value)
     except ValueError:
-        raise GradlabError(f"proxy {name!r} has the parameter {value!r}: give a number after the colon") from None
+        raise GradlabError(f"the parameter of proxy {name!r} is {value!r}: give a number after the colon") from None
     return PROXIES[plain].at(number)
 
 

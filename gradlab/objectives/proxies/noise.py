@@ -1,10 +1,11 @@
-"""Additive uniform noise, y = mean + u: what the paper and most codecs train with.
+"""Additive uniform noise, y = mean + u: the proxy that the paper and most codecs train with.
 
 Equation (Balle et al. 2017; paper eq. 1)::
 
     y = mean + u,   u ~ U(-1/2, 1/2),   dy/dmean = 1
 
-Approximates: rounding, whose error is as large, but is no noise: a rounded latent near 0 is 0 (paper section A.8.3).
+Approximates: rounding. The rounding error has the same size but is not noise: a rounded latent near 0 is 0 (paper
+section A.8.3).
 With: the posterior of a variational autoencoder, the unit box.
 Biased when: never, for the bound under that posterior.
 """
@@ -19,11 +20,11 @@ from gradlab.objectives.proxies._base import Proxy
 
 
 class AdditiveNoise(Proxy):
-    """``mean + u``."""
+    """The latent ``mean + u``."""
 
     name: ClassVar[str] = "noise"
     box: ClassVar[bool] = True
 
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        """``mean + noise``."""
+        """Return ``mean + noise``."""
         return mean + noise

@@ -1,11 +1,11 @@
-"""Straight-through estimator: round, and differentiate as if nothing had been done.
+"""Straight-through estimator: round, and differentiate as if rounding were the identity.
 
 Equation (Bengio et al. 2013; Theis et al. 2017)::
 
     y = round(mean),   dy/dmean := 1
 
-Approximates: the slope that the loss would have were rounding the identity. What is trained is what is tested (where
-the codec rounds to integers, and not about a predicted mean), and its derivative is 0 almost everywhere.
+Approximates: the slope that the loss would have if rounding were the identity. Training and test use the same forward
+pass (if the codec rounds to integers, and not around a predicted mean), whose derivative is 0 almost everywhere.
 With: no noise: every draw gives the same gradient.
 Biased when: always, for the derivative of its own forward pass.
 """
@@ -21,13 +21,13 @@ from gradlab.objectives.proxies._base import Proxy
 
 
 class StraightThrough(Proxy):
-    """``round(mean)`` forward, the identity backward."""
+    """Rounding in the forward pass, the identity in the backward pass."""
 
     name: ClassVar[str] = "straight-through"
     forward_moves: ClassVar[bool] = False
     path_is_true: ClassVar[bool] = False
 
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        """``round(mean)``, expanded to the shape of the noise, with the derivative 1."""
+        """Return ``round(mean)``, expanded to the shape of the noise, with the derivative 1."""
         fixed = mean.detach()
         return (mean + (torch.round(fixed) - fixed)).expand(torch.broadcast_shapes(mean.shape, noise.shape))

@@ -1,1 +1,1 @@
-"""Exact bounds, gradients and estimator moments, by quadrature and closed forms."""
+"""Compute exact bounds, gradients and estimator moments, by quadrature and closed forms."""

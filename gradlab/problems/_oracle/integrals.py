@@ -1,6 +1,6 @@
-"""Integrals over t that turn expectations over k samples into expectations over one (``docs/theory/oracle.md``).
+"""Reduce expectations over k samples to integrals over t of expectations over one sample (``docs/theory/oracle.md``).
 
-The variables are ``u = log t`` and ``h = exp(u + log w)``, since w alone underflows where the likelihood is narrow. The
+The variables are ``u = log t`` and ``h = exp(u + log w)``, because w alone underflows if the likelihood is narrow. The
 trapezoid rule in u converges like ``exp(-pi^2/step)``. The nodes come from ``quadrature``, the integrands from
 ``moments``.
 """
@@ -18,8 +18,8 @@ from gradlab.problems._oracle.quadrature import Array, Nodes
 
 STEP = 0.2  # in u: the trapezoid rule is then right to exp(-pi^2/STEP) = 4e-22
 CHUNK = 64  # points of u at a time: memory is CHUNK x (nodes in the band)
-WIDE = 320  # the same where there are few nodes: up to k = ANCHOR one slice then holds all
-FEW = 512  # nodes whose slices are kept, since they are the same for every k
+WIDE = 320  # the same if there are few nodes: up to k = ANCHOR, one slice then covers all of u
+FEW = 512  # with at most this many nodes, slices are kept, since they are the same for every k
 ANCHOR = 1024.0  # sample size for which the first point of u is the first that matters
 MOST = 64 * np.log(2)  # log of the largest k
 LOW = 40.0  # exp(-LOW) / k is dropped compared with 1
@@ -30,8 +30,8 @@ NEGLIGIBLE = -80.0  # log of a power of M from which on the integrals are over
 class Slice:
     """Expectations over one sample under ``exp(-t w)`` at some values of u, for any k.
 
-    ``step`` is the step of u. Only nodes in the band ``-LOW - MOST < u + log w < HIGH`` are evaluated; below it exp(-h)
-    is 1, above it 0.
+    ``step`` is the step of u. Only nodes in the band ``-LOW - MOST < u + log w < HIGH`` are evaluated; exp(-h) is 1
+    below the band and 0 above it.
     """
 
     step = STEP
@@ -42,7 +42,7 @@ class Slice:
         last = int(np.searchsorted(nodes.log_w, HIGH - u[0]))
         self.u, self._nodes, self._last, self._band = u, nodes, last, slice(first, last)
         self._p, self._above = nodes.p[self._band], nodes.p[last:].sum()
-        # One exp per node and one per u instead of one per pair; inside the band neither over- nor underflows.
+        # One exp per node and one per u instead of one per pair; neither overflows or underflows inside the band.
         self._h = np.exp(u - u[0])[:, None] * np.exp(nodes.log_w[self._band] + u[0])
         self._decay = np.exp(-self._h)
         self._kernels = {1: self._h * self._decay}
@@ -60,7 +60,7 @@ class Slice:
         return np.asarray(-np.expm1(-self._h))
 
     def t(self) -> Array:
-        """Return t, for weights near 1; capped far beyond the range that matters, where it would overflow."""
+        """Return t, for weights near 1; capped far beyond the range that matters, to avoid overflow."""
         return np.asarray(np.exp(np.minimum(self.u, 600.0)))
 
     def m(self, n: int) -> Array:
@@ -96,12 +96,12 @@ class Slice:
         return np.asarray(np.exp(-self._wall(low)) * np.expm1(self._wall(high) * np.expm1(low - high))) * -1.0
 
     def _wall(self, log_w: float) -> Array:
-        """h at a point whose log-weight is ``log_w``, not above ``exp(HIGH + WIDE * STEP)``."""
+        """Return h at a point whose log-weight is ``log_w``, capped at ``exp(HIGH + WIDE * STEP)``."""
         return np.asarray(np.exp(np.minimum(self.u + log_w, HIGH + WIDE * STEP)))
 
 
 def _times(matrix: Array, vector: Array) -> Array:
-    """Their product on one thread: BLAS wakes several for so few numbers, milliseconds on a busy machine."""
+    """Multiply matrix and vector on one thread: BLAS would start several, which takes milliseconds if busy."""
     return np.asarray(np.einsum("ij,j->i", matrix, vector))
 
 
@@ -110,7 +110,7 @@ def slices(nodes: Nodes, k: int) -> Iterator[Slice | ProductSlice]:
 
     Args:
         nodes: the posterior.
-        k: samples.
+        k: number of samples.
     """
     if nodes.dim > 1:
         yield ProductSlice(nodes, k)

@@ -1,7 +1,7 @@
-"""Moments of estimators that move one sample and leave the others where they are.
+"""Compute moments of estimators that move one sample and leave the others in place.
 
-Such an estimator is ``G = sum_i f(y_i, S_-i)``, with ``S_-i`` the sum of the other weights and
-``f(y, s) = int_0^inf exp(-t s) a(t; y) dt``. Its second moment is a double integral over two times, a trapezoid sum
+Such an estimator is ``G = sum_i f(y_i, S_-i)``, where ``S_-i`` is the sum of the other weights and
+``f(y, s) = int_0^inf exp(-t s) a(t; y) dt``. Its second moment is a double integral over two times: a trapezoid sum
 over ``log t`` and ``log s`` in which every expectation of a product is a matrix product over the nodes. See
 ``docs/theory/oracle.md``, "Estimators that move one sample".
 """
@@ -23,11 +23,11 @@ LOW = 36.0  # exp(-LOW) / k is dropped compared with 1
 HIGH = 4.5  # exp(-exp(HIGH)) = 1e-39 is dropped
 NEGLIGIBLE = -60.0  # log of a power of M from which on the integrals are over
 BLOCK = 2**21  # matrix entries at a time
-BUDGET = 3e10  # multiplications; a likelihood that needs more takes many seconds
+BUDGET = 3e10  # multiplications; more would take many seconds
 
 
 def rise(u: Array, log_w: Array | float) -> Array:
-    """Return ``h = t w`` at ``u = log t``, capped where ``exp(-h)`` is 0 anyway; broadcasts."""
+    """Return ``h = t w`` at ``u = log t``, capped where ``exp(-h)`` is 0 in any case; broadcasts."""
     return np.asarray(np.exp(np.minimum(u + log_w, HIGH + 2.5)))
 
 
@@ -39,16 +39,16 @@ def drop(u: Array, high: Array | float, low: Array | float) -> Array:
 
 
 def dreg_boundary(nodes: Nodes, slope: Array, low: float, high: float, k: int) -> tuple[float, float]:
-    """Return mean and variance of DReG with the boundary of the unit box put back.
+    """Return mean and variance of DReG with the boundary of the unit box added back.
 
     ``G = sum_i [w~_i^2 g_i + w~_i(y_i = phi + 1/2) - w~_i(y_i = phi - 1/2)]``, ``w~_i(y_i = u) = w_u / (w_u + S_-i)``.
 
     Args:
         nodes: the box ``[N]``.
-        slope: ``g = d log w/dy`` there ``[N]``.
-        low: log w at phi - 1/2, nats.
-        high: log w at phi + 1/2, nats.
-        k: samples.
+        slope: ``g = d log w/dy`` at the nodes ``[N]``.
+        low: log w at phi - 1/2, in nats.
+        high: log w at phi + 1/2, in nats.
+        k: number of samples.
     """
     mean = moments.boundary_gradient(nodes, low, high, k)
     if k == 1:  # w~ is 1 wherever the sample is
@@ -78,12 +78,12 @@ def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[flo
     Args:
         nodes: the posterior ``[N]``.
         kernel: maps ``u [1, U]`` and a slice of the nodes ``[n]`` to ``t a(t; y)`` ``[n or 1, U]`` at ``t = exp(u)``.
-        k: samples.
+        k: number of samples.
         mean: ``E G``.
-        reach: least and greatest log-weight that the kernel evaluates in addition to the nodes, nats.
+        reach: smallest and largest log-weight that the kernel evaluates in addition to the nodes, in nats.
 
     Raises:
-        NotExact: log w varies too much over the support for the matrices to be of a reasonable size.
+        NotExact: if log w varies so much over the support that the matrices become too large.
     """
     low, high = min(nodes.log_w[0], reach[0]), max(nodes.log_w[-1], reach[1])
     u = np.arange(-LOW - np.log(k) - high, HIGH - low + STEP, STEP)
@@ -92,7 +92,7 @@ def variance(nodes: Nodes, kernel: Kernel, k: int, mean: float, reach: tuple[flo
     if len(nodes.p) * len(u) ** 2 > BUDGET:
         raise NotExact(
             f"no exact variance for log-weights that vary by {high - low:.0f} nats over the support: "
-            "widen the likelihood or the prior, or draw samples"
+            "widen the likelihood or the prior, or estimate it from draws"
         )
     shape = (len(u), len(u))
     decayed, same, cross = np.zeros(shape), np.zeros(shape), np.zeros(shape)

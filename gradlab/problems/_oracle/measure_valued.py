@@ -1,11 +1,12 @@
-"""Exact variance of the measure-valued estimator under a Normal posterior (Mohamed et al. 2020, table 1).
+"""Compute the exact variance of the measure-valued estimator under a Normal posterior (Mohamed et al. 2020, table 1).
 
 ``G = c sum_i [L(y_i = mean + std P_i) - L(y_i = mean + std N_i)] - sum_i w~_i s_i`` with ``L = log (1/k sum w)`` and
-s the score, which is the explicit dependence of the weights on the parameter. Both points come from the base noise e_i
-of the sample itself:
+the score s, which is the explicit dependence of the weights on the parameter. Both points derive from the base noise
+e_i of the sample itself:
 
-- by the mean ``P = -N = sqrt(-2 ln Phi(e))``, of the Weibull law, and ``c = 1/(std sqrt(2 pi))``;
-- by the standard deviation P of the double-sided Maxwell law, by its quantile function, ``N = e`` and ``c = 1/std``.
+- for the mean, ``P = -N = sqrt(-2 ln Phi(e))``, which has the Weibull distribution, and ``c = 1/(std sqrt(2 pi))``;
+- for the standard deviation, P has the double-sided Maxwell distribution (by its quantile function), ``N = e`` and
+  ``c = 1/std``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gradlab.problems._oracle import leave_one_out
 from gradlab.problems._oracle.quadrature import VARIATION, Array, Evaluate, Nodes, adaptive
 
 RADIUS = 9.0  # standard deviations, of the noise or of P; the mass beyond is 2e-17
-GRID = 4001  # points at which the steepest slope is sought
+GRID = 4001  # points at which the slope is evaluated to find the steepest
 PANELS = 1500
 
 
@@ -30,15 +31,15 @@ def variance(
     """Return the variance of ``G`` over k samples.
 
     Args:
-        evaluate: noise (any shape) -> log-weights, nats, and their derivative by it.
-        score: noise -> the score by the parameter.
-        std: of the posterior.
-        by_std: whether the parameter is std (else the mean).
-        k: samples.
+        evaluate: maps noise (any shape) to log-weights in nats and their derivative with respect to the noise.
+        score: maps noise to the score of the parameter.
+        std: standard deviation of the posterior.
+        by_std: whether the parameter is std (otherwise it is the mean).
+        k: number of samples.
         mean: ``E G``.
 
     Raises:
-        NotExact: log w is too steep.
+        NotExact: if log w is too steep.
     """
     points = _maxwell if by_std else _weibull
     nodes = _nodes(evaluate, points, by_std)
@@ -62,7 +63,7 @@ def _weibull(noise: Array) -> tuple[Array, Array, Array]:
 
 
 def _maxwell(positive: Array) -> tuple[Array, Array, Array]:
-    """Noise by P, in which it is smooth (P by the noise is not: it starts like a cube root)."""
+    """Return the noise as a function of P, which is smooth (P as a function of the noise starts like a cube root)."""
     half = 0.5 * positive**2
     magnitude = np.where(half < 1, erfinv(gammainc(1.5, half)), erfcinv(gammaincc(1.5, half)))
     noise = np.copysign(np.sqrt(2) * magnitude, positive)
@@ -70,7 +71,7 @@ def _maxwell(positive: Array) -> tuple[Array, Array, Array]:
 
 
 def _nodes(evaluate: Evaluate, points: Callable[[Array], tuple[Array, Array, Array]], by_std: bool) -> Nodes:
-    """Nodes on which the log-weights of the sample and of both points are resolved, sorted by the first."""
+    """Return nodes that resolve the log-weights of the sample and of both points, sorted by those of the sample."""
     grid = np.linspace(-RADIUS, RADIUS, GRID)
     steepest = max(float(np.abs(np.diff(evaluate(p)[0])).max()) / (grid[1] - grid[0]) for p in points(grid))
     panels = max(32, int(np.ceil(2 * RADIUS * steepest / VARIATION)))

@@ -1,10 +1,10 @@
-"""Exact bounds, gradients and estimator moments over k samples, for any k.
+"""Compute exact bounds, gradients and estimator moments over k samples, for any k.
 
-All are one-dimensional integrals of expectations over a single sample, with ``M(t) = E[exp(-t w)]``: see
-``docs/theory/oracle.md`` for the identities and :mod:`gradlab.problems._oracle.integrals` for the quadrature.
+All of them are one-dimensional integrals of expectations over a single sample, with ``M(t) = E[exp(-t w)]``. The
+identities are in ``docs/theory/oracle.md``, the quadrature in :mod:`gradlab.problems._oracle.integrals`.
 ``w~_i = w_i / sum w`` throughout.
 
-Accuracy: means to 1e-8 of the root mean square and variances to 1e-8 relative (tested), by centring wherever a
+Accuracy (tested): means to 1e-8 of the root mean square and variances to 1e-8 relative, by centring wherever a
 difference would lose digits.
 """
 
@@ -21,12 +21,12 @@ from gradlab.problems._oracle.quadrature import Array, Nodes
 
 
 def _integral(nodes: Nodes, k: int, integrand: Callable[[Any], Array]) -> float:
-    """The trapezoid sum over u of one integrand."""
+    """Return the trapezoid sum over u of one integrand."""
     return float(integrate(nodes, k, lambda s: (integrand(s),))[0])
 
 
 def _two_samples(s: Slice | ProductSlice, k: int, same: Array, different: Array) -> Array:
-    """The integrand of a sum over pairs of samples: k pairs i = j and k(k-1) pairs i != j."""
+    """Return the integrand of a sum over pairs of samples: k pairs i = j and k(k-1) pairs i != j."""
     return k * same * s.m(k - 1) + k * (k - 1) * different * s.m(k - 2)
 
 
@@ -41,7 +41,7 @@ def bound(nodes: Nodes, k: int) -> float:
 
 
 def _product_bound(nodes: Nodes, k: int) -> float:
-    """The bound with t scaled by the point where M^k falls: E[w] may lie far beyond the weights of k samples."""
+    """Return the bound with t scaled by the point where M^k falls; E[w] may lie far beyond the weights of k samples."""
 
     def integrand(s: ProductSlice) -> tuple[Array, ...]:
         power = s.m(k)
@@ -101,8 +101,8 @@ def shared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
 def squared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
     """Return mean and variance of ``D = sum_i w~_i^2 a_i``.
 
-    Where the variance is so small compared with the squared mean that the difference would lose digits (a and w nearly
-    constant), it is taken from the centred form ``_squared_variance``.
+    If the variance is so small compared with the squared mean that the difference would lose digits (a and w nearly
+    constant), it is computed by the centred form ``_squared_variance``.
     """
     if k == 1:
         return linear(nodes, a, 1)
@@ -120,7 +120,7 @@ def squared(nodes: Nodes, a: Array, k: int) -> tuple[float, float]:
 
 
 def _squared_variance(nodes: Nodes, a: Array, k: int, mean: float) -> float:
-    """``E[(sum w_i^2 a_i - mean S^2)^2 / S^4]`` in powers of ``e = w - 1`` (E[w] = 1), all of whose terms are small.
+    """Return ``E[(sum w_i^2 a_i - mean S^2)^2 / S^4]`` in powers of ``e = w - 1`` (E[w] = 1), all small.
 
     ``sum w_i^2 a_i - mean S^2 = sum f_i - mean (sum e_i)^2`` with ``f = w^2 a - k mean (1 + 2 e)``.
     """
@@ -163,7 +163,7 @@ def mixed(nodes: Nodes, a: Array, b: Array, k: int) -> tuple[float, float]:
 
 
 def concentration(nodes: Nodes, k: int) -> float:
-    """Return ``E sum_i w~_i^2``: 1/k where all weights are equal, 1 where one sample has all the weight."""
+    """Return ``E sum_i w~_i^2``: 1/k if all weights are equal, 1 if one sample has all the weight."""
     return squared(nodes, np.ones_like(nodes.p), k)[0]
 
 
@@ -229,14 +229,16 @@ def boundary_term(nodes: Nodes, low: float, high: float, k: int) -> float:
 
 
 def weight_density(nodes: Nodes, log_w: Array, k: int) -> Array:
-    """Return ``k E[w~_1 | y_1 = y]``, the density relative to the posterior of a sample drawn by its normalised weight.
+    """Return ``k E[w~_1 | y_1 = y]``, the density of a sample drawn by its normalised weight.
 
-    It is 1 everywhere at k = 1 and tends to ``w / E[w]``, the true posterior cut off at the walls, as k grows.
+    The density is relative to the posterior.
+
+    It is 1 everywhere at k = 1. As k grows it tends to ``w / E[w]``, the true posterior cut off at the walls.
 
     Args:
-        nodes: of a posterior of one dimension.
-        log_w: ``[N]`` log-weights at the points y, nats.
-        k: samples.
+        nodes: a posterior with one dimension.
+        log_w: log-weights ``[N]`` at the points y, in nats.
+        k: number of samples.
     """
     if k == 1:
         return np.ones_like(log_w)
@@ -244,15 +246,15 @@ def weight_density(nodes: Nodes, log_w: Array, k: int) -> Array:
 
 
 def flux(nodes: Nodes, log_w: float, k: int) -> float:
-    """Return ``k (E[log S | y_1 = y] - E log S)``, nats: the gain in the bound from placing a sample at y.
+    """Return ``k (E[log S | y_1 = y] - E log S)`` in nats: the gain in the bound from placing a sample at y.
 
-    It is ``k int M^(k-1) (M - exp(-t w)) dt/t``. On the box the difference of the two walls is the gradient: moving the
-    box by d moves a share d of the samples from one wall to the other.
+    It is ``k int M^(k-1) (M - exp(-t w)) dt/t``. On the box, the gradient is the difference between the two walls:
+    moving the box by d moves a share d of the samples from one wall to the other.
 
     Args:
-        nodes: of a posterior of one dimension.
-        log_w: log-weight at y, nats.
-        k: samples.
+        nodes: a posterior with one dimension.
+        log_w: log-weight at y, in nats.
+        k: number of samples.
     """
     if k == 1:
         return log_w - nodes.mean(nodes.log_w)

@@ -1,8 +1,8 @@
-"""The integrals of ``integrals`` in D dimensions, for a product of D equal coordinates.
+"""Compute the integrals of ``integrals`` in D dimensions, for a product of D identical coordinates.
 
-``log w`` is a sum over independent coordinates, whose law is a power in Fourier space; one inverse FFT gives the
-expectations at all u, along lines ``Re s = tilt`` through saddle points. See ``docs/theory/oracle.md``, "Many
-dimensions". A step of 0.1 in u is exact to rounding.
+``log w`` is a sum over independent coordinates, so its distribution is a power in Fourier space. One inverse FFT gives
+the expectations at all u, along lines ``Re s = tilt`` through saddle points. See ``docs/theory/oracle.md``, "Many
+dimensions". A step of 0.1 in u is exact up to rounding.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FADED = -50.0  # log of a characteristic function that counts as 0
 PROBES = 200  # frequencies at which the characteristic function is probed
 FAINT = 1e-24  # share of a node under a tilt that is dropped
 BLOCK = 128  # frequencies that share one table of exponentials
-STEEPEST = 60.0  # of the tilts that are tried
-MARGIN = 0.15  # of a tilt to the pole of Gamma: closer, the periods of the FFT get long
+STEEPEST = 60.0  # largest tilt that is tried
+MARGIN = 0.15  # distance of a tilt from the pole of Gamma: closer to it, the periods of the FFT get long
 
 # The transform of the required expectation, from those of one coordinate.
 Transform = Callable[["Line"], Complex]
@@ -36,7 +36,7 @@ Transform = Callable[["Line"], Complex]
 class ProductSlice:
     """Expectations over one sample of a product under ``exp(-t w)``, at all u that matter for k >= 2 samples.
 
-    Offers what ``integrals.Slice`` does. ``values [N]`` are functions of the first coordinate.
+    The interface is that of ``integrals.Slice``. ``values [N]`` are functions of the first coordinate.
     """
 
     def __init__(self, nodes: Nodes, k: int) -> None:
@@ -83,9 +83,9 @@ class ProductSlice:
         return np.concatenate([part for _, part in self._inverse(order, transform, values)], axis=-1)
 
     def _inverse(self, order: int, transform: Transform, values: tuple[Array, ...] = ()) -> list[tuple[float, Array]]:
-        """The functions of u with this transform ``[..., omega]``, in pieces of u, each with its tilt.
+        """Return the functions of u with this transform ``[..., omega]``, in pieces of u, each with its tilt.
 
-        To the right of a saddle point rounding errors grow like ``exp(tilt u)``, so that the next piece starts in time.
+        To the right of a saddle point rounding errors grow like ``exp(tilt u)``, so the next piece starts in time.
         """
         parts, first, centre = [], 0, self._centre
         while first < len(self.u):
@@ -101,15 +101,15 @@ class ProductSlice:
         return parts
 
     def _cumulant(self, tilt: Array) -> Array:
-        """``log E[w^tilt]`` of the whole product, ``[tilts]``."""
+        """Return ``log E[w^tilt]`` of the whole product, ``[tilts]``."""
         exponents = tilt[:, None] * self._nodes.log_w
         top = exponents.max(1)
         return np.asarray(self._nodes.dim * (top + np.log(np.exp(exponents - top[:, None]) @ self._nodes.p)))
 
     def _saddle(self, order: int, centre: float) -> tuple[float, Array, Array]:
-        """The tilt whose bound ``exp(tilt u + bound)`` on the function is least at ``centre``, all tilts, their bounds.
+        """Return the tilt whose bound ``exp(tilt u + bound)`` is least at ``centre``, all tilts, and their bounds.
 
-        With order 0 the tilts of ``1 - M`` (positive) or of M (negative), whichever is smaller at ``centre``.
+        At order 0 these are tilts of ``1 - M`` (positive) or of M (negative), whichever is smaller at ``centre``.
         """
         pole = max(order, 1)
         if order not in self._bounds:
@@ -129,7 +129,7 @@ class ProductSlice:
 
 
 def _points(u: Array, order: int, tilt: float, tilts: Array, bound: Array) -> int:
-    """The number of points in u that an FFT needs so that its periods do not overlap on ``u``."""
+    """Return the number of points in u that an FFT needs so that its periods do not overlap on ``u``."""
     best = int(np.searchsorted(tilts, tilt))
     floor = float(bound[best]) - DIGITS - 4  # log of a negligible value of exp(-tilt u) F(u)
     left = np.max((floor - bound[best + 1 :]) / (tilts[best + 1 :] - tilt), initial=-np.inf)
@@ -145,10 +145,10 @@ def _points(u: Array, order: int, tilt: float, tilts: Array, bound: Array) -> in
 class Line:
     """Transforms along ``Re s = tilt`` of functions of one coordinate, and their inverse in u.
 
-    ``E[exp(tilt l)]`` and, so that phases stay small, the mean of l under that tilt are taken out.
+    ``E[exp(tilt l)]`` and the mean of l under that tilt are factored out, so that phases stay small.
 
     Attributes:
-        transforms: ``[1 + m, omega]``, of 1 and of each of m ``values``: ``E[values exp(s l)]``.
+        transforms: ``[1 + m, omega]``, the transforms ``E[values exp(s l)]`` of 1 and of each of m ``values``.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Line:
 
 
 def _transform(spacing: float, count: int, centred: Array, columns: Array) -> Complex:
-    """``sum_i columns_i exp(i omega centred_i)`` for each of ``columns [m, N]``, at ``omega = spacing * range(count)``.
+    """Return ``sum_i columns_i exp(i omega centred_i)`` for ``columns [m, N]``, at ``omega = spacing * range(count)``.
 
     Frequencies are split into blocks, so that one table of exponentials serves all blocks.
     """
@@ -196,9 +196,9 @@ def _transform(spacing: float, count: int, centred: Array, columns: Array) -> Co
 
 
 def _reach(spacing: float, centred: Array, p: Array, dim: int) -> int:
-    """The number of frequencies up to which the power of the characteristic function is not negligible.
+    """Return the number of frequencies at which the power of the characteristic function is not negligible.
 
-    l is smooth and not constant on any interval, so that its characteristic function, once small, does not come back.
+    l is smooth and not constant on any interval, so its characteristic function, once small, stays small.
     """
     highest, std = np.pi / STEP, float(np.sqrt(p @ centred**2))
     if dim < 3 or std * highest < 1:

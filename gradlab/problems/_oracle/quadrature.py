@@ -1,8 +1,8 @@
-"""Nodes and weights of a one-dimensional posterior that resolve ``exp(-t w(y))`` at every t.
+"""Compute nodes and weights of a one-dimensional posterior that resolve ``exp(-t w(y))`` at every t.
 
-As t runs over (0, inf), ``exp(-t w(y))`` is a step that travels along y and has width ``1 / |d log w/dy|``. Panels of
-Gauss-Legendre nodes are therefore halved until log w varies by a few nats on each, which is where a step of that shape
-is resolved to rounding.
+As t runs over (0, inf), ``exp(-t w(y))`` is a step of width ``1 / |d log w/dy|`` that travels along y. Panels of
+Gauss-Legendre nodes are therefore halved until log w varies by a few nats on each; a step of that shape is then
+resolved to rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VARIATION = 3.0  # nats that log w may vary by on a panel: exp(-t w) is then res
 TOLERANCE = 1e-11  # tail of the Legendre series of a panel
 KINK = 1e-6  # nats that log w may vary by on a panel that holds a kink
 FLAT = 1e-2  # slopes are resolved relative to the steepest of them, or to this, nats per unit
-DEPTH = 44  # halvings; a panel that still is not resolved there holds a jump or a pole
+DEPTH = 44  # halvings; a panel that is still not resolved then holds a jump or a pole
 PANELS = 40_000
 
 _X, _W = roots_legendre(ORDER)
@@ -39,10 +39,11 @@ class Nodes:
     """A posterior as nodes, sorted by log-weight.
 
     Attributes:
-        y: ``[N]`` points.
-        p: ``[N]`` probabilities, summing to 1.
-        log_w: ``[N]`` log-weights, nats, ascending.
-        dim: coordinates: of a product of that many independent posteriors and log-weights, one of them.
+        y: points ``[N]``.
+        p: probabilities ``[N]`` that sum to 1.
+        log_w: log-weights ``[N]`` in nats, ascending.
+        dim: number of coordinates; the nodes describe one of that many independent, identical posteriors and
+            log-weights.
         kept: cache that integrals over these nodes share (:mod:`gradlab.problems._oracle.integrals`).
     """
 
@@ -58,7 +59,7 @@ class Nodes:
 
     @cached_property
     def centred(self) -> tuple[Nodes, float]:
-        """The same nodes scaled to ``E[w] = 1``, and ``log E[w]`` before, nats."""
+        """The same nodes scaled to ``E[w] = 1``, and ``log E[w]`` before scaling, in nats."""
         shift = self.log_mean_weight()
         return replace(self, log_w=self.log_w - shift), shift
 
@@ -69,7 +70,7 @@ class Nodes:
 
 
 def _unresolved(log_w: Array, slope: Array, scale: float, share: Array) -> NDArray[np.bool_]:
-    """``[panels]`` whether to halve; ``log_w, slope [panels, ORDER]``, ``share [panels]`` of the whole range."""
+    """Return whether to halve each panel; ``log_w, slope [panels, ORDER]``, ``share [panels]`` of the range."""
     spread = np.ptp(log_w, axis=1)
     middle = 0.5 * (log_w.max(1, keepdims=True) + log_w.min(1, keepdims=True))
     d = np.clip(log_w - middle, -VARIATION, VARIATION)
@@ -78,13 +79,13 @@ def _unresolved(log_w: Array, slope: Array, scale: float, share: Array) -> NDArr
     for f in (step, np.exp(d) * step * slope / scale):
         tail = np.maximum(tail, np.abs(f @ _ANALYSIS[:, -3:]).max(1))
     tolerance = max(TOLERANCE, 1e-14 * float(np.abs(log_w).max()))  # the rounding of log w itself
-    # A kink is left alone once it is on a panel that does not matter; a jump never gets there.
+    # A kink is accepted once its panel is too small to matter; a jump never is.
     kink = (tail * share < tolerance) & (spread < KINK)
     return np.asarray((spread > VARIATION) | ((tail > tolerance) & ~kink))
 
 
 def _jump(y: Array, log_w: Array, slope: Array) -> float | None:
-    """The point at which log w jumps between panels, if it does; arguments ``[panels, ORDER]``."""
+    """Return the point at which log w jumps between panels, if it does; arguments ``[panels, ORDER]``."""
     order = np.argsort(y[:, 0])
     y, log_w, slope = y[order], log_w[order], slope[order]
     before, after = slope[:-1, -1], slope[1:, 0]
@@ -109,14 +110,14 @@ def adaptive(evaluate: Evaluate, lower: float, upper: float, density: Callable[[
     """Return composite Gauss-Legendre nodes on ``[lower, upper]`` whose panels resolve ``exp(-t w)``.
 
     Args:
-        evaluate: maps points (any shape) to ``(log w, d log w/dy)``, nats.
+        evaluate: maps points (any shape) to ``(log w, d log w/dy)`` in nats.
         lower: left end.
         upper: right end.
-        density: q at the points; normalised over the nodes afterwards.
+        density: maps points to q, which is then normalised over the nodes.
         panels: number of panels to start from.
 
     Raises:
-        GradlabError: log w is not finite somewhere, jumps or has a pole, or varies too much to be resolved.
+        GradlabError: if log w is not finite somewhere, jumps or has a pole, or varies too much to be resolved.
     """
     ends = np.array([lower, upper])
     _check(ends, *evaluate(ends))

@@ -1,4 +1,4 @@
-"""The exact answers of :class:`gradlab.problems.TwoLevel`: bounds, gradients, moments and SNR by group.
+"""Compute the exact answers of :class:`gradlab.problems.TwoLevel`: bounds, gradients, moments and SNR of each group.
 
 The quadrature is in ``two_level_bounds``, the theory in ``docs/theory/hierarchy.md`` and ``docs/theory/bounds.md``.
 """
@@ -26,12 +26,12 @@ INFERENCE = GROUPS["y infer"] + GROUPS["z infer"]
 
 
 class TwoLevelOracle(Problem):
-    """The exact answers, given the model.
+    """Compute the exact answers of a two-level hierarchy.
 
     Attributes:
         model: all parameters.
         objective: the objective that the problem is sampled for, and the default of the exact answers.
-        l: samples of z, for ``ms-nic-dms``.
+        l: number of samples of z, for ``ms-nic-dms``.
     """
 
     model: Hierarchy
@@ -40,26 +40,35 @@ class TwoLevelOracle(Problem):
 
     @property
     def direct_y(self) -> bool:
-        """Whether z is drawn from the mean of y."""
+        """Whether z is drawn from the mean of y instead of its sample."""
         return self.model.direct_y
 
     @abstractmethod
     def switched(self, direct_y: bool) -> TwoLevelOracle:
-        """Return the problem with direct-y on or off, sampled in pairs."""
+        """Return the same problem with direct-y on or off, sampled in pairs."""
 
     def exact_bound(self, k: SupportsIndex, l: SupportsIndex | None = None, objective: str | None = None) -> float:
-        """Return E of the objective, nats.
+        """Return the expectation of an objective.
 
         Args:
-            k: samples of y; pairs (y_i, z_i) for ``iwae`` and ``iwae-2level``, which are the same here.
-            l: samples of z, for the two forms of DMS (otherwise 1).
-            objective: ``elbo``, ``iwae`` (the default, unless ``under`` chose another), ``iwae-2level``,
-                ``ms-nic-mix`` (eq. 12), ``ms-nic-dms`` (eq. 15), or ``ms-nic-dms-nested`` (eq. 14).
+            k: number of samples of y, or of pairs (y_i, z_i) for ``iwae`` and ``iwae-2level``, which are the same here.
+            l: number of samples of z for the two forms of DMS; 1 for all other objectives.
+            objective: ``elbo``, ``iwae`` (the default, unless ``under`` chose another), ``iwae-2level``, ``ms-nic-mix``
+                (eq. 12), ``ms-nic-dms`` (eq. 15), or ``ms-nic-dms-nested`` (eq. 14).
+
+        Returns:
+            The bound in nats.
 
         Raises:
-            NotExact: ms-nic-dms with both k and l above 3.
-            GradlabError: k or l is not an integer of at least 1, or an objective that is unknown, or ruled out by
-                direct_y = False (which pairs each z with its y) or by l.
+            NotExact: if k and l are both above 3 in ``ms-nic-dms``.
+            GradlabError: if k or l is not an integer of at least 1, the objective is unknown, it combines samples of y
+                and z but ``direct_y`` is False (so that each z belongs to its y), or it takes no l.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> round(problem.exact_bound(4), 4), round(problem.exact_bound(4, objective="ms-nic-mix"), 4)
+            (-4.9732, -5.1759)
         """
         k, l, objective = self._choose(k, l, objective)
         if objective == "elbo":  # a mean over samples: the same for any number of them
@@ -73,11 +82,26 @@ class TwoLevelOracle(Problem):
     def exact_gradient(
         self, k: SupportsIndex, wrt: str = "phi", l: SupportsIndex | None = None, objective: str | None = None
     ) -> float:
-        """Return the derivative of ``exact_bound`` with respect to a parameter, at fixed noises.
+        """Return the derivative of ``exact_bound`` with respect to a parameter, at fixed noise.
+
+        Args:
+            k: number of samples of y.
+            wrt: one of ``parameters``.
+            l: number of samples of z for the two forms of DMS.
+            objective: as in ``exact_bound``.
+
+        Returns:
+            The derivative in nats per unit of ``wrt``.
 
         Raises:
-            NotExact: as ``exact_bound``.
-            GradlabError: as ``exact_bound``, or ``wrt`` is not one of ``parameters``.
+            NotExact: under the same conditions as ``exact_bound``.
+            GradlabError: under the same conditions as ``exact_bound``, or if ``wrt`` is not one of ``parameters``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> round(problem.exact_gradient(4, "y_std"), 4)
+            1.3001
         """
         wrt = self.check_wrt(wrt)
         k, l, objective = self._choose(k, l, objective)
@@ -94,28 +118,46 @@ class TwoLevelOracle(Problem):
         l: SupportsIndex | None = None,
         objective: str | None = None,
     ) -> tuple[float, float]:
-        """Return mean and variance of one draw of an estimator of the gradient with respect to ``wrt``.
+        """Return the exact mean and variance of one draw of an estimator.
 
-        ``pathwise``, which is ``stl`` on a box; ``dreg`` and ``dreg-squared`` of independent pairs; ``score``,
-        ``nvil``, ``rws`` and ``vimco`` (0 for phi, a and b).
+        Known are ``pathwise`` and ``stl``, which are the same on a box; ``dreg`` and ``dreg-squared`` of independent
+        pairs; and ``score``, ``nvil``, ``rws`` and ``vimco``, which are 0 for phi, a and b.
+
+        Args:
+            estimator: a name from ``ESTIMATORS``.
+            k: number of samples of y.
+            wrt: the parameter that the estimator differentiates with respect to.
+            l: number of samples of z for the two forms of DMS.
+            objective: as in ``exact_bound``.
+
+        Returns:
+            Mean and variance of one draw, in nats per unit of ``wrt`` and its square.
 
         Raises:
-            NotExact: no exact moments are known for this estimator or for eq. 14; or as ``exact_bound``.
-            GradlabError: as ``exact_gradient``.
+            NotExact: if no exact moments are known for this estimator or for eq. 14, or under the same conditions as
+                ``exact_bound``.
+            GradlabError: under the same conditions as ``exact_gradient``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> mean, variance = problem.exact_moments("pathwise", k=2)
+            >>> round(mean, 4), round(variance, 4)
+            (3.445, 0.8312)
         """
         wrt = self.check_wrt(wrt)
         k, l, objective = self._choose(k, l, objective)
         if objective == NESTED:
-            raise NotExact(f"{NESTED} is a nested expectation that no estimator samples: take ms-nic-dms")
+            raise NotExact(f"{NESTED} is a nested expectation that no estimator samples: use ms-nic-dms")
         inference = wrt in INFERENCE
 
         def pathwise(k: int) -> tuple[float, float]:
             return self._pathwise(k, l, objective, wrt)
 
-        # The score is 0: stl drops nothing, and estimators that multiply a score are 0 in every draw.
+        # The score is 0, so stl drops nothing, and estimators that multiply a score are 0 in every draw.
         scored: Moments = (lambda k: (0.0, 0.0)) if inference else pathwise
         table = dict.fromkeys(("pathwise", "stl"), pathwise) | dict.fromkeys(("score", "nvil", "rws"), scored)
-        if k > 1 and objective in PAIRS:  # its baseline is made of the other samples, each replaced alone
+        if k > 1 and objective in PAIRS:  # the baseline comes from the other samples, each replaced on its own
             table["vimco"] = scored
         if not inference or objective == "elbo":
             table |= dict.fromkeys(("dreg", "dreg-squared"), pathwise)
@@ -126,12 +168,24 @@ class TwoLevelOracle(Problem):
         return table[estimator](k)
 
     def exact_limit(self, objective: str | None = None) -> float:
-        """Return the limit of ``exact_bound`` as k (and l) grow, nats: the log evidence *inside the boxes*.
+        """Return the limit of ``exact_bound`` as k (and l) grow: the log evidence *inside the boxes*.
 
-        The ELBO does not depend on k. MIX has one z and tends to ``E log E_y[w | z]``.
+        The ELBO does not depend on k. MIX has one z, so it tends to ``E log E_y[w | z]``.
+
+        Args:
+            objective: as in ``exact_bound``.
+
+        Returns:
+            The limit in nats.
 
         Raises:
-            GradlabError: as ``exact_bound``.
+            GradlabError: under the same conditions as ``exact_bound``.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> problem.exact_limit() < problem.evidence()
+            True
         """
         _, _, objective = self._choose(1, None, objective)
         if objective == "elbo":
@@ -142,23 +196,58 @@ class TwoLevelOracle(Problem):
         return two_level_bounds.pairs(self.model, 2).nodes.log_mean_weight()
 
     def exact_concentration(self, k: SupportsIndex) -> float:
-        """Return ``E sum_i w~_i^2`` of k independent pairs; see :meth:`Problem.exact_concentration`."""
+        """Return ``E sum_i w~_i^2`` for k independent pairs, the expected concentration of the normalised weights.
+
+        Args:
+            k: number of pairs.
+
+        Returns:
+            A number from 1/k (all weights are equal) to 1 (one pair has all the weight).
+
+        Raises:
+            GradlabError: if ``k`` is not an integer of at least 1.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> round(problem.exact_concentration(4), 4)
+            0.4772
+        """
         k = check_k(k)
         return moments.concentration(two_level_bounds.pairs(self.model, k).nodes, k)
 
     def evidence(self) -> float:
-        """Return ``log p(x)``, nats: above ``exact_limit``, since the boxes do not cover the true posterior."""
+        """Return the log evidence ``log p(x)``.
+
+        It is larger than ``exact_limit``, because the boxes do not cover the true posterior.
+
+        Returns:
+            The log evidence in nats.
+        """
         return self.model.evidence()
 
     def exact_snr(self, k: SupportsIndex = 1) -> pd.DataFrame:
-        """Tabulate the pathwise gradient's SNR by group of Table 3, without and with direct-y; k independent pairs.
+        """Tabulate the SNR of the pathwise gradient for each group of Table 3, without and with direct-y.
+
+        The samples are k independent pairs.
+
+        Args:
+            k: number of pairs.
 
         Returns:
-            Columns direct_y, group, parameters, dead, snr, mean_norm, variance_trace: the SNR of a group is the mean
-            over its parameters of |mean| / std; parameters whose gradient never moves are ``dead`` and left out.
+            Columns ``direct_y``, ``group``, ``parameters``, ``dead``, ``snr``, ``mean_norm`` and ``variance_trace``.
+            The SNR of a group is the mean of |mean| / std over its parameters; parameters whose gradient never varies
+            count as ``dead`` and are left out of the mean.
 
         Raises:
-            GradlabError: k is not an integer of at least 1.
+            GradlabError: if ``k`` is not an integer of at least 1.
+
+        Example:
+            >>> import gradlab as gl
+            >>> problem = gl.problems.TwoLevel(phi=0.1, x=1.7, encode=(0.15, 0.9), decode=(0.85, 0.35, 0.6))
+            >>> table = problem.exact_snr(k=1).set_index("group")
+            >>> table.loc["z infer", "snr"].round(3).tolist()  # without and with direct-y
+            [1.716, 3.028]
         """
         import pandas as pd
 
@@ -194,7 +283,7 @@ class TwoLevelOracle(Problem):
         return moments.squared(case.nodes, case.values, k)
 
     def _choose(self, k: SupportsIndex, l: SupportsIndex | None, objective: str | None) -> tuple[int, int, str]:
-        """Valid (k, l, objective), with what ``under`` chose put in."""
+        """Validate k, l and the objective, and fill in the choices of ``under``."""
         l = (self.l if objective is None else 1) if l is None else l
         objective = self.objective if objective is None else objective
         if objective not in (*PAIRS, *SHARED, NESTED):
@@ -202,9 +291,9 @@ class TwoLevelOracle(Problem):
         k, l = check_k(k), whole("l", l, 1, "samples of z")
         if not self.direct_y and objective not in PAIRS:
             raise GradlabError(
-                f"{objective} combines samples of y and z that are independent, but without direct-y each z is drawn "
-                "from its y: use iwae-2level, or direct_y=True"
+                f"{objective} combines samples of y and z, but without direct-y each z is drawn from its y: "
+                "use iwae-2level, or direct_y=True"
             )
         if l > 1 and objective not in ("ms-nic-dms", NESTED):
-            raise GradlabError(f"{objective} takes no l, but l = {l}: use l = 1, or ms-nic-dms")
+            raise GradlabError(f"l is {l}, but {objective} takes no l: use l = 1, or ms-nic-dms")
         return k, l, objective

@@ -1,15 +1,16 @@
-"""Quadrature over the two noises of :class:`gradlab.problems.TwoLevel`.
+"""Integrate over the two noises of :class:`gradlab.problems.TwoLevel`.
 
-Pairs are independent, so that k of them are k samples of one weight ``w(u, v)`` on the unit square. Where all y meet
-all z (MIX, DMS) nothing is independent, but *given the samples of one latent* the others are: with ``z_1 .. z_l`` fixed
+Pairs are independent, so k of them are k samples of one weight ``w(u, v)`` on the unit square. If all y are combined
+with all z (MIX, DMS), nothing is independent, but *given the samples of one latent* the others are: with ``z_1 .. z_l``
+fixed
 
     sum_ij w(y_i, z_j) = sum_i s(y_i),     s(y) = sum_j w(y, z_j),
 
-so that k samples of ``s`` remain, and the identities of ``integrals`` apply for any k. The given samples (the fewer of
+which leaves k samples of ``s``, and the identities of ``integrals`` apply for any k. The given samples (the fewer of
 the two, at most ``FEW``) are integrated by a tensor rule that visits each unordered set once.
 
-Accuracy: 1e-9 nats and 1e-8 relative (tested). The given samples get one Gauss-Legendre rule, since their integrand is
-smooth; the others get panels on which log w varies by ``VARIATION`` nats at most, which resolve ``exp(-t w)``.
+Accuracy (tested): 1e-9 nats and 1e-8 relative. The given samples get one Gauss-Legendre rule, since their integrand is
+smooth. The others get panels on which log w varies by at most ``VARIATION`` nats, which resolve ``exp(-t w)``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Weighted(NamedTuple):
     Attributes:
         p: probability of these given samples.
         nodes: the weight ``[N]``.
-        values: ``[N]`` in the order of the nodes.
+        values: values ``[N]`` in the order of the nodes.
     """
 
     p: float
@@ -48,10 +49,10 @@ class Weighted(NamedTuple):
 
 
 def panels(variation: float) -> tuple[Array, Array]:
-    """Return points and probabilities on (-1/2, 1/2) that resolve ``exp(-t w)`` for this range of log w, nats.
+    """Return points and probabilities on (-1/2, 1/2) that resolve ``exp(-t w)`` for this range of log w, in nats.
 
     Raises:
-        GradlabError: it varies too much.
+        GradlabError: if log w varies too much.
     """
     count = max(1, int(np.ceil(variation / VARIATION)))
     if count * ORDER > NODES:
@@ -65,7 +66,7 @@ def smooth(variation: float, m: int) -> tuple[Array, Array]:
     """Return points and probabilities for each of m given samples: one Gauss-Legendre rule.
 
     Raises:
-        NotExact: there are too many sets of m points.
+        NotExact: if there are too many sets of m points.
     """
     count = 10 + int(np.ceil(0.8 * variation))
     if count > POINTS or comb(count + m - 1, m) > SETS:
@@ -83,24 +84,26 @@ def pairs(model: Hierarchy, k: int, wrt: str | None = None) -> Weighted:
     At k = 1 the integrand is a polynomial of degree at most 4 in each noise, for which one panel is exact.
 
     Raises:
-        GradlabError: log w varies too much.
+        GradlabError: if log w varies too much.
     """
     (u, p_u), (v, p_v) = _grid(*model.variation()) if k > 1 else _grid(0.0, 0.0)
     return _case(1.0, np.outer(p_u, p_v), model.log_w(u[:, None], v), _values(model, wrt, u[:, None], v))
 
 
 def shared(model: Hierarchy, k: int, l: int, wrt: str | None = None) -> Iterator[Weighted]:
-    """Yield k samples of y with each of l samples of z, for each set of the fewer of the two, which is given.
+    """Yield k samples of y with each of l samples of z, for each set of given samples (those of which there are fewer).
 
     The other ``max(k, l)`` samples are independent in each case, with weights that are sums over the given ones.
 
     Raises:
-        NotExact: k and l are both above ``FEW``, or there are too many sets of given samples.
-        GradlabError: log w varies too much.
+        NotExact: if k and l are both above ``FEW``, or there are too many sets of given samples.
+        GradlabError: if log w varies too much.
     """
     m = min(k, l)
     if m > FEW:
-        raise NotExact(f"ms-nic-dms is exact where k or l is at most {FEW}, but k = {k} and l = {l}: lower one of them")
+        raise NotExact(
+            f"k is {k} and l is {l}, but ms-nic-dms is exact only if one is at most {FEW}: lower one of them"
+        )
     along_u, along_v = model.variation()
     given_is_z = l <= k
     given, p_given = smooth(along_v if given_is_z else along_u, m)
@@ -122,7 +125,7 @@ def nested(model: Hierarchy, k: int, wrt: str | None = None) -> Weighted:
     """Return eq. 14 as samples of z with the weight ``p(z) exp(E log 1/k sum_i p(x|y_i) p(y_i|z))``.
 
     Raises:
-        GradlabError: log w varies too much.
+        GradlabError: if log w varies too much.
     """
     (u, p_u), (v, p_v) = _grid(*model.variation())
     log_w, values = model.log_w(u[:, None], v), _values(model, wrt, u[:, None], v)
@@ -147,7 +150,7 @@ def linear(cases: Iterable[Weighted], k: int) -> tuple[float, float]:
 
 
 def _grid(along_u: float, along_v: float) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Panels along u and along v for these variations of log w."""
+    """Return panels along u and along v for these variations of log w."""
     by_u, by_v = panels(along_u), panels(along_v)
     if len(by_u[0]) * len(by_v[0]) > NODES:
         raise _too_narrow()

@@ -1,4 +1,4 @@
-"""The linear-Gaussian hierarchy x <- y <- z as plain formulas; see ``docs/theory/hierarchy.md``."""
+"""Define the linear-Gaussian hierarchy x <- y <- z as plain formulas; see ``docs/theory/hierarchy.md``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """``log p(x|y) + log p(y|z) + log p(z)`` in nats as a function of the noises u of y and v of z, and derivatives.
+    """``log p(x|y) + log p(y|z) + log p(z)`` in nats as a function of the noises u of y and v of z, with derivatives.
 
-    Attributes: as the arguments of :class:`gradlab.problems.TwoLevel`.
+    The fields are the arguments of :class:`gradlab.problems.TwoLevel`.
 
     Raises:
-        GradlabError: a number is not finite, or a standard deviation is not above 0.
+        GradlabError: if a number is not finite, or a standard deviation is not above 0.
     """
 
     phi: float

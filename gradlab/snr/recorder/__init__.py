@@ -1,4 +1,4 @@
-"""``GradientRecorder``: the signal-to-noise ratio of any torch model's gradients, per module, in constant memory.
+"""Record the signal-to-noise ratio of the gradients of any torch model, per module and in constant memory.
 
 A draw is one backward pass (or several that accumulate) with fresh noise, frozen weights and a frozen minibatch:
 
@@ -9,7 +9,7 @@ A draw is one backward pass (or several that accumulate) with fresh noise, froze
             recorder.step()
     print(recorder.summary())
 
-``gradlab.snr.definitions`` defines all columns, and their standard errors (``replicate``).
+``gradlab.snr.definitions`` defines all columns and their standard errors (``replicate``).
 """
 
 from __future__ import annotations
@@ -39,27 +39,42 @@ LEVELS = ("group", "module", "parameter")
 
 @shown
 class GradientRecorder:
-    """Turns repeated noise draws into gradient SNR per group, module and parameter.
+    """Turn repeated noise draws into gradient SNR per group, module and parameter.
 
-    While the context is open, hooks take every finished gradient out of ``.grad``, so that it is empty after each
-    backward pass and an optimizer has nothing to step on; earlier gradients are restored on exit. Weights never change.
-    The recorder takes the gradient of the loss as it is, averaged over the minibatch or not.
+    While the context is open, hooks move every finished gradient out of ``.grad``, so ``.grad`` is None after each
+    backward pass and an optimizer has nothing to step on. Earlier gradients are restored on exit. Weights never change.
+    The recorder uses the gradient of the loss as it is, whether or not the loss averages over the minibatch.
 
     - A parameter in two groups, or used twice in one model, is stored once and counts in each group.
-    - Frozen parameters are skipped. A parameter without gradient in a draw has gradient 0 in it.
-    - A masked convolution (a module with ``weight`` and a same-shaped buffer ``mask``) counts its live taps only.
-    - Memory, in float64 copies of the parameters: 2, and with standard errors and 64 draws or more 4. On an
-      accelerator up to 270 MB of working memory come on top.
-    - ``snr_se`` is NaN below 17 draws (8 blocks after a burn-in of 8 draws).
+    - Frozen parameters are skipped. A parameter without a gradient in some draw has gradient 0 in that draw.
+    - For a masked convolution (a module with a ``weight`` and a same-shaped buffer ``mask``), only unmasked taps count.
+    - The memory is 2 float64 copies of the parameters, or 4 with standard errors and at least 64 draws. An accelerator
+      needs up to 270 MB of working memory in addition.
+    - ``snr_se`` is NaN for fewer than 16 draws (8 blocks after a burn-in of 8 draws).
 
     Args:
-        groups: a model (its children are the groups, its own parameters the group ``(own)``), or name -> module,
-            iterable of parameters, iterable of (name, parameter), or dict name -> parameter.
-        standard_errors: also track ``snr_se``.
-        exclude: last name components of parameters to leave out; their gradients are thrown away.
+        groups: a model (its children are the groups, its own parameters form the group ``(own)``), or a dict from group
+            name to a module, an iterable of parameters, an iterable of (name, parameter), or a dict of parameters.
+        standard_errors: whether to compute ``snr_se``.
+        exclude: names of parameters to leave out (the last component of the dotted name). Their gradients are
+            discarded.
 
     Raises:
-        GradlabError: nothing to record in a group, or a group of an unknown kind.
+        GradlabError: if a group has nothing to record or is of an unsupported type.
+
+    Example:
+        >>> import torch
+        >>> import gradlab as gl
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+        >>> recorder = gl.GradientRecorder({"encoder": model[0], "decoder": model[1]})
+        >>> with recorder:
+        ...     for _ in range(20):
+        ...         noise = torch.randn(4, 2, generator=generator)
+        ...         model(1 + noise).square().mean().backward()
+        ...         recorder.step()
+        >>> recorder.summary()[["group", "parameters", "draws"]].to_dict("records")
+        [{'group': 'encoder', 'parameters': 9, 'draws': 20}, {'group': 'decoder', 'parameters': 4, 'draws': 20}]
     """
 
     @checked
@@ -75,18 +90,18 @@ class GradientRecorder:
         self._stream = self._empty(standard_errors)
         self._position = {id(p): i for i, p in enumerate(self._members.parameters)}
         self._pending: dict[int, Tensor] = {}  # gradients since the last step, by position
-        self._suspect: set[int] = set()  # those that may not be finite
+        self._suspect: set[int] = set()  # positions of gradients that may not be finite
         self._stash: list[tuple[Tensor, Tensor | None]] | None = None
         self._handles: list[Any] = []
 
     @property
     def draws(self) -> int:
-        """Number of draws recorded."""
+        """The number of recorded draws."""
         return self._stream.draws
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """Distinct recorded tensors."""
+        """The distinct recorded tensors, in the order that ``add`` expects gradients."""
         return self._members.parameters
 
     def _repr_line_(self) -> str:
@@ -106,24 +121,24 @@ class GradientRecorder:
         }
 
     def __enter__(self) -> GradientRecorder:
-        """Hook the parameters and set their ``.grad`` aside."""
+        """Register hooks on the parameters and set their ``.grad`` aside."""
         if self._stash is not None:
-            raise GradlabError("this recorder is already open: close its context before you open it again")
+            raise GradlabError("the recorder is already open: close its context before opening it again")
         self._pending, self._suspect = {}, set()
         self._stash = []
         for parameter in (*self._members.parameters, *self._members.excluded):
             self._stash.append((parameter, parameter.grad))
             parameter.grad = None
-            if parameter.requires_grad:  # it may have been frozen since
+            if parameter.requires_grad:  # may have been frozen in the meantime
                 hook = parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
                 self._handles.append(hook)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Remove the hooks and restore ``.grad``, after an error too.
+        """Remove the hooks and restore ``.grad``, also after an error.
 
         Raises:
-            GradlabError: a backward pass was never followed by ``step``.
+            GradlabError: if the last backward pass was not followed by ``step``.
         """
         for handle in self._handles:
             handle.remove()
@@ -134,10 +149,10 @@ class GradientRecorder:
         pending = self._pending
         self._pending, self._suspect = {}, set()
         if pending and kind is None:
-            raise GradlabError("the last backward pass was not recorded: call recorder.step() after every draw")
+            raise GradlabError("the last backward pass is not recorded: call recorder.step() after every draw")
 
     def _take(self, parameter: Tensor) -> None:
-        """Move a finished gradient out of ``.grad``; several backward passes before a step add up."""
+        """Move a finished gradient out of ``.grad``; gradients of several backward passes before a step add up."""
         gradient, parameter.grad = parameter.grad, None
         index = self._position.get(id(parameter))
         if gradient is None or index is None:
@@ -145,24 +160,25 @@ class GradientRecorder:
         gradient = gradient.detach() if gradient.requires_grad else gradient
         before = self._pending.get(index)
         self._pending[index] = gradient if before is None else before + gradient
-        # A gradient that has just been computed is still in the cache of a CPU; all others wait for step.
+        # A new gradient is still in the CPU cache, so it is checked now; all others are checked in step.
         hot = before is None and self._stream.large and gradient.device.type == "cpu"
-        # Its sum is finite only if all of it is.
+        # The sum is finite only if every element is.
         if not (hot and gradient.layout == torch.strided and math.isfinite(gradient.sum())):
             self._suspect.add(index)
 
     def step(self) -> None:
-        """Finish a draw: the sum of all gradients since the last step.
+        """Finish a draw: record the sum of all gradients since the last step.
 
         Raises:
-            GradlabError: called outside of the context or without a backward pass; ``NonFinite``, a kind of it, if a
-                gradient holds NaN or Inf (the draw is dropped, the statistics stay as they were).
+            GradlabError: if the context is not open, or there was no backward pass.
+            NonFinite: if a gradient holds NaN or Inf. The draw is dropped and the statistics stay as they were.
         """
         if self._stash is None:
-            raise GradlabError("step() outside of the recorder's context: put the draws inside 'with recorder:'")
+            raise GradlabError("step() is called outside the recorder's context: put the draws inside 'with recorder:'")
         if not self._pending:
             raise GradlabError(
-                "step() without a gradient: call backward() on a loss that depends on the recorded parameters first"
+                "step() is called without a gradient: first call backward() on a loss that depends on the recorded "
+                "parameters"
             )
         pending, suspect = self._pending, self._suspect
         self._pending, self._suspect = {}, set()
@@ -171,9 +187,9 @@ class GradientRecorder:
     def add(self, gradients: Sequence[Tensor | None]) -> None:
         """Record one draw from gradients computed elsewhere, e.g. by a replayed CUDA graph or ``torch.func``.
 
-        The statistics are the same, bit for bit, as after a backward pass and ``step()``. ``add`` uses no hooks: call
-        it inside or outside of the context. The gradients are read and not kept, so the next replay may overwrite
-        them:
+        The statistics are bitwise equal to those after a backward pass and ``step()``. ``add`` uses no hooks, so it
+        works inside and outside the context. It reads the gradients and does not keep them, so the next replay may
+        overwrite them:
 
             with torch.cuda.graph(graph):
                 gradients = torch.autograd.grad(loss(model(x)), recorder.parameters)
@@ -182,17 +198,26 @@ class GradientRecorder:
                 recorder.add(gradients)
 
         Args:
-            gradients: one for each of ``recorder.parameters``, in that order: a tensor of the parameter's shape and of
-                any float type, or None for a gradient of 0.
+            gradients: one gradient for each of ``recorder.parameters``, in that order: a tensor of the parameter's
+                shape and of any floating-point type, or None for a gradient of 0.
 
         Raises:
-            GradlabError: no sequence, another number of gradients, another shape, no float type, or None throughout;
-                ``NonFinite``, a kind of it, if a gradient holds NaN or Inf (the draw is dropped).
+            GradlabError: if ``gradients`` is not a list or tuple, has the wrong length, holds a tensor of the wrong
+                shape or type, or only None.
+            NonFinite: if a gradient holds NaN or Inf. The draw is dropped.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> recorder = gl.GradientRecorder(torch.nn.Linear(2, 1))
+            >>> recorder.add([torch.ones(1, 2), None])
+            >>> recorder.draws
+            1
         """
         self._record(aligned(self._members, gradients), None)
 
     def _record(self, pending: dict[int, Tensor], suspect: set[int] | None) -> None:
-        """Record one draw of gradients by position; check those in ``suspect``, or all, for NaN and Inf."""
+        """Record one draw of gradients by position, after checking those in ``suspect`` (or all) for NaN and Inf."""
         for index, gradient in pending.items():
             dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
             mask = self._members.masks[index]
@@ -203,19 +228,23 @@ class GradientRecorder:
         self._stream.update([pending.get(i) for i in range(len(self._members.parameters))])
 
     def summary(self, level: Literal["group", "module", "parameter"] = "group") -> pd.DataFrame:
-        """One row per group, per module or per parameter.
+        """Return one row per group, module or parameter.
 
-        Columns: ``group`` (then ``module``, ``parameter``), ``parameters`` (live taps of trainable tensors), ``dead``,
-        ``draws``, ``snr``, ``snr_se``, ``noise_floor``, ``snr_corrected``, ``mean_norm``, ``variance_trace``, as
-        ``gradlab.snr.definitions`` defines them. One draw has no standard deviation: ``snr`` and ``variance_trace`` are
-        NaN.
+        Args:
+            level: ``"group"``, ``"module"`` or ``"parameter"``.
+
+        Returns:
+            The columns ``group`` (then ``module``, ``parameter``), ``parameters`` (the number of trainable scalars,
+            without masked taps), ``dead``, ``draws``, ``snr``, ``snr_se``, ``noise_floor``, ``snr_corrected``,
+            ``mean_norm`` and ``variance_trace``, as defined in ``gradlab.snr.definitions``. After a single draw,
+            ``snr`` and ``variance_trace`` are NaN, because one draw has no standard deviation.
 
         Raises:
-            GradlabError: no draws yet, or an unknown level.
+            GradlabError: if there are no draws yet, or the level is unknown.
         """
         known("level", level, LEVELS)
         if self.draws == 0:
-            raise GradlabError("there is nothing to sum up: record at least one draw, better 100")
+            raise GradlabError("the recorder has no draws: record at least one, better 100")
         import pandas as pd
 
         tallies = []
@@ -246,24 +275,49 @@ class GradientRecorder:
         return pd.DataFrame(rows)
 
     def reset(self) -> None:
-        """Forget all draws and free their memory; the groups stay."""
+        """Forget all draws and free their memory; the groups stay.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> recorder = gl.GradientRecorder(torch.nn.Linear(2, 1))
+            >>> recorder.add([torch.ones(1, 2), None])
+            >>> recorder.reset()
+            >>> recorder.draws
+            0
+        """
         self._stream = self._empty(self._stream.standard_errors)
 
     def _empty(self, standard_errors: bool) -> Stream:
         return Stream(self._members.parameters, [indices for _, indices in self._entities], standard_errors)
 
     def merge(self, other: GradientRecorder) -> None:
-        """Add the draws of another recorder of the same parameters, e.g. of another process (Chan; exact).
+        """Add the draws of another recorder of the same parameters, e.g. from another process.
 
-        The replicates behind ``snr_se`` are pooled; each uses the draws of its own recorder only.
+        The moments are merged exactly (Chan, Golub & LeVeque 1983). The replicates behind ``snr_se`` are pooled; each
+        of them uses the draws of its own recorder only.
+
+        Args:
+            other: the recorder to add; it stays as it is.
 
         Raises:
-            GradlabError: the recorders do not record the same parameters, or a recorder is merged with itself.
+            GradlabError: if the recorders record different parameters, or ``other`` is this recorder.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> model = torch.nn.Linear(2, 1)
+            >>> first, second = gl.GradientRecorder(model), gl.GradientRecorder(model)
+            >>> for recorder in (first, second):
+            ...     recorder.add([torch.ones(1, 2), None])
+            >>> first.merge(second)
+            >>> first.draws
+            2
         """
         if other is self:
-            raise GradlabError("a recorder cannot be merged with itself: its draws would count twice")
+            raise GradlabError("other is this recorder, whose draws would count twice: give another recorder")
         if not isinstance(other, GradientRecorder):
-            raise GradlabError(f"a {type(other).__name__} cannot be merged into a recorder: give a GradientRecorder")
+            raise GradlabError(f"other is a {type(other).__name__}: give a GradientRecorder")
         self._check_same(other._members.signature, other._stream.standard_errors)
         self._stream.merge(other._stream)
 
@@ -274,17 +328,48 @@ class GradientRecorder:
             odd = next((n for n in [*signature, *others] if (n in signature) != (n in others)), "another order")
             raise GradlabError(f"the recorders hold different parameters ({odd}): build both from the same groups")
         if standard_errors != self._stream.standard_errors:
-            raise GradlabError("one recorder has standard errors and the other has not: set standard_errors alike")
+            raise GradlabError("only one of the recorders has standard errors: use the same standard_errors for both")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all statistics as tensors, numbers, strings and lists; their size does not grow with the draws."""
+        """Return all statistics as tensors, numbers, strings and lists.
+
+        Returns:
+            A dict that ``torch.save`` can write. Its size does not grow with the number of draws.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> model = torch.nn.Linear(2, 1)
+            >>> recorder = gl.GradientRecorder(model)
+            >>> recorder.add([torch.ones(1, 2), None])
+            >>> resumed = gl.GradientRecorder(model)
+            >>> resumed.load_state_dict(recorder.state_dict())
+            >>> resumed.draws
+            1
+        """
         return {"parameters": self._members.signature, **self._stream.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the statistics by those of ``state_dict()``; recording continues to the same numbers.
+        """Replace the statistics with those from ``state_dict()``.
+
+        Recording then continues to the same numbers as without the interruption.
+
+        Args:
+            state: the result of ``state_dict()`` of a recorder of the same parameters.
 
         Raises:
-            GradlabError: a state of other parameters, or damaged.
+            GradlabError: if the state belongs to other parameters, or is damaged.
+
+        Example:
+            >>> import torch
+            >>> import gradlab as gl
+            >>> model = torch.nn.Linear(2, 1)
+            >>> recorder = gl.GradientRecorder(model)
+            >>> recorder.add([torch.ones(1, 2), None])
+            >>> resumed = gl.GradientRecorder(model)
+            >>> resumed.load_state_dict(recorder.state_dict())
+            >>> resumed.draws
+            1
         """
         self._check_same(state.get("parameters"), state.get("standard_errors"))
         self._stream.load_state_dict(state, [p.device for p in self._members.parameters])

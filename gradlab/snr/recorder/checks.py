@@ -1,4 +1,4 @@
-"""Checks of a draw before it changes the statistics."""
+"""Check a draw before it changes the statistics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from gradlab.snr.recorder.members import Members
 
 
 def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
-    """Check everything but the values of a caller's gradients; return them by position, without the Nones.
+    """Check everything but the values of gradients from a caller.
+
+    Args:
+        members: the recorded parameters.
+        gradients: the gradients.
+
+    Returns:
+        Gradients by position, without those that are None.
 
     Raises:
-        GradlabError: no list or tuple, another number of gradients, another shape, no float type, or None throughout.
+        GradlabError: if ``gradients`` is not a list or tuple, has the wrong length, holds a tensor of the wrong shape
+            or type, or only None.
     """
     if not isinstance(gradients, list | tuple):
         raise GradlabError(
-            f"the gradients are a {type(gradients).__name__}: give a list, one for each of recorder.parameters"
+            f"gradients is a {type(gradients).__name__}: give a list with one gradient for each of recorder.parameters"
         )
     if len(gradients) != len(members.parameters):
         raise GradlabError(
@@ -43,16 +51,23 @@ def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
         draw[index] = gradient.detach() if gradient.requires_grad else gradient
     if not draw:
         raise GradlabError(
-            "every gradient is None: give those of a loss that depends on at least one of recorder.parameters"
+            "every gradient is None: differentiate a loss that depends on at least one of recorder.parameters"
         )
     return draw
 
 
 def refuse_non_finite(members: Members, gradients: Mapping[int, Tensor], draw: int) -> None:
-    """Refuse the first gradient, by position, that is not finite; reads one number from the device.
+    """Raise an error for the first gradient, by position, that is not finite.
+
+    Reads one number from the device if all are finite.
+
+    Args:
+        members: the recorded parameters.
+        gradients: gradients by position.
+        draw: number of the draw, for the error.
 
     Raises:
-        NonFinite: names the parameter and the draw.
+        NonFinite: if a gradient is not finite. The message names the parameter and the draw.
     """
     if not gradients:
         return
@@ -64,5 +79,5 @@ def refuse_non_finite(members: Members, gradients: Mapping[int, Tensor], draw: i
         if not torch.isfinite(gradients[index]).all():
             raise NonFinite(
                 f"the gradient of {members.label(index)} is not finite in draw {draw}: "
-                "the draw was dropped; look for the loss or the noise that caused it"
+                "the draw was dropped; check the loss and its noise"
             )

@@ -1,6 +1,6 @@
-"""The recorder's arithmetic on a CPU as compiled loops, which read every number once.
+"""Implement the recorder's arithmetic on a CPU as compiled loops, which read every number once.
 
-A draw is bound by memory traffic (gradient, mean and M2: 36 bytes a scalar); torch operations (``passes``, for
+Memory traffic limits a draw (gradient, mean and M2: 36 bytes per scalar). Torch operations (``passes``, for
 accelerators and small models) took three times as long. The tests compare both with ``definitions.replicate``.
 """
 
@@ -26,9 +26,9 @@ PIECE = 1 << 18
 
 @compiled
 def _update(mean, m2, other, other_m2, counts, replicated):  # type: ignore[no-untyped-def]
-    """Add the mean and M2 of b draws to those of n, ``counts = (n, b)``, in place; return the replicate, or 0.0.
+    """Add the mean and M2 of b draws to those of n draws, ``counts = (n, b)``, in place; return the replicate, or 0.0.
 
-    This is Chan's update, and Welford's where b is 1: a single draw has no M2, and ``other_m2`` is empty.
+    This is Chan's update, and Welford's if b is 1: a single draw has no M2, and ``other_m2`` is empty.
     """
     n, b = counts
     old, new, single = n * b / (n + b), b / (n + b), len(other_m2) == 0
@@ -60,7 +60,7 @@ def _update(mean, m2, other, other_m2, counts, replicated):  # type: ignore[no-u
 def update(
     into: Moments, new: Moments | Sequence[Tensor | None], n: int, b: int, replicated: bool
 ) -> NDArray[np.float64]:
-    """Add b draws to the n draws in ``into``, in place; arguments and result as for ``passes.update``."""
+    """Add b draws to the n draws in ``into``, in place; arguments and result as in ``passes.update``."""
     if isinstance(new, Moments):
         means, m2s = [mean.numpy() for mean in new.mean], [m2.numpy() for m2 in new.m2]
     else:
@@ -69,7 +69,7 @@ def update(
     old = [(mean.numpy(), m2.numpy()) for mean, m2 in zip(into.mean, into.m2, strict=True)]
     pieces = [(i, slice(start, start + PIECE)) for i, mean in enumerate(means) for start in range(0, len(mean), PIECE)]
     values, counts = np.zeros(len(pieces)), (float(n), float(b))
-    # torch's own threads spin for some milliseconds after their work, on half of the processor's time.
+    # The threads of torch spin for some milliseconds after their work, and use up half of the processor's time.
     threads = max(1, min(torch.get_num_threads() // 2, len(pieces)))
 
     def work(first: int) -> None:
@@ -87,7 +87,7 @@ def update(
 
 
 def _flat(values: Tensor) -> Any:
-    """Return a contiguous float32 or float64 vector, as the loops take it."""
+    """Return a contiguous float32 or float64 vector, as the loops expect it."""
     values = values.reshape(-1)
     array = (values if values.dtype in (torch.float32, torch.float64) else values.float()).cpu().numpy()
     return np.ascontiguousarray(array)

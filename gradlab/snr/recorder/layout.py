@@ -1,6 +1,7 @@
-"""Memory of a recorder's statistics: one float64 vector per device, with views by parameter and by piece.
+"""Lay out the memory of a recorder's statistics: one float64 vector per device, with views by parameter and by piece.
 
-Each operation costs an accelerator a launch, so ``passes`` works on pieces; everything else works on parameters.
+Each operation on an accelerator costs a kernel launch, so ``passes`` works on pieces; everything else works on
+parameters.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 22
-"""Scalars of a piece, at most: it bounds the working memory of ``passes``, 64 bytes a scalar or 270 MB."""
+"""Largest number of scalars in a piece; it limits the working memory of ``passes`` to 64 bytes x 2^22 = 270 MB."""
 
 
 class Piece(NamedTuple):
     """Consecutive scalars on one device: whole parameters, or a part of one that is larger than ``CHUNK``.
 
     Attributes:
-        device: holds the statistics.
+        device: device that holds the statistics.
         rows: positions of the parameters.
-        sizes: scalars of each parameter in the piece.
+        sizes: number of scalars of each parameter in the piece.
         start: where the part begins in its parameter; None for whole parameters.
     """
 
@@ -34,7 +35,7 @@ class Piece(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Scalars in the piece."""
+        """The number of scalars in the piece."""
         return sum(self.sizes)
 
 
@@ -60,12 +61,12 @@ class Layout:
     """Where the statistics of parameters are kept.
 
     Args:
-        shapes: of the parameters.
-        devices: of the parameters; MPS has no float64 and keeps its statistics on the CPU.
+        shapes: shapes of the parameters.
+        devices: devices of the parameters. MPS has no float64, so its statistics are kept on the CPU.
 
     Attributes:
-        shapes: of the parameters.
-        sizes: scalars of each parameter.
+        shapes: shapes of the parameters.
+        sizes: number of scalars of each parameter.
         pieces: all scalars, in the order of the parameters.
         on_cpu: whether every statistic is on the CPU.
     """
@@ -89,12 +90,12 @@ class Layout:
         return by_row, by_piece
 
     def filled(self, gradients: Sequence[Tensor | None]) -> Iterator[Tensor]:
-        """Yield the gradients of each piece as one float64 vector; None is a gradient of 0.
+        """Yield the gradients of each piece as one float64 vector; None counts as a gradient of 0.
 
-        The pieces of a device share one work vector: use each before you ask for the next.
+        The pieces of a device share one work vector, so use each piece before requesting the next.
 
         Args:
-            gradients: in the shapes of the parameters, of any float type and strides, on any device.
+            gradients: gradients in the shapes of the parameters, of any float type and strides, on any device.
         """
         flat: Tensor | None = None
         for piece, (vector, views) in zip(self.pieces, self._work, strict=True):
@@ -112,7 +113,7 @@ class Layout:
 
     @cached_property
     def _work(self) -> list[tuple[Tensor, list[Tensor]]]:
-        """For each piece, the work vector of its device cut to its size, and views of it in the parameters' shapes."""
+        """For each piece, the work vector of its device cut to size, and views of it in the parameters' shapes."""
         largest: dict[torch.device, int] = {}
         for piece in self.pieces:
             largest[piece.device] = max(piece.size, largest.get(piece.device, 0))
@@ -127,13 +128,13 @@ class Layout:
 
 
 class Moments:
-    """Welford's mean and M2 of every parameter, 0 at first.
+    """Welford's mean and M2 of every parameter, initially 0.
 
     Args:
-        layout: where they are kept.
+        layout: where the moments are kept.
 
     Attributes:
-        layout: where they are kept.
+        layout: where the moments are kept.
         mean: flat float64 vectors, one per parameter.
         m2: sums of squared deviations, in the same form.
         piece_mean: the means, one vector per piece.

@@ -1,4 +1,4 @@
-"""Groups of parameters, resolved to the distinct tensors behind them."""
+"""Resolve groups of parameters to the distinct tensors behind them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Group = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str
 
 
 class Member(NamedTuple):
-    """One parameter seen from one group.
+    """One parameter as seen from one group.
 
     Attributes:
         group: name of the group.
@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
     @property
     def module(self) -> str:
-        """Dotted name of the module that holds the parameter, inside the group; empty for the group's own."""
+        """The dotted name inside the group of the parameter's module; empty for the group's own parameters."""
         return self.name.rpartition(".")[0]
 
 
@@ -42,9 +42,9 @@ class Members:
 
     Attributes:
         parameters: the distinct tensors.
-        masks: for each, the same-shaped mask of a masked convolution, or None.
+        masks: for each tensor, the same-shaped mask of a masked convolution, or None.
         members: each parameter in each group.
-        excluded: trainable parameters that were left out, whose gradients are thrown away.
+        excluded: trainable parameters that were left out; their gradients are discarded.
     """
 
     parameters: tuple[Tensor, ...]
@@ -54,7 +54,7 @@ class Members:
 
     @property
     def signature(self) -> list[str]:
-        """Texts that are equal if two recorders record the same parameters."""
+        """Strings that are equal for two recorders that record the same parameters."""
         return [f"{m.group}/{m.name}/{m.slot}/{tuple(self.parameters[m.slot].shape)}" for m in self.members]
 
     def sizes(self) -> dict[str, str]:
@@ -67,12 +67,12 @@ class Members:
         }
 
     def label(self, index: int) -> str:
-        """Name a distinct parameter, for errors."""
+        """Return the name of a distinct parameter, for errors."""
         first = next(m for m in self.members if m.slot == index)
         return f"{first.name!r} of group {first.group!r}"
 
     def entities(self) -> list[tuple[tuple[str, ...], list[int]]]:
-        """List ``(names, indices)`` of every row of a summary: of groups, then modules, then parameters."""
+        """Return ``(names, indices)`` of every row of a summary: groups, then modules, then parameters."""
         rows: dict[tuple[str, ...], list[int]] = {}
         for depth in (1, 2, 3):
             for m in self.members:
@@ -101,7 +101,7 @@ def children(model: nn.Module) -> dict[str, Group]:
 
 
 def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
-    """List ``(name, parameter)`` of a group, frozen ones included."""
+    """Return ``(name, parameter)`` pairs of a group, frozen parameters included."""
     if isinstance(group, nn.Module):
         return list(unwrap(group).named_parameters())
     if isinstance(group, Tensor):
@@ -126,10 +126,10 @@ def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
 
 
 def _masks(groups: Mapping[str, Group]) -> dict[int, Tensor]:
-    """Map the id of a weight to the mask of a convolution that zeroes its weight through ``.data``.
+    """Map the id of a weight to its mask, for convolutions that zero masked weights through ``.data``.
 
-    Autograd does not see that, so that the gradient is not zero at masked taps. Any module with a ``weight`` and a
-    buffer ``mask`` of its shape counts as one (CompressAI's and most PixelCNNs').
+    Autograd does not see such masking, so the gradient at masked taps is not zero. Any module with a ``weight`` and a
+    buffer ``mask`` of the same shape counts as one (CompressAI's and most PixelCNNs').
     """
     masks: dict[int, Tensor] = {}
     for group in groups.values():
@@ -144,17 +144,20 @@ def _masks(groups: Mapping[str, Group]) -> dict[int, Tensor]:
 def resolve(groups: nn.Module | Mapping[str, Group], exclude: tuple[str, ...]) -> Members:
     """Resolve groups to their members.
 
+    Args:
+        groups: the groups, as in ``GradientRecorder``.
+        exclude: last components of the names of parameters to leave out.
+
     Raises:
-        GradlabError: no groups, a group without trainable parameters or of an unknown kind, a tensor that is no leaf.
+        GradlabError: if there are no groups, a group has no trainable parameters or is of an unsupported type, or a
+            tensor is not a leaf.
     """
     if isinstance(groups, nn.Module):
         groups = children(groups)
     if not isinstance(groups, Mapping):
-        raise GradlabError(
-            f"the recorder got a {type(groups).__name__}: give a model, or a dict name -> module or parameters"
-        )
+        raise GradlabError(f"groups is a {type(groups).__name__}: give a model, or a dict name -> module or parameters")
     if not groups:
-        raise GradlabError("there are no groups to record: give a model, or a dict name -> module or parameters")
+        raise GradlabError("groups is empty: give a model, or a dict name -> module or parameters")
     masks = _masks(groups)
     position: dict[int, int] = {}
     parameters: list[Tensor] = []

@@ -1,8 +1,8 @@
-"""The recorder's arithmetic as torch operations on whole pieces, for accelerators and small models.
+"""Implement the recorder's arithmetic as torch operations on whole pieces, for accelerators and small models.
 
-A piece holds many parameters, so a draw is a few large operations, however many parameters there are. Only the sums
-behind the standard errors go by parameter; they are copied to the CPU once, stacked. ``compiled`` does the same for
-large models on a CPU; the tests compare both with ``definitions.replicate``.
+A piece holds many parameters, so a draw takes a few large operations, however many parameters there are. Only the sums
+behind the standard errors are computed for each parameter; they are stacked and copied to the CPU once. ``compiled``
+does the same for large models on a CPU. The tests compare both with ``definitions.replicate``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def update(
 
     Args:
         into: the moments so far.
-        new: moments of b draws in the same layout; or for b = 1 a gradient per parameter, as for ``Layout.filled``.
-        n: draws so far, at least 2 for replicates.
-        b: draws to add.
+        new: moments of b draws in the same layout; or, if b is 1, one gradient per parameter, as in ``Layout.filled``.
+        n: number of draws so far, at least 2 for replicates.
+        b: number of draws to add.
         replicated: whether to compute replicates.
 
     Returns:
         The replicate of each parameter; empty unless ``replicated``.
     """
     pieces, sums = into.layout.pieces, []
-    # Computed piece by piece: all pieces of gradients share one work vector.
+    # Compute piece by piece, because all pieces of gradients share one work vector.
     deltas: Iterable[Tensor]
     new_m2s: Sequence[Tensor | None]
     if isinstance(new, Moments):

@@ -1,11 +1,11 @@
-"""Welford's moments of many parameters, in place, with the replicates that standard errors need.
+"""Accumulate Welford's moments of many parameters in place, with the replicates that standard errors need.
 
-This module orders the work. On a CPU the arithmetic of large models is in compiled loops that read every number once
+This module schedules the work. The arithmetic of large models on a CPU is in compiled loops that read every number once
 (``compiled``); for small models and on accelerators it is in a few calls of torch (``passes``).
 
-Memory, in float64 copies of the parameters: mean and M2 (2 copies); with standard errors and 64 draws or more also mean
-and M2 of the current block (4 copies). ``passes`` adds working memory of bounded size (``layout.CHUNK``), and
-a merge two copies while it lasts. Nothing grows with the number of draws.
+Memory, in float64 copies of the parameters: mean and M2 (2 copies); with standard errors and at least 64 draws, also
+mean and M2 of the current block (4 copies). ``passes`` needs working memory of bounded size (``layout.CHUNK``), and a
+merge two more copies while it runs. Nothing grows with the number of draws.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from gradlab.snr.recorder import passes
 from gradlab.snr.recorder.layout import Layout, Moments
 
 LARGE = 1 << 16
-"""Scalars from which on the compiled loops are worth their import, half a second."""
+"""From this many scalars on, the compiled loops are worth their import, which takes half a second."""
 
 BURN_IN = 8
-"""Draws before the first replicate: fewer do not determine the mean of a parameter well enough."""
+"""Draws before the first replicate; fewer do not determine the mean of a parameter well enough."""
 
 BLOCKS = 32
-"""Blocks per doubling of the draws, hence at most 96 that count; below 64 draws every draw is a block."""
+"""Blocks per doubling of the draws, so that at most 96 count; below 64 draws every draw is a block."""
 
 VECTORS = ("mean", "m2", "block_mean", "block_m2")
 """Keys of a state whose values are lists of flat vectors, one per parameter."""
 
 
 def block_size(draws: int) -> int:
-    """Return the size of the block that starts after ``draws`` draws: a power of two, 1 below 64."""
+    """Return the size of the block that starts after ``draws`` draws: a power of two, 1 below 64 draws."""
     return max(1, 1 << max(0, (draws // BLOCKS).bit_length() - 1))
 
 
@@ -50,13 +50,13 @@ class Stream:
         standard_errors: whether to compute replicates.
 
     Attributes:
-        draws: draws so far, those of the open block included.
-        moments: of the closed draws; empty before the first draw.
+        draws: number of draws so far, including those in the open block.
+        moments: moments of the closed draws; empty before the first draw.
         block: moments of the open block; empty while blocks are single draws.
-        opened: draws in the open block.
+        opened: number of draws in the open block.
         large: whether the arithmetic on a CPU is compiled.
         entities: number of rows of the summary.
-        spread: the replicates' spread, by entity.
+        spread: spread of the replicates, by entity.
     """
 
     def __init__(self, parameters: Sequence[Tensor], entities: Sequence[Sequence[int]], standard_errors: bool) -> None:
@@ -71,12 +71,12 @@ class Stream:
         self.spread = Spread()
 
     def allocate(self, devices: Sequence[torch.device]) -> None:
-        """Allocate the moments, once; a device without float64 keeps its statistics on the CPU."""
+        """Allocate the moments once; a device without float64 keeps its statistics on the CPU."""
         if not self.moments.mean:
             self.moments = Moments(Layout(self.shapes, devices))
 
     def update(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add a draw of the parameters' shapes, of any float type and on any device; None is a gradient of 0."""
+        """Add a draw in the shapes of the parameters, of any float type and device; None counts as 0."""
         closed = self.draws - self.opened
         size = block_size(closed) if self.standard_errors else 1
         if size == 1:
@@ -94,7 +94,7 @@ class Stream:
             self._close(replicated=True)
 
     def totals(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return mean and M2 of one parameter over all draws, flat; the state is left as it is."""
+        """Return mean and M2 of one parameter over all draws, flat; the state does not change."""
         mean, m2 = self.moments.mean[index], self.moments.m2[index]
         if not self.opened:
             return mean, m2
@@ -103,7 +103,7 @@ class Stream:
         return mean + delta * (b / (n + b)), m2 + self.block.m2[index] + delta.square_() * (n * b / (n + b))
 
     def merge(self, other: Stream) -> None:
-        """Add the draws of another stream over the same parameters (Chan)."""
+        """Add the draws of another stream over the same parameters (Chan, Golub & LeVeque 1983)."""
         if other.draws == 0:
             return
         if self.opened:
@@ -122,9 +122,9 @@ class Stream:
         self._add(self.moments, self.block, self.draws - block, block, replicated)
 
     def _add(self, into: Moments, new: Moments | Sequence[Tensor | None], n: int, b: int, replicated: bool) -> None:
-        """Add b draws, the moments of several or the gradients of one, to the n in ``into``; record their replicates.
+        """Add b draws (moments of several, or gradients of one) to the n in ``into``, and record their replicates.
 
-        The replicates of the parameters add up to those of every entity.
+        The replicates of the parameters of an entity add up to the replicate of the entity.
         """
         if self.large and self.moments.layout.on_cpu:
             from gradlab.snr.recorder import compiled
@@ -151,10 +151,14 @@ class Stream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], devices: Sequence[torch.device]) -> None:
-        """Replace the state; nothing is changed unless all of it fits.
+        """Replace the state; nothing changes unless all of it fits.
+
+        Args:
+            state: the result of ``state_dict()``.
+            devices: devices of the parameters.
 
         Raises:
-            GradlabError: something is missing or has another shape.
+            GradlabError: if something is missing or has another shape.
         """
         sizes, entities = [shape.numel() for shape in self.shapes], (self.entities,)
         try:
@@ -179,7 +183,7 @@ class Stream:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GradlabError(f"the recorder's state is damaged ({error!r}): record again") from None
         if not fits:
-            raise GradlabError("the recorder's state is damaged (numbers and shapes do not fit together): record again")
+            raise GradlabError("the recorder's state is damaged (numbers and shapes are inconsistent): record again")
         layout = Layout(self.shapes, devices) if draws else Layout()
         self.moments, self.block = Moments(layout), Moments(layout if block_mean else Layout())
         for moments, means, m2s in ((self.moments, mean, m2), (self.block, block_mean, block_m2)):
