@@ -28,9 +28,10 @@ types: install-test
 layers: install-test
 	$(BIN)/lint-imports
 
-# Two workers of one thread each: more threads than cores are much slower. Quick suite: $(BIN)/pytest -m "not slow".
+# Two workers of one thread each: more threads than cores are much slower, and where a test takes two, the one that waits
+# leaves its core to others. Quick suite: $(BIN)/pytest -m "not slow".
 unit: install-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest
 
 # Sixty trials: kill a run at a random moment, resume it and compare it with an undisturbed run (docs/reliability.md).
 faults: install-test

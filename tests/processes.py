@@ -7,6 +7,7 @@ is the subject: tests/test_cli.py, and the test of the evaluation beside a train
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import multiprocessing
 import os
@@ -49,6 +50,7 @@ class Process:
         )
         serve()
         self._process.start()
+        atexit.register(self._process.kill)  # left by a test that failed, it would be waited for without end
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import torch
@@ -33,6 +34,11 @@ def images(b=2, seed=3):
 
 def build(name, direct_y=True, trained=False, double=False):
     """An untrained codec, or one after a few Adam steps on noise at a rate that moves every weight."""
+    return copy.deepcopy(_built(name, direct_y, trained, double))
+
+
+@functools.cache
+def _built(name, direct_y, trained, double):
     codec = gl.codecs.build(name, channels(name), direct_y=direct_y, seed=1)
     codec = codec.double() if double else codec
     if trained:
