@@ -98,7 +98,7 @@ def test_training_with_a_derivative_that_is_none_must_be_asked_for():
     with pytest.raises(GradlabError, match=r"biased for proxy 'straight-through'.*allow_biased=True"):
         TrainSettings(loss=Loss(proxy="straight-through"))
     assert TrainSettings(loss=Loss(proxy="straight-through", allow_biased=True)).loss.proxy == "straight-through"
-    with pytest.raises(GradlabError, match=r"loss\.proxy is a SoftRounding: name it, e\.g\. 'sga:0\.25'"):
+    with pytest.raises(GradlabError, match=r"loss\.proxy is a SoftRounding object: give its name, e\.g\. 'sga:0\.25'"):
         TrainSettings(loss=Loss(proxy=SoftRounding(3.0)))
     for name in ("measure-valued", "dreg-boundary"):
         with pytest.raises(GradlabError, match=f"{name}.* is undefined for a codec at k = 1"):
