@@ -63,10 +63,10 @@ notebooks: install-test
 
 # What studies need, from the lock file, with hashes. uv installs it in a fraction of pip's time; pip installs uv.
 $(VENV)/installed: requirements.lock requirements-uv.lock pyproject.toml setup.py
-	@python=; for p in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
+	@python=; for p in $(or $(PYTHON),python3 python3.12 python3.11 python3.10); do \
 	  if command -v $$p >/dev/null 2>&1 && $$p -c '$(SUPPORTED)' 2>/dev/null; then python=$$p; break; fi; done; \
 	if [ -z "$$python" ]; then \
-	  echo "error: gradlab needs Python 3.10, 3.11 or 3.12 (CompressAI has no wheels beyond), but found $$(python3 --version 2>&1): install one, or name it with make PYTHON=/path/to/python3.12" >&2; exit 2; fi; \
+	  echo "error: gradlab needs Python 3.10, 3.11 or 3.12 (CompressAI has no wheels beyond), but found $$($(or $(PYTHON),python3) --version 2>&1): install one, or name it with make PYTHON=/path/to/python3.12" >&2; exit 2; fi; \
 	echo "creating $(VENV) with $$($$python --version)"; $$python -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock

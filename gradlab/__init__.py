@@ -7,9 +7,10 @@ pandas, compressai nor matplotlib.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from gradlab.errors import GradlabError, needs
+from gradlab.errors import GradlabError, MissingExtra, missing, needs
 
 if TYPE_CHECKING:
     from gradlab import codecs, data, estimators, evaluation, objectives, problems, snr, testing, training
@@ -69,6 +70,9 @@ _HOMES = {
 }
 """The module that holds each name, or is it; other names are packages of gradlab."""
 
+_CODECS = {"Loss", "TrainSettings", "codecs", "evaluation", "latents", "record", "train", "training"}
+"""Names that need the extra ``[codecs]``."""
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
@@ -78,12 +82,17 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("gradlab")
     else:
-        with needs(f"gl.{name}"):
-            module = importlib.import_module(f"gradlab.{_HOMES.get(name, name)}")
+        try:
+            with needs(f"gl.{name}"):
+                module = importlib.import_module(f"gradlab.{_HOMES.get(name, name)}")
+        except MissingExtra as error:  # of a package further down
+            raise missing(f"gl.{name}", str(error.name)) from None
         value = vars(module).get(name, module)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Leave out names that need an extra which is not installed, so that ``help(gradlab)`` works."""
+    names = {*globals(), *__all__}
+    return sorted(names if importlib.util.find_spec("compressai") else names - _CODECS)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlab.errors import GradlabError, needs, unknown
+from gradlab.errors import GradlabError, needs, require_studies, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -201,6 +201,7 @@ def plan(
     once. Selects studies in the given order; 'gradlab run --plan FILE' runs the selection within the budget.
     """
     _require_posix("plan")
+    require_studies("gradlab plan")
     from gradlab.runtime import files
     from gradlab.study import Request, catalog, planning
     from gradlab.study.request import default_device
@@ -327,6 +328,7 @@ def run(
 ) -> None:
     """Run studies and write their tables and figures."""
     _require_posix("run")
+    require_studies("gradlab run")
     from gradlab.runtime import distributed
     from gradlab.study import Request, catalog, runner
     from gradlab.study.request import default_device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -40,6 +41,7 @@ EXTRAS = {
     "seaborn": ("seaborn", "studies"),
     "skimage": ("scikit-image", "codecs"),
     "tensorboard": ("TensorBoard", "tensorboard"),
+    "torchvision": ("torchvision", "codecs"),
 }
 """Module -> name of its project, and the extra of gradlab that installs it."""
 
@@ -65,10 +67,31 @@ def needs(what: str) -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         if isinstance(error, MissingExtra) or module not in EXTRAS:
             raise
-        project, extra = EXTRAS[module]
-        pythons = " (Python 3.10 to 3.12)" if module == "compressai" else ""
-        message = f"{what} needs {project}: pip install 'gradlab[{extra}]'{pythons}"
-        raise MissingExtra(message, name=error.name) from None
+        raise missing(what, module) from None
+
+
+def missing(what: str, module: str, extra: str = "") -> MissingExtra:
+    """Build the error for a module of ``EXTRAS`` that is not installed.
+
+    Args:
+        what: what needs the module, as the user wrote it.
+        module: name of the module.
+        extra: extra to install, if not the one in ``EXTRAS``.
+    """
+    project, smallest = EXTRAS[module]
+    pythons = " (Python 3.10 to 3.12)" if module == "compressai" else ""
+    return MissingExtra(f"{what} needs {project}: pip install 'gradlab[{extra or smallest}]'{pythons}", name=module)
+
+
+def require_studies(what: str) -> None:
+    """Refuse a command if a module that every study needs is not installed.
+
+    Raises:
+        MissingExtra: names the command and the extra.
+    """
+    for module in ("compressai", "matplotlib", "seaborn", "jinja2"):
+        if importlib.util.find_spec(module) is None:
+            raise missing(what, module, "studies")
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> GradlabError:
@@ -117,8 +140,12 @@ def brief(value: object) -> str:
     if short or isinstance(value, plain):
         text = repr(value)
         return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     name, shape = type(value).__name__, getattr(value, "shape", None)
-    article = f"a{'n' * (name[0] in 'AEIOUaeiou')} {name}"
+    if shape == () and hasattr(value, "dtype") and hasattr(value, "tobytes"):
+        return f"{value!r}"[:60]  # a number of numpy
+    article = f"a{'n' * (name[0] in 'AEIOUaeiou' or name == 'ndarray')} {name}"
     return f"{article} of shape {tuple(shape)} and type {value.dtype}" if shape and hasattr(value, "dtype") else article
 
 

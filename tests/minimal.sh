@@ -33,4 +33,4 @@ install "$dist"/*.whl
 OMP_NUM_THREADS=1 "$bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider -W ignore::FutureWarning --durations 5 tests
 
 # Everything at once has a solution for this Python as well.
-"$bin/uv" pip install --quiet --python "$bin/python" --dry-run "gradlab[all] @ file://$(ls "$dist"/*.whl)"
+"$bin/uv" pip install --quiet --python "$bin/python" --dry-run "$(ls "$dist"/*.whl)[all]"

@@ -52,8 +52,23 @@ for name in ("Loss", "train", "record", "TrainSettings"):
         print(error)
 gl.compare, gl.GradientRecorder, gl.testing  # these do without
 """
-    sentence = "gl.codecs needs CompressAI: pip install 'gradlab[codecs]' (Python 3.10 to 3.12)"
-    assert python(code).splitlines() == [sentence] * 4
+    remedy = "needs CompressAI: pip install 'gradlab[codecs]' (Python 3.10 to 3.12)"
+    names = ("Loss", "train", "record", "TrainSettings")
+    assert python(code).splitlines() == [f"gl.{name} {remedy}" for name in names]
+
+
+def test_without_extras_help_and_dir_work_and_commands_name_what_they_need() -> None:
+    code = """
+import sys, inspect
+sys.modules["compressai"] = sys.modules["matplotlib"] = None  # not installed
+import gradlab as gl
+from gradlab.cli import main
+print("codecs" in dir(gl), "compare" in dir(gl), len(inspect.getmembers(gl)) > 10)
+sys.stderr = sys.stdout
+print(main(["run", "toys"]), main(["plan", "toys"]))
+"""
+    sentence = "error: gradlab {} needs CompressAI: pip install 'gradlab[studies]' (Python 3.10 to 3.12)"
+    assert python(code).splitlines() == ["False True True", sentence.format("run"), sentence.format("plan"), "2 2"]
 
 
 def test_an_import_error_of_the_users_own_is_not_renamed() -> None:

@@ -533,7 +533,7 @@ def shaped(
     [
         ((torch.zeros(2),), r"x is a Tensor of shape \(2,\) and type torch.float32: give a float tensor \[batch k\]$"),
         ((torch.zeros(2, 3, dtype=torch.int64),), r"type torch.int64: give a float tensor \[batch k\]"),
-        ((np.zeros((2, 3)),), r"x is a ndarray of shape \(2, 3\) and type float64: give a float tensor"),
+        ((np.zeros((2, 3)),), r"x is an ndarray of shape \(2, 3\) and type float64: give a float tensor"),
         ((torch.zeros(2, 3), torch.zeros(2, 2, 3)), r"y is .*\(2, 2, 3\).*give a float tensor \[batch 1 k\] or a number$"),
         ((torch.zeros(2, 3), torch.zeros(4, 1, 3)), "y is .*, whose axes agree with the other arguments"),
         ((torch.zeros(2, 3), 0.0, torch.zeros(3).long()), r"n is .*an integer tensor \[batch\] or None, whose axes agree"),
@@ -570,11 +570,11 @@ def test_gradients_take_noise_of_two_axes():
         (2.5, "draws is 2.5: give a whole number of draws, at least 2$"),
         (1, "draws is 1: give a whole number of draws, at least 2$"),
         (True, "draws is True: give"),
-        (np.True_, "draws is a bool_?: give"),
+        (np.True_, "draws is (np\.)?True_?: give"),
         (torch.tensor(True), "draws is a Tensor: give"),
         (torch.tensor(3.0), "draws is a Tensor: give"),
         (torch.zeros(3, device="meta"), "draws is a Tensor of shape"),
-        (np.array([1, 2]), "draws is a ndarray of shape"),
+        (np.array([1, 2]), "draws is an ndarray of shape"),
         ("3", "draws is '3': give"),
         (None, "draws is None: give"),
         (math.nan, "draws is nan: give"),
@@ -612,7 +612,7 @@ def test_one_number_is_a_list_of_one(given):
         ([1, 2.0], r"k\[1\] is 2.0: give a whole number of at least 1, e.g. 2"),
         ([1] * 50 + ["x"], r"k\[50\] is 'x': give a whole number"),
         (np.array([1.0, 2.0]), r"k\[0\] is 1.0: give a whole number"),
-        (np.array([[1, 2]]), r"k\[0\] is a ndarray of shape \(2,\)"),
+        (np.array([[1, 2]]), r"k\[0\] is an ndarray of shape \(2,\)"),
         ("12", "k is '12': give a whole number, or several"),
         (b"12", "k is a bytes: give a whole number, or several"),
         ({1: 2}, "k is a dict: give a whole number, or several"),
@@ -758,3 +758,53 @@ assert not {name for name in sys.modules if name.partition(".")[0] in ("beartype
 
 def test_without_beartype_nothing_fails_and_values_are_checked():
     subprocess.run([sys.executable, "-W", "ignore", "-c", BARE], check=True, timeout=120)
+
+
+# ------------------------------------------------------------------------------------------------- words for values
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.float64, "the class float64"),
+        (torch.Tensor, "the class Tensor"),
+        (gl.problems.BoxGaussian, "the class BoxGaussian"),
+        (np.zeros((2, 3)), "an ndarray of shape (2, 3) and type float64"),
+        (np.random.default_rng(0), "a Generator"),
+    ],
+)
+def test_refused_values_are_described(value, words):
+    assert str(ArgumentError("dtype", value, "a dtype")) == f"dtype is {words}: give a dtype"
+
+
+def test_booleans_of_numpy_are_booleans():
+    table = gl.compare(BOX, "dreg", 2, 64, allow_biased=np.True_)
+    assert len(table) == 1
+
+
+def test_an_objective_can_be_given_itself():
+    by_name, itself = (gl.compare(BOX, "pathwise", 2, 64, objective=o) for o in ("elbo", gl.OBJECTIVES["elbo"]))
+    pd.testing.assert_frame_equal(by_name, itself)
+
+
+def test_a_generator_of_numpy_is_told_from_torchs():
+    with pytest.raises(GradlabError, match=r"generator is a Generator: give a torch\.Generator or None"):
+        BOX.draw_noise(3, 2, np.random.default_rng(0))
+
+
+def test_problems_of_users_are_not_type_checked():
+    class Mine(gl.problems.BoxGaussian):
+        def scaled(self, by: int) -> object:
+            return by
+
+    assert Mine(0.3, 1.0).scaled("x") == "x"
+    with pytest.raises(GradlabError, match="phi is 'x': give a number"):
+        Mine("x", 1.0)
+
+
+def test_a_state_that_is_none_is_refused():
+    recorder = gl.GradientRecorder(torch.nn.Linear(2, 2))
+    with pytest.raises(GradlabError, match=r"state is 5: give what state_dict\(\) returned"):
+        recorder.load_state_dict(5)
+    with pytest.raises(GradlabError, match="give a model, or a dict name -> module or parameters"):
+        gl.GradientRecorder([torch.nn.Linear(2, 2)])

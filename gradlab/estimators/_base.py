@@ -138,7 +138,7 @@ class Estimator:
         return f"{self.name!r}{f', needs {needs}' if needs else ''}"
 
     def _repr_rows_(self) -> dict[str, object]:
-        needs = [f"{r.needs} ({'to exist' if r.to_exist else 'to be unbiased'})" for r in self.requires]
+        needs = [f"{r.needs} ({'otherwise undefined' if r.to_exist else 'otherwise biased'})" for r in self.requires]
         return {
             "name": self.name,
             "needs": "; ".join(needs) or "nothing",

@@ -51,7 +51,7 @@ def compare(
     seed: SupportsIndex = 0,
     allow_biased: bool = False,
     *,
-    objective: str = "iwae",
+    objective: str | Objective = "iwae",
     wrt: str = "phi",
     noise: str = "iid",
     dtype: torch.dtype = torch.float64,

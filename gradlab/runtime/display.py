@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import html
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +69,10 @@ def brief(value: object) -> str:
         return str(value.__name__)
     if isinstance(value, nn.Module) or type(value).__repr__ is object.__repr__:
         return type(value).__name__
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # another class's own
+        return type(value).__name__
     ours = isinstance(value, (str, bytes)) or type(value).__repr__ is _line
     return text if ours or len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
@@ -92,6 +96,7 @@ def table(title: str, rows: Mapping[str, object]) -> str:
     return f'<table><caption style="{_LEFT}"><b>{html.escape(title)}</b></caption>{cells}</table>'
 
 
+@reprlib.recursive_repr()
 def _line(self: object) -> str:
     return f"{type(self).__name__}({_inside(self)})"
 
@@ -101,7 +106,7 @@ def _html(self: object) -> str:
     rows: Callable[[], Mapping[str, object]] | None = getattr(self, "_repr_rows_", None)
     try:
         return table(name, rows() if rows else arguments(self))
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, RecursionError):
         return table(name, {"...": "not complete"})
 
 
@@ -133,7 +138,7 @@ def _equal(value: object, default: object) -> bool:
         return False
     try:
         return value is default or bool(value == default)
-    except (RuntimeError, TypeError, ValueError):
+    except Exception:  # another class's own comparison
         return False
 
 

@@ -253,7 +253,7 @@ class SNRMonitor:
         return {
             "model": type(self.model).__name__,
             "every": counted(self.every, "iteration"),
-            "draws of a point": self.draws,
+            "draws per point": self.draws,
             "iteration": self.iteration,
             "points": len({row["iteration"] for row in self._rows}),
             "cost": f"{self.cost:.1%} of the time",

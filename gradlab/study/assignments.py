@@ -48,9 +48,9 @@ def assigned(settings: T, assignments: Iterable[str]) -> T:
         for group in groups:
             node = node.setdefault(group, {})
             if not isinstance(node, dict):
-                raise GradlabError(f"--set {path.strip()}: {group} is also set as a whole; give only one of the two")
+                raise GradlabError(f"--set gives both {group} and {path.strip()}: give only one")
         if isinstance(node.get(name), dict):
-            raise GradlabError(f"--set {path.strip()}: parts of it are also set; give only one of the two")
+            raise GradlabError(f"--set gives both {path.strip()} and parts of it: give only one")
         node[name] = text.strip()
     return cast(T, _with(settings, tree, ""))
 

@@ -99,7 +99,7 @@ class TrainSettings:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise GradlabError(f"betas are {self.betas}: give two numbers from 0 to below 1")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
-            raise GradlabError(f"snapshots {self.snapshots} must lie between 0 and steps = {self.steps}")
+            raise GradlabError(f"snapshots is {self.snapshots}: give iterations from 0 to {self.steps}")
         precision.check(self.precision)
         self._check_codec()
         if not isinstance(self.loss.proxy, str):

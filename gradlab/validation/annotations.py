@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple, SupportsIndex, TypeVar
 
 from gradlab.errors import ArgumentError
-from gradlab.validation.converters import is_number, is_whole, refused
+from gradlab.validation.converters import is_number, is_truth, is_whole, refused
 
 F = TypeVar("F", bound="Callable[..., Any] | type")
 INSTALLED = find_spec("beartype") is not None
@@ -191,7 +191,8 @@ def _configuration() -> Any:
 
     integer: Any = Annotated[object, Is[is_whole]]
     number: Any = Annotated[object, Is[is_number]]
-    return BeartypeConf(hint_overrides=FrozenDict({int: integer, SupportsIndex: integer, float: number}))
+    truth: Any = Annotated[object, Is[is_truth]]
+    return BeartypeConf(hint_overrides=FrozenDict({int: integer, SupportsIndex: integer, float: number, bool: truth}))
 
 
 def _with_all_items(hint: Any) -> Any:
@@ -261,4 +262,8 @@ def describe(hint: Any) -> str:
             return f"{len(inner)} values ({', '.join(map(describe, inner))})"
         return f"a sequence, each {describe(inner[0])}"
     name = getattr(kind, "__name__", str(kind))
-    return "a function" if name == "Callable" else f"a{'n' * (name[0] in 'AEIOU')} {name}"
+    if name == "Callable":
+        return "a function"
+    if name == "Generator":  # numpy has one too
+        return "a torch.Generator"
+    return f"a{'n' * (name[0] in 'AEIOU')} {name}"

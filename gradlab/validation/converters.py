@@ -15,13 +15,13 @@ def whole(name: str, value: SupportsIndex, least: int | None = None, items: str 
     """Convert a whole number of any type (Python, numpy, torch) to ``int``.
 
     Args:
-        name: of the argument, for the error.
-        value: of the argument.
+        name: name of the argument, for the error message.
+        value: its value.
         least: smallest allowed value.
-        items: what is counted, for the error.
+        items: what is counted, for the error message.
 
     Raises:
-        ArgumentError: a bool, a float, or another value that is no whole number, or one below ``least``.
+        ArgumentError: a bool, a float, or another value that is not a whole number, or one below ``least``.
     """
     if not is_whole(value) or (least is not None and operator.index(value) < least):
         expected = "a whole number" + f" of {items}" * bool(items)
@@ -99,6 +99,11 @@ def is_whole(value: object) -> bool:
     except (TypeError, ValueError, RuntimeError):
         return False
     return True
+
+
+def is_truth(value: object) -> bool:
+    """Whether a value is True or False, of Python or of numpy."""
+    return isinstance(value, bool) or (type(value).__name__ in ("bool_", "bool") and hasattr(value, "dtype"))
 
 
 def is_number(value: object) -> bool:

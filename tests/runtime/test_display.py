@@ -300,7 +300,7 @@ def test_a_codec_is_torchs_tree_with_a_line_of_its_own():
 def test_what_an_estimator_needs_is_shown():
     assert repr(gl.ESTIMATORS["dreg"]) == "Estimator('dreg', needs a support that does not move with the parameters)"
     assert repr(Estimator("mine", density)) == "Estimator('mine')"
-    assert "at least two samples (to exist)" in check_table(gl.ESTIMATORS["vimco"]._repr_html_())
+    assert "at least two samples (otherwise undefined)" in check_table(gl.ESTIMATORS["vimco"]._repr_html_())
 
 
 def test_a_check_shows_its_verdict():
@@ -395,3 +395,24 @@ for thing in (problem, problem.posterior, gl.GradientRecorder(model), gl.SNRMoni
 assert not {"pandas", "matplotlib", "compressai", "IPython"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_an_object_that_holds_itself_or_cannot_be_written_is_shown():
+    class Loop(gl.problems.BoxGaussian):
+        def __init__(self, phi: float, x: float, other: object = None) -> None:
+            super().__init__(phi, x)
+            self.other = other
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError
+
+    loop = Loop(0.3, 1.0)
+    loop.other = loop
+    assert "..." in repr(loop)
+    loop._repr_html_()
+    loop.other = Broken()
+    assert "Broken" in repr(loop) and "Broken" in loop._repr_html_()

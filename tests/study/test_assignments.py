@@ -85,7 +85,7 @@ def test_assignments_to_one_group_are_checked_together():
     """Neither alone would do: snapshots must lie within the steps."""
     after = assigned(Study(), ["base.steps=10", "base.snapshots=(2,5)", "base.steps=20"])
     assert (after.base.steps, after.base.snapshots) == (20, (2, 5))  # the last word counts
-    with pytest.raises(GradlabError, match="must lie between 0 and steps"):
+    with pytest.raises(GradlabError, match=r"snapshots is .*: give iterations from 0 to"):
         assigned(Study(), ["base.steps=10"])
 
 
@@ -114,9 +114,9 @@ def test_assignments_to_one_group_are_checked_together():
         (["base.crop"], "--set 'base.crop' assigns nothing: give NAME=VALUE"),
         (["=3"], "--set '=3' assigns nothing: give NAME=VALUE"),
         (["base..crop=3"], "unknown setting 'base.'"),
-        (["base=3", "base.crop=3"], "--set base.crop: base is also set as a whole; give only one of the two"),
+        (["base=3", "base.crop=3"], "--set gives both base and base.crop: give only one"),
         (["base.crop=" + "(" * 500], "--set base.crop is "),
-        (["base.crop=3", "base=3"], "--set base: parts of it are also set; give only one of the two"),
+        (["base.crop=3", "base=3"], "--set gives both base and parts of it: give only one"),
         (["tile=1e999"], "--set tile is 1e999: give finite numbers"),
         (["tile=nan"], "--set tile is 'nan': give a number"),
         (["pairs=((1,-1e999),)"], "--set pairs is .*: give finite numbers"),

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, brief
 from gradlab.runtime.display import counted, shown
 from gradlab.snr import definitions
 from gradlab.snr.recorder.checks import aligned, refuse_non_finite
 from gradlab.snr.recorder.members import Group, Members, resolve
 from gradlab.snr.recorder.stream import Stream
-from gradlab.validation import checked, known, several
+from gradlab.validation import known, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,6 @@ class GradientRecorder:
         [{'group': 'encoder', 'parameters': 9, 'draws': 20}, {'group': 'decoder', 'parameters': 4, 'draws': 20}]
     """
 
-    @checked
     def __init__(
         self,
         groups: nn.Module | Mapping[str, Group],
@@ -317,7 +316,7 @@ class GradientRecorder:
         if other is self:
             raise GradlabError("other is this recorder, whose draws would count twice: give another recorder")
         if not isinstance(other, GradientRecorder):
-            raise GradlabError(f"other is a {type(other).__name__}: give a GradientRecorder")
+            raise GradlabError(f"other is {brief(other)}: give a GradientRecorder")
         self._check_same(other._members.signature, other._stream.standard_errors)
         self._stream.merge(other._stream)
 
@@ -371,5 +370,7 @@ class GradientRecorder:
             >>> resumed.draws
             1
         """
+        if not isinstance(state, Mapping):
+            raise GradlabError(f"state is {brief(state)}: give what state_dict() returned")
         self._check_same(state.get("parameters"), state.get("standard_errors"))
         self._stream.load_state_dict(state, [p.device for p in self._members.parameters])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlab.errors import GradlabError, NonFinite
+from gradlab.errors import GradlabError, NonFinite, brief
 from gradlab.snr.recorder.members import Members
 
 
@@ -29,7 +29,7 @@ def aligned(members: Members, gradients: Any) -> dict[int, Tensor]:
     """
     if not isinstance(gradients, list | tuple):
         raise GradlabError(
-            f"gradients is a {type(gradients).__name__}: give a list with one gradient for each of recorder.parameters"
+            f"gradients is {brief(gradients)}: give a list with one gradient for each of recorder.parameters"
         )
     if len(gradients) != len(members.parameters):
         raise GradlabError(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, brief
 from gradlab.runtime.display import counted
 
 OWN = "(own)"
@@ -113,9 +113,7 @@ def _named(label: str, group: Group) -> list[tuple[str, Tensor]]:
         for i, item in enumerate(group):
             pairs.append(item if isinstance(item, tuple) and len(item) == 2 else (str(i), item))
     else:
-        raise GradlabError(
-            f"group {label!r} is a {type(group).__name__}: give a module, a list of parameters or a dict of them"
-        )
+        raise GradlabError(f"group {label!r} is {brief(group)}: give a module, a list of parameters or a dict of them")
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise GradlabError(
@@ -155,7 +153,7 @@ def resolve(groups: nn.Module | Mapping[str, Group], exclude: tuple[str, ...]) -
     if isinstance(groups, nn.Module):
         groups = children(groups)
     if not isinstance(groups, Mapping):
-        raise GradlabError(f"groups is a {type(groups).__name__}: give a model, or a dict name -> module or parameters")
+        raise GradlabError(f"groups is {brief(groups)}: give a model, or a dict name -> module or parameters")
     if not groups:
         raise GradlabError("groups is empty: give a model, or a dict name -> module or parameters")
     masks = _masks(groups)
@@ -165,7 +163,7 @@ def resolve(groups: nn.Module | Mapping[str, Group], exclude: tuple[str, ...]) -
     excluded: dict[int, Tensor] = {}
     for label, group in groups.items():
         if not isinstance(label, str):
-            raise GradlabError(f"the group name {label!r} is a {type(label).__name__}: name groups by strings")
+            raise GradlabError(f"a group is named {label!r}: name groups by strings")
         before = len(members)
         seen: set[int] = set()
         for name, parameter in _named(label, group):
