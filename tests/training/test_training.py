@@ -226,7 +226,7 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path):
     ({"lam": -0.1}, "lambda must be positive"),
     ({"lam": float("nan")}, "lambda must be positive"),
     ({"learning_rate": 0.0}, "must be positive"),
-    ({"snapshots": (7,)}, "between 0 and steps"),
+    ({"snapshots": (7,)}, "snapshots is .*: give iterations from 0 to 6"),
 ])  # fmt: skip
 def test_bad_settings(change, match):
     with pytest.raises(GradlabError, match=match):
