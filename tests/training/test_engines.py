@@ -85,7 +85,8 @@ def one_thread() -> Iterator[None]:
 def ray(one_thread: None) -> Iterator[None]:
     """A cluster of this machine, bound to 127.0.0.1."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # by default 15: other tests would starve it
+    # By default 15: other tests would starve it.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     cluster = pytest.importorskip("ray")
     cluster.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 1024**2, log_to_driver=False,
                  _node_ip_address="127.0.0.1", logging_level="error")  # fmt: skip
