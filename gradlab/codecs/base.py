@@ -207,7 +207,7 @@ class Codec(CompressionModel):
 
         Args:
             y_hat: y after rounding, universal quantization or additive noise.
-            z_hat: z, likewise quantised or noisy; None if the codec has no z.
+            z_hat: z, also quantised or noisy; None if the codec has no z.
 
         Returns:
             The probability masses of ``"y"`` and, if the codec has one, of ``"z"``, with the shapes of the arguments.
@@ -369,7 +369,7 @@ class Codec(CompressionModel):
 
         Args:
             y_hat: y after rounding, universal quantization or additive noise.
-            z_hat: z, likewise quantised or noisy; None if the codec has no z.
+            z_hat: z, also quantised or noisy; None if the codec has no z.
 
         Returns:
             -log2 p(y_hat | z_hat) and -log2 p(z_hat) in bits per image. The second is 0 if the codec has no z.

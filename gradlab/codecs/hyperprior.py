@@ -105,7 +105,7 @@ class Hierarchical(Codec):
 
         Args:
             y_hat: y after rounding, universal quantization or additive noise.
-            z_hat: z, likewise quantised or noisy.
+            z_hat: z, also quantised or noisy.
 
         Returns:
             The probability masses of ``"y"`` and ``"z"``.

@@ -209,8 +209,7 @@ def _pixels_in_header(path: Path) -> int:
     """
     import warnings
 
-    with needs("preparing images"):
-        from PIL import Image
+    from PIL import Image
 
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -261,8 +260,7 @@ def _row_path(target: Path) -> Path:
 
 def _process(job: _Job) -> _Result:
     """Read, screen, downsample and write one image; finished images are only verified."""
-    with needs("preparing images"):
-        from PIL import Image
+    from PIL import Image
 
     finished = _finished_row(job)
     if finished is not None:
